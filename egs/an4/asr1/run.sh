@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# AN4 (spelled letters, numbers, short commands): from the raw corpus to RESULTS.md.
+#   SPEECHMTP_CORPORA=/path/to/corpora ./run.sh          about 90 minutes on two cores
+#   ./run.sh --data-args "--download true"               fetches the corpus first
+#   ./run.sh --tiny                                      every stage in about two minutes
+#   ./run.sh --help                                      options and stages
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. ./path.sh
+. ./cmd.sh
+
+# Options given by the caller come last and win.
+export RECIPE_SCRIPT=./run.sh
+exec ../../../recipes/asr.sh \
+  --corpus an4 \
+  --train-set train --dev-set dev --test-sets test \
+  --vocab-size 30 \
+  "$@"

@@ -1,0 +1,169 @@
+"""Dataclass tree <-> one YAML file <-> key=value on the command line.
+
+Defaults live only in the dataclasses. Unknown keys fail and name the nearest one; values are
+converted by annotation, since PyYAML reads `1e-4` as a string and `no` as False. A choice between
+several dataclasses is a union whose members carry a `kind` field with a distinct default.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from speechmtp.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose plain scalars stay strings; annotations decide what they mean."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, plain scalars as strings."""
+    try:
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; give an existing configuration file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a mapping of keys is expected at the top, found {type(data).__name__}")
+    return data
+
+
+def write_yaml(path: str | Path, config: Any) -> None:
+    """Write a dataclass tree (or plain mapping) as YAML."""
+    data = to_dict(config) if dataclasses.is_dataclass(config) else config
+    Path(path).write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_config(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
+    """A `cls` from a YAML file and `key.sub=value` overrides (these win)."""
+    data: dict[str, Any] = read_yaml(path) if path is not None else {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"override {item!r}: expected key=value")
+        node = data
+        *parents, last = key.split(".")
+        for part in parents:
+            child = node.setdefault(part, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"override {item!r}: {part!r} is a value, not a group of keys")
+            node = child
+        node[last] = yaml.load(value, Loader=_Loader)
+    return from_dict(cls, data, where=str(path) if path is not None else cls.__name__)
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
+    """A dataclass from a mapping, strictly: unknown keys and wrong values are ConfigErrors."""
+    return _build(cls, data, where, "")
+
+
+def to_dict(config: Any) -> Any:
+    """Plain mappings and lists of a dataclass tree."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(item) for item in config]
+    if isinstance(config, dict):
+        return {key: to_dict(value) for key, value in config.items()}
+    return str(config) if isinstance(config, Path) else config
+
+
+def _build(cls: Any, data: Any, where: str, prefix: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: {prefix.rstrip('.') or 'top'}: a group of keys is expected, found {data!r}")
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(names)}"
+            raise ConfigError(f"{where}: {prefix}{key}: no such key in {cls.__name__}{hint}")
+        values[key] = _convert(hints[key], value, where, f"{prefix}{key}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {prefix.rstrip('.') or cls.__name__}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str, name: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(typing.get_args(hint), value, where, name)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, typing.cast(type, hint)) else _build(hint, value, where, name + ".")
+    if origin in (list, tuple):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{where}: {name}: a list is expected, found {value!r}")
+        item_hint = typing.get_args(hint)[0]
+        items = [_convert(item_hint, item, where, f"{name}[{i}]") for i, item in enumerate(value)]
+        return tuple(items) if origin is tuple else items
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: {name}: a mapping is expected, found {value!r}")
+        return {str(k): _convert(typing.get_args(hint)[1], v, where, f"{name}.{k}") for k, v in value.items()}
+    if origin is typing.Literal:
+        allowed = typing.get_args(hint)
+        for choice in allowed:
+            if str(choice) == str(value):
+                return choice
+        raise ConfigError(f"{where}: {name}: {value!r} is not one of {', '.join(map(str, allowed))}")
+    return _scalar(hint, value, where, name)
+
+
+def _convert_union(members: tuple[Any, ...], value: Any, where: str, name: str) -> Any:
+    if value is None or (isinstance(value, str) and value in ("null", "none", "") and type(None) in members):
+        if type(None) in members:
+            return None
+        raise ConfigError(f"{where}: {name}: a value is needed")
+    members = tuple(m for m in members if m is not type(None))
+    classes = [m for m in members if dataclasses.is_dataclass(m)]
+    if classes and isinstance(value, Mapping):
+        if len(classes) == 1:
+            return _build(classes[0], value, where, name + ".")
+        by_kind = {next(f.default for f in dataclasses.fields(c) if f.name == "kind"): c for c in classes}
+        if value.get("kind") not in by_kind:
+            raise ConfigError(f"{where}: {name}.kind: {value.get('kind')!r} is not one of {', '.join(map(str, by_kind))}")
+        return _build(by_kind[value["kind"]], value, where, name + ".")
+    error: ConfigError | None = None
+    for member in members:
+        try:
+            return _convert(member, value, where, name)
+        except ConfigError as caught:
+            error = caught
+    raise error or ConfigError(f"{where}: {name}: cannot read {value!r}")
+
+
+def _scalar(hint: Any, value: Any, where: str, name: str) -> Any:
+    if hint is Any:
+        return value
+    if hint is bool:
+        text = str(value).lower()
+        if text in ("true", "false"):
+            return text == "true"
+        raise ConfigError(f"{where}: {name}: true or false is expected, found {value!r}")
+    if isinstance(value, (Mapping, list, tuple)) or value is None:
+        raise ConfigError(f"{where}: {name}: a {hint.__name__} is expected, found {value!r}")
+    try:
+        if hint is int and isinstance(value, float) and value != int(value):
+            raise ValueError
+        return hint(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where}: {name}: {value!r} is not a valid {hint.__name__}") from None

@@ -1,0 +1,91 @@
+"""What a validator needs to know of audio files, read once each."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from speechmtp.errors import SpeechMTPError
+
+
+@dataclass(frozen=True)
+class AudioFacts:
+    """Header of a file and, when it was decoded, what its samples are like."""
+
+    rate: int = 0
+    channels: int = 0
+    samples: int = 0  # per channel, by the header
+    error: str | None = None  # why it cannot be read
+    decoded: int | None = None  # samples that came out of the decoder
+    peak: float = 1.0
+    clipped: float = 0.0  # share of samples at full scale
+    offset: float = 0.0  # mean
+
+    @property
+    def seconds(self) -> float:
+        """Length by what was decoded, else by the header."""
+        return (self.samples if self.decoded is None else self.decoded) / self.rate
+
+
+class AudioProbe:
+    """Reads headers or samples, each file once; a second pass over a directory costs nothing."""
+
+    def __init__(self) -> None:
+        """An empty memory."""
+        self._facts: dict[tuple[str, bool], AudioFacts] = {}
+        self._digests: dict[str, str] = {}
+
+    def facts(self, location: str, pipe: bool, decode: bool) -> AudioFacts:
+        """The facts of a file, or of the output of a command (which is run: only when allowed)."""
+        key = (location, decode)
+        if key not in self._facts:
+            try:
+                self._facts[key] = _decode(location, pipe) if decode else _header(location)
+            except (SpeechMTPError, OSError) as error:
+                self._facts[key] = AudioFacts(error=str(error))
+        return self._facts[key]
+
+    def digest(self, path: str) -> str:
+        """A hash of the file's bytes."""
+        if path not in self._digests:
+            with Path(path).open("rb") as stream:
+                self._digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return self._digests[path]
+
+
+def _header(path: str) -> AudioFacts:
+    """Facts from the header alone."""
+    from speechmtp.audio.io import audio_info
+
+    info = audio_info(path)
+    return AudioFacts(info.rate, info.channels, info.samples)
+
+
+def _decode(location: str, pipe: bool) -> AudioFacts:
+    """Facts from the header and the samples."""
+    import numpy as np
+
+    from speechmtp.audio.io import read_audio
+    from speechmtp.audio.pipes import mend_wav_lengths, run_pipe
+
+    if pipe:
+        from speechmtp.data.kaldi import PIPE_SECONDS
+
+        stream = io.BytesIO(mend_wav_lengths(location, run_pipe(location, PIPE_SECONDS)))
+        stream.name = f"{location} |"
+        samples, rate = read_audio(stream, rate=None)
+        facts = AudioFacts(rate, 1, len(samples))
+    else:
+        facts = _header(location)
+        if facts.samples == 0:
+            return facts
+        samples, _ = read_audio(location, rate=None)
+    return replace(
+        facts,
+        decoded=len(samples),
+        peak=float(np.abs(samples).max()),
+        clipped=float(np.mean(np.abs(samples) >= 0.999)),
+        offset=float(samples.mean()),
+    )

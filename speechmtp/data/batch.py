@@ -1,0 +1,87 @@
+"""Batches as a pure function of (utterances, seed, epoch): resuming needs nothing but a step number."""
+
+import bisect
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from speechmtp.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """Limits of a batch: `seconds` of padded audio, `rows` utterances; `speeds` are drawn per utterance."""
+
+    seconds: float = 60.0
+    rows: int = 32
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0 or self.rows < 1 or not self.speeds or min(self.speeds) <= 0:
+            raise ConfigError(f"batch: seconds, rows and speeds must be positive, found {self}")
+
+
+Item = tuple[str, float]  # utterance id, speed factor
+
+
+def seeded(*key: object) -> np.random.Generator:
+    """A generator that depends on nothing but `key`."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+class BatchPlan:
+    """Which utterances, at which speed, make batch number `n`; epochs follow one another without end."""
+
+    def __init__(self, durations: Mapping[str, float], config: BatchConfig, seed: int) -> None:
+        if not durations:
+            raise DataError("batches: no utterance to train on; check the data directory and its filters")
+        self._ids = sorted(durations)
+        self._durations = durations
+        self._config, self._seed = config, seed
+        self._starts = [0]
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)
+
+    def _make_epoch(self, epoch: int) -> tuple[tuple[Item, ...], ...]:
+        random = seeded("batches", self._seed, epoch)
+        speeds = random.choice(np.array(self._config.speeds), len(self._ids))
+        seconds = np.array([self._durations[i] for i in self._ids]) / speeds
+        # Noise on the sort key gives other neighbours each epoch at little padding.
+        order = np.argsort(seconds * np.exp(random.uniform(-0.1, 0.1, len(seconds))), kind="stable")
+        batches: list[tuple[Item, ...]] = []
+        rows: list[Item] = []
+        longest = 0.0
+        for index in order:
+            longer = max(longest, float(seconds[index]))
+            if rows and (longer * (len(rows) + 1) > self._config.seconds or len(rows) >= self._config.rows):
+                batches.append(tuple(rows))
+                rows, longer = [], float(seconds[index])
+            rows.append((self._ids[index], float(speeds[index])))
+            longest = longer
+        batches.append(tuple(rows))
+        return tuple(batches[i] for i in random.permutation(len(batches)))
+
+    def batch(self, number: int) -> tuple[Item, ...]:
+        """Batch `number`, counted from 0 over all epochs."""
+        epoch = self.epoch_of(number)
+        return self._epoch(epoch)[number - self._starts[epoch]]
+
+    def epoch_of(self, number: int) -> int:
+        """The epoch that batch `number` belongs to."""
+        while self._starts[-1] <= number:
+            self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
+        return bisect.bisect_right(self._starts, number) - 1
+
+
+def feasible(frames: int, labels: list[int]) -> bool:
+    """Whether CTC can emit `labels` in `frames` steps: a repeat needs a blank between."""
+    return frames >= len(labels) + sum(a == b for a, b in zip(labels, labels[1:]))
+
+
+def shortest_seconds(steps: int, stride: int, hop_ms: float) -> float:
+    """Seconds of audio that `steps` encoder steps need at least."""
+    return math.ceil(steps * stride) * hop_ms / 1000

@@ -1,0 +1,146 @@
+"""What a validator finds: defects with a code, a place and a way to mend them, and the options of a check."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+FIX, DROP, NONE, WARN = "fix", "drop", "none", "warn"
+MAX_PER_CODE = 50  # defects of one code that are printed
+
+# table -> (fewest, most) fields of a line, the key counted; None = any number
+TABLES: dict[str, tuple[int, int | None]] = {
+    "wav.scp": (2, None),
+    "segments": (4, 5),
+    "text": (1, None),
+    "text.raw": (1, None),
+    "utt2spk": (2, 2),
+    "spk2utt": (2, None),
+    "spk2gender": (2, 2),
+    "utt2dur": (2, 2),
+    "reco2dur": (2, 2),
+    "utt2num_samples": (2, 2),
+    "reco2file_and_channel": (3, 3),
+    "utt2lang": (2, 2),
+    "utt2uniq": (2, 2),
+    "codes.scp": (2, None),
+}
+# tables that follow from others, or that only describe the utterances
+UTTERANCE_EXTRAS = ("utt2dur", "utt2num_samples", "utt2lang", "utt2uniq", "text.raw", "codes.scp")
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One finding; `fix` says how it is mended: fix, drop (by dropping), none, or warn (no error at all)."""
+
+    code: str
+    path: str
+    line: int  # from 1; 0 = the file as a whole
+    text: str
+    fix: str = NONE
+    key: str = ""  # the utterance, recording or speaker concerned
+    mend: str | None = None  # the value that should stand there, where one is known
+
+    def render(self) -> str:
+        """The line to print: `path:line: CODE text`."""
+        label = "warning: " if self.fix == WARN else ""
+        return f"{self.path}:{self.line}: {self.code} {label}{self.text}"
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What `validate` looks at."""
+
+    root: str | None = None  # for relative audio paths
+    need_text: bool = True
+    check_wav: bool = True
+    speaker_order: bool = True
+    training: bool = True  # an empty transcript is an error in a training set, a warning elsewhere
+    allow_pipes: bool = False
+    audio: str = "header"  # none, header or decode
+    against: tuple[str, ...] = ()  # data directories that must not share audio with this one
+
+
+@dataclass
+class Row:
+    """One line of a table as found; `sound` = UTF-8 and the right number of fields."""
+
+    line: int
+    key: str
+    separator: str
+    value: str
+    sound: bool = True
+
+    @property
+    def fields(self) -> list[str]:
+        """The value's fields, parted by SPACE or TAB only."""
+        value = self.value.strip(" \t")
+        return re.split(r"[ \t]+", value) if value else []
+
+
+@dataclass
+class Table:
+    """One file of a data directory as found."""
+
+    name: str
+    path: str
+    rows: list[Row] = field(default_factory=list)
+
+    @cached_property
+    def first(self) -> dict[str, Row]:
+        """Key -> the first row with it."""
+        found: dict[str, Row] = {}
+        for row in self.rows:
+            found.setdefault(row.key, row)
+        return found
+
+    def at(self, key: str) -> int:
+        """The line of a key, 0 where there is none."""
+        row = self.first.get(key)
+        return row.line if row else 0
+
+
+Tables = dict[str, Table]
+
+
+def read_contents(directory: Path) -> dict[str, bytes]:
+    """File name -> bytes of every visible plain file that may be a table (info.json is none)."""
+    contents = {}
+    for path in sorted(directory.iterdir()):
+        other = path.suffix in (".json", ".jsonl", ".md", ".txt", ".tsv", ".log", ".gz")
+        if path.is_file() and not path.name.startswith(".") and not other:
+            contents[path.name] = path.read_bytes()
+    return contents
+
+
+def utterance_rows(tables: Tables) -> Table | None:
+    """The table whose keys are the utterances that have audio: segments, else wav.scp."""
+    return tables.get("segments") or tables.get("wav.scp")
+
+
+def speakers_of(tables: Tables) -> dict[str, str]:
+    """Utterance -> speaker of the sound lines of utt2spk."""
+    table = tables.get("utt2spk")
+    return {} if table is None else {key: row.fields[0] for key, row in table.first.items() if row.sound}
+
+
+def errors_in(defects: Iterable[Defect]) -> list[Defect]:
+    """The defects that are more than warnings."""
+    return [defect for defect in defects if defect.fix != WARN]
+
+
+def render_defects(defects: Iterable[Defect]) -> list[str]:
+    """The lines to print, at most `MAX_PER_CODE` of a code and then one line that counts the rest."""
+    shown: dict[str, int] = {}
+    lines = []
+    for defect in defects:
+        shown[defect.code] = shown.get(defect.code, 0) + 1
+        if shown[defect.code] <= MAX_PER_CODE:
+            lines.append(defect.render())
+    for code, count in sorted(shown.items()):
+        if count > MAX_PER_CODE:
+            lines.append(f"{code}: {count - MAX_PER_CODE} more of this code")
+    return lines

@@ -1,0 +1,236 @@
+"""The one training loop: every phase of every task, one process to many machines, exact resume.
+
+Batches and every random draw are functions of (seed, phase, step, micro-batch), so the state of a
+run is its weights, its optimiser and a step number.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from speechmtp.errors import SpeechMTPError
+from speechmtp.training import checkpoint as store
+from speechmtp.training import distributed
+from speechmtp.training.log import TrainingLog
+from speechmtp.training.optim import Ema, OptimConfig, clip_gradients, learning_rate, make_optimiser
+
+MAX_BAD_STEPS = 3
+
+
+class TrainingStopped(SpeechMTPError):
+    """A signal asked the run to stop; its state is saved."""
+
+
+class Phase(Protocol):
+    """One stretch of training with its own data, loss and optimiser."""
+
+    name: str
+    steps: int
+    optim: OptimConfig
+    module: nn.Module
+
+    def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
+        """Trained parameters and their learning-rate factors."""
+
+    def batch(self, number: int) -> Any:
+        """Micro-batch `number`, a pure function of it."""
+
+    def weight(self, batch: Any) -> float:
+        """What the summed loss of this batch is divided by, together with all others of the update."""
+
+    def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Summed loss, and sums for the log (each divided by `weight` too)."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures on the development set; `score` among them, lower is better."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Intervals in updates; `average` is how many evaluated states the averaged candidate takes."""
+
+    evaluate_every: int = 500
+    save_every: int = 250
+    keep: int = 2
+    average: int = 5
+    tensorboard: bool = False
+
+
+class _Stop:
+    """Notes SIGTERM and SIGUSR1, so that the loop can finish its step and save."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Stop":
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def seed_step(*key: object) -> None:
+    """Seed torch's generators for one micro-batch by what it is, not by what came before."""
+    digest = 0
+    for part in repr(key).encode():
+        digest = (digest * 1099511628211 + part) % (1 << 63)
+    torch.manual_seed(digest)
+
+
+def run_phase(phase: Phase, out: Path, config: LoopConfig, seed: int, resume: bool) -> dict[str, float]:
+    """Train `phase` to its end (going on from `out`'s newest checkpoint if `resume`), load the best
+    candidate among last, moving average and mean of the last evaluated states into its module, and
+    return that candidate's figures. Finished phases are loaded, not run again.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    rank, _ = distributed.start()
+    final = out / "final.json"
+    if resume and final.exists():
+        phase.module.load_state_dict(store.read_group(out, "final"))
+        return dict(json.loads(final.read_text())["figures"])
+    figures = _Run(phase, out, config, seed, resume).go()
+    if rank == 0:
+        store.save_file({k: v.contiguous() for k, v in phase.module.state_dict().items()}, out / "final.safetensors")
+        temporary = out / "final.json.tmp"
+        temporary.write_text(json.dumps({"steps": phase.steps, "figures": figures}, indent=1))
+        temporary.replace(final)
+    distributed.barrier()
+    return figures
+
+
+class _Run:
+    """State of one phase in training."""
+
+    def __init__(self, phase: Phase, out: Path, config: LoopConfig, seed: int, resume: bool) -> None:
+        self.phase, self.out, self.config, self.seed = phase, out, config, seed
+        self.rank, self.world = distributed.start()
+        pairs = list(phase.parameters())
+        self.parameters = [p for p, _ in pairs]
+        self.optimiser = make_optimiser(pairs, phase.optim)
+        self.ema = Ema(phase.module, phase.optim.ema)
+        self.step, self.bad = 0, 0
+        self.scores: list[float] = []
+        newest = store.newest_checkpoint(out) if resume else None
+        if newest is not None:
+            self._restore(newest)
+        self.log = TrainingLog(out, phase.name, phase.steps, self.step, self.rank == 0, config.tensorboard)
+
+    def _restore(self, folder: Path) -> None:
+        state = json.loads((folder / "state.json").read_text())
+        self.phase.module.load_state_dict(store.read_group(folder, "model"))
+        self.ema.state = store.read_group(folder, "ema")
+        self.optimiser.load_state_dict(torch.load(folder / "optim.pt", weights_only=True))
+        self.step, self.bad, self.scores = state["step"], state["bad"], state["scores"]
+
+    def go(self) -> dict[str, float]:
+        with _Stop() as stop, self.log:
+            while self.step < self.phase.steps:
+                self._update()
+                done = self.step == self.phase.steps
+                if self.step % self.config.evaluate_every == 0 and not done:
+                    self._evaluate()
+                if self.step % self.config.save_every == 0 or stop.asked or done:
+                    self._save()
+                if stop.asked and not done:
+                    raise TrainingStopped(f"{self.out}: stopped at step {self.step}; go on with --resume")
+            return self._choose()
+
+    def _update(self) -> None:
+        began = time.perf_counter()
+        phase, accumulate = self.phase, self.phase.optim.accumulate
+        numbers = [(self.step * accumulate + i) * self.world + self.rank for i in range(accumulate)]
+        batches = [phase.batch(n) for n in numbers]
+        waited = time.perf_counter() - began
+        weight = max(1e-9, distributed.total(sum(phase.weight(b) for b in batches)))
+        rate = learning_rate(phase.optim, self.step, phase.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        for number, batch in zip(numbers, batches):
+            seed_step(self.seed, phase.name, number)
+            loss, parts = phase.loss(batch, self.step)
+            (loss / weight).backward()
+            for name, value in (parts | {"loss": float(loss.detach())}).items():
+                sums[name] = sums.get(name, 0.0) + value
+        distributed.sum_gradients(self.parameters)
+        norm = clip_gradients(self.parameters, phase.optim.clip)
+        values = {name: distributed.total(value) / weight for name, value in sums.items()}
+        if torch.isfinite(norm):
+            self.optimiser.step()
+            self.bad = 0
+        else:
+            self._note_bad(numbers)
+        self.ema.update(phase.module, self.step)
+        self.step += 1
+        row = values | {"lr": rate, "grad_norm": float(norm)}
+        self.log.step(self.step, row, waited, time.perf_counter() - began)
+
+    def _note_bad(self, numbers: list[int]) -> None:
+        """Skip an update whose gradient is not finite; give up after several in a row."""
+        self.bad += 1
+        if self.rank == 0:
+            with (self.out / "bad_batches.jsonl").open("a") as file:
+                file.write(json.dumps({"step": self.step, "batches": numbers}) + "\n")
+        if self.bad >= MAX_BAD_STEPS:
+            raise SpeechMTPError(
+                f"{self.out}: {self.bad} updates in a row without a finite gradient, the last at step {self.step}; "
+                f"lower the learning rate and go on with --resume"
+            )
+
+    def _figures(self, state: dict[str, Tensor]) -> dict[str, float]:
+        """Figures of another state of the module, which is put back afterwards."""
+        own = {k: v.detach().clone() for k, v in self.phase.module.state_dict().items()}
+        self.phase.module.load_state_dict(state)
+        self.phase.module.eval()
+        with torch.no_grad():
+            figures = self.phase.evaluate()
+        self.phase.module.load_state_dict(own)
+        self.phase.module.train()
+        return figures
+
+    def _evaluate(self) -> None:
+        figures = self._figures(self.ema.state)
+        self.scores.append(figures["score"])
+        self.log.evaluation(self.step, figures)
+        if self.rank == 0:
+            number = len(self.scores) % self.config.average
+            store.save_file(self.ema.state, self.out / f"recent-{number}.safetensors")
+
+    def _save(self) -> None:
+        if self.rank == 0:
+            groups = {"model": self.phase.module.state_dict(), "ema": self.ema.state}
+            state = {"phase": self.phase.name, "bad": self.bad, "scores": self.scores}
+            store.save_checkpoint(self.out, self.step, groups, self.optimiser.state_dict(), state)
+            store.prune(self.out, self.config.keep)
+        distributed.barrier()
+
+    def _choose(self) -> dict[str, float]:
+        """Load the candidate with the best development score."""
+        candidates = {"last": dict(self.phase.module.state_dict()), "ema": self.ema.state}
+        recent = [store.read_group(self.out, p.stem) for p in sorted(self.out.glob("recent-*.safetensors"))]
+        if len(recent) > 1:
+            candidates["mean"] = store.mean_of([*recent, self.ema.state])
+        candidates = {n: {k: v.clone() for k, v in c.items()} for n, c in candidates.items()}
+        results = {name: self._figures(state) for name, state in candidates.items()}
+        for name, figures in results.items():
+            self.log.evaluation(self.step, figures, name)
+        best = min(results, key=lambda name: results[name]["score"])
+        self.phase.module.load_state_dict(candidates[best])
+        self.phase.module.eval()
+        return results[best]
