@@ -24,9 +24,9 @@ skip_eval=false         # flag: leave out stages 11 to 13
 tiny=false              # flag: 32 utterances and a tiny model through every stage
 corpus=corpus           # name of the corpus, for the archive
 data_args=""            # further options of local/data.sh
-train_set=train         # data/<set> to train on
-dev_set=dev             # data/<set> on which every choice is made
-test_sets=test          # data/<set>s that are only read
+train_set="train"       # data/<set> to train on
+dev_set="dev"           # data/<set> on which every choice is made
+test_sets="test"        # data/<set>s that are only read
 vocab_size=30           # sentencepiece vocabulary
 train_config=conf/train.yaml  # model and training configuration
 train_args=""           # further options of speechmtp train asr
@@ -100,15 +100,20 @@ fi
 
 if begin_stage 2 validate "every data directory"; then
   for set in "${sets[@]}"; do
-    inputs_of "$data/$set"
-    step "${ins[@]}" --stdout "$data/report/validate_$set.txt" -- speechmtp data validate "$data/$set"
+    against=()
+    [[ $set == "$train_set" ]] || against=(--against "$data/$train_set")
+    inputs_of "$data/$set" "$data/$train_set"
+    step "${ins[@]}" --stdout "$data/report/validate_$set.txt" -- \
+      speechmtp data validate "$data/$set" "${against[@]}"
   done
 fi
 
 if begin_stage 3 format "command pipes, rates, channels"; then
+  lists=()
+  for set in "${sets[@]}"; do lists+=("$data/$set/wav.scp"); done
   if [[ -x local/format.sh ]]; then
     local/format.sh "$data" "${sets[@]}"
-  elif grep -l '|[[:space:]]*$' "${sets[@]/%//wav.scp}" 2> /dev/null; then
+  elif grep -l '|[[:space:]]*$' "${lists[@]}"; then
     die "these lists hold command pipes; turn them into files in local/format.sh" 1
   else
     stage_note "nothing to convert: stage 2 found plain audio files of one rate"

@@ -123,9 +123,10 @@ def parse_plan(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Plan, 
     log, command = rest[0], rest[1:]
     if last > first and substitute(log, name, 0) == log:
         parser.error(f"{log}: the log of {last - first + 1} jobs must contain the word {name}")
-    for option in ("threads", "gpu", "max_jobs_run"):
-        if getattr(args, option) < (1 if option == "threads" else 0):
-            parser.error(f"--{option.replace('_', '-')}: found {getattr(args, option)}, expected a count")
+    for option, count, least in (("--num-threads", args.threads, 1), ("--gpu", args.gpu, 0),
+                                 ("--max-jobs-run", args.max_jobs_run, 0)):
+        if count < least:
+            parser.error(f"{option}: found {count}, expected a number from {least} on")
     plan = Plan(command, log, name, first, last, args.threads, args.mem, args.gpu,
                 args.max_jobs_run, args.pick, args.shell)
     return plan, args

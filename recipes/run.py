@@ -41,7 +41,9 @@ def run_jobs(plan: Plan, jobs: list[int], gpus: list[str]) -> list[int]:
     limit = plan.max_jobs_run or max(1, slots)
     if plan.gpu:
         limit = max(1, min(limit, slots))
-    waiting, running, failed = list(jobs), [], []
+    waiting = list(jobs)
+    running: list[Job] = []
+    failed: list[int] = []
     free = list(gpus)
     held: dict[int, list[str]] = {}
     try:

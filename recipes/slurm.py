@@ -26,8 +26,17 @@ import sys
 import time
 from pathlib import Path
 
-from launcher import Job, LaunchError, Plan, make_parser, parse_plan, pick_jobs, report, stop_on_signals
-from launcher import terminate_jobs
+from launcher import (
+    Job,
+    LaunchError,
+    Plan,
+    make_parser,
+    parse_plan,
+    pick_jobs,
+    report,
+    stop_on_signals,
+    terminate_jobs,
+)
 
 PROGRAM = "slurm.py"
 DEFAULTS = {"command": "sbatch --export=ALL", "num_threads": "--cpus-per-task={}", "mem": "--mem={}",

@@ -140,7 +140,9 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str, name: str) 
             return _build(classes[0], value, where, name + ".")
         by_kind = {next(f.default for f in dataclasses.fields(c) if f.name == "kind"): c for c in classes}
         if value.get("kind") not in by_kind:
-            raise ConfigError(f"{where}: {name}.kind: {value.get('kind')!r} is not one of {', '.join(map(str, by_kind))}")
+            raise ConfigError(
+                f"{where}: {name}.kind: {value.get('kind')!r} is not one of {', '.join(map(str, by_kind))}"
+            )
         return _build(by_kind[value["kind"]], value, where, name + ".")
     error: ConfigError | None = None
     for member in members:

@@ -28,7 +28,7 @@ def fbank_golden() -> dict[str, object]:
     generator = np.random.default_rng(1)
     seconds = np.arange(1800) / 16000
     sweep = np.sin(2 * np.pi * (300 + 8000 * seconds) * seconds) * np.exp(-20 * seconds)
-    samples = np.round(6000 * sweep + 40 * generator.standard_normal(len(seconds)) + 50).astype(int)
+    samples = np.round(6000 * sweep + 400 * generator.standard_normal(len(seconds)) + 50).astype(int)
     cases = []
     for settings in FBANK_SETTINGS:
         frames = kaldi.fbank(
@@ -48,14 +48,10 @@ def main() -> None:
     """Write the golden files into a folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     default = Path(__file__).parent.parent / "tests" / "golden"
-    parser.add_argument(
-        "--out", type=Path, default=default, help="folder to write to (default: tests/golden)"
-    )
+    parser.add_argument("--out", type=Path, default=default, help="folder to write to (default: tests/golden)")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    (out / "fbank.json").write_text(
-        json.dumps(fbank_golden(), separators=(",", ":")) + "\n", encoding="utf-8"
-    )
+    (out / "fbank.json").write_text(json.dumps(fbank_golden(), separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

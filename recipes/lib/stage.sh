@@ -8,7 +8,7 @@
 #     fi
 #     finish_stages
 #
-# A step is one command with declared inputs and outputs (lib/done.py): it writes under temporary names that
+# A step is one command with declared inputs and outputs (lib/step.py): it writes under temporary names that
 # are renamed when it succeeds, and it is skipped with a line when inputs and options are those of its last
 # success. A command that fails stops the script with the number of its stage.
 
@@ -49,5 +49,5 @@ stage_note() { printf 'stage %s (%s): %s\n' "${STAGE_NUMBER:-?}" "${STAGE_NAME:-
 # finish_stages: what fails from here on is no stage's fault.
 finish_stages() { STAGE_NUMBER="" STAGE_NAME=""; }
 
-# step [--in PATH]... [--out PATH]... [options] -- COMMAND...: see lib/done.py.
-step() { "${PYTHON:-python3}" "$_stage_lib/done.py" "$@"; }
+# step [--in PATH]... [--out PATH]... [options] -- COMMAND...: see lib/step.py.
+step() { "${PYTHON:-python3}" "$_stage_lib/step.py" "$@"; }

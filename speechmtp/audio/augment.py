@@ -35,9 +35,7 @@ class SpecAugmentConfig:
             raise ConfigError(f"spec_augment: time_fraction {self.time_fraction}, expected 0 to 1")
 
 
-def spec_augment(
-    frames: Tensor, lengths: Tensor, config: SpecAugmentConfig, generator: torch.Generator
-) -> Tensor:
+def spec_augment(frames: Tensor, lengths: Tensor, config: SpecAugmentConfig, generator: torch.Generator) -> Tensor:
     """Frames `[B, T, F]` with random bands and spans set to `config.fill`; the input is not changed.
 
     `lengths` `[B]` are frames per row: every row has masks of its own, none reaches past its length, and what
@@ -45,8 +43,7 @@ def spec_augment(
     """
     if frames.ndim != 3 or lengths.shape != frames.shape[:1]:
         raise ShapeError(
-            f"spec_augment: frames {list(frames.shape)} and lengths {list(lengths.shape)}, "
-            "expected [B, T, F] and [B]"
+            f"spec_augment: frames {list(frames.shape)} and lengths {list(lengths.shape)}, expected [B, T, F] and [B]"
         )
     batch, width, bins = frames.shape
     lengths = lengths.to(frames.device, torch.long)
@@ -60,9 +57,7 @@ def spec_augment(
     return frames.masked_fill(mask, config.fill)
 
 
-def _random_mask(
-    extent: int, sizes: Tensor, limits: Tensor, count: int, generator: torch.Generator
-) -> Tensor:
+def _random_mask(extent: int, sizes: Tensor, limits: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Mask `[B, extent]`, true in `count` random intervals of up to `limits` `[B]` within `sizes` `[B]`."""
     shape = (2, len(sizes), count)
     draws = torch.rand(shape, generator=generator, device=generator.device).to(sizes.device)
@@ -85,9 +80,7 @@ def speed_perturb(audio: np.ndarray, rate: int, factor: float) -> np.ndarray:
     return resample(audio, rate * factor, rate)
 
 
-def add_noise(
-    audio: np.ndarray, noise: np.ndarray, snr_db: float, generator: np.random.Generator
-) -> np.ndarray:
+def add_noise(audio: np.ndarray, noise: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
     """Audio `[N]` with noise `[M]` from a random place, scaled to `snr_db` over the whole: float32 `[N]`.
 
     Noise shorter than the audio is repeated. Silent audio or silent noise gives the audio back.

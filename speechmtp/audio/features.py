@@ -41,8 +41,7 @@ class FbankConfig:
         top = self.nyquist_hz if self.high_hz == 0 else self.high_edge_hz
         if not 0 <= self.low_hz < top <= self.nyquist_hz:
             raise ConfigError(
-                f"fbank: low_hz {self.low_hz} and high_hz {self.high_hz}, "
-                f"expected 0 <= low < high <= {self.nyquist_hz}"
+                f"fbank: low_hz {self.low_hz} and high_hz {self.high_hz}, expected 0 <= low < high <= {self.nyquist_hz}"
             )
         if not 1 < self.shift <= self.length:
             raise ConfigError(
@@ -111,9 +110,7 @@ class Fbank:
         added if the configuration has some and a generator is given.
         """
         if audio.ndim != 2 or not audio.is_floating_point():
-            raise ShapeError(
-                f"fbank: audio of shape {list(audio.shape)}, {audio.dtype}, expected [B, N] of floats"
-            )
+            raise ShapeError(f"fbank: audio of shape {list(audio.shape)}, {audio.dtype}, expected [B, N] of floats")
         config = self.config
         batch, samples = audio.shape
         if lengths is None:
@@ -147,9 +144,7 @@ class Fbank:
         if state.ended:
             raise DataError("fbank: samples after the end of the stream, expected none; start a new state")
         if samples.ndim != 1 or not samples.is_floating_point():
-            raise ShapeError(
-                f"fbank: samples of shape {list(samples.shape)}, {samples.dtype}, expected [n] of floats"
-            )
+            raise ShapeError(f"fbank: samples of shape {list(samples.shape)}, {samples.dtype}, expected [n] of floats")
         pending = torch.cat([state.pending, samples.to(self.device, torch.float32)])
         count = self.config.num_frames(len(pending))
         if count == 0:
@@ -171,7 +166,7 @@ class Fbank:
         """Samples `[n, length]` of up to a block of frames to features `[n, F]`."""
         count = len(frames)
         block = frames.new_zeros(FRAMES_PER_BLOCK, self.config.length)
-        torch.mul(frames, self.config.scale, out=block[:count])
+        block[:count] = frames * self.config.scale
         block = block - block.mean(dim=1, keepdim=True)
         previous = torch.cat([block[:, :1], block[:, :-1]], dim=1)
         block = (block - self.config.preemphasis * previous) * self._window

@@ -57,8 +57,7 @@ def read_audio(
     with _opened(source) as file:
         if channel is not None and not 0 <= channel < file.channels:
             raise DataError(
-                f"{where}: channel {channel} asked, expected 0 to {file.channels - 1}; "
-                "channels are counted from 0"
+                f"{where}: channel {channel} asked, expected 0 to {file.channels - 1}; channels are counted from 0"
             )
         data = _decode(where, file, start, end)
         source_rate = file.samplerate
@@ -166,24 +165,20 @@ def _opened(source: AudioSource) -> Iterator[Any]:
             yield file
     except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:
         raise DataError(
-            f"{where}: unreadable ({_one_line(error)}), expected audio that libsndfile knows; "
-            "check or convert the file"
+            f"{where}: unreadable ({_one_line(error)}), expected audio that libsndfile knows; check or convert the file"
         ) from error
 
 
 def _sample_range(where: str, start: float, end: float | None, rate: int, samples: int) -> tuple[int, int]:
     """First sample and one past the last of a cut given in seconds."""
     if start < 0 or (end is not None and end < 0 and end != -1):
-        raise DataError(
-            f"{where}: cut from {start:g} to {end} s, expected times from 0 on; end -1 is the end"
-        )
+        raise DataError(f"{where}: cut from {start:g} to {end} s, expected times from 0 on; end -1 is the end")
     first = int(np.floor(start * rate + 0.5))
     last = samples if end is None or end == -1 else min(samples, int(np.floor(end * rate + 0.5)))
     if last <= first:
         stop = "the end" if end in (None, -1) else f"{end:g} s"
         raise DataError(
-            f"{where}: no samples between {start:g} s and {stop}, "
-            f"expected audio; the file has {samples / rate:g} s"
+            f"{where}: no samples between {start:g} s and {stop}, expected audio; the file has {samples / rate:g} s"
         )
     return first, last
 

@@ -39,9 +39,7 @@ def run_pipe(command: str, timeout: float) -> bytes:
     raise DataError(f"{command} |: {found}{said}, expected audio; run the command by hand")
 
 
-def _collect(
-    process: "subprocess.Popen[bytes]", deadline: float, timeout: float
-) -> tuple[bytes, bytes, str | None]:
+def _collect(process: "subprocess.Popen[bytes]", deadline: float, timeout: float) -> tuple[bytes, bytes, str | None]:
     """Output, tail of the error output, and what went wrong (None when it ended by itself)."""
     assert process.stdout is not None
     assert process.stderr is not None

@@ -58,9 +58,7 @@ def _always_raise(function: Callable[..., Any]) -> Callable[..., Any]:
     def missing(*_args: Any, **_kwargs: Any) -> Any:
         """Raise RuntimeError: the compiled part is not there."""
         name = getattr(function, "__name__", "this function")
-        raise RuntimeError(
-            f"torchaudio: {name} needs its compiled part, which does not load beside this torch"
-        )
+        raise RuntimeError(f"torchaudio: {name} needs its compiled part, which does not load beside this torch")
 
     return missing
 

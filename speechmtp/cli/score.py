@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spelling-map", metavar="JSON", help="British to American spellings for whisper-en (default: none)"
     )
-    parser.add_argument(
-        "--allow-missing", action="store_true", help="missing hypotheses are deletions, but no failure"
-    )
+    parser.add_argument("--allow-missing", action="store_true", help="missing hypotheses are deletions, but no failure")
     parser.add_argument(
         "--allow-extra", action="store_true", help="hypotheses without a reference are left out, no failure"
     )
@@ -146,9 +144,7 @@ def _compare(
         other_report = _report(args, refs, Path(args.against))
         other = system_of(other_report, str(args.against))
         problems.extend(f"{args.against}: {problem}" for problem in other_report.problems)
-    comparison = compare(
-        other, system_of(report, str(args.hyp)), seed=args.seed, speakers=speakers, force=args.force
-    )
+    comparison = compare(other, system_of(report, str(args.hyp)), seed=args.seed, speakers=speakers, force=args.force)
     print(*comparison_lines(comparison), sep="\n")
     if args.out:
         content = json.dumps(comparison, indent=2, ensure_ascii=False) + "\n"

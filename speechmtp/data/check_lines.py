@@ -54,7 +54,7 @@ def _check_line(name: str, where: str, number: int, line: bytes, defects: list[D
         defects.append(Defect("E19", where, number, "leading space before the key", FIX))
     key, separator, value = split_row(text)
     row = Row(number, key, separator, value, sound)
-    fewest, most = TABLES[name]
+    fewest, most = TABLES.get(name, (1, None))
     count = 1 + len(row.fields)
     if count < fewest or (most is not None and count > most):
         want = (

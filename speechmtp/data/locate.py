@@ -76,7 +76,7 @@ class AudioResolver:
             return str(places[0]), False
         tried = ", ".join(str(place) for place in places)
         raise DataError(
-            f"{where}: no audio file {value!r}, tried {tried}; give the root with --root or {CORPORA_VARIABLE}"
+            f"{where}: no audio file {value!r}, tried {tried}; give --root or set {CORPORA_VARIABLE}"
         )
 
     def places(self, value: str) -> list[Path]:

@@ -146,9 +146,7 @@ def matched_pairs(errors_1: Sequence[int], errors_2: Sequence[int]) -> MatchedPa
     return MatchedPairs(z, math.erfc(abs(z) / math.sqrt(2.0)), segments)
 
 
-def _unit_sums(
-    units: np.ndarray, number: int, errors: Sequence[int] | np.ndarray, words: Sequence[int]
-) -> np.ndarray:
+def _unit_sums(units: np.ndarray, number: int, errors: Sequence[int] | np.ndarray, words: Sequence[int]) -> np.ndarray:
     """Errors and words summed over each unit, int64 [2, units]."""
     sums = np.zeros((2, number), dtype=np.int64)
     np.add.at(sums[0], units, np.asarray(errors, dtype=np.int64))

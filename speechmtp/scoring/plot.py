@@ -36,9 +36,7 @@ def plot_tradeoff(rows: Sequence[Row], path: str | Path, x: str = "calls_per_wor
         raise DataError(f"plot: no axis '{x}'; use one of {', '.join(AXES)}")
     drawn = [row for row in rows if row.get("wer") is not None]
     if not drawn:
-        raise DataError(
-            "plot: no row with a word error rate, at least one expected; score the strategies first"
-        )
+        raise DataError("plot: no row with a word error rate, at least one expected; score the strategies first")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

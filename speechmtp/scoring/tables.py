@@ -74,9 +74,7 @@ def render_markdown(rows: Sequence[Row], columns: Sequence[Column | str]) -> str
     return "\n".join(lines) + "\n"
 
 
-def _layout(
-    rows: Sequence[Row], columns: Sequence[Column | str]
-) -> tuple[list[Column], list[list[str]], list[Align]]:
+def _layout(rows: Sequence[Row], columns: Sequence[Column | str]) -> tuple[list[Column], list[list[str]], list[Align]]:
     """Columns, cells as text, and the side of each column."""
     chosen = [column if isinstance(column, Column) else Column(column) for column in columns]
     cells = [[format_cell(row.get(column.key), column.digits) for column in chosen] for row in rows]
@@ -101,10 +99,7 @@ def _pad(cell: str, width: int, align: Align) -> str:
 
 def _width(text: str) -> int:
     """Columns that `text` takes in a terminal: two for wide characters, none for combining marks."""
-    return sum(
-        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        for char in text
-    )
+    return sum(0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in text)
 
 
 def _escape(cell: str) -> str:

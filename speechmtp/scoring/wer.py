@@ -38,9 +38,7 @@ class Counts:
 
     def __add__(self, other: "Counts") -> "Counts":
         """The counts of both."""
-        return Counts(
-            self.hits + other.hits, self.sub + other.sub, self.del_ + other.del_, self.ins + other.ins
-        )
+        return Counts(self.hits + other.hits, self.sub + other.sub, self.del_ + other.del_, self.ins + other.ins)
 
 
 @dataclass(frozen=True)
@@ -160,9 +158,7 @@ def score(
     ids = _byte_order(refs)
     texts = [(refs[utterance], hyps.get(utterance, "")) for utterance in ids]
     sides = [(split_words(normalizer(ref)), split_words(normalizer(hyp))) for ref, hyp in texts]
-    scores = tuple(
-        _score_one(utterance, ref, hyp, sclite, keep_space) for utterance, (ref, hyp) in zip(ids, sides)
-    )
+    scores = tuple(_score_one(utterance, ref, hyp, sclite, keep_space) for utterance, (ref, hyp) in zip(ids, sides))
     raw_sides = [(split_words(ref), split_words(hyp)) for ref, hyp in texts]
     raw = total(u.counts for u in scores)
     if raw_sides != sides:
@@ -189,9 +185,7 @@ def score(
     return report
 
 
-def _score_one(
-    utterance: str, ref: list[str], hyp: list[str], sclite: bool, keep_space: bool
-) -> UtteranceScore:
+def _score_one(utterance: str, ref: list[str], hyp: list[str], sclite: bool, keep_space: bool) -> UtteranceScore:
     pairs = tuple(align(ref, hyp, sclite=sclite))
     ref_chars, hyp_chars = _characters(ref, keep_space), _characters(hyp, keep_space)
     return UtteranceScore(utterance, pairs, count(pairs), edit_distance(ref_chars, hyp_chars), len(ref_chars))
@@ -239,9 +233,7 @@ def _check_against_jiwer(report: Report, sides: Sequence[tuple[list[str], list[s
     # sclite's costs may prefer a path with more errors, never one with fewer
     agree = ours.errors >= theirs if report.sclite else ours.errors == theirs
     if not agree or ours.ref_words != sum(len(ref) for ref, _ in sides):
-        raise AssertionError(
-            f"scoring: {ours.errors} word errors here, {theirs} by jiwer; please report this"
-        )
+        raise AssertionError(f"scoring: {ours.errors} word errors here, {theirs} by jiwer; please report this")
     chars = jiwer.ReduceToListOfListOfChars()
     refs = [_characters(ref, report.keep_space) for ref, _ in sides]
     hyps = [_characters(hyp, report.keep_space) for _, hyp in sides]

@@ -112,9 +112,7 @@ def _whisper_english(spellings: dict[str, str]) -> Normalizer:
     try:
         from transformers.models.whisper import english_normalizer
     except ImportError as error:
-        raise ConfigError(
-            f"normalizer: whisper-en needs transformers, found none ({error}); install it"
-        ) from error
+        raise ConfigError(f"normalizer: whisper-en needs transformers, found none ({error}); install it") from error
     normalize = english_normalizer.EnglishTextNormalizer(spellings)
     source = hashlib.sha256(Path(str(english_normalizer.__file__)).read_bytes()).hexdigest()
     digest = hashlib.sha256(json.dumps(spellings, sort_keys=True).encode()).hexdigest() if spellings else None

@@ -24,7 +24,9 @@ class Tokenizer:
             raise CheckpointError(f"{name}: not a sentencepiece model ({error})") from error
         self.bos, self.eos, self.unk = self._pieces.bos_id(), self._pieces.eos_id(), self._pieces.unk_id()
         if min(self.bos, self.eos, self.unk) < 0:
-            raise CheckpointError(f"{name}: bos, eos and unk pieces are needed; train it with speechmtp train tokenizer")
+            raise CheckpointError(
+                f"{name}: bos, eos and unk pieces are needed; train it with speechmtp train tokenizer"
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -59,9 +61,7 @@ class Tokenizer:
         return hashlib.sha256(self.model).hexdigest()
 
 
-def train_tokenizer(
-    lines: Iterable[str], vocab_size: int, kind: str = "unigram", hard_limit: bool = True
-) -> Tokenizer:
+def train_tokenizer(lines: Iterable[str], vocab_size: int, kind: str = "unigram", hard_limit: bool = True) -> Tokenizer:
     """A sentencepiece tokenizer of exactly `vocab_size` pieces, unk, bos and eos among them.
 
     Single-threaded, since sentencepiece's vocabulary depends on the number of threads; identity

@@ -31,6 +31,13 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def write_group(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Store named tensors whole or not at all; tied ones are stored under every name."""
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, temporary)
+    temporary.replace(path)
+
+
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], optimiser: Any, state: Mapping[str, Any]
 ) -> Path:
@@ -40,7 +47,7 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, group in tensors.items():
-        save_file({k: v.detach().contiguous() for k, v in group.items()}, temporary / f"{name}.safetensors")
+        write_group(temporary / f"{name}.safetensors", group)
     torch.save(optimiser, temporary / "optim.pt")
     (temporary / "state.json").write_text(json.dumps(dict(state) | {"step": step}, indent=1))
     digests = {path.name: _digest(path) for path in sorted(temporary.iterdir())}

@@ -64,6 +64,17 @@ class LoopConfig:
     tensorboard: bool = False
 
 
+def finished(out: Path) -> bool:
+    """Whether the phase in this folder has run to its end."""
+    return (out / "final.json").exists()
+
+
+def load_finished(module: nn.Module, out: Path) -> dict[str, float]:
+    """Load what a finished phase left into `module`; returns its figures."""
+    module.load_state_dict(store.read_group(out, "final"))
+    return dict(json.loads((out / "final.json").read_text())["figures"])
+
+
 class _Stop:
     """Notes SIGTERM and SIGUSR1, so that the loop can finish its step and save."""
 
@@ -95,20 +106,16 @@ def seed_step(*key: object) -> None:
 def run_phase(phase: Phase, out: Path, config: LoopConfig, seed: int, resume: bool) -> dict[str, float]:
     """Train `phase` to its end (going on from `out`'s newest checkpoint if `resume`), load the best
     candidate among last, moving average and mean of the last evaluated states into its module, and
-    return that candidate's figures. Finished phases are loaded, not run again.
+    return that candidate's figures.
     """
     out.mkdir(parents=True, exist_ok=True)
     rank, _ = distributed.start()
-    final = out / "final.json"
-    if resume and final.exists():
-        phase.module.load_state_dict(store.read_group(out, "final"))
-        return dict(json.loads(final.read_text())["figures"])
     figures = _Run(phase, out, config, seed, resume).go()
     if rank == 0:
-        store.save_file({k: v.contiguous() for k, v in phase.module.state_dict().items()}, out / "final.safetensors")
+        store.write_group(out / "final.safetensors", phase.module.state_dict())
         temporary = out / "final.json.tmp"
         temporary.write_text(json.dumps({"steps": phase.steps, "figures": figures}, indent=1))
-        temporary.replace(final)
+        temporary.replace(out / "final.json")
     distributed.barrier()
     return figures
 
@@ -210,7 +217,7 @@ class _Run:
         self.log.evaluation(self.step, figures)
         if self.rank == 0:
             number = len(self.scores) % self.config.average
-            store.save_file(self.ema.state, self.out / f"recent-{number}.safetensors")
+            store.write_group(self.out / f"recent-{number}.safetensors", self.ema.state)
 
     def _save(self) -> None:
         if self.rank == 0:

@@ -145,9 +145,7 @@ def test_wrong_shapes_are_refused() -> None:
         FBANK.step(torch.zeros(1, 10), FBANK.start())
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"low_hz": 9000.0}, {"high_hz": 8001.0}, {"frame_shift_ms": 30.0}, {"num_mels": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"low_hz": 9000.0}, {"high_hz": 8001.0}, {"frame_shift_ms": 30.0}, {"num_mels": 0}])
 def test_wrong_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong)).split("_")[0]):
         FbankConfig(**wrong)

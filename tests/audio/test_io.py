@@ -86,9 +86,7 @@ def test_reads_at_the_rate_asked_for(tmp_path: Path) -> None:
     assert read_audio(tmp_path / "a.wav", rate=None)[1] == 44100
 
 
-@pytest.mark.parametrize(
-    ("source", "target"), [(8000, 16000), (44100, 16000), (24000, 16000), (16000, 24000)]
-)
+@pytest.mark.parametrize(("source", "target"), [(8000, 16000), (44100, 16000), (24000, 16000), (16000, 24000)])
 def test_resampling_keeps_frequency_energy_and_length(source: int, target: int) -> None:
     audio = resample(sine(1000, source), source, target)
     assert audio.dtype == np.float32

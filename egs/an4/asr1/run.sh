@@ -6,7 +6,9 @@
 #   ./run.sh --help                                      options and stages
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+# shellcheck source=egs/an4/asr1/path.sh
 . ./path.sh
+# shellcheck source=egs/an4/asr1/cmd.sh
 . ./cmd.sh
 
 # Options given by the caller come last and win.

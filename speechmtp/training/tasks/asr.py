@@ -1,23 +1,33 @@
 """Task `asr`: a speech LLM from Kaldi data directories, phase by phase."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from speechmtp.audio.features import Fbank, FbankConfig
 from speechmtp.audio.io import audio_info
 from speechmtp.config import write_yaml
-from speechmtp.data.kaldi import DataDir, Utterance, read_data_dir
+from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.data.store import FeatureStore
 from speechmtp.errors import CheckpointError, ConfigError, DataError
-from speechmtp.models.encoder import Encoder, EncoderConfig
+from speechmtp.heads.contract import HeadSet
+from speechmtp.heads.latent import LatentHeadsConfig
+from speechmtp.heads.table import HeadsConfig, build_heads
+from speechmtp.models.speech_lm import ModelConfig, SpeechLM
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.text.tokenizer import Tokenizer
-from speechmtp.training.loop import LoopConfig, run_phase
+from speechmtp.training import distributed
+from speechmtp.training.loop import LoopConfig, Phase, finished, load_finished, run_phase
 from speechmtp.training.tasks.ctc import AudioData, CtcPhase, CtcPhaseConfig, set_statistics
+from speechmtp.training.tasks.joint import JointPhase, JointPhaseConfig
+from speechmtp.training.tasks.text import TextPhase, TextPhaseConfig
+
+PhaseConfig = CtcPhaseConfig | TextPhaseConfig | JointPhaseConfig
 
 
 @dataclass(frozen=True)
@@ -30,9 +40,87 @@ class AsrConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     cache_mb: float = 2000.0
     features: FbankConfig = field(default_factory=FbankConfig)
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    phases: tuple[CtcPhaseConfig, ...] = (CtcPhaseConfig(),)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    heads: HeadsConfig = field(default_factory=LatentHeadsConfig)
+    phases: tuple[CtcPhaseConfig | TextPhaseConfig | JointPhaseConfig, ...] = (
+        CtcPhaseConfig(),
+        TextPhaseConfig(),
+        JointPhaseConfig(),
+    )
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"phases: names must differ, found {', '.join(names)}; set `name`")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves: the parts of a model folder, and the last phase's development figures."""
+
+    model: SpeechLM
+    heads: HeadSet
+    tokenizer: Tokenizer
+    figures: Mapping[str, float]
+
+
+def train_asr(
+    config: AsrConfig, train: DataDir, dev: DataDir, out: Path, resume: bool = False, allow_pipes: bool = False,
+    device: str = "cpu",
+) -> Trained:  # fmt: skip
+    """Run all phases into `out`, a folder each; `out` must be new, or `resume` given."""
+    if out.exists() and any(out.iterdir()) and not resume:
+        raise ConfigError(f"{out}: is not empty; give --resume to go on, or another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    rank, _ = distributed.start()
+    if rank == 0:
+        _keep_config(config, out)
+    tokenizer = Tokenizer.load(config.tokenizer)
+    target = torch.device(device)
+    torch.manual_seed(config.seed)
+    model = SpeechLM(config.model, len(tokenizer), tokenizer.bos).to(target)
+    heads = build_heads(config.heads, model.trunk.width, model.trunk.vocab_size).to(target)
+    data = {
+        name: audio_data(directory, config, tokenizer, allow_pipes)
+        for name, directory in (("train", train), ("dev", dev))
+    }
+    set_statistics(model.encoder, data["train"])
+    precision = pick_precision(config.precision, target)
+    figures: dict[str, float] = {}
+    for phase in config.phases:
+        folder = out / phase.name
+        if resume and finished(folder):
+            figures = load_finished(phase_module(phase, model, heads), folder)
+        else:
+            run = make_phase(phase, config, model, heads, data, tokenizer, precision)
+            figures = run_phase(run, folder, config.loop, config.seed, resume)
+        if rank == 0:
+            print(json.dumps({"phase": phase.name, **{k: round(v, 3) for k, v in figures.items()}}), flush=True)
+    return Trained(model.eval(), heads.eval(), tokenizer, figures)
+
+
+def make_phase(
+    phase: PhaseConfig, config: AsrConfig, model: SpeechLM, heads: HeadSet, data: dict[str, AudioData],
+    tokenizer: Tokenizer, precision: torch.dtype,
+) -> Phase:  # fmt: skip
+    """The phase that a configuration names; making one may read the training audio."""
+    train, dev, seed = data["train"], data["dev"], config.seed
+    if isinstance(phase, CtcPhaseConfig):
+        return CtcPhase(phase, model.encoder, train, dev, seed, precision)
+    if isinstance(phase, TextPhaseConfig):
+        heads.start_from(model.trunk.model.get_output_embeddings().weight.detach())
+        return TextPhase(phase, model, heads, train, dev, tokenizer, seed, precision)
+    return JointPhase(phase, model, heads, train, dev, tokenizer, seed, precision)
+
+
+def phase_module(phase: PhaseConfig, model: SpeechLM, heads: HeadSet) -> nn.Module:
+    """What a phase trains and stores."""
+    if isinstance(phase, CtcPhaseConfig):
+        return model.encoder
+    if isinstance(phase, TextPhaseConfig):
+        return nn.ModuleDict({"adapter": model.adapter, "trunk": model.trunk, "heads": heads})
+    return nn.ModuleDict({"model": model, "heads": heads})
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
@@ -48,6 +136,8 @@ def seconds_of(utterance: Utterance) -> float:
     """Duration from the data directory, else from the header of its audio."""
     if utterance.duration is not None:
         return utterance.duration
+    if utterance.pipe:
+        raise DataError(f"{utterance.origin}: no duration on file for a command; add utt2dur")
     info = audio_info(utterance.audio)
     end = info.duration if utterance.end is None else min(utterance.end, info.duration)
     return end - utterance.start
@@ -60,32 +150,13 @@ def audio_data(data: DataDir, config: AsrConfig, tokenizer: Tokenizer, allow_pip
     for utterance in data.utterances:
         tokens[utterance.id] = tokenizer.encode(normalizer(utterance.text or ""))
         if tokenizer.unk in tokens[utterance.id]:
-            raise DataError(f"{data.path}/text: {utterance.id}: {utterance.text!r} has characters that the "
-                            f"tokenizer lacks; train the tokenizer on this text")  # fmt: skip
+            raise DataError(
+                f"{data.path}/text: {utterance.id}: {utterance.text!r} has characters that the tokenizer lacks; "
+                f"train the tokenizer on this text"
+            )
         durations[utterance.id] = seconds_of(utterance)
     store = FeatureStore(data, Fbank(config.features), config.cache_mb, allow_pipes)
     return AudioData(store, tokens, durations)
-
-
-def train_asr(config: AsrConfig, train: Path, dev: Path, out: Path, resume: bool = False, root: str | None = None,
-              allow_pipes: bool = False, device: str = "cpu") -> None:  # fmt: skip
-    """Run all phases into `out`, a folder each; `out` must be new, or `resume` given."""
-    if out.exists() and any(out.iterdir()) and not resume:
-        raise ConfigError(f"{out}: is not empty; give --resume to go on or another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    _keep_config(config, out)
-    tokenizer = Tokenizer.load(config.tokenizer)
-    target = torch.device(device)
-    torch.manual_seed(config.seed)
-    encoder = Encoder(config.encoder, len(tokenizer)).to(target)
-    data = {name: audio_data(read_data_dir(path, root, allow_pipes=allow_pipes), config, tokenizer, allow_pipes)
-            for name, path in (("train", train), ("dev", dev))}  # fmt: skip
-    set_statistics(encoder, data["train"])
-    precision = pick_precision(config.precision, target)
-    for phase in config.phases:
-        run = CtcPhase(phase, encoder, data["train"], data["dev"], config.seed, precision)
-        figures = run_phase(run, out / phase.name, config.loop, config.seed, resume)
-        print(json.dumps({"phase": phase.name, **figures}))
 
 
 def _keep_config(config: AsrConfig, out: Path) -> None:
@@ -93,5 +164,6 @@ def _keep_config(config: AsrConfig, out: Path) -> None:
     temporary = out / "config.yaml.tmp"
     write_yaml(temporary, config)
     if path.exists() and path.read_text() != temporary.read_text():
+        temporary.unlink()
         raise CheckpointError(f"{path}: differs from the configuration given; resume with the same one or change --out")
     temporary.replace(path)

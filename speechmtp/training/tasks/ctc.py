@@ -18,7 +18,6 @@ from speechmtp.data.batch import BatchConfig, BatchPlan, Item, feasible, seeded
 from speechmtp.data.store import FeatureStore, pad
 from speechmtp.errors import DataError
 from speechmtp.models.encoder import Encoder, EncoderOutput
-
 from speechmtp.training.optim import OptimConfig
 
 
@@ -180,7 +179,9 @@ class CtcPhase:
         out = self.encode(batch, views, (self.name, int(torch.randint(1 << 30, ()))))
         targets = batch.targets.repeat(views, 1).to(self._device)
         sizes = batch.target_lengths.repeat(views).to(self._device)
-        parts = [ctc_loss(z, out.lengths, targets, sizes, self._encoder.blank) / views for z in [out.logits, *out.inter]]
+        parts = [
+            ctc_loss(z, out.lengths, targets, sizes, self._encoder.blank) / views for z in [out.logits, *out.inter]
+        ]
         final, inter = parts[0], torch.stack(parts[1:]).mean() if len(parts) > 1 else parts[0]
         loss = (1 - self._config.inter_weight) * final + self._config.inter_weight * inter
         values = {"ctc": float(final.detach()), "inter": float(inter.detach())}
@@ -193,16 +194,25 @@ class CtcPhase:
 
     def evaluate(self) -> dict[str, float]:
         """Token error rate in percent of greedy CTC labels with full context."""
-        errors = tokens = 0
-        loss = 0.0
-        for batch in evaluation_batches(self._dev):
-            out = self._encoder(batch.frames.to(self._device), batch.lengths.to(self._device), 0)
-            loss += float(ctc_loss(out.logits, out.lengths, batch.targets.to(self._device),
-                                   batch.target_lengths.to(self._device), self._encoder.blank))  # fmt: skip
-            for name, labels in zip(batch.ids, greedy_labels(out.logits, out.lengths)):
-                errors += Levenshtein.distance(self._dev.tokens[name], labels)
-                tokens += len(self._dev.tokens[name])
-        return {"score": 100 * errors / tokens, "ter": 100 * errors / tokens, "loss": loss / tokens}
+        rate, loss = ctc_error_rate(self._encoder, self._dev)
+        return {"score": 100 * rate, "ter": 100 * rate, "loss": loss}
+
+
+@torch.no_grad()
+def ctc_error_rate(encoder: Encoder, data: AudioData) -> tuple[float, float]:
+    """Token error rate (0..1) of greedy CTC labels with full context, and the CTC loss per token."""
+    encoder.eval()
+    errors = tokens = 0
+    loss = 0.0
+    device = encoder.mean.device
+    for batch in evaluation_batches(data):
+        out = encoder(batch.frames.to(device), batch.lengths.to(device), 0)
+        targets, sizes = batch.targets.to(device), batch.target_lengths.to(device)
+        loss += float(ctc_loss(out.logits, out.lengths, targets, sizes, encoder.blank))
+        for name, labels in zip(batch.ids, greedy_labels(out.logits, out.lengths)):
+            errors += Levenshtein.distance(data.tokens[name], labels)
+            tokens += len(data.tokens[name])
+    return errors / tokens, loss / tokens
 
 
 def evaluation_batches(data: AudioData, rows: int = 16) -> Iterable[AudioBatch]:

@@ -24,7 +24,7 @@ fi
 [[ -n $corpora ]] || die "no corpus: set SPEECHMTP_CORPORA, or give --data-args '--download true'"
 [[ $download == true || -d $corpora ]] || die "$corpora: no such folder, expected the one that holds an4/"
 
-step --under data --out data/train_all --out data/test -- \
+step --in-place --out data/train_all --out data/test -- \
   speechmtp data prepare an4 --source "$corpora" --out data "${words[@]}"
 step --in data/train_all/text --in data/train_all/wav.scp --out data/dev --out data/train -- \
   speechmtp data subset data/train_all data/dev --hold-out "$dev_utterances" --rest data/train --seed 0

@@ -1,0 +1,57 @@
+# make demo: set up and transcribe the fixtures. make test: set up and run the tests.
+# Override the interpreter or the PyTorch build, for instance
+#   make setup PYTHON=python3.12
+#   make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/setup.stamp
+SHELL_FILES = $(shell find recipes egs tools .ci \( -name data -o -name exp -o -name downloads \) -prune \
+	-o -type f \( -name '*.sh' -o -path .ci/run \) -print | sort)
+
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-all lint check clean
+
+help:
+	@echo "make setup     the virtual environment $(VENV) with speechmtp in it"
+	@echo "make demo      transcribe the spoken fixtures with every strategy"
+	@echo "make test      the tests (under 6 minutes)"
+	@echo "make test-all  the long random checks too"
+	@echo "make lint      ruff, mypy, shellcheck"
+	@echo "make check     lint and test"
+	@echo "make clean     remove the virtual environment"
+
+setup: $(STAMP)
+
+# PyTorch first and by its own name, so that no other package chooses its version or build.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than Python 3.11; set PYTHON" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(TORCH)
+	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
+		> $(VENV)/torch.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c $(VENV)/torch.txt \
+		-e '.[dev,plot,train]'
+	@touch $@
+
+demo: setup
+	$(BIN)/speechmtp demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-all: setup
+	$(BIN)/python -m pytest -m ""
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" shellcheck -x $(SHELL_FILES)
+
+check: lint test
+
+clean:
+	rm -rf $(VENV)

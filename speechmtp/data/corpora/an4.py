@@ -1,0 +1,218 @@
+"""CMU AN4: close-talking English, spelled letters, digits and short commands; 948 + 130 utterances.
+
+Read from a folder that holds Kaldi data directories (`an4/train`, `an4/test`) or from CMU's own archive
+(`etc/an4_train.transcription`, `wav/an4_clstk/...` as NIST sphere or raw big-endian 16-bit samples).
+Utterances get the id `<speaker>-<item>-b`; the archive names its files `<item>-<speaker>-b`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import wave
+from pathlib import Path
+
+from speechmtp.data.table_set import TableSet, load_tables, write_tables
+from speechmtp.errors import DataError
+
+URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
+ARCHIVE = "an4_sphere.tar.gz"
+RATE = 16000
+SETS = {"train": "train_all", "test": "test"}  # the corpus's name of a part -> the data directory's
+INFO: dict[str, object] = {
+    "corpus": "an4",
+    "fs": RATE,
+    "channels": 1,
+    "language": "en",
+    "licence": "BSD-like (Carnegie Mellon University)",
+    "source": "CMU AN4 (census) database, 1991",
+}
+
+_LINE = re.compile(r"^(?:<s>)?(?P<words>.*?)(?:</s>)?\s*\((?P<file>[^()\s]+)\)\s*$")
+_FILE = re.compile(r"^(?P<item>[^-]+)-(?P<speaker>[^-]+)-b$")
+
+
+def prepare(source: str | Path, out: str | Path) -> dict[str, int]:
+    """Write the data directories `out/train_all` and `out/test`; returns their numbers of utterances.
+
+    `source` is a folder with the corpus (or with a folder `an4` that has it), or the archive itself.
+    """
+    source, out = Path(source), Path(out)
+    counts = {}
+    for part, name in SETS.items():
+        tables = _from_kaldi(source, part) or _from_archive(source, part, out)
+        if tables is None:
+            raise DataError(
+                f"{source}: no AN4 here, expected an4/train/wav.scp, an4/etc/an4_train.transcription or"
+                f" {ARCHIVE}; give its folder with --source or fetch it with --download"
+            )
+        tables.info = {**INFO, **tables.info}
+        write_tables(out / name, tables)
+        counts[name] = len(tables.utterances)
+    return counts
+
+
+def is_there(source: str | Path) -> bool:
+    """Whether `prepare` would find the corpus in this place."""
+    source = Path(source)
+    bases = (source, source / "an4")
+    found = any(
+        (base / "train" / "wav.scp").is_file() or _transcription(base, "train").is_file() for base in bases
+    )
+    return found or _archive(source) is not None
+
+
+def download(out: str | Path) -> Path:
+    """Fetch the archive from CMU into the folder `out` and return its path; DataError when that fails."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{ARCHIVE}.", dir=out)
+    try:
+        with os.fdopen(handle, "wb") as stream, urllib.request.urlopen(URL, timeout=60) as answer:
+            shutil.copyfileobj(answer, stream)
+            expected = answer.headers.get("Content-Length")
+        size = os.path.getsize(temporary)
+        if expected is not None and size != int(expected):
+            raise DataError(f"{URL}: {size} bytes came, {expected} were announced; try again")
+        os.replace(temporary, out / ARCHIVE)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DataError(
+            f"{URL}: not reachable ({reason}), the archive is expected there; without a network give the"
+            " corpus folder with --source"
+        ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return out / ARCHIVE
+
+
+def _from_kaldi(source: Path, part: str) -> TableSet | None:
+    """The tables of a ready data directory, None without one; its paths start at the folder of `an4`."""
+    for base in (source / "an4", source):
+        if (base / part / "wav.scp").is_file():
+            return load_tables(base / part, _root_of(base, part))
+    return None
+
+
+def _root_of(base: Path, part: str) -> Path | None:
+    """The folder that the relative paths of wav.scp start from; None leaves it to the usual rule."""
+    from speechmtp.data.tables import read_table
+
+    first = next(iter(read_table(base / part / "wav.scp").values()), "").strip()
+    return next(
+        (p for p in (base.resolve().parent, base.resolve(), base / part) if (p / first).is_file()), None
+    )
+
+
+def _transcription(base: Path, part: str) -> Path:
+    """Where the archive keeps the transcripts of a part."""
+    return base / "etc" / f"an4_{part}.transcription"
+
+
+def _archive(source: Path) -> Path | None:
+    """The archive file that `source` is or holds."""
+    for path in (source, source / ARCHIVE):
+        if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar")):
+            return path
+    return None
+
+
+def _from_archive(source: Path, part: str, out: Path) -> TableSet | None:
+    """The tables made from CMU's files, unpacked into `out/source` where need be; None if there are none."""
+    archive = _archive(source)
+    bases = [source, source / "an4"]
+    if archive is not None:
+        bases += [_unpack(archive, out / "source") / "an4"]
+    for base in bases:
+        if _transcription(base, part).is_file():
+            return _read_part(base, part, out)
+    return None
+
+
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Unpack the archive into `folder` once; DataError when it is damaged."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(aside / "new", filter="data")
+        os.replace(aside / "new", folder)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{archive}: cannot be unpacked ({error}); fetch it again") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _read_part(base: Path, part: str, out: Path) -> TableSet:
+    """One part of the unpacked archive as tables."""
+    from speechmtp.audio.io import audio_info
+
+    tables: dict[str, dict[str, str]] = {
+        name: {} for name in ("wav.scp", "text", "utt2spk", "spk2gender", "utt2dur")
+    }
+    path = _transcription(base, part)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        match = _LINE.match(line)
+        name = _FILE.match(match["file"]) if match else None
+        if match is None or name is None:
+            raise DataError(f"{path}:{number}: {line.strip()!r}, `words (item-speaker-b)` is expected")
+        speaker = name["speaker"]
+        key = f"{speaker}-{name['item']}-b"
+        audio = _audio_file(base, part, speaker, match["file"], out, f"{path}:{number}")
+        tables["wav.scp"][key] = str(audio.resolve())
+        tables["text"][key] = " ".join(match["words"].replace("<s>", " ").split())
+        tables["utt2spk"][key] = speaker
+        tables["utt2dur"][key] = f"{audio_info(audio).duration:.3f}"
+        tables["spk2gender"][speaker] = speaker[0] if speaker[0] in "fm" else "u"
+    if not tables["wav.scp"]:
+        raise DataError(f"{path}: no transcripts, one line an utterance is expected")
+    return TableSet(base, tables, _rooted(tables["wav.scp"]))
+
+
+def _rooted(paths: dict[str, str]) -> dict[str, object]:
+    """Make absolute paths relative to their common folder, which is returned as info's root."""
+    root = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
+    for key, path in paths.items():
+        paths[key] = os.path.relpath(path, root)
+    return {"root": root}
+
+
+def _audio_file(base: Path, part: str, speaker: str, name: str, out: Path, where: str) -> Path:
+    """The readable file of an utterance; raw samples are written as WAV below `out` first."""
+    folder = base / "wav" / ("an4_clstk" if part == "train" else "an4test_clstk") / speaker
+    for suffix in (".sph", ".wav", ".flac"):
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    raw = folder / f"{name}.raw"
+    if not raw.is_file():
+        raise DataError(
+            f"{where}: no audio {folder / name}.sph or .raw, the archive has one of them; unpack it anew"
+        )
+    target = out / "audio" / part / speaker / f"{name}.wav"
+    _raw_to_wav(raw, target)
+    return target
+
+
+def _raw_to_wav(raw: Path, target: Path) -> None:
+    """Headerless big-endian 16-bit samples at 16 kHz as a WAV file with the same samples."""
+    import numpy as np
+
+    content = raw.read_bytes()
+    if not content or len(content) % 2:
+        raise DataError(f"{raw}: {len(content)} bytes, 16-bit samples are expected; fetch it again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(target), "wb") as stream:
+        stream.setnchannels(1)
+        stream.setsampwidth(2)
+        stream.setframerate(RATE)
+        stream.writeframes(np.frombuffer(content, dtype=">i2").astype("<i2").tobytes())

@@ -1,0 +1,184 @@
+"""Adapters: encoder output to the trunk's audio prompt."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechmtp.models.encoder import EncoderOutput
+
+SEGMENT_FEATURES = 4  # log run length, top posterior, entropy, seconds of blank before
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """`frames` encoder steps are joined and projected; text positions follow the audio's."""
+
+    kind: Literal["stack"] = "stack"
+    frames: int = 4
+    hidden: int = 512
+
+
+@dataclass(frozen=True)
+class CtcMergeConfig:
+    """One segment per CTC label, on one position axis with the text.
+
+    `absent` is the share of training utterances whose acoustic vectors are replaced by a learned one, so
+    that text-only training stays in distribution.
+    """
+
+    kind: Literal["ctc_merge"] = "ctc_merge"
+    acoustics: bool = True
+    absent: float = 0.3
+
+
+AdapterConfig = CtcMergeConfig | StackConfig
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Runs of one CTC label: `posterior` [B, M, V + 1], `states` [B, M, E] or None (no acoustics known),
+    `features` [B, M, 4], `labels` [B, M] (-1 past the lengths), `lengths` [B]."""
+
+    posterior: Tensor
+    states: Tensor | None
+    features: Tensor
+    labels: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class AudioPrompt:
+    """Prompt entries for the audio: `embeddings` [B, P, C], `positions` [B, P], `lengths` [B]; the first text
+    entry stands at `text_position` [B]."""
+
+    embeddings: Tensor
+    positions: Tensor
+    lengths: Tensor
+    text_position: Tensor
+
+
+def merge_segments(states: Tensor, logits: Tensor, lengths: Tensor, seconds_per_step: float = 0.04) -> Segments:
+    """Merge encoder steps into maximal runs of one non-blank label.
+
+    Posteriors and states are means over a run, weighted by 1 - p(blank). Two equal labels split by a blank
+    are two segments.
+    """
+    rows, steps, classes = logits.shape
+    blank = classes - 1
+    law = logits.float().softmax(-1)
+    best = law.argmax(-1)
+    valid = torch.arange(steps, device=logits.device) < lengths[:, None]
+    inside = (best != blank) & valid
+    before = F.pad(best, (1, 0), value=-1)[:, :-1]
+    start = inside & (best != before)
+    index = start.cumsum(1) - 1
+    counts = start.sum(1)
+    size = max(1, int(counts.max()))
+    target = torch.where(inside, index, size)  # one spare slot takes what belongs to no segment
+    weight = torch.where(inside, 1 - law[..., -1], torch.zeros_like(law[..., -1])) + 1e-6 * inside
+
+    def add(values: Tensor) -> Tensor:
+        out = values.new_zeros(rows, size + 1, values.shape[-1])
+        return out.scatter_add(1, target[..., None].expand_as(values), values)[:, :size]
+
+    total = add(weight[..., None]).clamp_min(1e-6)
+    posterior = add(law * weight[..., None]) / total
+    acoustic = add(states * weight[..., None].to(states.dtype)) / total.to(states.dtype)
+    run = add(inside[..., None].float())
+    gap = _blank_before(start, inside, index, size)
+    top = posterior.max(-1, keepdim=True).values
+    entropy = -(posterior * posterior.clamp_min(1e-9).log()).sum(-1, keepdim=True)
+    features = torch.cat([run.clamp_min(1).log(), top, entropy, gap[..., None] * seconds_per_step], -1)
+    filled = torch.arange(size, device=logits.device) < counts[:, None]
+    labels = torch.zeros(rows, size + 1, dtype=torch.long, device=logits.device)
+    labels = labels.scatter(1, target, best)[:, :size].masked_fill(~filled, -1)
+    return Segments(
+        posterior * filled[..., None], acoustic * filled[..., None], features * filled[..., None], labels, counts
+    )
+
+
+def _blank_before(start: Tensor, inside: Tensor, index: Tensor, size: int) -> Tensor:
+    """Blank steps [B, M] between the end of the previous segment (or the beginning) and each segment."""
+    rows, steps = start.shape
+    number = torch.arange(steps, device=start.device).expand(rows, steps)
+    last_inside = torch.where(inside, number, torch.full_like(number, -1)).cummax(1).values
+    previous = F.pad(last_inside, (1, 0), value=-1)[:, :-1]
+    gap = torch.where(start, number - previous - 1, torch.zeros_like(number)).float()
+    target = torch.where(start, index, size)
+    return gap.new_zeros(rows, size + 1).scatter_add(1, target, gap)[:, :size]
+
+
+class CtcMerge(nn.Module):
+    """Segments to prompt entries at the positions of their labels, with an end mark behind them."""
+
+    def __init__(self, config: CtcMergeConfig, encoder_width: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.posterior = nn.Linear(classes, width, bias=False)
+        self.acoustic = nn.Linear(encoder_width, width, bias=False)
+        self.features = nn.Linear(SEGMENT_FEATURES, width, bias=False)
+        self.absent = nn.Parameter(torch.zeros(width))
+        self.kind = nn.Parameter(torch.zeros(width))  # audio and text share position numbers
+        self.end = nn.Parameter(torch.randn(width) * 0.02)
+        nn.init.normal_(self.posterior.weight, std=0.3)
+        nn.init.normal_(self.acoustic.weight, std=0.02)
+        nn.init.normal_(self.features.weight, std=0.1)
+
+    def segments(self, out: EncoderOutput) -> Segments:
+        """Segments of an encoded batch."""
+        return merge_segments(out.states, out.logits, out.lengths)
+
+    def forward(self, segments: Segments, without: Tensor | None = None) -> AudioPrompt:
+        """Prompt entries; rows in `without` [B] bool get the learned vector instead of acoustics."""
+        x = self.posterior(segments.posterior.to(self.kind.dtype))
+        x = x + self.features(segments.features.to(self.kind.dtype)) + self.kind
+        absent = self.absent.expand_as(x)
+        if segments.states is None or not self.config.acoustics:
+            x = x + absent
+        else:
+            heard = self.acoustic(segments.states.to(self.kind.dtype))
+            x = x + (heard if without is None else torch.where(without[:, None, None], absent, heard))
+        rows, size, width = x.shape
+        lengths = segments.lengths
+        x = torch.cat([x, x.new_zeros(rows, 1, width)], 1)
+        index = torch.arange(size + 1, device=x.device)
+        end = (index == lengths[:, None])[..., None]
+        x = torch.where(end, self.end, x * (index < lengths[:, None])[..., None])
+        return AudioPrompt(x, index.expand(rows, -1), lengths + 1, torch.zeros_like(lengths))
+
+
+class Stack(nn.Module):
+    """k encoder steps joined, padded at the tail (never dropped), and projected."""
+
+    def __init__(self, config: StackConfig, encoder_width: int, classes: int, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.project = nn.Sequential(
+            nn.Linear(encoder_width * config.frames, config.hidden), nn.ReLU(), nn.Linear(config.hidden, width)
+        )
+
+    def segments(self, out: EncoderOutput) -> EncoderOutput:
+        """Nothing is merged."""
+        return out
+
+    def forward(self, out: EncoderOutput, without: Tensor | None = None) -> AudioPrompt:
+        """Prompt entries of ceil(S / k) stacks a row."""
+        rows, steps, width = out.states.shape
+        frames = self.config.frames
+        valid = torch.arange(steps, device=out.states.device) < out.lengths[:, None]
+        padded = F.pad(out.states * valid[..., None], (0, 0, 0, -steps % frames))
+        x = self.project(padded.reshape(rows, -1, frames * width))
+        lengths = -(-out.lengths // frames)
+        x = x * (torch.arange(x.shape[1], device=x.device) < lengths[:, None])[..., None]
+        return AudioPrompt(x, torch.arange(x.shape[1], device=x.device).expand(rows, -1), lengths, lengths)
+
+
+ADAPTERS: dict[type, type[nn.Module]] = {CtcMergeConfig: CtcMerge, StackConfig: Stack}
+
+
+def build_adapter(config: AdapterConfig, encoder_width: int, classes: int, width: int) -> nn.Module:
+    """The adapter that a configuration names."""
+    return ADAPTERS[type(config)](config, encoder_width, classes, width)

@@ -1,0 +1,124 @@
+"""Phase `joint`: the whole model on audio, mixed with text-only batches."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from speechmtp.data.batch import BatchConfig, BatchPlan
+from speechmtp.heads.contract import HeadSet
+from speechmtp.models.adapter import Segments
+from speechmtp.models.encoder import EncoderOutput
+from speechmtp.models.speech_lm import SpeechLM
+from speechmtp.text.tokenizer import Tokenizer
+from speechmtp.training.optim import OptimConfig
+from speechmtp.training.tasks.ctc import (
+    AudioBatch,
+    AudioData,
+    AugmentConfig,
+    ChunkConfig,
+    CtcPhase,
+    CtcPhaseConfig,
+    ctc_error_rate,
+    ctc_loss,
+)
+from speechmtp.training.tasks.text import TextBatch, TextPhaseConfig, TextStream, build_bank, text_loss
+from speechmtp.training.tasks.trunk_loss import MultiTokenConfig, decoded_error_rate, pad_text, trunk_loss
+
+
+@dataclass(frozen=True)
+class JointPhaseConfig:
+    """Training of everything; each update takes one audio batch and, if `text` is given, one of its batches."""
+
+    kind: Literal["joint"] = "joint"
+    name: str = "joint"
+    steps: int = 600
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, warmup=100, clip=1.0))
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    chunk: ChunkConfig = field(default_factory=ChunkConfig)
+    loss: MultiTokenConfig = field(default_factory=MultiTokenConfig)
+    text: TextPhaseConfig | None = None
+    encoder_factor: float = 0.1  # of the learning rate; 0 freezes the encoder
+    ctc_weight: float = 0.3
+    inter_weight: float = 0.3
+
+
+class JointPhase:
+    """Encoder, adapter, trunk and heads on real audio."""
+
+    def __init__(
+        self, config: JointPhaseConfig, model: SpeechLM, heads: HeadSet, train: AudioData, dev: AudioData,
+        tokenizer: Tokenizer, seed: int, precision: torch.dtype,
+    ) -> None:  # fmt: skip
+        self.name, self.steps, self.optim = config.name, config.steps, config.optim
+        self.module = nn.ModuleDict({"model": model, "heads": heads})
+        self._config, self._model, self._heads, self._dev = config, model, heads, dev
+        self._tokenizer, self._precision = tokenizer, precision
+        self._device = model.encoder.mean.device
+        audio = CtcPhaseConfig(batch=config.batch, augment=config.augment, chunk=config.chunk)
+        self._audio = CtcPhase(audio, model.encoder, train, dev, seed, precision)
+        self._plan = BatchPlan(train.durations, config.batch, seed)
+        self._text: TextStream | None = None
+        if config.text is not None:
+            bank, _ = build_bank(model, train, ctc_error_rate(model.encoder, dev)[0], config.text, seed)
+            self._text = TextStream(config.text, tokenizer, bank, seed)
+        self.module.train()
+
+    def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
+        encoder = {id(p) for p in self._model.encoder.parameters()}
+        for parameter in self.module.parameters():
+            factor = self._config.encoder_factor if id(parameter) in encoder else 1.0
+            if parameter.requires_grad and factor:
+                yield parameter, factor
+
+    def batch(self, number: int) -> tuple[AudioBatch, TextBatch | None]:
+        return self._audio.batch(number), self._text.batch(number) if self._text else None
+
+    def weight(self, batch: tuple[AudioBatch, TextBatch | None]) -> float:
+        audio, text = batch
+        return float((audio.target_lengths + 1).sum()) + (float((text.lengths - 1).sum()) if text else 0.0)
+
+    def loss(self, batch: tuple[AudioBatch, TextBatch | None], step: int) -> tuple[Tensor, dict[str, float]]:
+        audio, text = batch
+        config = self._config
+        out = self._audio.encode(audio, 1, (self.name, int(torch.randint(1 << 30, ()))))
+        with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
+            loss, values = self._heard_loss(out, audio)
+            ctc = self._ctc(out, audio)
+            loss = loss + config.ctc_weight * ctc
+            values["ctc"] = float(ctc.detach())
+            if text is not None:
+                read, read_values = text_loss(self._model, self._heads, text, config.loss)
+                loss = loss + read
+                values |= {f"text_{k}": v for k, v in read_values.items()}
+        return loss, values
+
+    def _heard_loss(self, out: EncoderOutput, audio: AudioBatch) -> tuple[Tensor, dict[str, float]]:
+        """Posteriors are held fixed: the trunk moves the encoder through its acoustic states only."""
+        adapter = self._model.adapter
+        parts = adapter.segments(out)
+        if isinstance(parts, Segments):
+            parts = replace(parts, posterior=parts.posterior.detach(), features=parts.features.detach())
+        without = torch.rand(len(audio.lengths)).to(self._device) < getattr(adapter.config, "absent", 0.0)
+        ids = [t[:n].tolist() for t, n in zip(audio.targets, audio.target_lengths.tolist())]
+        text, lengths = pad_text(ids, self._tokenizer.bos, self._tokenizer.eos)
+        prompt = adapter(parts, without)
+        return trunk_loss(
+            self._model, self._heads, prompt, text.to(self._device), lengths.to(self._device), self._config.loss
+        )
+
+    def _ctc(self, out: EncoderOutput, audio: AudioBatch) -> Tensor:
+        targets, sizes = audio.targets.to(self._device), audio.target_lengths.to(self._device)
+        blank = self._model.encoder.blank
+        final = ctc_loss(out.logits, out.lengths, targets, sizes, blank)
+        if not out.inter:
+            return final
+        inter = torch.stack([ctc_loss(z, out.lengths, targets, sizes, blank) for z in out.inter]).mean()
+        return (1 - self._config.inter_weight) * final + self._config.inter_weight * inter
+
+    def evaluate(self) -> dict[str, float]:
+        """Token error rate of plain decoding on real development audio."""
+        return decoded_error_rate(self._model, self._dev, self._tokenizer.eos)

@@ -1,0 +1,180 @@
+"""Phase `text`: adapter, trunk and heads on text alone, heard through simulated CTC segments."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechmtp.audio.augment import SpecAugmentConfig
+from speechmtp.data.batch import seeded
+from speechmtp.errors import DataError
+from speechmtp.heads.contract import HeadSet
+from speechmtp.models.adapter import CtcMerge, Segments
+from speechmtp.models.speech_lm import SpeechLM
+from speechmtp.text.tokenizer import Tokenizer
+from speechmtp.training.optim import OptimConfig
+from speechmtp.training.simulate import NoiseConfig, SegmentBank, collect, simulate
+from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment, ctc_error_rate
+from speechmtp.training.tasks.trunk_loss import MultiTokenConfig, decoded_error_rate, pad_text, trunk_loss
+
+
+POOL = 8  # batches drawn together
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A text file (one sentence a line; `kaldi`: an id before it) and how often it is drawn from."""
+
+    path: str
+    weight: float = 1.0
+    kaldi: bool = False
+
+
+@dataclass(frozen=True)
+class TextPhaseConfig:
+    """Training of adapter, trunk and heads without audio."""
+
+    kind: Literal["text"] = "text"
+    name: str = "text"
+    steps: int = 4000
+    rows: int = 64
+    texts: tuple[TextSource, ...] = (TextSource("data/train/text", 1.0, True),)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3, warmup=300, schedule="cosine", clip=1.0))
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    loss: MultiTokenConfig = field(default_factory=MultiTokenConfig)
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # of augmentation, tried in this order
+    passes: int = 3  # over the training audio, for the bank
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Texts and their simulated segments."""
+
+    segments: Segments
+    ids: Tensor
+    lengths: Tensor
+
+
+def read_texts(source: TextSource, tokenizer: Tokenizer) -> list[list[int]]:
+    """Token ids of every line that the tokenizer can spell."""
+    try:
+        lines = Path(source.path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{source.path}: {error.strerror or error}; a text file is expected") from error
+    texts = [tokenizer.encode(line.partition(" ")[2] if source.kaldi else line) for line in lines if line.strip()]
+    texts = [t for t in texts if t and tokenizer.unk not in t]
+    if not texts:
+        raise DataError(f"{source.path}: no line that the tokenizer can spell; check its case and characters")
+    return texts
+
+
+class TextStream:
+    """Noisy batches of the texts, each a pure function of its number."""
+
+    def __init__(self, config: TextPhaseConfig, tokenizer: Tokenizer, bank: SegmentBank, seed: int) -> None:
+        self._texts = [read_texts(source, tokenizer) for source in config.texts]
+        weights = np.array([source.weight for source in config.texts])
+        self._weights = weights / weights.sum()
+        self._config, self._bank, self._seed, self._tokenizer = config, bank, seed, tokenizer
+
+    def batch(self, number: int) -> TextBatch:
+        """Batch `number`."""
+        # Texts are drawn a pool at a time and sorted, so that a batch holds texts of one length.
+        random = seeded("texts", self._seed, number // POOL)
+        sources = random.choice(len(self._texts), POOL * self._config.rows, p=self._weights)
+        pool = [self._texts[s][int(random.integers(len(self._texts[s])))] for s in sources]
+        pool.sort(key=len)
+        place = int(random.permutation(POOL)[number % POOL])
+        texts = pool[place * self._config.rows : (place + 1) * self._config.rows]
+        random = seeded("noise", self._seed, number)
+        ids, lengths = pad_text(texts, self._tokenizer.bos, self._tokenizer.eos)
+        return TextBatch(simulate(texts, self._bank, self._config.noise, random), ids, lengths)
+
+
+@torch.no_grad()
+def build_bank(
+    model: SpeechLM, train: AudioData, dev_rate: float, config: TextPhaseConfig, seed: int
+) -> tuple[SegmentBank, float]:
+    """A bank of segments of training audio, augmented as strongly as gives the development set's CTC error
+    rate `dev_rate` (on plain training audio CTC is nearly perfect and would teach nothing)."""
+    names = sorted(train.tokens)
+    probe = names[:: max(1, len(names) // 150)]
+    model.encoder.eval()
+    for strength in config.strengths:
+        bank = _collect(model, train, probe, strength, (1.0,), seed)
+        if bank.error_rate >= dev_rate:
+            break
+    bank = SegmentBank(model.encoder.blank)
+    for number in range(config.passes):
+        bank = _collect(model, train, names, strength, (0.9, 1.0, 1.1), seed + 1 + number, bank)
+    bank.freeze(config.noise.smooth)
+    return bank, strength
+
+
+def _collect(
+    model: SpeechLM, train: AudioData, names: list[str], strength: float, speeds: tuple[float, ...], seed: int,
+    bank: SegmentBank | None = None,
+) -> SegmentBank:  # fmt: skip
+    bank = bank or SegmentBank(model.encoder.blank)
+    random = seeded("bank", seed)
+    generator = torch.Generator().manual_seed(seed)
+    masks = SpecAugmentConfig(freq_width=min(60, int(20 * strength)), time_fraction=min(0.3, 0.04 * strength))
+    settings = AugmentConfig(masks, warp=min(0.2, 0.1 * strength))
+    device = model.encoder.mean.device
+    assert isinstance(model.adapter, CtcMerge)
+    for start in range(0, len(names), 16):
+        batch = train.collate((n, float(random.choice(speeds))) for n in names[start : start + 16])
+        frames = (batch.frames - model.encoder.mean.cpu()) / model.encoder.std.cpu()
+        frames = augment(frames, batch.lengths, settings, generator)
+        out = model.encoder(frames.to(device), batch.lengths.to(device), 0, normalised=True)
+        collect(bank, (train.tokens[n] for n in batch.ids), model.adapter.segments(out))
+    return bank
+
+
+class TextPhase:
+    """Adapter, trunk and heads on simulated batches."""
+
+    def __init__(
+        self, config: TextPhaseConfig, model: SpeechLM, heads: HeadSet, train: AudioData, dev: AudioData,
+        tokenizer: Tokenizer, seed: int, precision: torch.dtype,
+    ) -> None:  # fmt: skip
+        self.name, self.steps, self.optim = config.name, config.steps, config.optim
+        self.module = nn.ModuleDict({"adapter": model.adapter, "trunk": model.trunk, "heads": heads})
+        self._config, self._model, self._heads, self._dev = config, model, heads, dev
+        self._tokenizer, self._precision = tokenizer, precision
+        self._device = model.encoder.mean.device
+        bank, self.strength = build_bank(model, train, ctc_error_rate(model.encoder, dev)[0], config, seed)
+        self.bank_error_rate = bank.error_rate
+        self._stream = TextStream(config, tokenizer, bank, seed)
+        self.module.train()
+
+    def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
+        return ((p, 1.0) for p in self.module.parameters() if p.requires_grad)
+
+    def batch(self, number: int) -> TextBatch:
+        return self._stream.batch(number)
+
+    def weight(self, batch: TextBatch) -> float:
+        return float((batch.lengths - 1).sum())
+
+    def loss(self, batch: TextBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+        with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
+            return text_loss(self._model, self._heads, batch, self._config.loss)
+
+    def evaluate(self) -> dict[str, float]:
+        """Token error rate of plain decoding on real development audio."""
+        return decoded_error_rate(self._model, self._dev, self._tokenizer.eos)
+
+
+def text_loss(
+    model: SpeechLM, heads: HeadSet, batch: TextBatch, config: MultiTokenConfig
+) -> tuple[Tensor, dict[str, float]]:
+    """The trunk's loss on simulated segments."""
+    device = model.encoder.mean.device
+    s = batch.segments
+    moved = replace(s, posterior=s.posterior.to(device), features=s.features.to(device), lengths=s.lengths.to(device))
+    return trunk_loss(model, heads, model.adapter(moved), batch.ids.to(device), batch.lengths.to(device), config)

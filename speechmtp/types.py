@@ -1,0 +1,127 @@
+"""What crosses rooms: plain data, no behaviour beyond small derivations.
+
+Letters: B rows, P prompt or draft entries, Q fed entries, C trunk width, D depth, V vocabulary, n taps.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the trunk reads before the first output token.
+
+    `embeddings` [B, P, C]; `positions` [B, P] rotary positions; `lengths` [B]; `next_position` [B] is the
+    position of the first output token. Zeros past the lengths.
+    """
+
+    embeddings: Tensor
+    positions: Tensor
+    lengths: Tensor
+    next_position: Tensor
+
+    def row(self, index: int) -> "Prompt":
+        """One row without padding."""
+        size = int(self.lengths[index])
+        one = slice(index, index + 1)
+        return Prompt(self.embeddings[one, :size], self.positions[one, :size], self.lengths[one],
+                      self.next_position[one])  # fmt: skip
+
+
+def stack_prompts(prompts: list[Prompt]) -> Prompt:
+    """One padded batch of several single-row prompts."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    return Prompt(
+        pad([p.embeddings[0] for p in prompts], batch_first=True),
+        pad([p.positions[0] for p in prompts], batch_first=True),
+        torch.cat([p.lengths for p in prompts]),
+        torch.cat([p.next_position for p in prompts]),
+    )
+
+
+@dataclass(frozen=True)
+class States:
+    """Trunk output of one call: `hidden` [B, Q, C] feeds the unembedding; `taps` [B, Q, n, C] or None."""
+
+    hidden: Tensor
+    taps: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Drafted tokens [B, P], -1 = absent, only behind a row's last node; `parent` [B, P], -1 = base token.
+
+    `confidence` [B, P] is the drafter's probability of each token, where it knows one. `chain` says that
+    node i's parent is node i - 1 in every row.
+    """
+
+    tokens: Tensor
+    parent: Tensor
+    confidence: Tensor | None = None
+    chain: bool = True
+
+    @property
+    def count(self) -> Tensor:
+        """Drafted tokens per row [B]."""
+        return (self.tokens >= 0).sum(1)
+
+
+def chain_draft(tokens: Tensor, confidence: Tensor | None = None) -> Draft:
+    """A draft in which every token follows the one before; tokens [B, P], -1 absent."""
+    parent = torch.arange(-1, tokens.shape[1] - 1, device=tokens.device).expand_as(tokens)
+    return Draft(tokens, parent, confidence)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """`path` [B, A] node indices of the accepted tokens in order, -1 behind them; `count` [B]; `next` [B]
+    the token that follows them."""
+
+    path: Tensor
+    count: Tensor
+    next: Tensor
+
+
+@dataclass
+class Trace:
+    """Counts of one utterance's decoding, with vLLM's names where it has them.
+
+    A call is one trunk forward that yields output, the prompt's included; `emitted` counts tokens after
+    trimming, an end token among them.
+    """
+
+    calls: int = 0
+    prompt_calls: int = 0
+    draft_calls: int = 0
+    fed: int = 0
+    emitted: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
+    finished: bool = False  # by an end token, not by the limit
+
+    @property
+    def tokens_per_call(self) -> float | None:
+        """Emitted tokens over calls."""
+        return self.emitted / self.calls if self.calls else None
+
+    @property
+    def mean_acceptance_length(self) -> float | None:
+        """1 + accepted / drafts, as vLLM counts it."""
+        return 1 + self.num_accepted_tokens / self.num_drafts if self.num_drafts else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One recognised utterance."""
+
+    text: str
+    tokens: tuple[int, ...]
+    trace: Trace
+    seconds: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
