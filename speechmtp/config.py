@@ -65,7 +65,10 @@ def load_config(cls: type[T], path: str | Path | None = None, overrides: Sequenc
             if not isinstance(child, dict):
                 raise ConfigError(f"override {item!r}: {part!r} is a value, not a group of keys")
             node = child
-        node[last] = yaml.load(value, Loader=_Loader)
+        try:
+            node[last] = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {item!r}: not valid YAML: {' '.join(str(error).split())}") from error
     return from_dict(cls, data, where=str(path) if path is not None else cls.__name__)
 
 

@@ -48,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare.add_argument("corpus", choices=CORPORA)
     prepare.add_argument("--source", metavar="DIR", help="folder (or archive) that has the corpus")
     prepare.add_argument("--out", metavar="DIR", required=True, help="gets train_all and test")
-    prepare.add_argument(
-        "--download", action="store_true", help="fetch the corpus into --source when it is not there"
-    )
+    prepare.add_argument("--download", action="store_true", help="fetch the corpus into --source when it is not there")
     for verb in (split, combine, stats):
         _add_root(verb)
 
@@ -67,27 +65,19 @@ def _add_root(parser: argparse.ArgumentParser) -> None:
 def _add_validate(parser: argparse.ArgumentParser) -> None:
     """Options of `data validate`."""
     parser.add_argument("dir", metavar="DIR")
-    parser.add_argument(
-        "--fix", action="store_true", help="mend what has one right answer (old files: .backup)"
-    )
-    parser.add_argument(
-        "--fix-drop", action="store_true", help="--fix, and drop utterances that cannot be used"
-    )
+    parser.add_argument("--fix", action="store_true", help="mend what has one right answer (old files: .backup)")
+    parser.add_argument("--fix-drop", action="store_true", help="--fix, and drop utterances that cannot be used")
     parser.add_argument(
         "--rename", action="store_true", help="with --fix: put speakers before ids where order needs it (E15)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--no-text", action="store_true", help="the set has no transcripts")
-    parser.add_argument(
-        "--no-wav", action="store_true", help="the set has no wav.scp, or it is not looked at"
-    )
+    parser.add_argument("--no-wav", action="store_true", help="the set has no wav.scp, or it is not looked at")
     parser.add_argument("--no-spk-sort", action="store_true", help="speakers need not be in order")
     parser.add_argument(
         "--empty-text", action="store_true", help="empty transcripts are warnings (sets not trained on)"
     )
-    parser.add_argument(
-        "--allow-pipes", action="store_true", help="commands may stand in wav.scp (see decode)"
-    )
+    parser.add_argument("--allow-pipes", action="store_true", help="commands may stand in wav.scp (see decode)")
     parser.add_argument(
         "--check-audio",
         choices=("none", "header", "decode"),
@@ -234,11 +224,7 @@ def _prepare(args: argparse.Namespace) -> int:
     from speechmtp.data.corpora import an4
     from speechmtp.data.locate import CORPORA_VARIABLE
 
-    source = (
-        args.source
-        or os.environ.get(CORPORA_VARIABLE)
-        or (f"{args.out}/downloads" if args.download else None)
-    )
+    source = args.source or os.environ.get(CORPORA_VARIABLE) or (f"{args.out}/downloads" if args.download else None)
     if source is None:
         raise ConfigError(f"no --source: give the corpus folder, set {CORPORA_VARIABLE}, or add --download")
     if args.download and not an4.is_there(source):

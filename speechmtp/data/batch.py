@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -79,7 +80,7 @@ class BatchPlan:
 
 def feasible(frames: int, labels: list[int]) -> bool:
     """Whether CTC can emit `labels` in `frames` steps: a repeat needs a blank between."""
-    return frames >= len(labels) + sum(a == b for a, b in zip(labels, labels[1:]))
+    return frames >= len(labels) + sum(a == b for a, b in pairwise(labels))
 
 
 def shortest_seconds(steps: int, stride: int, hop_ms: float) -> float:

@@ -161,9 +161,7 @@ def true_durations(
     return durations
 
 
-def check_durations(
-    tables: Tables, durations: Mapping[str, float], lengths: Mapping[str, float]
-) -> list[Defect]:
+def check_durations(tables: Tables, durations: Mapping[str, float], lengths: Mapping[str, float]) -> list[Defect]:
     """E33 and E34 of utt2dur and reco2dur, E34 of utt2num_samples."""
     defects = []
     for name, known in (("utt2dur", durations), ("reco2dur", lengths), ("utt2num_samples", {})):
@@ -208,8 +206,6 @@ def check_speed(tables: Tables, durations: Mapping[str, float]) -> list[Defect]:
             continue
         speed = characters / seconds
         if not RATE_RANGE[0] <= speed <= RATE_RANGE[1]:
-            text = (
-                f"{characters} characters in {seconds:.2f} s ({speed:.1f} a second) of {key!r}: shifted text?"
-            )
+            text = f"{characters} characters in {seconds:.2f} s ({speed:.1f} a second) of {key!r}: shifted text?"
             defects.append(Defect("E39", table.path, row.line, text, WARN, key))
     return defects

@@ -57,9 +57,7 @@ def _check_line(name: str, where: str, number: int, line: bytes, defects: list[D
     fewest, most = TABLES.get(name, (1, None))
     count = 1 + len(row.fields)
     if count < fewest or (most is not None and count > most):
-        want = (
-            f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} to {most}"
-        )
+        want = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} to {most}"
         defects.append(Defect("E08", where, number, f"{count} fields, want {want}", NONE, key))
         row.sound = False
     return row

@@ -172,9 +172,7 @@ def _drop(directory: Path, contents: Contents, defects: list[Defect], report: Fi
     for defect in defects:
         if defect.fix != DROP:
             continue
-        kind = (
-            genders if defect.code == "E37" else recordings if defect.code in ("E28", "E29") else utterances
-        )
+        kind = genders if defect.code == "E37" else recordings if defect.code in ("E28", "E29") else utterances
         if defect.key not in kind:
             place = f"{Path(defect.path).name}:{defect.line}"
             what = "set the gender to u of" if kind is genders else "dropped"
@@ -193,9 +191,7 @@ def _drop(directory: Path, contents: Contents, defects: list[Defect], report: Fi
     else:
         utterances |= recordings
     if not everything - utterances:
-        raise DataError(
-            f"{directory}: dropping would leave no utterance; mend the set by hand, nothing was done"
-        )
+        raise DataError(f"{directory}: dropping would leave no utterance; mend the set by hand, nothing was done")
     _filter(contents, tables, utterances, recordings)
 
 

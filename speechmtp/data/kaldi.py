@@ -46,9 +46,7 @@ class Utterance:
 
         if self.pipe:
             if not allow_pipes:
-                raise DataError(
-                    f"{self.origin}: {self.audio!r} is a command and commands are off; allow pipes"
-                )
+                raise DataError(f"{self.origin}: {self.audio!r} is a command and commands are off; allow pipes")
             samples = self._run(rate)
             end = self._checked_end(len(samples) / rate)
             last = None if end is None else int(end * rate + 0.5)
@@ -116,9 +114,7 @@ def parse_segment(value: str, where: str) -> tuple[str, float, float | None, int
     """(recording, start, end, channel) of a segments value; end None stands for -1, to the end."""
     fields = value.split()
     if len(fields) not in (3, 4):
-        raise DataError(
-            f"{where}: {len(fields) + 1} fields, `utterance recording start end [channel]` is expected"
-        )
+        raise DataError(f"{where}: {len(fields) + 1} fields, `utterance recording start end [channel]` is expected")
     try:
         start, end = float(fields[1]), float(fields[2])
         channel = int(fields[3]) if len(fields) == 4 else None
@@ -126,9 +122,7 @@ def parse_segment(value: str, where: str) -> tuple[str, float, float | None, int
         raise DataError(f"{where}: {error}, seconds (and a channel number from 0) are expected") from error
     stop = None if end == -1 else end
     if not (0 <= start < float("inf")) or (stop is not None and not start < stop < float("inf")):
-        raise DataError(
-            f"{where}: segment from {start:g} to {end:g} s, 0 <= start < end (or end -1) is expected"
-        )
+        raise DataError(f"{where}: segment from {start:g} to {end:g} s, 0 <= start < end (or end -1) is expected")
     return fields[0], start, stop, channel
 
 
@@ -188,9 +182,7 @@ def _read_audio_table(
         where = f"{path / 'wav.scp'}:{number}"
         location, pipe = resolver.resolve(value, where, must_exist=check_audio)
         if pipe and not allow_pipes:
-            raise DataError(
-                f"{where}: {value!r} is a command and commands are off; allow pipes or give a file"
-            )
+            raise DataError(f"{where}: {value!r} is a command and commands are off; allow pipes or give a file")
         audio[key] = (location, pipe, f"wav.scp:{number}")
     if not audio:
         raise DataError(f"{path / 'wav.scp'}: the file is empty, at least one recording is expected")

@@ -23,9 +23,7 @@ def utterance_durations(data: DataDir) -> dict[str, float]:
     for utterance in data.utterances:
         seconds = utterance.duration
         if seconds is None and utterance.pipe:
-            raise DataError(
-                f"{data.path}/{utterance.origin}: the duration of a command is unknown; add utt2dur"
-            )
+            raise DataError(f"{data.path}/{utterance.origin}: the duration of a command is unknown; add utt2dur")
         if seconds is None:
             seconds = audio_info(utterance.audio).duration - utterance.start
         durations[utterance.id] = seconds
@@ -87,8 +85,7 @@ def render_stats(stats: Mapping[str, Any]) -> str:
         lines.append(f"  per speaker {spread['min']} to {spread['max']}, mean {spread['mean']:.1f}")
     if stats["words"]:
         lines.append(
-            f"  words {stats['words']} ({stats['distinct_words']} distinct),"
-            f" texts {stats['distinct_texts']} distinct"
+            f"  words {stats['words']} ({stats['distinct_words']} distinct), texts {stats['distinct_texts']} distinct"
         )
     points = "  ".join(f"p{p} {v:.2f}" for p, v in stats["duration_percentiles"].items())
     lines += [f"  seconds: mean {stats['duration_mean']:.2f}  {points}", "  durations:"]

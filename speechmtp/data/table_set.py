@@ -119,9 +119,7 @@ def _anchor(tables: TableSet, root: str | Path | None) -> None:
         path = value.strip(" \t")
         if path.endswith("|") or os.path.isabs(path):
             continue
-        places[key] = os.path.abspath(
-            resolver.resolve(path, f"{tables.directory / 'wav.scp'}", must_exist=False)[0]
-        )
+        places[key] = os.path.abspath(resolver.resolve(path, f"{tables.directory / 'wav.scp'}", must_exist=False)[0])
         for base in resolver.bases():
             if os.path.abspath(base / path) == places[key]:
                 bases.add(os.path.abspath(base))

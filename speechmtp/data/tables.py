@@ -54,9 +54,7 @@ def _decode_line(path: Path, number: int, line: bytes) -> tuple[str, str]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where}: not UTF-8 at byte {error.start + 1} of the line; convert the file"
-        ) from error
+        raise DataError(f"{where}: not UTF-8 at byte {error.start + 1} of the line; convert the file") from error
     if text.endswith("\r"):
         raise DataError(f"{where}: a carriage return before the line feed, LF alone is expected; {FIX_HINT}")
     if not text.strip(" \t"):
@@ -105,8 +103,6 @@ def write_table(path: str | Path, mapping: Mapping[str, str]) -> None:
     for key in sorted(mapping, key=byte_order):
         value = mapping[key]
         if not key or re.search(r"\s", key) or "\n" in value or "\r" in value:
-            raise DataError(
-                f"{path}: {key!r} {value!r} cannot stand in a table, keys have no spaces, values one line"
-            )
+            raise DataError(f"{path}: {key!r} {value!r} cannot stand in a table, keys have no spaces, values one line")
         lines.append(f"{key} {value}" if value else key)
     write_bytes(path, "".join(line + "\n" for line in lines).encode("utf-8"))

@@ -122,9 +122,7 @@ def _merge(target: dict[str, str], tables: TableSet, name: str) -> None:
     for key in sorted(tables.tables[name], key=byte_order):
         value = tables.tables[name][key]
         if key in target and (unique or target[key] != value):
-            raise DataError(
-                f"{tables.directory / name}: id {key!r} is in another of the directories too; rename one"
-            )
+            raise DataError(f"{tables.directory / name}: id {key!r} is in another of the directories too; rename one")
         target[key] = value
 
 

@@ -16,7 +16,9 @@ from speechmtp.types import Accepted, Draft
 class AcceptanceRule(Protocol):
     """A pure rule; `exact` ones follow the trunk's own law."""
 
-    exact: bool
+    @property
+    def exact(self) -> bool:
+        """Whether output follows the trunk's own law."""
 
     def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """`stop` [B, P + 1] and `follow` [B, P + 1, V] for target logits [B, P + 1, V]."""

@@ -40,7 +40,7 @@ def generate(
     if drafter.heads and heads is None:
         raise ConfigError("strategy: needs multi-token heads and the model has none; train some or choose another")
     depth = getattr(drafter, "depth", None)
-    if drafter.heads and heads is not None and depth > heads.depth:
+    if drafter.heads and heads is not None and depth is not None and depth > heads.depth:
         raise ConfigError(f"strategy: depth {depth}, expected at most {heads.depth}, the depth of the model's heads")
     if drafter.source is not None and (sources is None or len(sources) != rows):
         raise ShapeError(f"strategy: needs {drafter.source} token lists for {rows} rows")

@@ -35,6 +35,10 @@ class HeadSet(nn.Module):
     one_pass: bool = False  # all depths are known from the trunk state alone
 
     @abstractmethod
+    def start_from(self, unembedding: Tensor) -> None:
+        """Begin training at the base head, whose unembedding is [V, C]."""
+
+    @abstractmethod
     def start(self, rows: int, memory: Tensor | None = None, memory_lengths: Tensor | None = None) -> Any:
         """A fresh state for `rows` rows; `memory` is a cross-attention trunk's audio."""
 

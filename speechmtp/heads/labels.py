@@ -12,7 +12,7 @@ def shifted_labels(ids: Tensor, lengths: Tensor, first: int, depth: int) -> Tens
     Labels end with the sample (-100 beyond `lengths` [B]) and begin at index `first`, the last entry of the
     prompt: earlier ones never start a call. The shift happens here and nowhere else.
     """
-    rows, size = ids.shape
+    size = ids.shape[1]
     index = torch.arange(size, device=ids.device)[:, None] + 1 + torch.arange(depth + 1, device=ids.device)
     known = index[None] < lengths[:, None, None]
     labels = ids[:, index.clamp(max=size - 1)].masked_fill(~known, IGNORED)

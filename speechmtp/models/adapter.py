@@ -1,7 +1,8 @@
 """Adapters: encoder output to the trunk's audio prompt."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +112,21 @@ def _blank_before(start: Tensor, inside: Tensor, index: Tensor, size: int) -> Te
     return gap.new_zeros(rows, size + 1).scatter_add(1, target, gap)[:, :size]
 
 
-class CtcMerge(nn.Module):
+class Adapter(nn.Module):
+    """What every adapter offers."""
+
+    config: Any
+
+    @abstractmethod
+    def segments(self, out: EncoderOutput) -> Any:
+        """What the adapter embeds: merged segments, or the encoder's output as it is."""
+
+    @abstractmethod
+    def forward(self, segments: Any, without: Tensor | None = None) -> AudioPrompt:
+        """Prompt entries of the audio; rows in `without` [B] are heard without acoustics, if the kind can."""
+
+
+class CtcMerge(Adapter):
     """Segments to prompt entries at the positions of their labels, with an end mark behind them."""
 
     def __init__(self, config: CtcMergeConfig, encoder_width: int, classes: int, width: int) -> None:
@@ -150,7 +165,7 @@ class CtcMerge(nn.Module):
         return AudioPrompt(x, index.expand(rows, -1), lengths + 1, torch.zeros_like(lengths))
 
 
-class Stack(nn.Module):
+class Stack(Adapter):
     """k encoder steps joined, padded at the tail (never dropped), and projected."""
 
     def __init__(self, config: StackConfig, encoder_width: int, classes: int, width: int) -> None:
@@ -176,9 +191,10 @@ class Stack(nn.Module):
         return AudioPrompt(x, torch.arange(x.shape[1], device=x.device).expand(rows, -1), lengths, lengths)
 
 
-ADAPTERS: dict[type, type[nn.Module]] = {CtcMergeConfig: CtcMerge, StackConfig: Stack}
+ADAPTERS: dict[type, Any] = {CtcMergeConfig: CtcMerge, StackConfig: Stack}
 
 
-def build_adapter(config: AdapterConfig, encoder_width: int, classes: int, width: int) -> nn.Module:
+def build_adapter(config: AdapterConfig, encoder_width: int, classes: int, width: int) -> Adapter:
     """The adapter that a configuration names."""
-    return ADAPTERS[type(config)](config, encoder_width, classes, width)
+    adapter: Adapter = ADAPTERS[type(config)](config, encoder_width, classes, width)
+    return adapter

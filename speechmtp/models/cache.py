@@ -119,6 +119,7 @@ class RaggedCache(Cache):
             source = torch.where(steps < count[:, None], path, steps)
             if not torch.equal(source, steps):
                 for layer in self.layers:
+                    assert isinstance(layer, RaggedLayer)
                     layer.move(self.lengths[:, None] + source, self.lengths[:, None] + steps)
         self.lengths = self.lengths + count
 
@@ -126,4 +127,5 @@ class RaggedCache(Cache):
         """Keep these rows, in this order."""
         self.lengths = self.lengths[rows]
         for layer in self.layers:
+            assert isinstance(layer, RaggedLayer)
             layer.select(rows)

@@ -171,6 +171,9 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Frames [B, T, F] to states [B, T // 4, E] and CTC logits over vocabulary plus blank."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: EncoderConfig, vocab_size: int) -> None:
         super().__init__()
         self.config, self.blank, self.stride = config, vocab_size, STRIDE
@@ -195,7 +198,8 @@ class Encoder(nn.Module):
         chunk = self.config.chunk if chunk is None else chunk
         left = self.config.left_chunks if left_chunks is None else left_chunks
         x = frames if normalised else self._normalise(frames)
-        x = self.drop(self.subsampling(F.pad(x, (0, 0, LEFT_PAD, 0))))
+        # Audio too short for a step still gives one, past its length, so that empty utterances go through.
+        x = self.drop(self.subsampling(F.pad(x, (0, 0, LEFT_PAD, max(0, STRIDE - x.shape[1])))))
         steps = x.shape[1]
         lengths = lengths.to(x.device) // STRIDE
         valid = torch.arange(steps, device=x.device) < lengths[:, None]
@@ -247,6 +251,7 @@ class Encoder(nn.Module):
         keep = None if self.config.left_chunks < 0 else self.config.left_chunks * self.config.chunk
         keys, values, convs, inter = [], [], [], []  # type: ignore[var-annotated]
         for number, block in enumerate(self.blocks, 1):
+            assert isinstance(block, Block)
             past = (state.keys[number - 1], state.values[number - 1])
             x, key, value, conv = block.step(x, None, rotary, past, state.convs[number - 1])
             start = 0 if keep is None else max(0, key.shape[2] - keep)
@@ -262,7 +267,8 @@ class Encoder(nn.Module):
 def _join(pieces: list[EncoderOutput], like: Tensor, rows: int, classes: int) -> EncoderOutput:
     if not pieces:
         empty = like.new_zeros(rows, 0, like.shape[1])
-        return EncoderOutput(empty, like.new_zeros(rows, 0, classes), torch.zeros(rows, dtype=torch.long), [])
+        lengths = torch.zeros(rows, dtype=torch.long, device=like.device)
+        return EncoderOutput(empty, like.new_zeros(rows, 0, classes), lengths, [])
     inter = [torch.cat([p.inter[i] for p in pieces], 1) for i in range(len(pieces[0].inter))]
     lengths = torch.stack([p.lengths for p in pieces]).sum(0)
     return EncoderOutput(

@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ def build_trunk(config: TrunkConfig, vocab_size: int) -> "Trunk":
     """A trunk for tokens 0..vocab_size-1."""
     if isinstance(config, PretrainedTrunkConfig):
         return _pretrained(config, vocab_size)
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": vocab_size, "hidden_size": config.width, "intermediate_size": config.ff_width,
         "num_hidden_layers": config.layers, "num_attention_heads": config.heads,
         "num_key_value_heads": config.heads, "head_dim": config.width // config.heads,
@@ -91,7 +91,10 @@ class Trunk(nn.Module):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        # Families without `layer_types` slide in every layer where they name a window.
+        slides = getattr(model.config, "sliding_window", None) is not None
+        default = ["sliding_attention"] if slides else ["full_attention"]
+        kinds = set(getattr(model.config, "layer_types", None) or default)
         if kinds != {"full_attention"} or getattr(model.config, "use_sliding_window", False):
             raise ConfigError(
                 f"trunk: {type(model).__name__} has {', '.join(sorted(kinds))} layers; only full attention is supported"
@@ -103,6 +106,8 @@ class Trunk(nn.Module):
         # The argument was renamed within the supported range of transformers.
         names = inspect.signature(type(model.get_decoder()).forward).parameters
         self._cache_name = "cache" if "cache" in names else "past_key_values"
+        if "position_ids" not in names:
+            raise ConfigError(f"trunk: {type(model).__name__} takes no position ids, which the trunk has to give")
 
     def train(self, mode: bool = True) -> "Trunk":
         """Switch training mode; written-out attention trains a fifth faster on a CPU, the fused one decodes faster."""
@@ -135,8 +140,10 @@ class Trunk(nn.Module):
         """
         rows, queries, width = embeddings.shape
         if width != self.width or positions.shape != (rows, queries) or rows != len(cache.lengths):
-            raise ShapeError(f"trunk: embeddings {tuple(embeddings.shape)}, positions {tuple(positions.shape)}, cache of "
-                             f"{len(cache.lengths)} rows, expected [B, Q, {self.width}], [B, Q] and B rows")  # fmt: skip
+            raise ShapeError(
+                f"trunk: embeddings {tuple(embeddings.shape)}, positions {tuple(positions.shape)}, cache of "
+                f"{len(cache.lengths)} rows, expected [B, Q, {self.width}], [B, Q] and B rows"
+            )
         cache.begin(queries)
         mask = extend_mask(cache, queries, ancestors, embeddings.dtype)
         return self._run(embeddings, positions, mask, taps, cache)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -84,13 +85,16 @@ def read_group(checkpoint: Path, name: str) -> dict[str, Tensor]:
     """One group of tensors of a checkpoint."""
     try:
         return load_file(checkpoint / f"{name}.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{checkpoint}: {name} cannot be read: {error}") from error
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what an interrupted save left behind."""
-    for path in checkpoints(folder)[:-keep]:
+def prune(folder: Path, keep: int, step: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step`, and what an interrupted save left behind.
+
+    Later ones are torn, since the run went on from an earlier one; they must not count as kept.
+    """
+    for path in [p for p in checkpoints(folder) if int(p.name[5:]) <= step][:-keep]:
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob("ckpt-*.tmp-*"):
         if not path.name.endswith(f"-{os.getpid()}"):

@@ -28,18 +28,18 @@ def total(value: float) -> float:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum gradients over all processes, in one flat message."""
+    """Sum gradients over all processes, in one flat message; what has none anywhere keeps None."""
     if not dist.is_initialized():
         return
-    gradients: list[Tensor] = []
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        gradients.append(parameter.grad)
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    members = list(parameters)
+    gradients: list[Tensor] = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
+    used = torch.tensor([float(p.grad is not None) for p in members]).to(gradients[0])
+    flat = torch.cat([*(g.reshape(-1) for g in gradients), used])
     dist.all_reduce(flat)
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients])):
-        gradient.copy_(part.view_as(gradient))
+    *parts, used = flat.split([*(g.numel() for g in gradients), len(members)])
+    for parameter, gradient, part, users in zip(members, gradients, parts, used.tolist()):
+        # A zero gradient would move an unused weight by its decay, which one process alone does not do.
+        parameter.grad = gradient.copy_(part.view_as(gradient)) if users else None
 
 
 def barrier() -> None:

@@ -25,7 +25,9 @@ class TrainingLog:
             return
         rows = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [row for row in rows if _step_of(row) <= start]
-        self._path.write_text("".join(row + "\n" for row in kept))
+        temporary = self._path.with_name("train.jsonl.tmp")  # a kill while truncating must not lose the log
+        temporary.write_text("".join(row + "\n" for row in kept))
+        temporary.replace(self._path)
         self._file = self._path.open("a")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -69,7 +71,12 @@ class TrainingLog:
             return
         self._write({"step": step, "candidate": candidate, **{f"dev_{k}": v for k, v in figures.items()}})
         shown = " ".join(f"{k} {v:.4g}" for k, v in figures.items())
-        line = f"{self._name} {step}/{self._steps} dev ({candidate}) {shown}"
+        self.note(f"{self._name} {step}/{self._steps} dev ({candidate}) {shown}")
+
+    def note(self, line: str) -> None:
+        """One line for the reader; it is not part of the record."""
+        if not self._active:
+            return
         if self._progress:
             self._progress.console.print(line)
         else:

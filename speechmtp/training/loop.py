@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from speechmtp.errors import SpeechMTPError
+from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.training import checkpoint as store
 from speechmtp.training import distributed
 from speechmtp.training.log import TrainingLog
@@ -32,10 +32,21 @@ class TrainingStopped(SpeechMTPError):
 class Phase(Protocol):
     """One stretch of training with its own data, loss and optimiser."""
 
-    name: str
-    steps: int
-    optim: OptimConfig
-    module: nn.Module
+    @property
+    def name(self) -> str:
+        """Name of its folder and in the log."""
+
+    @property
+    def steps(self) -> int:
+        """Updates."""
+
+    @property
+    def optim(self) -> OptimConfig:
+        """Optimiser and schedule."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained and stored."""
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
         """Trained parameters and their learning-rate factors."""
@@ -62,6 +73,10 @@ class LoopConfig:
     keep: int = 2
     average: int = 5
     tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.evaluate_every, self.save_every, self.keep, self.average) < 1:
+            raise ConfigError(f"loop: evaluate_every, save_every, keep and average must be 1 or more, found {self}")
 
 
 def finished(out: Path) -> bool:
@@ -136,11 +151,15 @@ class _Run:
         if newest is not None:
             self._restore(newest)
         self.log = TrainingLog(out, phase.name, phase.steps, self.step, self.rank == 0, config.tensorboard)
+        torn = [p.name for p in store.checkpoints(out) if int(p.name[5:]) > self.step] if resume else []
+        if torn:
+            self.log.note(f"{out}: {', '.join(torn)} cannot be used (not whole); going on from step {self.step}")
 
     def _restore(self, folder: Path) -> None:
         state = json.loads((folder / "state.json").read_text())
         self.phase.module.load_state_dict(store.read_group(folder, "model"))
-        self.ema.state = store.read_group(folder, "ema")
+        for name, value in store.read_group(folder, "ema").items():
+            self.ema.state[name].copy_(value)  # stays on the module's device
         self.optimiser.load_state_dict(torch.load(folder / "optim.pt", weights_only=True))
         self.step, self.bad, self.scores = state["step"], state["bad"], state["scores"]
 
@@ -149,11 +168,13 @@ class _Run:
             while self.step < self.phase.steps:
                 self._update()
                 done = self.step == self.phase.steps
+                # Signals reach processes at different moments; all must leave after the same step.
+                asked = distributed.total(float(stop.asked)) > 0
                 if self.step % self.config.evaluate_every == 0 and not done:
                     self._evaluate()
-                if self.step % self.config.save_every == 0 or stop.asked or done:
+                if self.step % self.config.save_every == 0 or asked or done:
                     self._save()
-                if stop.asked and not done:
+                if asked:
                     raise TrainingStopped(f"{self.out}: stopped at step {self.step}; go on with --resume")
             return self._choose()
 
@@ -182,22 +203,24 @@ class _Run:
             self.optimiser.step()
             self.bad = 0
         else:
-            self._note_bad(numbers)
+            self._note_bad()
         self.ema.update(phase.module, self.step)
         self.step += 1
         row = values | {"lr": rate, "grad_norm": float(norm)}
         self.log.step(self.step, row, waited, time.perf_counter() - began)
 
-    def _note_bad(self, numbers: list[int]) -> None:
+    def _note_bad(self) -> None:
         """Skip an update whose gradient is not finite; give up after several in a row."""
         self.bad += 1
+        size = self.phase.optim.accumulate * self.world
+        numbers = list(range(self.step * size, (self.step + 1) * size))  # those of all processes
         if self.rank == 0:
             with (self.out / "bad_batches.jsonl").open("a") as file:
                 file.write(json.dumps({"step": self.step, "batches": numbers}) + "\n")
         if self.bad >= MAX_BAD_STEPS:
             raise SpeechMTPError(
                 f"{self.out}: {self.bad} updates in a row without a finite gradient, the last at step {self.step}; "
-                f"lower the learning rate and go on with --resume"
+                f"lower optim.lr and train anew, with another --out"
             )
 
     def _figures(self, state: dict[str, Tensor]) -> dict[str, float]:
@@ -224,7 +247,7 @@ class _Run:
             groups = {"model": self.phase.module.state_dict(), "ema": self.ema.state}
             state = {"phase": self.phase.name, "bad": self.bad, "scores": self.scores}
             store.save_checkpoint(self.out, self.step, groups, self.optimiser.state_dict(), state)
-            store.prune(self.out, self.config.keep)
+            store.prune(self.out, self.config.keep, self.step)
         distributed.barrier()
 
     def _choose(self) -> dict[str, float]:
@@ -232,7 +255,7 @@ class _Run:
         candidates = {"last": dict(self.phase.module.state_dict()), "ema": self.ema.state}
         recent = [store.read_group(self.out, p.stem) for p in sorted(self.out.glob("recent-*.safetensors"))]
         if len(recent) > 1:
-            candidates["mean"] = store.mean_of([*recent, self.ema.state])
+            candidates["mean"] = store.mean_of([*recent, {k: v.cpu() for k, v in self.ema.state.items()}])
         candidates = {n: {k: v.clone() for k, v in c.items()} for n, c in candidates.items()}
         results = {name: self._figures(state) for name, state in candidates.items()}
         for name, figures in results.items():

@@ -29,6 +29,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.accumulate < 1 or not 0 <= self.ema < 1 or not 0 <= self.decay <= 1:
             raise ConfigError(f"optim: lr > 0, accumulate >= 1, 0 <= ema < 1, 0 <= decay <= 1 expected, found {self}")
+        if len(self.betas) != 2:
+            raise ConfigError(f"optim: betas {self.betas}, expected two numbers")
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

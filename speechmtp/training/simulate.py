@@ -12,18 +12,22 @@ import numpy as np
 import torch
 from rapidfuzz.distance import Levenshtein
 
-from speechmtp.errors import DataError
+from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.adapter import SEGMENT_FEATURES, Segments
 
 
 @dataclass(frozen=True)
 class NoiseConfig:
     """Error rates are scaled per utterance by a number drawn from `scale`; `smooth` is the share of uniform
-    confusions; `clean` the share of utterances without errors, `blind` of those without audio at all."""
+    confusions; `clean` the share of utterances without errors."""
 
     scale: tuple[float, ...] = (0.3, 2.0)
     smooth: float = 0.1
     clean: float = 0.1
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != 2 or not 0 <= self.scale[0] <= self.scale[1] or not 0 < self.smooth <= 1:
+            raise ConfigError(f"noise: scale of two rising numbers from 0 on, 0 < smooth <= 1 expected, found {self}")
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,10 @@ class SegmentBank:
         index[missing] = pool[(random.random(len(missing)) * len(pool)).astype(int)]
         posterior, features = self.posterior[index].copy(), self.features[index]
         for place in missing:
-            _exchange(posterior[place], int(self.label[index[place]]), int(label[place]))
-            old = int(self.reference[index[place]])
+            heard, old = int(self.label[index[place]]), int(self.reference[index[place]])
+            _exchange(posterior[place], heard, int(label[place]))
             if reference[place] < self.vocab_size and old < self.vocab_size and reference[place] != label[place]:
-                source = int(label[place]) if old == label[place] else old
+                source = heard if old == label[place] else old  # where the reference's share stands by now
                 if source != label[place]:
                     _exchange(posterior[place], source, int(reference[place]))
         return posterior, features
@@ -135,15 +139,10 @@ def simulate(
     labels = tokens.copy()
     where = np.flatnonzero(wrong)
     labels[where] = (random.random((len(where), 1)) > bank.confusion[tokens[where]]).sum(1).clip(0, bank.vocab_size - 1)
-    inserted = (
-        random.random(len(tokens)) < rate * bank.insertion if len(bank.insertions) else np.zeros(len(tokens), bool)
-    )
+    inserted = (random.random(len(tokens)) < rate * bank.insertion) & (len(bank.insertions) > 0)
     places = np.flatnonzero(inserted)
-    picked = (
-        bank.label[bank.insertions[(random.random(len(places)) * max(1, len(bank.insertions))).astype(int)]]
-        if len(places)
-        else places
-    )
+    which = (random.random(len(places)) * len(bank.insertions)).astype(int)
+    picked = bank.label[bank.insertions[which]]
     kept = np.flatnonzero(~deleted)
     order = np.concatenate([2 * kept + 1, 2 * places])
     reference = np.concatenate([tokens[kept], np.full(len(places), bank.vocab_size)])
@@ -170,9 +169,8 @@ def _pad(rows: int, row: np.ndarray, label: np.ndarray, posterior: np.ndarray, f
 
 def collect(bank: SegmentBank, references: Iterable[Sequence[int]], segments: Segments) -> None:
     """Add a batch of real segments to a bank."""
-    posterior, features = segments.posterior.float().cpu().numpy(), segments.features.float().cpu().numpy()
+    # Half precision: a bank holds some 10^5 segments.
+    posterior, features = segments.posterior.cpu().half().numpy(), segments.features.cpu().half().numpy()
     for row, (reference, length) in enumerate(zip(references, segments.lengths.tolist())):
         labels = segments.labels[row, :length].tolist()
-        bank.add(
-            reference, labels, posterior[row, :length].astype(np.float16), features[row, :length].astype(np.float16)
-        )
+        bank.add(reference, labels, posterior[row, :length], features[row, :length])

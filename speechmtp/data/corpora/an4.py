@@ -61,9 +61,7 @@ def is_there(source: str | Path) -> bool:
     """Whether `prepare` would find the corpus in this place."""
     source = Path(source)
     bases = (source, source / "an4")
-    found = any(
-        (base / "train" / "wav.scp").is_file() or _transcription(base, "train").is_file() for base in bases
-    )
+    found = any((base / "train" / "wav.scp").is_file() or _transcription(base, "train").is_file() for base in bases)
     return found or _archive(source) is not None
 
 
@@ -104,9 +102,7 @@ def _root_of(base: Path, part: str) -> Path | None:
     from speechmtp.data.tables import read_table
 
     first = next(iter(read_table(base / part / "wav.scp").values()), "").strip()
-    return next(
-        (p for p in (base.resolve().parent, base.resolve(), base / part) if (p / first).is_file()), None
-    )
+    return next((p for p in (base.resolve().parent, base.resolve(), base / part) if (p / first).is_file()), None)
 
 
 def _transcription(base: Path, part: str) -> Path:
@@ -155,9 +151,7 @@ def _read_part(base: Path, part: str, out: Path) -> TableSet:
     """One part of the unpacked archive as tables."""
     from speechmtp.audio.io import audio_info
 
-    tables: dict[str, dict[str, str]] = {
-        name: {} for name in ("wav.scp", "text", "utt2spk", "spk2gender", "utt2dur")
-    }
+    tables: dict[str, dict[str, str]] = {name: {} for name in ("wav.scp", "text", "utt2spk", "spk2gender", "utt2dur")}
     path = _transcription(base, part)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -195,9 +189,7 @@ def _audio_file(base: Path, part: str, speaker: str, name: str, out: Path, where
             return folder / f"{name}{suffix}"
     raw = folder / f"{name}.raw"
     if not raw.is_file():
-        raise DataError(
-            f"{where}: no audio {folder / name}.sph or .raw, the archive has one of them; unpack it anew"
-        )
+        raise DataError(f"{where}: no audio {folder / name}.sph or .raw, the archive has one of them; unpack it anew")
     target = out / "audio" / part / speaker / f"{name}.wav"
     _raw_to_wav(raw, target)
     return target

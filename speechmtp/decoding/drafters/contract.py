@@ -11,8 +11,13 @@ from speechmtp.types import Draft, chain_draft
 class Drafter(Protocol):
     """Holds configuration only; what changes is in `state.drafter_state`."""
 
-    heads: bool  # needs a head set
-    source: str | None  # name of the per-utterance token lists it needs: "ctc" or "reference"
+    @property
+    def heads(self) -> bool:
+        """Whether it needs a head set."""
+
+    @property
+    def source(self) -> str | None:
+        """Name of the per-utterance token lists it needs: `ctc`, `reference`, or None."""
 
     def start(self, state: DecodeState, sources: list[list[int]] | None) -> Any:
         """The drafter's state for a batch; `sources` hold one token list a row where `source` asks for them."""

@@ -53,6 +53,9 @@ class AsrConfig:
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise ConfigError(f"phases: names must differ, found {', '.join(names)}; set `name`")
+        bins, expected = self.features.num_mels, self.model.encoder.features
+        if bins != expected:
+            raise ConfigError(f"model.encoder.features: {expected}, expected features.num_mels, which is {bins}")
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def train_asr(
     device: str = "cpu",
 ) -> Trained:  # fmt: skip
     """Run all phases into `out`, a folder each; `out` must be new, or `resume` given."""
-    if out.exists() and any(out.iterdir()) and not resume:
-        raise ConfigError(f"{out}: is not empty; give --resume to go on, or another --out")
+    if (out / "config.yaml").exists() and not resume:
+        raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
     out.mkdir(parents=True, exist_ok=True)
     rank, _ = distributed.start()
     if rank == 0:
@@ -94,6 +97,9 @@ def train_asr(
             figures = load_finished(phase_module(phase, model, heads), folder)
         else:
             run = make_phase(phase, config, model, heads, data, tokenizer, precision)
+            short = getattr(run, "dropped", ())
+            if short and rank == 0:
+                print(json.dumps({"phase": phase.name, "dropped": len(short), "too_short": short[:5]}), flush=True)
             figures = run_phase(run, folder, config.loop, config.seed, resume)
         if rank == 0:
             print(json.dumps({"phase": phase.name, **{k: round(v, 3) for k, v in figures.items()}}), flush=True)
@@ -106,12 +112,13 @@ def make_phase(
 ) -> Phase:  # fmt: skip
     """The phase that a configuration names; making one may read the training audio."""
     train, dev, seed = data["train"], data["dev"], config.seed
+    normalize = get_normalizer(config.normalizer)
     if isinstance(phase, CtcPhaseConfig):
         return CtcPhase(phase, model.encoder, train, dev, seed, precision)
     if isinstance(phase, TextPhaseConfig):
         heads.start_from(model.trunk.model.get_output_embeddings().weight.detach())
-        return TextPhase(phase, model, heads, train, dev, tokenizer, seed, precision)
-    return JointPhase(phase, model, heads, train, dev, tokenizer, seed, precision)
+        return TextPhase(phase, model, heads, train, dev, tokenizer, seed, precision, normalize)
+    return JointPhase(phase, model, heads, train, dev, tokenizer, seed, precision, normalize)
 
 
 def phase_module(phase: PhaseConfig, model: SpeechLM, heads: HeadSet) -> nn.Module:

@@ -67,11 +67,12 @@ class AudioBatch:
 
 @dataclass(frozen=True)
 class AudioData:
-    """Features and token ids of a data directory."""
+    """Features and token ids of a data directory; `dropped` utterances were too short for CTC."""
 
     store: FeatureStore
     tokens: dict[str, list[int]]
     durations: dict[str, float]
+    dropped: tuple[str, ...] = ()
 
     def collate(self, items: Iterable[Item]) -> AudioBatch:
         """The batch of some utterances at some speeds."""
@@ -94,7 +95,7 @@ class AudioData:
                 f"{fastest} (first: {short[0]}); check the transcripts or use larger pieces"
             )
         keep = {n: d for n, d in self.durations.items() if n not in set(short)}
-        return AudioData(self.store, {n: self.tokens[n] for n in keep}, keep)
+        return AudioData(self.store, {n: self.tokens[n] for n in keep}, keep, tuple(short))
 
 
 def augment(frames: Tensor, lengths: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -147,6 +148,7 @@ class CtcPhase:
         self._config, self._encoder, self._seed, self._precision = config, encoder, seed, precision
         self._train, self._dev = train.usable(max(config.batch.speeds), encoder.stride, 0.01), dev
         self._plan = BatchPlan(self._train.durations, config.batch, seed)
+        self.dropped = self._train.dropped
         self._device = encoder.mean.device
         encoder.train()
 

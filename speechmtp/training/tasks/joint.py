@@ -1,13 +1,13 @@
 """Phase `joint`: the whole model on audio, mixed with text-only batches."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from speechmtp.data.batch import BatchConfig, BatchPlan
+from speechmtp.data.batch import BatchConfig
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import Segments
 from speechmtp.models.encoder import EncoderOutput
@@ -51,7 +51,7 @@ class JointPhase:
 
     def __init__(
         self, config: JointPhaseConfig, model: SpeechLM, heads: HeadSet, train: AudioData, dev: AudioData,
-        tokenizer: Tokenizer, seed: int, precision: torch.dtype,
+        tokenizer: Tokenizer, seed: int, precision: torch.dtype, normalize: Callable[[str], str] = str,
     ) -> None:  # fmt: skip
         self.name, self.steps, self.optim = config.name, config.steps, config.optim
         self.module = nn.ModuleDict({"model": model, "heads": heads})
@@ -60,11 +60,11 @@ class JointPhase:
         self._device = model.encoder.mean.device
         audio = CtcPhaseConfig(batch=config.batch, augment=config.augment, chunk=config.chunk)
         self._audio = CtcPhase(audio, model.encoder, train, dev, seed, precision)
-        self._plan = BatchPlan(train.durations, config.batch, seed)
+        self.dropped = self._audio.dropped
         self._text: TextStream | None = None
         if config.text is not None:
             bank, _ = build_bank(model, train, ctc_error_rate(model.encoder, dev)[0], config.text, seed)
-            self._text = TextStream(config.text, tokenizer, bank, seed)
+            self._text = TextStream(config.text, tokenizer, bank, seed, normalize)
         self.module.train()
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:

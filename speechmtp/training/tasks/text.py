@@ -1,6 +1,6 @@
 """Phase `text`: adapter, trunk and heads on text alone, heard through simulated CTC segments."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from speechmtp.audio.augment import SpecAugmentConfig
 from speechmtp.data.batch import seeded
-from speechmtp.errors import DataError
+from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge, Segments
 from speechmtp.models.speech_lm import SpeechLM
@@ -20,7 +20,6 @@ from speechmtp.training.optim import OptimConfig
 from speechmtp.training.simulate import NoiseConfig, SegmentBank, collect, simulate
 from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment, ctc_error_rate
 from speechmtp.training.tasks.trunk_loss import MultiTokenConfig, decoded_error_rate, pad_text, trunk_loss
-
 
 POOL = 8  # batches drawn together
 
@@ -49,6 +48,10 @@ class TextPhaseConfig:
     strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # of augmentation, tried in this order
     passes: int = 3  # over the training audio, for the bank
 
+    def __post_init__(self) -> None:
+        if not self.texts or not self.strengths or self.rows < 1 or min(t.weight for t in self.texts) <= 0:
+            raise ConfigError(f"{self.name}: texts of positive weight, strengths and rows are needed, found {self}")
+
 
 @dataclass(frozen=True)
 class TextBatch:
@@ -59,13 +62,17 @@ class TextBatch:
     lengths: Tensor
 
 
-def read_texts(source: TextSource, tokenizer: Tokenizer) -> list[list[int]]:
-    """Token ids of every line that the tokenizer can spell."""
+def read_texts(source: TextSource, tokenizer: Tokenizer, normalize: Callable[[str], str] = str) -> list[list[int]]:
+    """Token ids of every line that the tokenizer can spell, normalised like the transcripts."""
     try:
         lines = Path(source.path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise DataError(f"{source.path}: {error.strerror or error}; a text file is expected") from error
-    texts = [tokenizer.encode(line.partition(" ")[2] if source.kaldi else line) for line in lines if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source.path}: byte {error.start} is not UTF-8; convert the file") from error
+    if source.kaldi:
+        lines = [" ".join(line.split(maxsplit=1)[1:]) for line in lines]
+    texts = [tokenizer.encode(normalize(line)) for line in lines if line.strip()]
     texts = [t for t in texts if t and tokenizer.unk not in t]
     if not texts:
         raise DataError(f"{source.path}: no line that the tokenizer can spell; check its case and characters")
@@ -75,8 +82,11 @@ def read_texts(source: TextSource, tokenizer: Tokenizer) -> list[list[int]]:
 class TextStream:
     """Noisy batches of the texts, each a pure function of its number."""
 
-    def __init__(self, config: TextPhaseConfig, tokenizer: Tokenizer, bank: SegmentBank, seed: int) -> None:
-        self._texts = [read_texts(source, tokenizer) for source in config.texts]
+    def __init__(
+        self, config: TextPhaseConfig, tokenizer: Tokenizer, bank: SegmentBank, seed: int,
+        normalize: Callable[[str], str] = str,
+    ) -> None:  # fmt: skip
+        self._texts = [read_texts(source, tokenizer, normalize) for source in config.texts]
         weights = np.array([source.weight for source in config.texts])
         self._weights = weights / weights.sum()
         self._config, self._bank, self._seed, self._tokenizer = config, bank, seed, tokenizer
@@ -101,6 +111,8 @@ def build_bank(
 ) -> tuple[SegmentBank, float]:
     """A bank of segments of training audio, augmented as strongly as gives the development set's CTC error
     rate `dev_rate` (on plain training audio CTC is nearly perfect and would teach nothing)."""
+    if not isinstance(model.adapter, CtcMerge):
+        raise ConfigError("model.adapter: the text phase simulates CTC segments; set its kind to ctc_merge")
     names = sorted(train.tokens)
     probe = names[:: max(1, len(names) // 150)]
     model.encoder.eval()
@@ -140,7 +152,7 @@ class TextPhase:
 
     def __init__(
         self, config: TextPhaseConfig, model: SpeechLM, heads: HeadSet, train: AudioData, dev: AudioData,
-        tokenizer: Tokenizer, seed: int, precision: torch.dtype,
+        tokenizer: Tokenizer, seed: int, precision: torch.dtype, normalize: Callable[[str], str] = str,
     ) -> None:  # fmt: skip
         self.name, self.steps, self.optim = config.name, config.steps, config.optim
         self.module = nn.ModuleDict({"adapter": model.adapter, "trunk": model.trunk, "heads": heads})
@@ -149,7 +161,7 @@ class TextPhase:
         self._device = model.encoder.mean.device
         bank, self.strength = build_bank(model, train, ctc_error_rate(model.encoder, dev)[0], config, seed)
         self.bank_error_rate = bank.error_rate
-        self._stream = TextStream(config, tokenizer, bank, seed)
+        self._stream = TextStream(config, tokenizer, bank, seed, normalize)
         self.module.train()
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:

@@ -1,0 +1,145 @@
+"""The few names that Python users call: `load` gives a recogniser, `transcribe` uses the default one."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from speechmtp.audio.features import Fbank
+from speechmtp.audio.io import read_audio, resample
+from speechmtp.bundle import Bundle, load_bundle
+from speechmtp.decoding.loop import Limits, generate
+from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.errors import ConfigError, DataError
+from speechmtp.heads.contract import HeadSet
+from speechmtp.types import Prompt, Result, Trace, stack_prompts
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One utterance ready for decoding, alone and unpadded: the same for every strategy and batch size."""
+
+    prompt: Prompt
+    labels: tuple[int, ...]  # greedy CTC labels
+    audio_seconds: float
+    seconds: float  # spent on features, encoder and prompt
+
+
+@dataclass
+class Recogniser:
+    """Speech to text with one model; immutable after loading, safe to share.
+
+    >>> import speechmtp
+    >>> recogniser = speechmtp.load("an4")
+    >>> recogniser.transcribe(speechmtp.example("digits"))
+    'FOUR TWO SEVEN NINE'
+    """
+
+    bundle: Bundle
+    device: torch.device
+    dtype: torch.dtype
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        self.bundle.to(self.device, self.dtype)
+        self._fbank = Fbank(self.bundle.config.features)
+
+    @property
+    def rate(self) -> int:
+        """Sampling rate in Hz that the model hears."""
+        return self.bundle.config.features.sample_rate
+
+    @property
+    def heads(self) -> HeadSet | None:
+        """The model's head set, if it has one."""
+        return next(iter(self.bundle.heads.values()), None)
+
+    @torch.inference_mode()
+    def hear(self, audio: np.ndarray) -> Heard:
+        """Features, encoder and prompt of samples [N] (float32, at `rate` Hz)."""
+        began = time.perf_counter()
+        if audio.ndim != 1:
+            raise DataError(f"audio of shape {audio.shape}, expected one channel [N]")
+        frames, lengths = self._fbank(torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))[None], None)
+        model = self.bundle.model
+        if frames.shape[1] < model.encoder.stride:
+            raise DataError(f"audio of {len(audio) / self.rate:.3f} s is too short for the encoder")
+        out = model.encode(frames.to(self.device, self.dtype), lengths.to(self.device))
+        prompt = model.prompt(out)
+        runs = torch.unique_consecutive(out.logits[0].argmax(-1))
+        labels = tuple(int(i) for i in runs[runs != model.encoder.blank].tolist())
+        return Heard(prompt, labels, len(audio) / self.rate, time.perf_counter() - began)
+
+    def decode(
+        self, heard: Sequence[Heard], strategy: Strategy, references: Sequence[Sequence[int]] | None = None,
+        record_gaps: bool = False,
+    ) -> list[Result]:  # fmt: skip
+        """Decode a batch; `seconds` of each result is the batch's decoder time."""
+        began = time.perf_counter()
+        eos = self.bundle.tokenizer.eos
+        if strategy.drafter is None or strategy.rule is None:
+            tokens: list[list[int]] = [list(h.labels) for h in heard]
+            traces = [Trace(emitted=len(t), finished=True) for t in tokens]
+        else:
+            lists = {"ctc": [list(h.labels) for h in heard], "reference": [list(r) for r in references or ()]}
+            tokens, traces = generate(
+                self.bundle.model.trunk, self.heads, stack_prompts([h.prompt for h in heard]), strategy.drafter,
+                strategy.rule, eos, lists.get(strategy.drafter.source or ""), self.limits, record_gaps,
+            )  # fmt: skip
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        decode = self.bundle.tokenizer.decode
+        return [Result(decode(t), tuple(t), trace, seconds) for t, trace in zip(tokens, traces)]
+
+    def transcribe(
+        self, audio: str | Path | np.ndarray, rate: int | None = None, strategy: str | Strategy = "ctc"
+    ) -> str:
+        """The text of a file, or of samples [N] at `rate` Hz."""
+        return self.recognise(audio, rate, strategy).text
+
+    def recognise(
+        self, audio: str | Path | np.ndarray, rate: int | None = None, strategy: str | Strategy = "ctc"
+    ) -> Result:
+        """Like `transcribe`, with tokens and trace."""
+        if isinstance(audio, np.ndarray):
+            if rate is None:
+                raise ConfigError("transcribe: an array needs its rate in Hz; give rate=16000 or what it is")
+            samples = audio.mean(-1) if audio.ndim == 2 else audio
+            samples = samples if rate == self.rate else resample(samples.astype(np.float32), rate, self.rate)
+        else:
+            samples, _ = read_audio(audio, self.rate)
+        chosen = parse_strategy(strategy) if isinstance(strategy, str) else strategy
+        return self.decode([self.hear(samples)], chosen)[0]
+
+
+def load(model: str = "default", device: str = "cpu", dtype: str = "float32") -> Recogniser:
+    """A recogniser from a model folder or the name of an embedded model (`default`, `an4`)."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {device}: not available here ({str(error).splitlines()[0]})") from error
+    return Recogniser(load_bundle(model), target, DTYPES[dtype])
+
+
+def transcribe(audio: str | Path | np.ndarray, rate: int | None = None, model: str = "default") -> str:
+    """The text of a file, or of samples [N] at `rate` Hz, by an embedded model or a model folder."""
+    return load(model).transcribe(audio, rate)
+
+
+def example(name: str) -> Path:
+    """The path of a spoken example inside the package; a wrong name lists those there are."""
+    folder = Path(__file__).parent / "assets" / "examples"
+    path = folder / f"{name}.flac"
+    if not path.exists():
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.flac")))
+        raise DataError(f"example {name!r}: not there; one of {names}")
+    return path

@@ -1,0 +1,133 @@
+"""decode a data directory with one strategy: text, trace.json, config.yaml"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from speechmtp.cli.options import (
+    add_data_options,
+    add_run_options,
+    batches,
+    check_strategies,
+    hear_all,
+    open_recogniser,
+)
+from speechmtp.errors import ConfigError, SpeechMTPError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp decode`."""
+    parser.add_argument("model", metavar="MODEL", help="model folder or embedded model (default, an4)")
+    parser.add_argument("data_dir", metavar="DATA_DIR", help="Kaldi data directory")
+    parser.add_argument("--strategy", default="ctc", metavar="NAME", help="name or name:option=value,... (default ctc)")
+    parser.add_argument("--depth", help="the strategy's depth")
+    parser.add_argument("--theta", help="the strategy's threshold")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for text, trace.json and config.yaml")
+    parser.add_argument("--nj", type=int, default=1, metavar="N", help="parallel jobs (default 1)")
+    parser.add_argument("--cmd", metavar="LAUNCHER", help="run the jobs through recipes/run.py or slurm.py")
+    parser.add_argument("--shard", metavar="I/N", help=argparse.SUPPRESS)
+    add_run_options(parser)
+    add_data_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decodes here, or in `--nj` jobs whose results are joined."""
+    from speechmtp.data.kaldi import read_data_dir
+
+    strategy = chosen_strategy(args)
+    if strategy.drafter is not None and strategy.drafter.source == "reference":
+        raise ConfigError(f"strategy {strategy.name}: needs `ar`'s output first; use speechmtp compare")
+    if args.nj < 1:
+        raise ConfigError(f"--nj {args.nj}: expected 1 or more")
+    data = read_data_dir(args.data_dir, args.root, need_text=False, allow_pipes=args.allow_pipes)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if args.nj > 1:
+        entries = _run_jobs(args, out)
+    else:
+        recogniser = open_recogniser(args)
+        check_strategies([strategy], recogniser)
+        if args.shard:
+            part, parts = (int(x) for x in args.shard.split("/"))
+            data = type(data)(data.path, data.utterances[part - 1 :: parts])
+        entries = _decode(recogniser, data, strategy, args)
+    _write(out, entries, args, strategy)
+    return 0
+
+
+def chosen_strategy(args: argparse.Namespace) -> Any:
+    """The strategy of --strategy, --depth and --theta."""
+    from speechmtp.decoding.strategies import make_strategy, parse_strategy
+
+    strategy = parse_strategy(args.strategy)
+    given = {k: v for k in ("depth", "theta") if (v := getattr(args, k, None)) is not None}
+    return make_strategy(strategy.name, strategy.options | given) if given else strategy
+
+
+def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace) -> dict[str, Any]:
+    heard, _ = hear_all(recogniser, data, args.allow_pipes)
+    entries: dict[str, Any] = {}
+    for group in batches(list(heard), heard, args.batch_size):
+        for name, result in zip(group, recogniser.decode([heard[n] for n in group], strategy)):
+            trace = {k: v for k, v in vars(result.trace).items() if k != "gaps"}
+            entries[name] = {"text": result.text, "tokens": list(result.tokens), "trace": trace,
+                             "audio_seconds": heard[name].audio_seconds, "batch_seconds": result.seconds,
+                             "hear_seconds": heard[name].seconds}  # fmt: skip
+    return entries
+
+
+def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """The same command once a job, each on its share of the utterances."""
+    command = [sys.executable, "-m", "speechmtp.cli.main", "decode", args.model, args.data_dir]
+    for name in ("strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root"):
+        if (value := getattr(args, name)) is not None:
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    command += ["--threads", str(args.threads or max(1, (os.cpu_count() or 1) // args.nj))]
+    command += ["--allow-pipes"] * args.allow_pipes
+    (out / "log").mkdir(exist_ok=True)
+    folders = [out / "split" / str(job) for job in range(1, args.nj + 1)]
+    if args.cmd:
+        full = [*shlex.split(args.cmd), f"JOB=1:{args.nj}", str(out / "log" / "decode.JOB.log"), *command,
+                "--shard", f"JOB/{args.nj}", "--out", str(out / "split" / "JOB")]  # fmt: skip
+        failed = [str(out / "log")] if subprocess.run(full, check=False).returncode else []
+    else:
+        jobs = []
+        for job, folder in enumerate(folders, 1):
+            log = (out / "log" / f"decode.{job}.log").open("w")
+            own = [*command, "--shard", f"{job}/{args.nj}", "--out", str(folder)]
+            jobs.append((subprocess.Popen(own, stdout=log, stderr=subprocess.STDOUT), log))
+        failed = [log.name for process, log in jobs if process.wait()]
+    if failed:
+        tail = "" if args.cmd else ": " + (Path(failed[0]).read_text().strip().splitlines() or [""])[-1]
+        raise SpeechMTPError(f"decode: {len(failed)} of {args.nj} jobs failed, see {failed[0]}{tail}")
+    entries: dict[str, Any] = {}
+    for folder in folders:
+        entries |= json.loads((folder / "trace.json").read_text())["utterances"]
+    return entries
+
+
+def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strategy: Any) -> None:
+    from speechmtp.config import write_yaml
+    from speechmtp.data.kaldi import write_table
+
+    write_table(out / "text", {name: entry["text"] for name, entry in entries.items()})
+    totals: dict[str, Any] = {}
+    for entry in entries.values():
+        for key, value in entry["trace"].items():
+            if isinstance(value, (int, float)):
+                totals[key] = totals.get(key, 0) + int(value)
+    totals["tokens_per_call"] = totals["emitted"] / totals["calls"] if totals.get("calls") else None
+    drafts = totals.get("num_drafts")
+    totals["mean_acceptance_length"] = 1 + totals["num_accepted_tokens"] / drafts if drafts else None
+    trace = {"totals": totals, "utterances": dict(sorted(entries.items()))}
+    (out / "trace.json").write_text(json.dumps(trace, indent=1) + "\n")
+    kept = ("model", "data_dir", "batch_size", "device", "dtype", "seed", "threads")
+    settings = {key: getattr(args, key) for key in kept}
+    write_yaml(out / "config.yaml", settings | {"strategy": strategy.name, "options": strategy.options})
+    shown = f", {totals['tokens_per_call']:.2f} tokens a call" if totals["tokens_per_call"] else ""
+    print(f"{len(entries)} utterances with {strategy.label}{shown}: {out / 'text'}")

@@ -1,0 +1,45 @@
+"""the spoken examples of the package with every strategy, and what to type next"""
+
+import argparse
+from pathlib import Path
+
+from speechmtp.cli.options import add_run_options, check_strategies, open_recogniser
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp demo`."""
+    parser.add_argument("--model", default="default", help="model folder or embedded model (default: default)")
+    parser.add_argument("--strategies", default="ar,verify,threshold,ctc,ctc-only,oracle", metavar="LIST")
+    add_run_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the texts of every strategy, the comparison table and the next commands."""
+    import speechmtp
+    from speechmtp.cli.compare import footnote, read_strategies, table_columns, table_rows
+    from speechmtp.cli.comparison import run_comparison
+    from speechmtp.cli.options import hear_all
+    from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.scoring.tables import render_text
+
+    strategies = read_strategies(args.strategies)
+    recogniser = open_recogniser(args)
+    check_strategies(strategies, recogniser)
+    folder = Path(speechmtp.__file__).parent / "assets" / "examples"
+    data = read_data_dir(folder, str(folder))
+    heard, seconds = hear_all(recogniser, data, False)
+    done = run_comparison(recogniser, heard, seconds, data.transcripts(), strategies, args.batch_size, args.seed)
+    width = max(len(label) for label in done.texts)
+    for utterance in data.utterances:
+        print(f"\n{utterance.audio.removeprefix(str(folder) + '/')}: said {utterance.text}")
+        for label, texts in done.texts.items():
+            print(f"  {label:{width}}  {texts[utterance.id]}")
+    print("\n" + render_text(table_rows(done.rows), table_columns()) + "\n" + footnote(done.rows))
+    print(
+        "\nThe examples are a synthesiser's voice, spelled letters and numbers; the model was trained on 74 people "
+        "of the AN4 corpus.\nNext:\n"
+        "  speechmtp transcribe recording.wav                     your own recording (spelled letters, numbers)\n"
+        "  speechmtp compare an4 DATA_DIR --strategies ar,verify,ctc --out cmp   a Kaldi data directory\n"
+        "  cd egs/an4/asr1 && ./run.sh                            train the model yourself, from raw corpus to table"
+    )
+    return 0

@@ -1,0 +1,110 @@
+"""write the tables of an experiment into a results page, between its markers"""
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from speechmtp.errors import DataError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp results`."""
+    parser.add_argument("exp", metavar="EXP", help="experiment folder with compare/ and score/")
+    parser.add_argument("--out", required=True, metavar="FILE", help="results page; text outside the markers is kept")
+    parser.add_argument("--note", default="", help="a line under the heading of this experiment")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds the block of this experiment from JSON files only, and puts it in place of the old one."""
+    exp = Path(args.exp)
+    if not exp.is_dir():
+        raise DataError(f"{exp}: no such experiment folder")
+    block = _block(exp, args.note)
+    out = Path(args.out)
+    page = out.read_text(encoding="utf-8") if out.exists() else "# Results\n"
+    begin, end = f"<!-- begin {exp.name} -->", f"<!-- end {exp.name} -->"
+    new = f"{begin}\n{block}{end}\n"
+    if begin in page and end in page:
+        page = page[: page.index(begin)] + new + page[page.index(end) + len(end) :].lstrip("\n")
+    else:
+        page = page.rstrip("\n") + "\n\n" + new
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    print(f"results of {exp.name}: {out}")
+    return 0
+
+
+def _block(exp: Path, note: str) -> str:
+    from speechmtp.cli.compare import footnote, table_columns, table_rows
+    from speechmtp.scoring.tables import render_markdown
+
+    lines = [f"## {exp.name}", ""] + ([note, ""] if note else []) + [_circumstances(exp), ""]
+    if (training := _training(exp)) is not None:
+        lines += [training]
+    for path in sorted(exp.glob("score/*/summary.json")):
+        s = json.loads(path.read_text())
+        lines.append(
+            f"- `{path.parent.name}`: WER {s['wer']:.2f} % (95 % interval {s['wer_low']:.2f} to {s['wer_high']:.2f}), "
+            f"{s['words']} words, {s['ins']} ins, {s['del']} del, {s['sub']} sub; CER {s['cer']:.2f} %"
+        )
+    for path in sorted(exp.glob("compare/*/compare.json")):
+        rows = json.loads(path.read_text())
+        lines += ["", f"### {path.parent.name}", "", render_markdown(table_rows(rows), table_columns()), footnote(rows)]
+        lines += _differences(rows)
+    return "\n".join(lines) + "\n"
+
+
+def _circumstances(exp: Path) -> str:
+    """Date, commit, machine and command of the experiment."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    dirty = " with changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
+    command = ""
+    recorded = exp / "run.sh"
+    if recorded.exists():
+        words = [line for line in recorded.read_text().splitlines() if "run.sh" in line and not line.startswith("#")]
+        command = f" Command: `{words[-1].strip()}`." if words else ""
+    return f"{date.today()}, commit {commit or 'unknown'}{dirty}; {_processor()}.{command}"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    import torch
+
+    names = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    found = re.search(r"model name\s*:\s*(.+)", names)
+    name = found.group(1).strip() if found else platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__.split('+')[0]}"
+
+
+def _training(exp: Path) -> str | None:
+    """A table of phases with their updates, minutes and development figures."""
+    from speechmtp.scoring.tables import render_markdown
+
+    rows: list[dict[str, Any]] = []
+    for final in sorted(exp.glob("*/final.json"), key=lambda p: p.stat().st_mtime):
+        log = [json.loads(line) for line in (final.parent / "train.jsonl").read_text().splitlines()]
+        data = json.loads(final.read_text())
+        figures = ", ".join(f"{k} {v:.2f}" for k, v in data["figures"].items() if k != "score")
+        minutes = sum(row.get("step_s", 0.0) for row in log) / 60
+        row = {"phase": final.parent.name, "updates": data.get("steps"), "minutes": round(minutes, 1), "dev": figures}
+        rows.append(row)
+    return render_markdown(rows, ["phase", "updates", "minutes", "dev"]) if rows else None
+
+
+def _differences(rows: list[dict[str, Any]]) -> list[str]:
+    """Every utterance where an exact strategy left `ar`, with the gap there."""
+    out = []
+    for row in rows:
+        for kind, found in (("near-tie", row["near_ties"]), ("DIFFERENCE", row["differences"] or [])):
+            for d in found:
+                out.append(f"- {kind}: `{row['strategy']}` {d['utterance']} at token {d['index']}, gap {d['gap']:.2e}")
+    return ["", *out] if out else []

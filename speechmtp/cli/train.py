@@ -1,0 +1,100 @@
+"""train a tokenizer (`train tokenizer`) or a speech recognition model (`train asr`)"""
+
+import argparse
+from pathlib import Path
+
+from speechmtp.cli.options import add_data_options
+from speechmtp.errors import ConfigError, DataError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp train`."""
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    tokens = kinds.add_parser("tokenizer", help="a sentencepiece model")
+    tokens.add_argument("--text", required=True, metavar="FILE", help="Kaldi text, or plain text with --plain")
+    tokens.add_argument("--plain", action="store_true", help="no utterance id before the sentence")
+    tokens.add_argument("--vocab-size", type=int, required=True, metavar="N", help="pieces, with unk, bos and eos")
+    tokens.add_argument("--type", choices=("unigram", "bpe", "char"), default="unigram")
+    tokens.add_argument("--normalizer", default="kaldi-basic", help="applied first (default kaldi-basic)")
+    tokens.add_argument("--out", required=True, metavar="FILE")
+    asr = kinds.add_parser("asr", help="encoder, trunk and heads from Kaldi data directories")
+    asr.add_argument("--config", required=True, metavar="YAML", help="model and phases")
+    asr.add_argument("--train", required=True, metavar="DIR", help="data directory to train on")
+    asr.add_argument("--dev", required=True, metavar="DIR", help="data directory on which checkpoints are chosen")
+    asr.add_argument("--out", required=True, metavar="EXP", help="folder of the experiment; the model is EXP/model")
+    asr.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    asr.add_argument("--device", default="cpu")
+    asr.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    asr.add_argument("--storage", choices=("float32", "int8"), default="float32", help="weights of EXP/model")
+    asr.add_argument("--check", action="store_true", help="read the configuration and stop")
+    asr.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's")
+    add_data_options(asr)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains what was asked for."""
+    return _tokenizer(args) if args.kind == "tokenizer" else _asr(args)
+
+
+def _tokenizer(args: argparse.Namespace) -> int:
+    from speechmtp.data.kaldi import read_table
+    from speechmtp.text.normalize import get_normalizer
+    from speechmtp.text.tokenizer import train_tokenizer
+
+    if args.plain:
+        try:
+            lines = Path(args.text).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise DataError(f"{args.text}: {error.strerror or error}; a text file is expected") from error
+    else:
+        lines = list(read_table(Path(args.text)).values())
+    normalise = get_normalizer(args.normalizer)
+    tokenizer = train_tokenizer([normalise(line) for line in lines], args.vocab_size, args.type)
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(out)
+    print(f"{len(tokenizer)} pieces: {out} (sha256 {tokenizer.sha256[:16]})")
+    return 0
+
+
+def _asr(args: argparse.Namespace) -> int:
+    import torch
+
+    from speechmtp.config import load_config
+    from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.training import distributed
+    from speechmtp.training.tasks.asr import AsrConfig, train_asr
+
+    config = load_config(AsrConfig, args.config, args.overrides)
+    if args.check:
+        print(f"{args.config}: {len(config.phases)} phases, {sum(p.steps for p in config.phases)} updates")
+        return 0
+    if args.threads < 0:
+        raise ConfigError(f"--threads {args.threads}: expected 0 or more")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    train, dev = (read_data_dir(d, args.root, allow_pipes=args.allow_pipes) for d in (args.train, args.dev))
+    out = Path(args.out)
+    trained = train_asr(config, train, dev, out, args.resume, args.allow_pipes, args.device)
+    if distributed.start()[0] == 0:
+        _export(trained, config, train, out / "model", args.storage)
+        print(f"model: {out / 'model'}")
+    return 0
+
+
+def _export(trained, config, train, folder: Path, storage: str) -> None:  # type: ignore[no-untyped-def]
+    """Write the model folder, with a card that says what it is made of."""
+    from speechmtp.bundle import Bundle, BundleConfig, save_bundle
+
+    hours = sum(train.durations.values()) / 3600
+    figures = "\n".join(f"- {name}: {value:.2f}" for name, value in trained.figures.items())
+    card = (
+        f"# Model card\n\nTrained by `speechmtp train asr` on {len(train)} utterances ({hours:.2f} h), seed "
+        f"{config.seed}, phases {', '.join(p.name for p in config.phases)}.\n\nDevelopment figures of the last "
+        f"phase (token error rates in percent):\n{figures}\n"
+    )
+    bundle = Bundle(
+        BundleConfig(features=config.features, model=config.model, normalizer=config.normalizer),
+        trained.model, trained.tokenizer, {config.heads.kind: trained.heads}, card, folder.name,
+    )  # fmt: skip
+    save_bundle(bundle, folder, storage)  # type: ignore[arg-type]

@@ -1,0 +1,44 @@
+"""text of audio files: any format, rate or number of channels that soundfile reads"""
+
+import argparse
+import json
+
+from speechmtp.cli.decode import chosen_strategy
+from speechmtp.cli.options import add_run_options, batches, check_strategies, open_recogniser
+from speechmtp.types import Result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp transcribe`."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files")
+    parser.add_argument("--model", default="default", help="model folder or embedded model (default: default)")
+    parser.add_argument("--strategy", default="ctc", metavar="NAME", help="name or name:option=value,... (default ctc)")
+    parser.add_argument("--depth", help="the strategy's depth")
+    parser.add_argument("--theta", help="the strategy's threshold")
+    parser.add_argument("--json", action="store_true", help="one JSON object a file, with calls and tokens")
+    add_run_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints one line a file, in the order given; the name stands before the text when there are several."""
+    from speechmtp.audio.io import read_audio
+    from speechmtp.cli.progress import track
+
+    strategy = chosen_strategy(args)
+    recogniser = open_recogniser(args)
+    check_strategies([strategy], recogniser)
+    heard = {
+        str(i): recogniser.hear(read_audio(f, recogniser.rate)[0]) for i, f in enumerate(track(args.files, "hearing"))
+    }
+    results: dict[str, Result] = {}
+    for group in batches(list(heard), heard, args.batch_size):
+        results.update(zip(group, recogniser.decode([heard[n] for n in group], strategy)))
+    for index, name in enumerate(args.files):
+        result = results[str(index)]
+        if args.json:
+            trace = result.trace
+            print(json.dumps({"file": name, "text": result.text, "strategy": strategy.label, "calls": trace.calls,
+                              "tokens": trace.emitted, "tokens_per_call": trace.tokens_per_call}))  # fmt: skip
+        else:
+            print(result.text if len(args.files) == 1 else f"{name}: {result.text}")
+    return 0

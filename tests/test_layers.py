@@ -1,0 +1,161 @@
+"""Rooms are layers: every import of the package, inside functions too, against the one table of who may see whom."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
+
+# Every room may import these, and itself.
+COMMON = {"errors", "types", "config"}
+
+_ALL = {
+    "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding", "training",
+    "streaming", "server",
+}  # fmt: skip
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "types": set(),
+    "config": set(),
+    "audio": set(),
+    "text": set(),
+    "kernels": set(),
+    "data": {"audio", "text"},
+    "scoring": {"audio", "text"},
+    "codec": {"audio", "kernels"},
+    "models": {"audio", "kernels"},
+    "heads": {"models", "kernels"},
+    "bundle": {"text", "models", "heads", "codec"},
+    "decoding": {"heads", "models", "kernels"},
+    "training": {
+        "audio", "text", "data", "scoring", "bundle", "models", "heads", "codec", "kernels", "decoding",
+    },
+    "streaming": {"audio", "text", "bundle", "models", "decoding", "codec"},
+    "server": {"streaming", "audio", "text"},
+    "api": _ALL,
+    "__init__": {"api"},
+    "cli": _ALL | {"api", "__init__"},
+}  # fmt: skip
+
+# Rooms that only one file of another may import.
+ONLY_FROM = {("server", "streaming"): "server/engine.py"}
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """Room of a dotted path below the package; the package itself is `__init__`."""
+    return parts[0] if parts else "__init__"
+
+
+def imports_of(tree: ast.Module, module: tuple[str, ...], package: Path) -> Iterator[tuple[int, str]]:
+    """Line and room of every import of the package in a parsed file; `module` is its path below the package."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(["speechmtp", *module][: len(module) + 1 - node.level]) if node.level else ""
+            source = ".".join(filter(None, [base, node.module or ""]))
+            # `from speechmtp import heads` names rooms, `from speechmtp import load` what the package hands on.
+            names = [f"{source}.{alias.name}" if source == "speechmtp" else source for alias in node.names]
+        elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__") and node.args:
+            first = node.args[0]
+            names = [first.value] if isinstance(first, ast.Constant) and isinstance(first.value, str) else []
+        for name in names:
+            top, *rest = name.split(".")
+            if top != "speechmtp":
+                continue
+            known = bool(rest) and (package / rest[0]).is_dir() or bool(rest) and (package / f"{rest[0]}.py").is_file()
+            yield getattr(node, "lineno", 0), rest[0] if known else "__init__"
+
+
+def _name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def violations(package: Path) -> list[str]:
+    """`file:line: room imports other` for every import that the table forbids."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        place = path.relative_to(package)
+        module = place.with_suffix("").parts if place.name != "__init__.py" else (*place.parts[:-1], "__init__")
+        room = room_of(module)
+        for line, other in imports_of(ast.parse(path.read_text(encoding="utf-8")), module, package):
+            allowed = other in COMMON or other == room or other in MAY_IMPORT.get(room, set())
+            only = ONLY_FROM.get((room, other))
+            if not allowed or (only is not None and place.as_posix() != only):
+                found.append(f"{package.name}/{place.as_posix()}:{line}: {room} imports {other}")
+    return found
+
+
+def test_every_import_keeps_to_the_table() -> None:
+    found = violations(PACKAGE)
+    assert not found, "forbidden imports:\n" + "\n".join(found)
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and list(path.rglob("*.py"))}
+    rooms |= {path.stem for path in PACKAGE.glob("*.py")}
+    assert rooms <= set(MAY_IMPORT), f"rooms without a row: {sorted(rooms - set(MAY_IMPORT))}"
+
+
+def test_the_table_is_acyclic() -> None:
+    graph = {room: others - COMMON for room, others in MAY_IMPORT.items()}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError otherwise
+    assert order.index("models") < order.index("heads") < order.index("decoding") < order.index("training")
+    assert order[-1] == "cli"
+
+
+def test_common_modules_import_no_room() -> None:
+    for name in sorted(COMMON):
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
+        assert {other for _, other in imports_of(tree, (name,), PACKAGE)} <= {"errors"}
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "expected"),
+    [
+        ("decoding/loop.py", "from speechmtp.text.tokenizer import Tokenizer", "decoding/loop.py:1: decoding imports text"),
+        ("decoding/loop.py", "import os\nimport speechmtp.audio.io as io", "decoding/loop.py:2: decoding imports audio"),
+        ("models/trunk.py", "def f():\n    from speechmtp.heads import table", "models/trunk.py:2: models imports heads"),
+        ("audio/io.py", "if True:\n\n    from speechmtp import data", "audio/io.py:3: audio imports data"),
+        ("audio/io.py", "from speechmtp import load", "audio/io.py:1: audio imports __init__"),
+        ("heads/deep/a.py", "from ...decoding import loop", "heads/deep/a.py:1: heads imports decoding"),
+        ("heads/a.py", "from .. import decoding", "heads/a.py:1: heads imports decoding"),
+        ("kernels/a.py", "import importlib\nimportlib.import_module('speechmtp.models.x')",
+         "kernels/a.py:2: kernels imports models"),
+        ("server/app.py", "import speechmtp.streaming", "server/app.py:1: server imports streaming"),
+        ("api.py", "import speechmtp.cli.main", "api.py:1: api imports cli"),
+        ("unknown/a.py", "import speechmtp.models", "unknown/a.py:1: unknown imports models"),
+    ],
+)  # fmt: skip
+def test_a_planted_import_is_found(tmp_path: Path, place: str, text: str, expected: str) -> None:
+    package = tmp_path / "speechmtp"
+    for room in MAY_IMPORT.keys() - {"__init__"}:
+        (package / room).mkdir(parents=True)
+    path = package / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    assert violations(package) == [f"speechmtp/{expected}"]
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("decoding/loop.py", "from speechmtp.errors import X\nfrom .state import S\nfrom ..models import trunk"),
+        ("server/engine.py", "from speechmtp.streaming import recogniser"),
+        ("cli/main.py", "import speechmtp.api, speechmtp.server.app\nfrom speechmtp import load"),
+        ("__init__.py", "from speechmtp.api import load\nfrom .config import C"),
+        ("audio/io.py", "import torch, os.path\nfrom . import features\nfrom speechmtpx import y"),
+    ],
+)
+def test_allowed_imports_pass(tmp_path: Path, place: str, text: str) -> None:
+    package = tmp_path / "speechmtp"
+    for room in MAY_IMPORT.keys() - {"__init__"}:
+        (package / room).mkdir(parents=True)
+    path = package / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    assert violations(package) == []

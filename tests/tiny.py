@@ -1,0 +1,122 @@
+"""Real models of a few thousand random weights in float64, and random inputs for them; all seeded."""
+
+import torch
+from torch import Tensor
+
+from speechmtp.heads.latent import LatentHeadsConfig
+from speechmtp.heads.linear import LinearHeadsConfig
+from speechmtp.heads.table import build_heads
+from speechmtp.models.adapter import AdapterConfig, CtcMergeConfig
+from speechmtp.models.encoder import Encoder, EncoderConfig
+from speechmtp.models.speech_lm import ModelConfig, SpeechLM
+from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
+from speechmtp.types import Prompt
+
+torch.set_num_threads(1)
+
+VOCAB = 11
+BOS = 1
+EOS = 2
+WIDTH = 16
+FEATURES = 16
+FAMILIES = ("llama", "qwen3")
+
+
+def generator(seed: int) -> torch.Generator:
+    """A torch generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def randomise(module: torch.nn.Module, seed: int, gain: float = 1.0) -> torch.nn.Module:
+    """Give every weight a random value large enough for outputs to depend on all inputs; float64, eval mode.
+
+    Freshly started models are too tame for tests: biases are zero, and a small tied embedding repeats its
+    last token for ever.
+    """
+    module = module.double().eval()
+    rng = generator(seed)
+    with torch.no_grad():
+        for name, weight in sorted(module.named_parameters()):
+            noise = torch.randn(weight.shape, generator=rng, dtype=torch.float64)
+            if weight.dim() < 2:
+                weight.copy_(0.1 * noise + (1 if "norm" in name and name.endswith("weight") else 0))
+            else:
+                fan_in = weight[0].numel()
+                weight.copy_(noise * gain / fan_in**0.5)
+    return module
+
+
+def trunk(seed: int = 0, family: str = "llama", width: int = WIDTH, layers: int = 2, gain: float = 3.0) -> Trunk:
+    """A causal LM of 2 layers over VOCAB tokens."""
+    config = ScratchTrunkConfig(family=family, width=width, layers=layers, heads=2, ff_width=2 * width)  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        built = build_trunk(config, VOCAB)
+    randomise(built, seed, gain)
+    return built
+
+
+def encoder(seed: int = 0, **settings: object) -> Encoder:
+    """A Conformer of 2 layers on FEATURES bins, with intermediate CTC behind the first."""
+    with torch.random.fork_rng():
+        built = Encoder(EncoderConfig(**(_ENCODER | settings)), VOCAB)  # type: ignore[arg-type]
+    randomise(built, seed)
+    built.mean.copy_(torch.randn(FEATURES, generator=generator(seed)))
+    return built
+
+
+_ENCODER: dict[str, object] = {
+    "features": FEATURES, "width": 16, "layers": 2, "heads": 2, "ff_width": 24, "kernel": 4, "channels": 4,
+    "inter_ctc": (1,),
+}  # fmt: skip
+
+
+def speech_lm(seed: int = 0, adapter: AdapterConfig | None = None, family: str = "llama") -> SpeechLM:
+    """Encoder, adapter and trunk."""
+    config = ModelConfig(
+        EncoderConfig(**_ENCODER),  # type: ignore[arg-type]
+        adapter or CtcMergeConfig(),
+        ScratchTrunkConfig(family=family, width=WIDTH, layers=2, heads=2, ff_width=2 * WIDTH),  # type: ignore[arg-type]
+    )
+    with torch.random.fork_rng():
+        built = SpeechLM(config, VOCAB, BOS)
+    randomise(built, seed)
+    return built
+
+
+def heads(kind: str = "latent", depth: int = 3, seed: int = 0, width: int = WIDTH) -> torch.nn.Module:
+    """A head set with random weights."""
+    config = LatentHeadsConfig(depth=depth) if kind == "latent" else LinearHeadsConfig(depth=depth)
+    built = build_heads(config, width, VOCAB).double()
+    with torch.no_grad():
+        for weight in built.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator(seed), dtype=torch.float64) / width**0.5)
+    return built.eval()
+
+
+def prompts(model: Trunk, lengths: list[int], seed: int = 0) -> Prompt:
+    """Random audio entries at positions 0, 1, ... and the opening token at position 0 behind them; ragged rows.
+
+    A length counts all entries of a row, the opening token included. Padding is rubbish on purpose.
+    """
+    rng = generator(seed)
+    size = max(lengths)
+    embeddings = torch.randn(len(lengths), size, model.width, generator=rng, dtype=torch.float64)
+    positions = torch.arange(size).repeat(len(lengths), 1)
+    opening = model.embed(torch.tensor(BOS)).detach()
+    for row, length in enumerate(lengths):
+        embeddings[row, length - 1] = opening
+        positions[row, length - 1] = 0
+    return Prompt(embeddings, positions, torch.tensor(lengths), torch.ones(len(lengths), dtype=torch.long))
+
+
+def frames(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Random features [B, T, FEATURES], rubbish past the lengths, and the lengths [B]."""
+    values = torch.randn(len(lengths), max(lengths), FEATURES, generator=generator(seed), dtype=torch.float64)
+    return 2 * values, torch.tensor(lengths)
+
+
+def sentences(rng: torch.Generator, rows: int, most: int) -> list[list[int]]:
+    """Random token lists of 0 to `most` tokens without an end token."""
+    allowed = torch.tensor([token for token in range(VOCAB) if token != EOS])
+    sizes = torch.randint(0, most + 1, (rows,), generator=rng).tolist()
+    return [allowed[torch.randint(0, len(allowed), (size,), generator=rng)].tolist() for size in sizes]
