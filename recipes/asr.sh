@@ -28,6 +28,7 @@ train_set="train"       # data/<set> to train on
 dev_set="dev"           # data/<set> on which every choice is made
 test_sets="test"        # data/<set>s that are only read
 vocab_size=30           # sentencepiece vocabulary
+text_args=""            # further options of local/make_text.py
 train_config=conf/train.yaml  # model and training configuration
 train_args=""           # further options of speechmtp train asr
 tag=""                  # results go to exp/<tag> (default: name of the training configuration)
@@ -53,6 +54,7 @@ config_name=${train_config##*/}
 exp=exp/$tag
 read -ra data_words <<< "$data_args"
 read -ra train_words <<< "$train_args"
+read -ra text_words <<< "$text_args"
 read -ra decode_words <<< "$decode_args"
 read -ra tests <<< "$test_sets"
 read -ra strategies <<< "$decode_strategies"
@@ -135,7 +137,7 @@ if begin_stage 5 tokens "tokenizer, and texts for the text-only training stage";
   if [[ -f local/make_text.py ]]; then
     step --in "$data/$train_set/text" --in local/make_text.py --out "$data/lm_text" -- \
       "${PYTHON:-python3}" local/make_text.py --train "$data/$train_set/text" --out "$data/lm_text" \
-      --seed "$seed"
+      --seed "$seed" "${text_words[@]}"
   fi
 fi
 

@@ -67,8 +67,9 @@ def imports_of(tree: ast.Module, module: tuple[str, ...], package: Path) -> Iter
             top, *rest = name.split(".")
             if top != "speechmtp":
                 continue
-            known = bool(rest) and (package / rest[0]).is_dir() or bool(rest) and (package / f"{rest[0]}.py").is_file()
-            yield getattr(node, "lineno", 0), rest[0] if known else "__init__"
+            room = rest[0] if rest else "__init__"
+            known = (package / room).is_dir() or (package / f"{room}.py").is_file()
+            yield getattr(node, "lineno", 0), room if known else "__init__"
 
 
 def _name(node: ast.expr) -> str:
@@ -117,20 +118,35 @@ def test_common_modules_import_no_room() -> None:
 @pytest.mark.parametrize(
     ("place", "text", "expected"),
     [
-        ("decoding/loop.py", "from speechmtp.text.tokenizer import Tokenizer", "decoding/loop.py:1: decoding imports text"),
-        ("decoding/loop.py", "import os\nimport speechmtp.audio.io as io", "decoding/loop.py:2: decoding imports audio"),
-        ("models/trunk.py", "def f():\n    from speechmtp.heads import table", "models/trunk.py:2: models imports heads"),
+        (
+            "decoding/loop.py",
+            "from speechmtp.text.tokenizer import Tokenizer",
+            "decoding/loop.py:1: decoding imports text",
+        ),
+        (
+            "decoding/loop.py",
+            "import os\nimport speechmtp.audio.io as io",
+            "decoding/loop.py:2: decoding imports audio",
+        ),
+        (
+            "models/trunk.py",
+            "def f():\n    from speechmtp.heads import table",
+            "models/trunk.py:2: models imports heads",
+        ),
         ("audio/io.py", "if True:\n\n    from speechmtp import data", "audio/io.py:3: audio imports data"),
         ("audio/io.py", "from speechmtp import load", "audio/io.py:1: audio imports __init__"),
         ("heads/deep/a.py", "from ...decoding import loop", "heads/deep/a.py:1: heads imports decoding"),
         ("heads/a.py", "from .. import decoding", "heads/a.py:1: heads imports decoding"),
-        ("kernels/a.py", "import importlib\nimportlib.import_module('speechmtp.models.x')",
-         "kernels/a.py:2: kernels imports models"),
+        (
+            "kernels/a.py",
+            "import importlib\nimportlib.import_module('speechmtp.models.x')",
+            "kernels/a.py:2: kernels imports models",
+        ),
         ("server/app.py", "import speechmtp.streaming", "server/app.py:1: server imports streaming"),
         ("api.py", "import speechmtp.cli.main", "api.py:1: api imports cli"),
         ("unknown/a.py", "import speechmtp.models", "unknown/a.py:1: unknown imports models"),
     ],
-)  # fmt: skip
+)
 def test_a_planted_import_is_found(tmp_path: Path, place: str, text: str, expected: str) -> None:
     package = tmp_path / "speechmtp"
     for room in MAY_IMPORT.keys() - {"__init__"}:

@@ -1,11 +1,13 @@
 """Real models of a few thousand random weights in float64, and random inputs for them; all seeded."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.linear import LinearHeadsConfig
-from speechmtp.heads.table import build_heads
+from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.models.adapter import AdapterConfig, CtcMergeConfig
 from speechmtp.models.encoder import Encoder, EncoderConfig
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
@@ -27,13 +29,13 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def randomise(module: torch.nn.Module, seed: int, gain: float = 1.0) -> torch.nn.Module:
+def randomise(module: torch.nn.Module, seed: int, gain: float = 1.0) -> None:
     """Give every weight a random value large enough for outputs to depend on all inputs; float64, eval mode.
 
     Freshly started models are too tame for tests: biases are zero, and a small tied embedding repeats its
     last token for ever.
     """
-    module = module.double().eval()
+    module.double().eval()
     rng = generator(seed)
     with torch.no_grad():
         for name, weight in sorted(module.named_parameters()):
@@ -43,28 +45,27 @@ def randomise(module: torch.nn.Module, seed: int, gain: float = 1.0) -> torch.nn
             else:
                 fan_in = weight[0].numel()
                 weight.copy_(noise * gain / fan_in**0.5)
-    return module
 
 
 def trunk(seed: int = 0, family: str = "llama", width: int = WIDTH, layers: int = 2, gain: float = 3.0) -> Trunk:
     """A causal LM of 2 layers over VOCAB tokens."""
-    config = ScratchTrunkConfig(family=family, width=width, layers=layers, heads=2, ff_width=2 * width)  # type: ignore[arg-type]
+    config = ScratchTrunkConfig(family=family, width=width, layers=layers, heads=2, ff_width=2 * width)
     with torch.random.fork_rng():
         built = build_trunk(config, VOCAB)
     randomise(built, seed, gain)
     return built
 
 
-def encoder(seed: int = 0, **settings: object) -> Encoder:
+def encoder(seed: int = 0, **settings: Any) -> Encoder:
     """A Conformer of 2 layers on FEATURES bins, with intermediate CTC behind the first."""
     with torch.random.fork_rng():
-        built = Encoder(EncoderConfig(**(_ENCODER | settings)), VOCAB)  # type: ignore[arg-type]
+        built = Encoder(EncoderConfig(**(_ENCODER | settings)), VOCAB)
     randomise(built, seed)
     built.mean.copy_(torch.randn(FEATURES, generator=generator(seed)))
     return built
 
 
-_ENCODER: dict[str, object] = {
+_ENCODER: dict[str, Any] = {
     "features": FEATURES, "width": 16, "layers": 2, "heads": 2, "ff_width": 24, "kernel": 4, "channels": 4,
     "inter_ctc": (1,),
 }  # fmt: skip
@@ -73,9 +74,9 @@ _ENCODER: dict[str, object] = {
 def speech_lm(seed: int = 0, adapter: AdapterConfig | None = None, family: str = "llama") -> SpeechLM:
     """Encoder, adapter and trunk."""
     config = ModelConfig(
-        EncoderConfig(**_ENCODER),  # type: ignore[arg-type]
+        EncoderConfig(**_ENCODER),
         adapter or CtcMergeConfig(),
-        ScratchTrunkConfig(family=family, width=WIDTH, layers=2, heads=2, ff_width=2 * WIDTH),  # type: ignore[arg-type]
+        ScratchTrunkConfig(family=family, width=WIDTH, layers=2, heads=2, ff_width=2 * WIDTH),
     )
     with torch.random.fork_rng():
         built = SpeechLM(config, VOCAB, BOS)
@@ -83,9 +84,9 @@ def speech_lm(seed: int = 0, adapter: AdapterConfig | None = None, family: str =
     return built
 
 
-def heads(kind: str = "latent", depth: int = 3, seed: int = 0, width: int = WIDTH) -> torch.nn.Module:
+def heads(kind: str = "latent", depth: int = 3, seed: int = 0, width: int = WIDTH) -> Any:
     """A head set with random weights."""
-    config = LatentHeadsConfig(depth=depth) if kind == "latent" else LinearHeadsConfig(depth=depth)
+    config: HeadsConfig = LatentHeadsConfig(depth=depth) if kind == "latent" else LinearHeadsConfig(depth=depth)
     built = build_heads(config, width, VOCAB).double()
     with torch.no_grad():
         for weight in built.parameters():
@@ -120,3 +121,22 @@ def sentences(rng: torch.Generator, rows: int, most: int) -> list[list[int]]:
     allowed = torch.tensor([token for token in range(VOCAB) if token != EOS])
     sizes = torch.randint(0, most + 1, (rows,), generator=rng).tolist()
     return [allowed[torch.randint(0, len(allowed), (size,), generator=rng)].tolist() for size in sizes]
+
+
+def random_tree(rng: torch.Generator, rows: int, size: int) -> tuple[Tensor, Tensor]:
+    """Tokens and parents [rows, size] of random trees; each row has 0 to `size` nodes, -1 behind them."""
+    tokens = torch.randint(0, VOCAB, (rows, size), generator=rng)
+    parent = torch.full((rows, size), -1)
+    for node in range(1, size):
+        parent[:, node] = torch.randint(-1, node, (rows,), generator=rng)
+    absent = torch.arange(size) >= torch.randint(0, size + 1, (rows, 1), generator=rng)
+    return tokens.masked_fill(absent, -1), parent.masked_fill(absent, -1)
+
+
+def path_to(parent: list[int], node: int) -> list[int]:
+    """Indices from the root to `node`."""
+    path: list[int] = []
+    while node >= 0:
+        path.insert(0, node)
+        node = parent[node]
+    return path

@@ -48,7 +48,6 @@ class SegmentBank:
         self._events: list[Event] = []
         self._references = np.zeros(vocab_size + 1)
         self._pairs = np.zeros((vocab_size + 1, vocab_size + 1))  # [reference or none, label or none]
-        self._frozen = False
 
     def add(self, reference: Sequence[int], labels: Sequence[int], posterior: np.ndarray, features: np.ndarray) -> None:
         """Take in one utterance: its reference tokens and its segments."""
@@ -71,8 +70,8 @@ class SegmentBank:
         """Errors of the collected labels over reference tokens."""
         return float((self._pairs.sum() - np.trace(self._pairs)) / max(1.0, self._references.sum()))
 
-    def freeze(self, smooth: float) -> None:
-        """Sort the events and turn counts into rates."""
+    def freeze(self, smooth: float, error_rate: float | None = None) -> None:
+        """Sort the events and turn counts into rates, scaled to `error_rate` (0..1) if given."""
         if not self._events:
             raise DataError("text stage: no segment was recognised in the training audio; train the CTC phase first")
         size = self.vocab_size
@@ -97,7 +96,10 @@ class SegmentBank:
         np.fill_diagonal(law, 0)
         self.confusion = (law / law.sum(1, keepdims=True)).cumsum(1)
         self.insertion = len(self.insertions) / max(1.0, self._references.sum())
-        self._frozen = True
+        if error_rate is not None:
+            scale = error_rate / max(1e-6, self.error_rate)
+            self.deletion, self.substitution = self.deletion * scale, self.substitution * scale
+            self.insertion *= scale
 
     def draw(
         self, reference: np.ndarray, label: np.ndarray, random: np.random.Generator

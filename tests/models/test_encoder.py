@@ -10,16 +10,16 @@ from speechmtp.models.encoder import Encoder, EncoderConfig, EncoderOutput, Enco
 CHUNKS = [(1, 0), (2, 1), (3, -1), (4, 2), (8, 0)]  # chunk, left_chunks
 
 
-def stream(model: torch.nn.Module, frames: torch.Tensor, cuts: list[int]) -> EncoderOutput:
+def stream(model: Encoder, frames: torch.Tensor, cuts: list[int]) -> EncoderOutput:
     """Feed [B, T, F] in pieces of the given sizes (the last takes the rest) and join what comes out."""
     pieces: list[EncoderOutput] = []
-    state: EncoderState = model.start(len(frames))  # type: ignore[operator]
+    state: EncoderState = model.start(len(frames))
     at = 0
     for size in [*cuts, frames.shape[1]]:
-        piece, state = model.step(frames[:, at : at + size], state)  # type: ignore[operator]
+        piece, state = model.step(frames[:, at : at + size], state)
         pieces.append(piece)
         at = min(at + size, frames.shape[1])
-    piece, state = model.step(frames[:, :0], state, last=True)  # type: ignore[operator]
+    piece, state = model.step(frames[:, :0], state, last=True)
     pieces = [p for p in [*pieces, piece] if p.states.shape[1]]
     return EncoderOutput(
         torch.cat([p.states for p in pieces], 1), torch.cat([p.logits for p in pieces], 1),

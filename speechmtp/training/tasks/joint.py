@@ -120,5 +120,5 @@ class JointPhase:
         return (1 - self._config.inter_weight) * final + self._config.inter_weight * inter
 
     def evaluate(self) -> dict[str, float]:
-        """Token error rate of plain decoding on real development audio."""
-        return decoded_error_rate(self._model, self._dev, self._tokenizer.eos)
+        """Error rates of plain decoding on real development audio."""
+        return decoded_error_rate(self._model, self._dev, self._tokenizer)

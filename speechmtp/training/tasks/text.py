@@ -123,7 +123,7 @@ def build_bank(
     bank = SegmentBank(model.encoder.blank)
     for number in range(config.passes):
         bank = _collect(model, train, names, strength, (0.9, 1.0, 1.1), seed + 1 + number, bank)
-    bank.freeze(config.noise.smooth)
+    bank.freeze(config.noise.smooth, dev_rate)
     return bank, strength
 
 
@@ -178,8 +178,8 @@ class TextPhase:
             return text_loss(self._model, self._heads, batch, self._config.loss)
 
     def evaluate(self) -> dict[str, float]:
-        """Token error rate of plain decoding on real development audio."""
-        return decoded_error_rate(self._model, self._dev, self._tokenizer.eos)
+        """Error rates of plain decoding on real development audio."""
+        return decoded_error_rate(self._model, self._dev, self._tokenizer)
 
 
 def text_loss(

@@ -1,6 +1,6 @@
 """What the text and joint phases share: the trunk's multi-token loss on a prompt, and its development score."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.labels import shifted_labels
 from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.speech_lm import SpeechLM
+from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training.losses import depth_weights, multi_token_loss
 from speechmtp.training.tasks.ctc import AudioData, evaluation_batches, greedy_labels
 
@@ -63,21 +64,30 @@ def trunk_loss(
 
 
 @torch.no_grad()
-def decoded_error_rate(model: SpeechLM, data: AudioData, eos: int) -> dict[str, float]:
-    """Token error rate of plain decoding and of the CTC labels, in percent, on a development set."""
+def decoded_error_rate(model: SpeechLM, data: AudioData, tokenizer: Tokenizer) -> dict[str, float]:
+    """Word and token error rates, in percent, of plain decoding and of the CTC labels on a development set.
+
+    `score` adds the trunk's two rates: words are what counts, tokens are the finer scale.
+    """
     strategy = make_strategy("ar", {})
     assert strategy.drafter is not None
     assert strategy.rule is not None
-    errors = tokens = ctc_errors = 0
+    pairs: dict[str, list[tuple[list[int], list[int]]]] = {"": [], "ctc_": []}
     device = model.encoder.mean.device
     for batch in evaluation_batches(data, 32):
         out = model.encode(batch.frames.to(device), batch.lengths.to(device))
-        found, _ = generate(model.trunk, None, model.prompt(out), strategy.drafter, strategy.rule, eos)
-        heard = greedy_labels(out.logits, out.lengths)
-        for row, name in enumerate(batch.ids):
-            reference = data.tokens[name]
-            errors += Levenshtein.distance(reference, [t for t in found[row] if t != eos])
-            ctc_errors += Levenshtein.distance(reference, heard[row])
-            tokens += len(reference)
-    ter = 100 * errors / tokens
-    return {"score": ter, "ter": ter, "ctc_ter": 100 * ctc_errors / tokens}
+        found, _ = generate(model.trunk, None, model.prompt(out), strategy.drafter, strategy.rule, tokenizer.eos)
+        references = [data.tokens[name] for name in batch.ids]
+        pairs[""] += zip(references, ([t for t in row if t != tokenizer.eos] for row in found))
+        pairs["ctc_"] += zip(references, greedy_labels(out.logits, out.lengths))
+    figures: dict[str, float] = {}
+    for prefix, rows in pairs.items():
+        words = [(tokenizer.decode(a).split(), tokenizer.decode(b).split()) for a, b in rows]
+        figures[f"{prefix}wer"] = _error_rate(words)
+        figures[f"{prefix}ter"] = _error_rate(rows)
+    return {"score": figures["wer"] + figures["ter"], **figures}
+
+
+def _error_rate(pairs: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> float:
+    pairs = list(pairs)
+    return 100 * sum(Levenshtein.distance(a, b) for a, b in pairs) / max(1, sum(len(a) for a, _ in pairs))

@@ -1,0 +1,161 @@
+"""Random decoding cases with their plain greedy answers, and drafters that exist only to test the loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import oracle
+import tiny
+import torch
+from torch import Tensor
+
+from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
+from speechmtp.decoding.drafters.contract import Drafter, pad_lists
+from speechmtp.decoding.loop import Limits, generate
+from speechmtp.decoding.state import DecodeState
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Draft, Prompt, Trace
+
+
+@dataclass
+class Case:
+    """A model, a ragged batch of prompts, limits and the answer of each row."""
+
+    trunk: Trunk
+    prompt: Prompt
+    limits: Limits
+    plain: list[oracle.Plain]
+    seed: int
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """The answer's tokens."""
+        return [row.tokens for row in self.plain]
+
+    def run(
+        self, drafter: Drafter, rule: AcceptanceRule | None = None, sources: list[list[int]] | None = None,
+        heads: Any = None, rows: list[int] | None = None,
+    ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
+        """Decode the batch, or one row of it without padding."""
+        prompt = self.prompt if rows is None else self.prompt.row(rows[0])
+        lists = sources if rows is None or sources is None else [sources[rows[0]]]
+        return generate(
+            self.trunk, heads, prompt, drafter, rule or GreedyMatch(), tiny.EOS, lists, self.limits, record_gaps=True
+        )
+
+
+def make_case(seed: int, most_rows: int = 16, most: int = 11) -> Case:
+    """A case of 1 to `most_rows` rows whose limits differ; prompts of 1 to 9 entries."""
+    rng = tiny.generator(1000 + seed)
+    rows = int(torch.randint(1, most_rows + 1, (), generator=rng))
+    lengths = torch.randint(1, 10, (rows,), generator=rng).tolist()
+    trunk = tiny.trunk(seed, tiny.FAMILIES[seed % 2])
+    prompt = tiny.prompts(trunk, lengths, seed)
+    limits = Limits(ratio=0.5 * (seed % 5), extra=int(torch.randint(1, 6, (), generator=rng)), most=most)
+    plain = [oracle.plain_greedy(trunk, prompt.row(i), tiny.EOS, limits.of(n)) for i, n in enumerate(lengths)]
+    return Case(trunk, prompt, limits, plain, seed)
+
+
+def mutate(tokens: list[int], rate: float, rng: torch.Generator, vocab: int = tiny.VOCAB) -> list[int]:
+    """Random edits: of `rate` per token 60 % substitutions, 20 % insertions, 20 % deletions."""
+    out: list[int] = []
+    draws = torch.rand(len(tokens) + 1, 2, generator=rng).tolist()
+    other = torch.randint(0, vocab - 1, (len(tokens) + 1,), generator=rng).tolist()
+    for token, (edit, kind), wrong in zip(tokens, draws, other):
+        if edit >= rate:
+            out.append(token)
+        elif kind < 0.6:
+            out.append(wrong if wrong < token else wrong + 1)
+        elif kind < 0.8:
+            out += [wrong, token]
+    return out
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Drafts of a row after n emitted tokens: `script[row][n]`, nothing where that is missing."""
+
+    script: list[dict[int, list[int]]]
+    heads: bool = False
+    source: str | None = None
+
+    def start(self, state: DecodeState, sources: list[list[int]] | None) -> None:
+        """No state."""
+
+    def propose(self, state: DecodeState) -> Draft:
+        """What the script says."""
+        return pad_lists([self.script[row].get(len(state.tokens[row]), []) for row in state.rows], state)
+
+    def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
+        """Nothing to learn."""
+
+
+@dataclass
+class TreeState:
+    """What a RandomTree remembers: noise, answers, and how much of its last draft has to be accepted."""
+
+    rng: torch.Generator
+    answers: list[list[int]]
+    prompts: list[int]
+    right: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RandomTree:
+    """Random trees of 0 to `size` nodes a row, many of whose tokens are the answer's at their depth.
+
+    Checks on the way that the cache holds prompt and all emitted tokens but the last, and, if `strict`,
+    that a call accepts the deepest path that is right, no more and no less. `probe` sees the state before
+    every draft but the first.
+    """
+
+    seed: int
+    size: int = 16
+    hit: float = 0.6
+    strict: bool = True
+    probe: Callable[[DecodeState], None] | None = None
+    heads: bool = False
+    depth: int = 0
+    source: str | None = "reference"
+
+    def start(self, state: DecodeState, sources: list[list[int]] | None) -> TreeState:
+        """Noise and answers."""
+        assert sources is not None
+        return TreeState(tiny.generator(self.seed), sources, state.pending.lengths.tolist())
+
+    def propose(self, state: DecodeState) -> Draft:
+        """A tree a row, -1 behind its nodes."""
+        mine: TreeState = state.drafter_state
+        if state.prompted:
+            held = [mine.prompts[row] + len(state.tokens[row]) - 1 for row in state.rows]
+            assert state.cache.lengths.tolist() == held, "cache = prompt + emitted - 1"
+            if self.probe is not None:
+                self.probe(state)
+        tokens, parent = tiny.random_tree(mine.rng, len(state.rows), self.size)
+        hits = torch.rand(tokens.shape, generator=mine.rng) < self.hit
+        mine.right = []
+        for place, row in enumerate(state.rows):
+            rest = mine.answers[row][len(state.tokens[row]) :]
+            parents = parent[place].tolist()
+            deepest = 0
+            for node in range(self.size):
+                path = tiny.path_to(parents, node)
+                if tokens[place, node] >= 0 and hits[place, node] and len(path) <= len(rest):
+                    tokens[place, node] = rest[len(path) - 1]
+                said = [int(tokens[place, i]) for i in path]
+                if said == rest[: len(path)]:
+                    deepest = max(deepest, len(path))
+            mine.right.append(deepest)
+        return Draft(tokens, parent, chain=False)
+
+    def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
+        """A row emits its right path and one token more, as far as the answer goes."""
+        mine: TreeState = state.drafter_state
+        for row, new, right in zip(state.rows, emitted, mine.right):
+            done = len(state.tokens[row]) - len(new)
+            assert not self.strict or new == mine.answers[row][done : done + right + 1]
+
+
+def last_states(case: Case, rows: list[int], tokens: list[list[int]]) -> Tensor:
+    """Trunk states [B, C] of each row's last committed entry, by a forward of its own."""
+    return torch.stack([oracle.full_states(case.trunk, case.prompt.row(r), tokens[r][:-1])[-1] for r in rows])

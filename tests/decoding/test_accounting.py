@@ -1,0 +1,164 @@
+"""Calls, drafts and acceptance as the trace counts them."""
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from cases import Scripted, make_case
+
+from speechmtp.decoding.acceptance import GreedyMatch
+from speechmtp.decoding.drafters.contract import Silent
+from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.drafters.recycle import Oracle, Recycled
+from speechmtp.decoding.loop import Limits, generate
+from speechmtp.errors import ConfigError, ShapeError
+from speechmtp.types import Trace
+
+SEEDS = [0, 3, 5, 9]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_plain_decoding_is_one_token_a_call(seed: int) -> None:
+    case = make_case(seed)
+    for plain, trace in zip(case.tokens, case.run(Silent())[1]):
+        assert trace.tokens_per_call == 1.0 and trace.calls == len(plain) and trace.prompt_calls == 1
+        assert trace.num_drafts == trace.num_draft_tokens == trace.draft_calls == 0
+        assert trace.mean_acceptance_length is None and trace.num_accepted_tokens_per_pos == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("depth", [0, 1, 2, 3, 7])
+def test_the_oracle_is_the_ceiling_of_its_depth(seed: int, depth: int) -> None:
+    case = make_case(seed)
+    tokens, traces = case.run(Oracle(depth), sources=case.tokens)
+    assert tokens == case.tokens
+    for plain, trace in zip(case.tokens, traces):
+        block = depth + 1
+        assert trace.calls == 1 + -(-(len(plain) - 1) // block)
+        assert trace.num_accepted_tokens == trace.num_draft_tokens
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_perfect_ctc_draft_needs_one_call(seed: int) -> None:
+    case = make_case(seed)
+    lists = [[token for token in tokens if token != tiny.EOS] for tokens in case.tokens]
+    for plain, trace in zip(case.tokens, case.run(Recycled(), sources=lists)[1]):
+        assert trace.calls == trace.prompt_calls == 1 and trace.tokens_per_call == len(plain)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_empty_ctc_draft_costs_a_call_a_token(seed: int) -> None:
+    case = make_case(seed)
+    for plain, trace in zip(case.tokens, case.run(Recycled(), sources=[[]] * len(case.tokens))[1]):
+        assert trace.calls == len(plain)
+
+
+def test_fault_22_counts_by_hand() -> None:
+    """One row, drafts of known acceptance: every number of the trace."""
+    case = make_case(1, most=40)
+    said = [3, 4, 5, 6, 7, 8, 9, 10, 2]
+    case.trunk.unembed = Parrot(said)
+    prompt = tiny.prompts(case.trunk, [5], 1)
+    script = {
+        0: [3, 4, 0, 6],  # 2 of 4 accepted, emits 3 4 5
+        3: [0],  # 0 of 1, emits 6
+        4: [],  # no draft, emits 7
+        5: [8, 9, 10, 2, 2, 2],  # the end token at index 3, two more behind it
+    }  # fmt: skip
+    tokens, traces = generate(
+        case.trunk, None, prompt, Scripted([script]), GreedyMatch(), tiny.EOS, limits=Limits(0, 40)
+    )
+    assert tokens == [said]
+    assert traces[0] == Trace(
+        calls=4, prompt_calls=1, draft_calls=0, fed=(5 + 4) + (1 + 1) + 1 + (1 + 6), emitted=9,
+        num_drafts=3, num_draft_tokens=11, num_accepted_tokens=2 + 0 + 4,
+        num_accepted_tokens_per_pos=[2, 2, 1, 1], gaps=[], finished=True,
+    )  # fmt: skip
+    assert traces[0].tokens_per_call == 9 / 4 and traces[0].mean_acceptance_length == 1 + 6 / 3
+
+
+class Parrot:
+    """An unembedding that says one sentence: it is asked for base token and draft, in order."""
+
+    def __init__(self, said: list[int]) -> None:
+        self.said, self.done = said, [0, 3, 4, 5]
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        start = self.done.pop(0)
+        answer = (self.said + [2] * 9)[start : start + hidden.shape[1]]
+        return torch.nn.functional.one_hot(torch.tensor([answer]), tiny.VOCAB).double()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pitfall_18_tokens_per_call_can_be_recomputed(seed: int) -> None:
+    case = make_case(seed)
+    rng = tiny.generator(seed)
+    tokens, traces = case.run(Recycled(), sources=tiny.sentences(rng, len(case.tokens), 9))
+    calls = sum(trace.calls for trace in traces)
+    per_call = sum(trace.emitted for trace in traces) / calls
+    assert sum(map(len, tokens)) == pytest.approx(per_call * calls)
+    for said, trace in zip(tokens, traces):
+        assert trace.tokens_per_call is not None and trace.tokens_per_call * trace.calls == pytest.approx(len(said))
+        # Each call emits what it accepted and one token of the trunk's own, but the last may be cut.
+        assert trace.calls + trace.num_accepted_tokens - trace.emitted in (0, 1)
+    assert Trace().tokens_per_call is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fault_09_one_trunk_forward_a_step(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification and the next draft come from the same forward, for all rows."""
+    case = make_case(seed)
+    heads = tiny.heads("latent", 3, seed)
+    forwards: list[int] = []
+    fed: list[int] = []
+    extend = case.trunk.extend
+
+    def counted(embeddings: torch.Tensor, *rest: Any) -> Any:
+        forwards.append(len(embeddings))
+        fed.append(embeddings.shape[1])
+        return extend(embeddings, *rest)
+
+    monkeypatch.setattr(case.trunk, "extend", counted)
+    for drafter, sources in (
+        (HeadChain(3), None),
+        (Recycled(), tiny.sentences(tiny.generator(seed), len(case.tokens), 6)),
+    ):
+        forwards.clear()
+        _, traces = case.run(drafter, sources=sources, heads=heads)
+        assert len(forwards) == max(trace.calls for trace in traces)
+        assert sum(forwards) == sum(trace.calls for trace in traces), "finished rows leave the batch"
+
+
+def test_fed_counts_entries_without_padding() -> None:
+    case = make_case(3)
+    entries = case.prompt.lengths.tolist()
+    for trace, size, plain in zip(case.run(Silent())[1], entries, case.tokens):
+        assert trace.fed == size + len(plain) - 1
+    for trace, size in zip(case.run(Oracle(2), sources=case.tokens)[1], entries):
+        assert trace.fed == size + (trace.calls - 1) + trace.num_draft_tokens
+
+
+def test_gaps_only_where_they_are_asked_for() -> None:
+    case = make_case(0)
+    _, traces = generate(case.trunk, None, case.prompt, Silent(), GreedyMatch(), tiny.EOS)
+    assert all(trace.gaps == [] for trace in traces)
+
+
+def test_what_a_strategy_lacks_is_one_clear_line() -> None:
+    case = make_case(0)
+    heads = tiny.heads("latent", 3)
+    with pytest.raises(ConfigError, match="depth 4, expected at most 3, the depth of the model's heads"):
+        case.run(HeadChain(4), heads=heads)
+    with pytest.raises(ConfigError, match="needs multi-token heads and the model has none"):
+        case.run(HeadChain(1))
+    with pytest.raises(ShapeError, match=f"needs ctc token lists for {len(case.tokens)} rows"):
+        case.run(Recycled())
+    with pytest.raises(ShapeError, match="needs reference token lists"):
+        case.run(Oracle(2), sources=[[]] * (len(case.tokens) + 1))
+
+
+def test_heads_of_depth_zero_draft_nothing() -> None:
+    case = make_case(0)
+    tokens, traces = case.run(HeadChain(0), heads=tiny.heads("linear", 0))
+    assert tokens == case.tokens and all(trace.num_drafts == 0 for trace in traces)

@@ -1,0 +1,191 @@
+"""Exact strategies give the tokens of plain greedy decoding, one for one, whatever is drafted."""
+
+import oracle
+import pytest
+import tiny
+import torch
+from cases import Case, RandomTree, last_states, make_case, mutate
+
+from speechmtp.decoding.acceptance import GreedyMatch
+from speechmtp.decoding.drafters.contract import Silent
+from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.drafters.recycle import Oracle, Recycled
+from speechmtp.decoding.loop import Limits, generate
+from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.strategies import STRATEGIES, make_strategy
+from speechmtp.models.adapter import CtcMergeConfig, StackConfig
+from speechmtp.types import Trace
+
+
+def check(case: Case, result: tuple[list[list[int]], list[Trace]]) -> None:
+    """Tokens, end marks, counts and gaps against the reference."""
+    tokens, traces = result
+    assert tokens == case.tokens
+    for plain, trace in zip(case.plain, traces):
+        assert trace.emitted == len(plain.tokens) and trace.finished == (plain.tokens[-1:] == [tiny.EOS])
+        assert trace.gaps == pytest.approx(plain.gaps, abs=1e-8)
+        assert trace.num_accepted_tokens <= trace.num_draft_tokens and trace.num_drafts <= trace.calls
+        assert sum(trace.num_accepted_tokens_per_pos) == trace.num_accepted_tokens
+        assert trace.calls - 1 <= trace.emitted - trace.num_accepted_tokens <= trace.calls
+
+
+def run_all(seed: int) -> None:
+    """One case under every exact strategy and every kind of draft."""
+    case = make_case(seed)
+    rng = tiny.generator(seed)
+    rows = len(case.tokens)
+    heads = tiny.heads(("latent", "linear")[seed % 2], 3, seed)
+    if seed % 3 == 0:  # heads that repeat the base head's choice are right where the model repeats itself
+        with torch.no_grad():
+            heads.weight.copy_(torch.eye(tiny.WIDTH) if heads.weight.shape[1] == tiny.WIDTH else heads.weight)
+    check(case, case.run(Silent()))
+    for depth in (1, 3):
+        check(case, case.run(HeadChain(depth), heads=heads))
+    drafts = {
+        "random": tiny.sentences(rng, rows, 12),
+        "mutated": [mutate(tokens, 0.3, rng) for tokens in case.tokens],
+        "empty": [[] for _ in range(rows)],
+    }
+    kind = list(drafts)[seed % 3]
+    check(case, case.run(Recycled(), sources=drafts[kind]))
+    check(case, case.run(Recycled(depth=2), sources=drafts["mutated"]))
+    check(case, case.run(Oracle(1 + seed % 5), sources=case.tokens))
+    check(case, case.run(RandomTree(seed, 1 + seed % 16), sources=case.tokens))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_exact_strategies_equal_plain_greedy(seed: int) -> None:
+    run_all(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 600))
+def test_exact_strategies_equal_plain_greedy_at_length(seed: int) -> None:
+    run_all(seed)
+
+
+def test_the_random_cases_cover_what_they_should() -> None:
+    cases = [make_case(seed) for seed in range(0, 60, 6)]
+    answers = [row for case in cases for row in case.tokens]
+    ended = sum(tokens[-1] == tiny.EOS for tokens in answers)
+    assert 0.1 < ended / len(answers) < 0.9, "rows that end by themselves, and rows cut by their limit"
+    assert sum(len(set(tokens)) > 3 for tokens in answers) > 20, "and answers that do not repeat one token"
+    assert len({len(case.tokens) for case in cases}) > 5, "and batches of many sizes"
+
+
+def test_every_exact_row_of_the_table_is_exact() -> None:
+    case = make_case(7)
+    heads = tiny.heads("latent", 7, 7)
+    for name in STRATEGIES:
+        strategy = make_strategy(name, {})
+        if not strategy.exact:
+            continue
+        assert strategy.drafter is not None and strategy.rule is not None
+        needed = {"ctc": [tokens[::-1] for tokens in case.tokens], "reference": case.tokens, None: None}
+        sources = needed[strategy.drafter.source]
+        check(case, case.run(strategy.drafter, strategy.rule, sources, heads if strategy.drafter.heads else None))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_fault_12_a_batch_equals_its_rows_alone(seed: int) -> None:
+    """Tokens and every count, for drafts whose acceptance is ragged."""
+    case = make_case(200 + seed, most_rows=5)
+    rng = tiny.generator(seed)
+    drafts = [mutate(tokens, 0.3, rng) for tokens in case.tokens]
+    heads = tiny.heads("linear", 2, seed)
+    for drafter, sources, head_set in (
+        (Recycled(), drafts, None), (HeadChain(2), None, heads), (Oracle(2), case.tokens, None),
+    ):  # fmt: skip
+        tokens, traces = case.run(drafter, sources=sources, heads=head_set)
+        for row in range(len(tokens)):
+            alone, one = case.run(drafter, sources=sources, heads=head_set, rows=[row])
+            assert alone == [tokens[row]]
+            assert one[0].gaps == pytest.approx(traces[row].gaps, abs=1e-8)
+            one[0].gaps = traces[row].gaps
+            assert one[0] == traces[row]
+
+
+@pytest.mark.parametrize("seed", [304, 307, 309])
+def test_fault_13_heads_after_a_commit_know_what_a_fresh_prefill_knows(seed: int) -> None:
+    case = make_case(seed, most_rows=6, most=20)
+    seen = []
+
+    def compare(state: DecodeState) -> None:
+        wanted = last_states(case, state.rows, state.tokens)
+        torch.testing.assert_close(state.head_state.hidden, wanted, rtol=0, atol=1e-8)
+        seen.append(len(state.rows))
+
+    drafter = RandomTree(seed, 4, probe=compare, heads=True)
+    tokens, _ = case.run(drafter, sources=case.tokens, heads=tiny.heads("latent", 2, seed))
+    assert tokens == case.tokens and len(seen) > 2
+
+
+@pytest.mark.parametrize("seed", [1, 4, 9, 12])
+def test_fault_15_cached_drafting_accepts_what_uncached_drafting_would(seed: int) -> None:
+    """Counts of `verify`, by position, from full forwards alone."""
+    case = make_case(seed, most_rows=8, most=16)
+    heads = tiny.heads("latent", 3, seed)
+    with torch.no_grad():
+        heads.weight.copy_(torch.eye(tiny.WIDTH) + 0.3 * heads.weight)
+    _, traces = case.run(HeadChain(3), heads=heads)
+    for plain, trace in zip(case.plain, traces):
+        said = heads.all_logits(heads.all_features(plain.hidden), case.trunk.unembed).argmax(-1).tolist()
+        calls, per_position, done = 1, [0, 0, 0], 1
+        while done < len(plain.tokens):
+            right = oracle.matched(said[done - 1], plain.tokens[done:])
+            for position in range(right):
+                per_position[position] += 1
+            done, calls = done + right + 1, calls + 1
+        assert trace.calls == calls and trace.num_drafts == calls - 1 and trace.num_draft_tokens == 3 * (calls - 1)
+        counted = trace.num_accepted_tokens_per_pos
+        assert counted + [0] * (3 - len(counted)) == per_position
+    assert sum(trace.num_accepted_tokens for trace in traces) > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fault_30_in_float32_a_difference_sits_at_a_near_tie(seed: int) -> None:
+    case = make_case(400 + seed, most_rows=6)
+    case.trunk.float()
+    prompt = case.prompt
+    single = type(prompt)(prompt.embeddings.float(), prompt.positions, prompt.lengths, prompt.next_position)
+    run = lambda drafter, sources=None: generate(  # noqa: E731
+        case.trunk, None, single, drafter, GreedyMatch(), tiny.EOS, sources, case.limits, record_gaps=True
+    )
+    for row in range(len(case.tokens)):
+        reference, traces = generate(
+            case.trunk, None, single.row(row), Silent(), GreedyMatch(), tiny.EOS, None,
+            Limits(0, len(case.tokens[row])), record_gaps=True,
+        )  # fmt: skip
+        for tokens, _ in (run(Recycled(), case.tokens), run(RandomTree(seed, strict=False), case.tokens)):
+            first = oracle.matched(tokens[row], reference[0])
+            if first < min(len(tokens[row]), len(reference[0])):
+                assert traces[0].gaps[first] < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("adapter", [CtcMergeConfig(), StackConfig(frames=2, hidden=8)])
+def test_from_features_to_tokens(family: str, adapter: CtcMergeConfig | StackConfig) -> None:
+    """A whole model: the prompt of a padded batch, the CTC head's draft, and plain decoding of each row alone."""
+    model = tiny.speech_lm(3, adapter, family)
+    tiny.randomise(model.trunk, 3, gain=3.0)
+    sizes = [60, 13, 3, 41]
+    frames, lengths = tiny.frames(sizes, 3)
+    out = model.encode(frames, lengths)
+    prompt = model.prompt(out)
+    lists = [[t for t in row[:n].unique_consecutive().tolist() if t != tiny.VOCAB]
+             for row, n in zip(out.logits.argmax(-1), out.lengths.tolist())]  # fmt: skip
+    limits = Limits(1, 4)
+    tokens, _ = generate(model.trunk, None, prompt, Recycled(), GreedyMatch(), tiny.EOS, lists, limits)
+    assert any(lists) and any(len(row) > 2 for row in tokens)
+    for row, size in enumerate(sizes):
+        alone = model.prompt(model.encode(frames[row : row + 1, :size], lengths[row : row + 1]))
+        limit = limits.of(int(alone.lengths[0]))
+        assert tokens[row] == oracle.plain_greedy(model.trunk, alone, tiny.EOS, limit).tokens
+
+
+def test_an_empty_batch_is_no_error() -> None:
+    case = make_case(0)
+    none = torch.zeros(0, dtype=torch.long)
+    prompt = type(case.prompt)(case.prompt.embeddings[:0], case.prompt.positions[:0], none, none)
+    assert generate(case.trunk, None, prompt, Silent(), GreedyMatch(), tiny.EOS) == ([], [])

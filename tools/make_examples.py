@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Make the spoken examples of the package with espeak-ng: a Kaldi data directory of FLAC files.
+
+Usage: tools/make_examples.py [--out speechmtp/assets/examples]
+"""
+
+import argparse
+import io
+import json
+import subprocess
+from pathlib import Path
+
+import soundfile
+import soxr
+
+# id, what is said, how espeak-ng is told to say it, voice, words a minute
+EXAMPLES = [
+    ("digits", "FOUR TWO SEVEN NINE", "four. two. seven. nine.", "en-us+m3", 120),
+    ("letters", "H E L L O", "H. E. L. L. O.", "en-us+m3", 110),
+    ("date", "JUNE TWENTY SEVENTH NINETEEN SIXTY", "June twenty seventh, nineteen sixty", "en-us+f3", 130),
+    ("command", "ENTER SIX TWO FOUR", "enter six. two. four.", "en-us+m7", 120),
+]
+RATE = 16000
+
+
+def speak(text: str, voice: str, speed: int) -> bytes:
+    """WAV bytes of espeak-ng's voice."""
+    done = subprocess.run(["espeak-ng", "-v", voice, "-s", str(speed), "--stdout", text], capture_output=True, check=True)
+    return done.stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("speechmtp/assets/examples"))
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, list[str]] = {"wav.scp": [], "text": [], "utt2spk": []}
+    for name, words, spelling, voice, speed in sorted(EXAMPLES):
+        wav = speak(spelling, voice, speed)
+        samples, rate = soundfile.read(io.BytesIO(wav), dtype="float32")
+        samples = soxr.resample(samples, rate, RATE)
+        samples = 0.3 * samples / abs(samples).max()
+        soundfile.write(out / f"{name}.flac", samples, RATE)
+        tables["wav.scp"].append(f"{name} {name}.flac")
+        tables["text"].append(f"{name} {words}")
+        tables["utt2spk"].append(f"{name} {name}")
+    for table, lines in tables.items():
+        (out / table).write_text("\n".join(lines) + "\n")
+    (out / "spk2utt").write_text("".join(f"{n} {n}\n" for n, *_ in sorted(EXAMPLES)))
+    (out / "info.json").write_text(json.dumps({"fs": RATE, "source": "espeak-ng", "licence": "Apache-2.0"}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
