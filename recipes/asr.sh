@@ -34,6 +34,7 @@ train_args=""           # further options of speechmtp train asr
 tag=""                  # results go to exp/<tag> (default: name of the training configuration)
 decode_conf=""          # strategies as tuned on dev (default: conf/decode.yaml, with --tiny exp/tiny)
 decode_strategies="ar ctc ctc-only"  # strategies that are decoded and scored
+tune_args=""            # further options of speechmtp tune
 decode_args=""          # further options of speechmtp decode and compare
 batch_sizes="1 16"      # batch sizes of the comparison
 nj=2                    # jobs that decode at a time
@@ -47,7 +48,7 @@ data=data
 if [[ $tiny == true ]]; then
   data=data/tiny
   train_config=conf/tiny.yaml
-  : "${tag:=tiny}" "${decode_conf:=exp/$tag/decode.yaml}" "${results:=exp/$tag/RESULTS.md}"
+  : "${tag:=tiny}" "${tune_args:=--thetas 0.9}" "${decode_conf:=exp/$tag/decode.yaml}" "${results:=exp/$tag/RESULTS.md}"
 fi
 config_name=${train_config##*/}
 : "${tag:=${config_name%.*}}" "${decode_conf:=conf/decode.yaml}" "${results:=RESULTS.md}"
@@ -55,6 +56,7 @@ exp=exp/$tag
 read -ra data_words <<< "$data_args"
 read -ra train_words <<< "$train_args"
 read -ra text_words <<< "$text_args"
+read -ra tune_words <<< "$tune_args"
 read -ra decode_words <<< "$decode_args"
 read -ra tests <<< "$test_sets"
 read -ra strategies <<< "$decode_strategies"
@@ -167,7 +169,7 @@ if begin_stage 10 tune "thresholds and depths, chosen on $dev_set"; then
   inputs_of "$data/$dev_set"
   step "${ins[@]}" --in "$exp/model" --out "$exp/tune" --out "$decode_conf" \
     --via "$decode_cmd" --log "$exp/log/tune.log" -- \
-    speechmtp tune "$exp/model" "$data/$dev_set" --out "$exp/tune" --conf "$decode_conf"
+    speechmtp tune "$exp/model" "$data/$dev_set" --out "$exp/tune" --conf "$decode_conf" "${tune_words[@]}"
 fi
 
 if begin_stage 11 decode "strategies on $test_sets, and their comparison"; then

@@ -95,7 +95,8 @@ def pack(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
             integers, scale = quantise(rows.reshape(value.shape[0], -1) if rows.dim() == 2 else rows)
             packed[name], packed[name + SCALE] = integers.reshape(value.shape), scale
         else:
-            packed[name] = value.float() if value.is_floating_point() else value
+            small = torch.float16 if storage == "int8" else torch.float32  # biases, norms, statistics
+            packed[name] = value.to(small) if value.is_floating_point() else value
     return packed
 
 
@@ -110,7 +111,7 @@ def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
             while scale.dim() < tensor.dim():
                 scale = scale.unsqueeze(-1)
             tensor = tensor.float() * scale
-        state[name] = tensor
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
 
 
@@ -193,14 +194,30 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def locate(name: str) -> Path:
-    """The folder of a model: a path, or a model inside the package."""
+    """The folder of a model: a path, a model inside the package, or a hub name such as `owner/model`."""
     if Path(name).is_dir():
         return Path(name)
     if name in EMBEDDED:
         folder = Path(str(resources.files("speechmtp"))) / "assets" / "models" / EMBEDDED[name]
         if folder.is_dir():
             return folder
-    raise CheckpointError(f"{name}: no such model folder; give a folder or one of {', '.join(EMBEDDED)}")
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _download(name)
+    raise CheckpointError(
+        f"{name}: no such model folder; give a folder, a hub name (owner/model) or one of {', '.join(EMBEDDED)}"
+    )
+
+
+def _download(name: str) -> Path:
+    """The folder of a model on the Hugging Face hub, from its local cache where it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{name}: neither a folder nor to be had from the hub ({reason})") from error
 
 
 def load_bundle(name: str, allow_stale_heads: bool = False) -> Bundle:

@@ -87,9 +87,7 @@ def test_unions_are_told_apart_by_kind(tmp_path: Path) -> None:
 def test_overrides_win_and_reach_into_groups(tmp_path: Path) -> None:
     path = yaml_of(tmp_path, "rooms: 4\npet: {kind: dog, weight: 1}\n")
     config = load_config(Home, path, ["rooms=5", "pet.name=no", "sizes=[3, 010]", "spare.weight=1e-2", "note=a=b"])
-    assert config == Home(
-        rooms=5, pet=Dog(name="no", weight=1.0), sizes=(3, 10), spare=Dog(weight=0.01), note="a=b"
-    )
+    assert config == Home(rooms=5, pet=Dog(name="no", weight=1.0), sizes=(3, 10), spare=Dog(weight=0.01), note="a=b")
     assert load_config(Home, None, ["rate=1e-4"]).rate == 1e-4
 
 

@@ -25,8 +25,8 @@ RATE = 16000
 
 def speak(text: str, voice: str, speed: int) -> bytes:
     """WAV bytes of espeak-ng's voice."""
-    done = subprocess.run(["espeak-ng", "-v", voice, "-s", str(speed), "--stdout", text], capture_output=True, check=True)
-    return done.stdout
+    command = ["espeak-ng", "-v", voice, "-s", str(speed), "--stdout", text]
+    return subprocess.run(command, capture_output=True, check=True).stdout
 
 
 def main() -> None:

@@ -97,7 +97,10 @@ class SegmentBank:
         self.confusion = (law / law.sum(1, keepdims=True)).cumsum(1)
         self.insertion = len(self.insertions) / max(1.0, self._references.sum())
         if error_rate is not None:
-            scale = error_rate / max(1e-6, self.error_rate)
+            # Over the rates with their half counts, which would else be scaled beyond any measure where errors are few.
+            tokens = self._references[:size]
+            rate = (tokens * (self.deletion + self.substitution)).sum() / max(1.0, tokens.sum()) + self.insertion
+            scale = error_rate / rate
             self.deletion, self.substitution = self.deletion * scale, self.substitution * scale
             self.insertion *= scale
 

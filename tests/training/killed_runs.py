@@ -34,9 +34,9 @@ STOPPED = 75
 ENDS: list[tuple[type, str, int, int]] = [
     (CtcPhase, "batch", 6, signal.SIGKILL),  # mid-epoch, behind the checkpoint of step 3
     (CtcPhase, "evaluate", 1, signal.SIGKILL),  # in the evaluation of step 4
-    (CtcPhase, "batch", 5, signal.SIGTERM),  # saves at a step that is no multiple of save_every
+    (CtcPhase, "batch", 2, signal.SIGTERM),  # saves at a step that is no multiple of save_every
     (Path, "rename", 1, signal.SIGKILL),  # a checkpoint's files are written, its folder not yet renamed
-    (CtcPhase, "evaluate", 2, signal.SIGKILL),  # choosing a candidate, all steps done
+    (CtcPhase, "evaluate", 3, signal.SIGKILL),  # choosing a candidate, all steps done
     (TextPhase, "batch", 5, signal.SIGKILL),
     (TextPhase, "batch", 4, signal.SIGTERM),
     (JointPhase, "batch", 8, signal.SIGKILL),  # two micro-batches an update: behind the checkpoint of step 3

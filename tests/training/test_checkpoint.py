@@ -113,7 +113,10 @@ def test_tied_tensors_are_stored_under_both_names(tmp_path: Path) -> None:
 
 
 def test_the_mean_of_states() -> None:
-    groups = [{"a": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)}, {"a": torch.tensor([3.0, 8.0]), "n": torch.tensor(4)}]
+    groups = [
+        {"a": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
+        {"a": torch.tensor([3.0, 8.0]), "n": torch.tensor(4)},
+    ]
     mean = store.mean_of(groups)
     assert mean["a"].tolist() == [2.0, 5.0] and mean["a"].dtype == torch.float32 and int(mean["n"]) == 4
     assert torch.equal(store.mean_of(groups[:1])["a"], groups[0]["a"])

@@ -1,7 +1,6 @@
 """Phase `ctc`: infeasible utterances, accumulation, draws, development figures."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest

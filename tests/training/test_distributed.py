@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run `two` of two processes and the run `one`."""
     folder = tmp_path_factory.mktemp("ranks")
     write_speech(folder / "train", 13)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)]), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
         "--master-port", str(free_port()), str(HERE / "two_processes.py"), str(folder),
     ]  # fmt: skip
-    began = time.monotonic()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert time.monotonic() - began < 60
     run_phase(make_phase(folder, 2), folder / "one", LOOP, 0, False)
     return folder
 

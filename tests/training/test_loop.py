@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_phase import ToyPhase, checkpoint_names, weights
 from torch import Tensor
+from toy_phase import ToyPhase, checkpoint_names, weights
 
 from speechmtp.errors import SpeechMTPError
 from speechmtp.training.checkpoint import mean_of, read_group
@@ -62,7 +62,7 @@ def test_an_update_without_finite_gradient_is_skipped_and_noted(tmp_path: Path) 
 
 def test_the_third_in_a_row_ends_the_run(tmp_path: Path) -> None:
     phase = ToyPhase(9, spoil=[4, 5, 6])
-    with pytest.raises(SpeechMTPError, match="3 updates in a row.*step 6") as caught:
+    with pytest.raises(SpeechMTPError, match=r"3 updates in a row.*step 6") as caught:
         run_phase(phase, tmp_path, LoopConfig(evaluate_every=100, save_every=2), 0, False)
     assert "\n" not in str(caught.value)
     assert checkpoint_names(tmp_path) == ["ckpt-00000004", "ckpt-00000006"]
@@ -75,7 +75,7 @@ def test_the_count_in_a_row_survives_a_resume(tmp_path: Path) -> None:
     config = LoopConfig(evaluate_every=100, save_every=1)
     with pytest.raises(SpeechMTPError, match="in a row"):
         run_phase(ToyPhase(9, spoil=[4, 5, 6]), tmp_path, config, 0, False)
-    with pytest.raises(SpeechMTPError, match="in a row.*step 6"):
+    with pytest.raises(SpeechMTPError, match=r"in a row.*step 6"):
         run_phase(ToyPhase(9, spoil=[6]), tmp_path, config, 0, True)
 
 

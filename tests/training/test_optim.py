@@ -1,6 +1,7 @@
 """Learning-rate schedules, parameter groups, moving average, clipping."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def test_wsd_is_flat_and_then_falls_linearly_to_its_end() -> None:
     got = rates(config, 100)
     assert got[5:81] == [1.0] * 76
     assert got[90] == pytest.approx(0.1 + 0.9 * 0.5)
-    falls = [a - b for a, b in zip(got[80:], got[81:])]
+    falls = [a - b for a, b in pairwise(got[80:])]
     assert falls == pytest.approx([0.9 / 20] * len(falls))
     assert got[99] == pytest.approx(0.1 + 0.9 / 20)
     assert learning_rate(config, 100, 100) == pytest.approx(0.1)
@@ -40,7 +41,7 @@ def test_cosine_falls_from_the_end_of_warm_up_to_its_end() -> None:
     assert got[70] == pytest.approx(0.55)
     assert got[95] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 0.75)))
     assert learning_rate(config, 120, 120) == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(got[20:], got[21:]))
+    assert all(a >= b for a, b in pairwise(got[20:]))
 
 
 @pytest.mark.parametrize("schedule", ["wsd", "cosine"])

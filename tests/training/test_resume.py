@@ -20,7 +20,8 @@ PHASES = {"ctc": 10, "text": 7, "joint": 7}
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the run `whole` and the run `killed`."""
     folder = tmp_path_factory.mktemp("runs")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)]), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "killed_runs.py"), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -60,7 +61,8 @@ def test_development_figures_are_the_same(runs: Path, phase: str) -> None:
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_weights_are_the_same_bits(runs: Path, phase: str) -> None:
-    for name in ("final.safetensors", f"ckpt-{PHASES[phase]:08d}/model.safetensors", f"ckpt-{PHASES[phase]:08d}/ema.safetensors"):
+    last = f"ckpt-{PHASES[phase]:08d}"
+    for name in ("final.safetensors", f"{last}/model.safetensors", f"{last}/ema.safetensors"):
         whole, killed = (load_file(runs / run / phase / name) for run in ("whole", "killed"))
         assert whole.keys() == killed.keys()
         for key in whole:

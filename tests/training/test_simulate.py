@@ -43,20 +43,20 @@ def random_texts(count: int, seed: int, low: int = 5, high: int = 25) -> list[li
     return [random.integers(3, VOCAB, int(random.integers(low, high))).tolist() for _ in range(count)]
 
 
-def make_bank(sub: float = 0.06, drop: float = 0.04, add: float = 0.03, count: int = 500, smooth: float = 0.1) -> SegmentBank:
+def make_bank(sub: float = 0.06, drop: float = 0.04, add: float = 0.03, error_rate: float | None = None) -> SegmentBank:
+    """A bank of 500 texts."""
     bank, random = SegmentBank(VOCAB), np.random.default_rng(1)
-    for text in random_texts(count, 2):
+    for text in random_texts(500, 2):
         labels = hear(text, random, sub, drop, add)
-        pairs = {op.dest_start + i: op for op in Levenshtein.opcodes(text, labels) for i in range(op.dest_end - op.dest_start)}
         posterior = []
-        for place, label in enumerate(labels):
-            op = pairs[place]
-            known = op.tag in ("replace", "equal")
-            posterior.append(peaked(label, text[op.src_start + place - op.dest_start] if known else VOCAB))
+        for op in Levenshtein.opcodes(text, labels):
+            for place in range(op.dest_start, op.dest_end):
+                meant = VOCAB if op.tag == "insert" else text[op.src_start + place - op.dest_start]
+                posterior.append(peaked(labels[place], meant))
         size = len(labels)
         features = np.tile([0.5, 0.6, 1.0, 0.1], (size, 1))
         bank.add(text, labels, np.array(posterior).reshape(size, VOCAB + 1), features)
-    bank.freeze(smooth)
+    bank.freeze(0.1, error_rate)
     return bank
 
 
@@ -94,9 +94,18 @@ def test_error_rates_are_those_of_the_bank_times_the_scale(bank: SegmentBank, sc
         assert found[tag] / tokens == pytest.approx(scale * rate, rel=0.3), tag
 
 
+@pytest.mark.parametrize(("measured", "wanted"), [(0.1, 0.2), (0.1, 0.04), (0.004, 0.1), (0.0, 0.05)])
+def test_a_bank_can_be_scaled_to_a_wanted_error_rate(measured: float, wanted: float) -> None:
+    """Even where the bank has next to no errors of its own: the development set has."""
+    bank = make_bank(measured / 2, measured / 4, measured / 4, error_rate=wanted)
+    texts = random_texts(600, 5)
+    found = counts(texts, labels_of(simulate(texts, bank, EXACT, np.random.default_rng(0))))
+    assert sum(found.values()) / sum(map(len, texts)) == pytest.approx(wanted, rel=0.2)
+
+
 def test_confusions_are_those_of_the_bank(bank: SegmentBank) -> None:
     texts = [[4] * 15] * 400
-    heard = np.array([label for row in labels_of(simulate(texts, bank, EXACT, np.random.default_rng(0))) for label in row])
+    heard = np.concatenate(labels_of(simulate(texts, bank, EXACT, np.random.default_rng(0))))
     wrong = heard[heard != 4]
     assert np.mean(wrong == 5) > 0.5  # most of the substitutions, beside insertions and 10 % smoothing
     assert heard.min() >= 0 and heard.max() < VOCAB
@@ -194,9 +203,7 @@ PAIRS = [(r, t) for r in TOKENS for t in TOKENS if r != t]
 
 @pytest.mark.parametrize(("reference", "label"), PAIRS)
 def test_unseen_pairs_borrow_an_error_with_both_tokens_exchanged(reference: int, label: int) -> None:
-    posterior, features = single_error_bank().draw(
-        np.array([reference]), np.array([label]), np.random.default_rng(0)
-    )
+    posterior, features = single_error_bank().draw(np.array([reference]), np.array([label]), np.random.default_rng(0))
     row = posterior[0]
     assert row[label] == pytest.approx(0.6) and row[reference] == pytest.approx(0.25)
     assert sorted(row) == pytest.approx(sorted(peaked(4, 3)))  # the same numbers at other places
@@ -232,7 +239,9 @@ def test_an_empty_bank_is_an_error() -> None:
 
 def test_real_segments_go_into_the_bank_in_half_precision() -> None:
     posterior = torch.rand(2, 3, VOCAB + 1)
-    segments = Segments(posterior, None, torch.rand(2, 3, 4), torch.tensor([[3, 4, 5], [6, -1, -1]]), torch.tensor([3, 1]))
+    segments = Segments(
+        posterior, None, torch.rand(2, 3, 4), torch.tensor([[3, 4, 5], [6, -1, -1]]), torch.tensor([3, 1])
+    )
     bank = SegmentBank(VOCAB)
     collect(bank, [[3, 5], [6]], segments)
     assert bank.error_rate == pytest.approx(1 / 3)

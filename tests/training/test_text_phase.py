@@ -123,7 +123,9 @@ def batch_of(texts: list[list[int]]) -> TextBatch:
     # A segment's vector depends on its token alone, so that batches can be cut in different ways.
     posterior = torch.nn.functional.one_hot(segments.labels.clamp_min(0), VOCAB + 1).double()
     known = torch.arange(size) < segments.lengths[:, None]
-    return TextBatch(replace(segments, posterior=posterior * known[..., None], features=0.0 * segments.features), ids, lengths)
+    return TextBatch(
+        replace(segments, posterior=posterior * known[..., None], features=0.0 * segments.features), ids, lengths
+    )
 
 
 @pytest.mark.parametrize("depth", [0, 3])
@@ -134,7 +136,8 @@ def test_accumulated_gradients_are_those_of_one_batch(depth: int) -> None:
         head_set.depth = 0
         head_set.weight = torch.nn.Parameter(head_set.weight[:0].detach())
     model.trunk.train()
-    texts = [[4, 5, 6, 7, 8, 9], [3, 4]] * 4 if depth else [[4, 5, 6], [3], [5, 6, 7, 8, 9, 4], [6, 5], [7] * 9, [8, 3], [9], [4]]
+    even = [[4, 5, 6, 7, 8, 9], [3, 4]] * 4
+    texts = even if depth else [[4, 5, 6], [3], [5, 6, 7, 8, 9, 4], [6, 5], [7] * 9, [8, 3], [9], [4]]
     config = MultiTokenConfig()
     weight = sum(len(t) + 1 for t in texts)
 

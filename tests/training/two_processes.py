@@ -35,6 +35,7 @@ class Interrupted(CtcPhase):
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    signal.alarm(90)  # a process that waits for another for ever ends by itself
     rank, _ = distributed.start()
     first = make_phase(folder, 1)
     if rank == 1:

@@ -1,0 +1,210 @@
+"""The command line and the Python interface on the embedded model and its spoken examples."""
+
+import doctest
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import speechmtp
+from speechmtp.cli.main import VERBS, main
+
+EXAMPLES = Path(speechmtp.__file__).parent / "assets" / "examples"
+README = Path(speechmtp.__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare")
+    code = main(["compare", "an4", str(EXAMPLES), "--strategies",
+                 "ar,verify:depth=3,verify,threshold:theta=0.95,ctc,ctc-only,oracle", "--batch-size", "3",
+                 "--out", str(out), "--threads", "1"])  # fmt: skip
+    return code, out, json.loads((out / "compare.json").read_text())
+
+
+def test_compare_writes_every_promised_field(compared):
+    code, out, rows = compared
+    promised = """strategy options exact identical_to_ar near_ties utterances wer wer_low wer_high trunk_calls
+        draft_calls forwards fed tokens tokens_per_call oracle_tokens_per_call calls_per_word calls_per_audio_second
+        mean_acceptance_length seconds speedup_vs_ar end_to_end_seconds end_to_end_speedup_vs_ar rtfx batch_size
+        device dtype seed""".split()
+    assert code == 0
+    for row in rows:
+        assert set(promised) <= set(row)
+    assert {"compare.md", "compare.png", "compare.json"} <= {p.name for p in out.iterdir()}
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_exact_strategies_say_what_ar_says_in_fewer_calls(compared):
+    rows = {json.dumps([r["strategy"], r["options"]]): r for r in compared[2]}
+    plain = next(r for r in rows.values() if r["strategy"] == "ar")
+    assert plain["tokens_per_call"] == 1.0
+    assert plain["prompt_calls"] == plain["utterances"]
+    for row in rows.values():
+        if row["exact"]:
+            assert row["identical_to_ar"] == row["utterances"]
+            assert row["wer"] == plain["wer"]
+        if row["exact"] and row["strategy"] != "ar":
+            assert row["trunk_calls"] < plain["trunk_calls"]
+            assert row["tokens"] == plain["tokens"]
+            assert row["tokens_per_call"] == pytest.approx(row["tokens"] / row["trunk_calls"])
+    oracle = next(r for r in rows.values() if r["strategy"] == "oracle")
+    assert oracle["tokens_per_call"] == pytest.approx(oracle["oracle_tokens_per_call"])
+    only = next(r for r in rows.values() if r["strategy"] == "ctc-only")
+    assert only["trunk_calls"] == 0
+    assert only["tokens_per_call"] is None
+
+
+def test_decode_writes_kaldi_text_trace_and_settings(tmp_path):
+    assert main(["decode", "an4", str(EXAMPLES), "--strategy", "verify", "--depth", "3", "--out", str(tmp_path)]) == 0
+    lines = (tmp_path / "text").read_text().splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["command", "date", "digits", "letters"]
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert trace["totals"]["emitted"] == sum(u["trace"]["emitted"] for u in trace["utterances"].values())
+    assert trace["totals"]["tokens_per_call"] > 1
+    settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert settings["options"] == {"depth": 3}
+
+
+def test_jobs_and_batches_give_the_same_text(tmp_path):
+    texts = []
+    for name, options in (("one", []), ("jobs", ["--nj", "2"]), ("batch", ["--batch-size", "4"])):
+        out = tmp_path / name
+        assert main(["decode", "an4", str(EXAMPLES), "--strategy", "ctc", "--out", str(out), *options]) == 0
+        texts.append((out / "text").read_text())
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_decode_then_score(tmp_path, capsys):
+    main(["decode", "an4", str(EXAMPLES), "--out", str(tmp_path / "d")])
+    assert main(["score", str(EXAMPLES), str(tmp_path / "d" / "text"), "--out", str(tmp_path / "s")]) == 0
+    assert "%WER" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "s" / "summary.json").read_text())
+    for key in ("wer", "wer_low", "wer_high", "cer", "words", "ins", "del", "sub", "missing"):
+        assert key in summary
+    assert summary["words"] == 18
+
+
+def test_transcribe_any_rate_and_channels(tmp_path, capsys):
+    import numpy as np
+    import soundfile
+
+    samples, rate = soundfile.read(EXAMPLES / "digits.flac", dtype="float32")
+    plain = speechmtp.load("an4").transcribe(samples, rate)
+    stereo = tmp_path / "stereo.wav"
+    soundfile.write(stereo, np.stack([samples, samples], 1), rate)
+    import soxr
+
+    slow = tmp_path / "8k.ogg"
+    soundfile.write(slow, soxr.resample(samples, rate, 48000), 48000)
+    assert main(["transcribe", str(stereo), str(slow), str(EXAMPLES / "digits.flac")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{stereo}: {plain}"
+    assert lines[2] == f"{EXAMPLES / 'digits.flac'}: {plain}"
+    assert lines[1].startswith(f"{slow}: ")
+    assert main(["transcribe", "--json", "--strategy", "verify:depth=3", str(stereo)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == plain
+    assert found["tokens_per_call"] > 1
+
+
+def test_python_example_of_the_interface_runs():
+    import speechmtp.api
+
+    found = doctest.testmod(speechmtp.api)
+    assert found.attempted >= 3
+    assert found.failed == 0
+
+
+def test_readme_python_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["transcribe", "no.wav"], "no.wav"),
+        (["transcribe", "x.wav", "--model", "none"], "no such model folder"),
+        (["transcribe", "x.wav", "--strategy", "verfy"], "did you mean 'verify'"),
+        (["transcribe", "x.wav", "--strategy", "verify:depth=9"], "at most 7"),
+        (["transcribe", "x.wav", "--strategy", "threshold", "--theta", "1.5"], "from 0 to 1"),
+        (["transcribe", "x.wav", "--strategy", "ctc:depth=2"], "no option 'depth'"),
+        (["transcribe", "x.wav", "--device", "cuda:7"], "not available"),
+        (["transcribe", "x.wav", "--dtype", "int4"], "expected one of"),
+        (["transcribe", "x.wav", "--batch-size", "0"], "expected 1 or more"),
+        (["decode", "an4", "no-folder", "--out", "OUT"], "no-folder"),
+        (["decode", "an4", str(EXAMPLES), "--strategy", "oracle", "--out", "OUT"], "speechmtp compare"),
+        (["compare", "an4", str(EXAMPLES), "--strategies", "@none.yaml", "--out", "OUT"], "none.yaml"),
+        (["train", "asr", "--config", "none.yaml", "--train", "a", "--dev", "b", "--out", "OUT"], "none.yaml"),
+        (["train", "tokenizer", "--text", "none", "--vocab-size", "30", "--out", "OUT"], "none"),
+        (["results", "none", "--out", "OUT"], "no such experiment"),
+    ],
+)
+def test_a_users_mistake_is_one_line(arguments, message, tmp_path, capsys):
+    if not torch_cuda() or "cuda:7" not in arguments:
+        code = main([str(tmp_path / "out") if a == "OUT" else a for a in arguments])
+        error = capsys.readouterr().err.strip()
+        assert code == 2
+        assert message in error
+        assert error.startswith("speechmtp: error: ")
+        assert "\n" not in error
+
+
+def torch_cuda() -> bool:
+    import torch
+
+    return torch.cuda.device_count() > 7
+
+
+def test_every_verb_has_help(capsys):
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as stopped:
+            main([verb, "--help"])
+        assert stopped.value.code == 0
+        assert "usage: speechmtp" in capsys.readouterr().out
+
+
+def test_importing_the_package_does_no_work():
+    code = "import sys, speechmtp; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_array_without_rate_is_refused():
+    import numpy as np
+
+    from speechmtp.errors import ConfigError, DataError
+
+    recogniser = speechmtp.load("an4")
+    with pytest.raises(ConfigError, match="rate"):
+        recogniser.transcribe(np.zeros(16000, np.float32))
+    with pytest.raises(DataError, match="too short"):
+        recogniser.transcribe(np.zeros(100, np.float32), 16000)
+    with pytest.raises(DataError, match="digits"):
+        speechmtp.example("none")
+
+
+def test_tune_and_results_pages(tmp_path, capsys):
+    conf = tmp_path / "decode.yaml"
+    assert main(["tune", "an4", str(EXAMPLES), "--out", str(tmp_path / "tune"), "--conf", str(conf),
+                 "--thetas", "0.5", "0.99"]) == 0  # fmt: skip
+    listed = yaml.safe_load(conf.read_text())["strategies"]
+    assert {s.split(":")[0] for s in listed} == {"ar", "verify", "threshold", "ctc", "ctc-only", "oracle"}
+    exp = tmp_path / "exp"
+    shutil.copytree(tmp_path / "tune", exp / "compare" / "examples")
+    (exp / "compare" / "examples" / "tune.json").rename(exp / "compare" / "examples" / "compare.json")
+    page = tmp_path / "RESULTS.md"
+    page.write_text("# Results\n\nKept text.\n")
+    for _ in range(2):  # the second time replaces its own block
+        assert main(["results", str(exp), "--out", str(page)]) == 0
+    text = page.read_text()
+    assert text.count("## exp") == 1
+    assert "Kept text." in text
+    assert "| ar " in text

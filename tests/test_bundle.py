@@ -1,0 +1,138 @@
+"""Model folders: what is stored comes back, and what does not fit is refused in one line."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from speechmtp.bundle import (
+    SCALE,
+    Bundle,
+    BundleConfig,
+    load_bundle,
+    load_heads,
+    pack,
+    quantise,
+    save_bundle,
+    trunk_digest,
+    unpack,
+)
+from speechmtp.config import write_yaml
+from speechmtp.errors import CheckpointError
+from speechmtp.heads.latent import LatentHeadsConfig
+from speechmtp.heads.table import build_heads
+from speechmtp.models.encoder import EncoderConfig
+from speechmtp.models.speech_lm import ModelConfig, SpeechLM
+from speechmtp.models.trunk import ScratchTrunkConfig
+from speechmtp.text.tokenizer import train_tokenizer
+
+
+@pytest.fixture
+def bundle() -> Bundle:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(["ONE TWO THREE", "FOUR FIVE"], 16)
+    config = ModelConfig(
+        EncoderConfig(width=32, layers=2, heads=2, ff_width=64, kernel=5, channels=8, inter_ctc=(1,)),
+        trunk=ScratchTrunkConfig(width=32, layers=2, heads=2, ff_width=64),
+    )
+    model = SpeechLM(config, len(tokenizer), tokenizer.bos).eval()
+    heads = build_heads(LatentHeadsConfig(depth=2), 32, len(tokenizer))
+    torch.nn.init.normal_(heads.weight)
+    return Bundle(BundleConfig(model=config), model, tokenizer, {"latent": heads}, "card", "tiny")
+
+
+def test_float32_comes_back_bit_for_bit(bundle, tmp_path):
+    save_bundle(bundle, tmp_path / "m")
+    back = load_bundle(str(tmp_path / "m"))
+    for name, tensor in bundle.model.state_dict().items():
+        assert torch.equal(tensor, back.model.state_dict()[name]), name
+    assert torch.equal(bundle.heads["latent"].weight, back.heads["latent"].weight)
+    assert back.config == bundle.config
+    assert back.tokenizer.sha256 == bundle.tokenizer.sha256
+    assert back.card == "card"
+
+
+def test_int8_is_within_half_a_step_of_every_row(bundle, tmp_path):
+    save_bundle(bundle, tmp_path / "m", "int8")
+    back = load_bundle(str(tmp_path / "m")).model.state_dict()
+    stored = load_file(tmp_path / "m" / "model.safetensors")
+    checked = 0
+    for name, tensor in bundle.model.state_dict().items():
+        if name + SCALE not in stored:
+            continue
+        scale = stored[name + SCALE]
+        while scale.dim() < tensor.dim():
+            scale = scale.unsqueeze(-1)
+        assert ((tensor - back[name]).abs() <= scale * 0.5001).all(), name
+        checked += 1
+    assert checked > 10
+
+
+def test_int8_of_the_same_weights_twice_is_the_same(bundle):
+    once = unpack(pack(bundle.model.state_dict(), "int8"))
+    twice = unpack(pack(once, "int8"))
+    assert all(torch.allclose(once[n], twice[n], rtol=1e-6, atol=0) for n in once)
+
+
+def test_quantise_gives_one_scale_a_row():
+    integers, scale = quantise(torch.tensor([[1.0, -127.0], [0.0, 0.0]]))
+    assert integers.tolist() == [[1, -127], [0, 0]]
+    assert scale[0] == 1.0
+
+
+def test_tied_embedding_is_stored_once(bundle, tmp_path):
+    save_bundle(bundle, tmp_path / "m")
+    names = load_file(tmp_path / "m" / "model.safetensors")
+    assert sum("embed_tokens" in n or "lm_head" in n for n in names) == 1
+    model = load_bundle(str(tmp_path / "m")).model.trunk.model
+    assert model.get_input_embeddings().weight.data_ptr() == model.get_output_embeddings().weight.data_ptr()
+
+
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+def test_heads_carry_the_digest_of_the_trunk_as_loaded(bundle, tmp_path, storage):
+    save_bundle(bundle, tmp_path / "m", storage)
+    back = load_bundle(str(tmp_path / "m"))  # would raise if the digest were of other weights
+    with torch.no_grad():
+        next(back.model.trunk.parameters()).add_(1)
+    with pytest.raises(CheckpointError, match="another trunk"):
+        load_heads(tmp_path / "m" / "heads" / "latent", back.model)
+    load_heads(tmp_path / "m" / "heads" / "latent", back.model, allow_stale=True)
+
+
+def test_digest_moves_with_the_weights(bundle):
+    before = trunk_digest(bundle.model)
+    with torch.no_grad():
+        list(bundle.model.trunk.parameters())[-1].add_(1e-3)
+    assert trunk_digest(bundle.model) != before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("encoder.ctc.bias"), "1 missing .*encoder.ctc.bias"),
+        (lambda s: s.update(other=torch.zeros(1)), "1 unexpected .*other"),
+        (lambda s: s.update({"encoder.ctc.bias": torch.zeros(3)}), "another shape .*encoder.ctc.bias"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(bundle, tmp_path, change, message):
+    save_bundle(bundle, tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    with pytest.raises(CheckpointError, match=message):
+        load_bundle(str(tmp_path / "m"))
+
+
+def test_broken_folders_get_one_line(bundle, tmp_path):
+    with pytest.raises(CheckpointError, match="no such model folder"):
+        load_bundle(str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"config\.yaml"):
+        load_bundle(str(tmp_path / "empty"))
+    save_bundle(bundle, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_bundle(str(tmp_path / "m"))
+    write_yaml(tmp_path / "m" / "config.yaml", {"format_version": 99})
+    with pytest.raises(CheckpointError, match="format 99"):
+        load_bundle(str(tmp_path / "m"))
