@@ -90,9 +90,8 @@ def pack(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
         seen.add(tensor.data_ptr())
         value = tensor.detach().cpu().contiguous()
         if storage == "int8" and value.is_floating_point() and value.dim() > 1 and value.numel() >= SMALLEST:
-            # Rows of a convolution kernel are joined: one scale an output channel.
-            rows = value.flatten(1) if value.dim() == 4 or value.shape[-1] < 8 else value
-            integers, scale = quantise(rows.reshape(value.shape[0], -1) if rows.dim() == 2 else rows)
+            # A two-dimensional convolution has one scale an output channel.
+            integers, scale = quantise(value.flatten(1) if value.dim() == 4 else value)
             packed[name], packed[name + SCALE] = integers.reshape(value.shape), scale
         else:
             small = torch.float16 if storage == "int8" else torch.float32  # biases, norms, statistics
@@ -134,12 +133,12 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: Path) -> None
     module.load_state_dict(state)
 
 
-def trunk_digest(model: SpeechLM) -> str:
-    """SHA-256 over the trunk's weights as float32."""
+def trunk_digest(model: SpeechLM, storage: Storage = "float32") -> str:
+    """SHA-256 over the trunk's weights in float32, as they will be after storing them so."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.trunk.state_dict().items()):
+    for name, tensor in sorted(unpack(pack(model.trunk.state_dict(), storage)).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -152,20 +151,9 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
     (folder / "normalizer.json").write_text(json.dumps({"id": bundle.config.normalizer}) + "\n")
     (folder / "card.md").write_text(bundle.card, encoding="utf-8")
     # Heads are bound to the trunk as it will be loaded, after rounding.
-    digest = _digest_of_stored(bundle.model, storage)
+    digest = trunk_digest(bundle.model, storage)
     for name, heads in bundle.heads.items():
         save_heads(heads, folder / "heads" / name, bundle.name or folder.name, digest, storage)
-
-
-def _digest_of_stored(model: SpeechLM, storage: Storage) -> str:
-    rounded = unpack(pack(model.state_dict(), storage))
-    digest = hashlib.sha256()
-    own = {n: rounded[f"trunk.{n}"] for n in model.trunk.state_dict() if f"trunk.{n}" in rounded}
-    embedding = next(v for n, v in sorted(own.items()) if "embed_tokens" in n)
-    for name in sorted(model.trunk.state_dict()):
-        digest.update(name.encode())
-        digest.update(own.get(name, embedding).contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_heads(heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage) -> None:

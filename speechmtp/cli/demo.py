@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {label:{width}}  {texts[utterance.id]}")
     print("\n" + render_text(table_rows(done.rows), table_columns()) + "\n" + footnote(done.rows))
     print(
-        "\nThe examples are a synthesiser's voice, spelled letters and numbers; the model was trained on 74 people "
+        "\nThe examples are a synthesiser's voice, spelled letters and numbers; the model was trained on 66 people "
         "of the AN4 corpus.\nNext:\n"
         "  speechmtp transcribe recording.wav                     your own recording (spelled letters, numbers)\n"
         "  speechmtp compare an4 DATA_DIR --strategies ar,verify,ctc --out cmp   a Kaldi data directory\n"

@@ -56,7 +56,7 @@ def check_strategies(strategies: Sequence["Strategy"], recogniser: "Recogniser")
         depth = strategy.options["depth"]
         if depth > recogniser.heads.depth:
             raise ConfigError(
-                f"strategy {strategy.name}: depth={depth}, the model's heads reach {recogniser.heads.depth}"
+                f"strategy {strategy.name}: depth={depth}, expected at most {recogniser.heads.depth}, the heads' depth"
             )
 
 

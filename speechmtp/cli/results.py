@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import re
 import subprocess
@@ -67,7 +68,10 @@ def _circumstances(exp: Path) -> str:
     recorded = exp / "run.sh"
     if recorded.exists():
         words = [line for line in recorded.read_text().splitlines() if "run.sh" in line and not line.startswith("#")]
-        command = f" Command: `{words[-1].strip()}`." if words else ""
+        line = words[-1].strip() if words else ""
+        if corpora := os.environ.get("SPEECHMTP_CORPORA"):
+            line = line.replace(corpora, "$SPEECHMTP_CORPORA")  # a page is for every machine
+        command = f" Command: `{line}`." if line else ""
     return f"{date.today()}, commit {commit or 'unknown'}{dirty}; {_processor()}.{command}"
 
 

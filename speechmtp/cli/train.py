@@ -1,6 +1,7 @@
 """train a tokenizer (`train tokenizer`) or a speech recognition model (`train asr`)"""
 
 import argparse
+import json
 from pathlib import Path
 
 from speechmtp.cli.options import add_data_options
@@ -75,11 +76,15 @@ def _asr(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     train, dev = (read_data_dir(d, args.root, allow_pipes=args.allow_pipes) for d in (args.train, args.dev))
     out = Path(args.out)
-    trained = train_asr(config, train, dev, out, args.resume, args.allow_pipes, args.device)
+    trained = train_asr(config, train, dev, out, args.resume, args.allow_pipes, args.device, _report)
     if distributed.start()[0] == 0:
         _export(trained, config, train, out / "model", args.storage)
         print(f"model: {out / 'model'}")
     return 0
+
+
+def _report(figures: dict[str, object]) -> None:
+    print(json.dumps(figures), flush=True)
 
 
 def _export(trained, config, train, folder: Path, storage: str) -> None:  # type: ignore[no-untyped-def]

@@ -105,7 +105,7 @@ def test_fault_12_a_batch_equals_its_rows_alone(seed: int) -> None:
             assert one[0] == traces[row]
 
 
-@pytest.mark.parametrize("seed", [304, 307, 309])
+@pytest.mark.parametrize("seed", [304, 309, 310])
 def test_fault_13_heads_after_a_commit_know_what_a_fresh_prefill_knows(seed: int) -> None:
     case = make_case(seed, most_rows=6, most=20)
     seen = []

@@ -1,7 +1,6 @@
 """Task `asr`: a speech LLM from Kaldi data directories, phase by phase."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -70,9 +69,10 @@ class Trained:
 
 def train_asr(
     config: AsrConfig, train: DataDir, dev: DataDir, out: Path, resume: bool = False, allow_pipes: bool = False,
-    device: str = "cpu",
+    device: str = "cpu", report: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> Trained:  # fmt: skip
-    """Run all phases into `out`, a folder each; `out` must be new, or `resume` given."""
+    """Run all phases into `out`, a folder each; `out` must be new, or `resume` given. `report` hears, on the
+    first process, what each phase leaves out and what it reaches."""
     if (out / "config.yaml").exists() and not resume:
         raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -99,10 +99,10 @@ def train_asr(
             run = make_phase(phase, config, model, heads, data, tokenizer, precision)
             short = getattr(run, "dropped", ())
             if short and rank == 0:
-                print(json.dumps({"phase": phase.name, "dropped": len(short), "too_short": short[:5]}), flush=True)
+                report({"phase": phase.name, "dropped": len(short), "too_short": short[:5]})
             figures = run_phase(run, folder, config.loop, config.seed, resume)
         if rank == 0:
-            print(json.dumps({"phase": phase.name, **{k: round(v, 3) for k, v in figures.items()}}), flush=True)
+            report({"phase": phase.name, **{k: round(v, 3) for k, v in figures.items()}})
     return Trained(model.eval(), heads.eval(), tokenizer, figures)
 
 
