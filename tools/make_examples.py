@@ -15,10 +15,10 @@ import soxr
 
 # id, what is said, how espeak-ng is told to say it, voice, words a minute
 EXAMPLES = [
-    ("digits", "FOUR TWO SEVEN NINE", "four. two. seven. nine.", "en-us+m3", 120),
-    ("letters", "H E L L O", "H. E. L. L. O.", "en-us+m3", 110),
-    ("date", "JUNE TWENTY SEVENTH NINETEEN SIXTY", "June twenty seventh, nineteen sixty", "en-us+f3", 130),
-    ("command", "ENTER SIX TWO FOUR", "enter six. two. four.", "en-us+m7", 120),
+    ("digits", "FOUR TWO SEVEN NINE", "four. two. seven. nine.", "en-us+m3", 155),
+    ("letters", "S M I T H", "S. M. I. T. H.", "en-us+f5", 155),
+    ("date", "SEPTEMBER TWENTY FIRST NINETEEN SIXTY", "September twenty first, nineteen sixty", "en-us+m5", 170),
+    ("command", "ENTER SIX TWO FOUR", "enter six. two. four.", "en-us+m1", 155),
 ]
 RATE = 16000
 
