@@ -8,7 +8,8 @@ lib=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)/lib
 . "$lib/log.sh"
 # shellcheck source=recipes/lib/stage.sh
 . "$lib/stage.sh"
-command_line=("${RECIPE_SCRIPT:-$0}" "$@")
+read -ra typed <<< "${RECIPE_ARGUMENTS-$*}" # what the user typed, without the corpus's own options
+command_line=("${RECIPE_SCRIPT:-$0}" "${typed[@]}")
 
 help_message="Usage: ${RECIPE_SCRIPT:-$0} [options]
 From a raw corpus to a table of results. Stages whose inputs and options are unchanged are skipped."
@@ -32,7 +33,7 @@ text_args=""            # further options of local/make_text.py
 train_config=conf/train.yaml  # model and training configuration
 train_args=""           # further options of speechmtp train asr
 tag=""                  # results go to exp/<tag> (default: name of the training configuration)
-decode_conf=""          # strategies as tuned on dev (default: conf/decode.yaml, with --tiny exp/tiny)
+decode_conf=""          # strategies as tuned on dev (default: conf/decode_<tag>.yaml)
 decode_strategies="ar ctc ctc-only"  # strategies that are decoded and scored
 tune_args=""            # further options of speechmtp tune
 decode_args=""          # further options of speechmtp decode and compare
@@ -51,7 +52,7 @@ if [[ $tiny == true ]]; then
   : "${tag:=tiny}" "${tune_args:=--thetas 0.9}" "${decode_conf:=exp/$tag/decode.yaml}" "${results:=exp/$tag/RESULTS.md}"
 fi
 config_name=${train_config##*/}
-: "${tag:=${config_name%.*}}" "${decode_conf:=conf/decode.yaml}" "${results:=RESULTS.md}"
+: "${tag:=${config_name%.*}}" "${decode_conf:=conf/decode_$tag.yaml}" "${results:=RESULTS.md}"
 exp=exp/$tag
 read -ra data_words <<< "$data_args"
 read -ra train_words <<< "$train_args"
@@ -177,10 +178,9 @@ if begin_stage 11 decode "strategies on $test_sets, and their comparison"; then
     inputs_of "$data/$set"
     for strategy in "${strategies[@]}"; do
       name=${set}_$(folder_name "$strategy")
-      step "${ins[@]}" --in "$exp/model" --out "$exp/decode/$name" \
-        --via "$decode_cmd" --log "$exp/log/decode_$name.log" -- \
+      step "${ins[@]}" --in "$exp/model" --out "$exp/decode/$name" -- \
         speechmtp decode "$exp/model" "$data/$set" --strategy "$strategy" --nj "$nj" \
-        --out "$exp/decode/$name" "${decode_words[@]}"
+        --cmd "$decode_cmd" --out "$exp/decode/$name" "${decode_words[@]}"
     done
     for size in $batch_sizes; do
       name=${set}_batch$size

@@ -15,8 +15,10 @@ from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
+from speechmtp.models.adapter import CtcMerge
 from speechmtp.types import Prompt, Result, Trace, stack_prompts
 
+LONGEST_SECONDS = 120  # attention over the whole utterance: memory grows with the square of this
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -28,6 +30,7 @@ class Heard:
     labels: tuple[int, ...]  # greedy CTC labels
     audio_seconds: float
     seconds: float  # spent on features, encoder and prompt
+    nothing: bool = False  # no segment was heard
 
 
 @dataclass
@@ -60,26 +63,43 @@ class Recogniser:
         return next(iter(self.bundle.heads.values()), None)
 
     @torch.inference_mode()
-    def hear(self, audio: np.ndarray) -> Heard:
-        """Features, encoder and prompt of samples [N] (float32, at `rate` Hz)."""
+    def hear(self, audio: np.ndarray, name: str = "audio") -> Heard:
+        """Features, encoder and prompt of samples [N] (float32, at `rate` Hz); errors speak of `name`."""
         began = time.perf_counter()
         if audio.ndim != 1:
-            raise DataError(f"audio of shape {audio.shape}, expected one channel [N]")
+            raise DataError(f"{name}: samples of shape {audio.shape}, expected one channel [N]")
+        if not np.isfinite(audio).all():
+            raise DataError(f"{name}: has samples that are not finite numbers")
+        if len(audio) > LONGEST_SECONDS * self.rate:
+            raise DataError(
+                f"{name}: {len(audio) / self.rate:.0f} s, at most {LONGEST_SECONDS} s are heard at a time; "
+                f"cut it into parts"
+            )
         frames, lengths = self._fbank(torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))[None], None)
         model = self.bundle.model
         if frames.shape[1] < model.encoder.stride:
-            raise DataError(f"audio of {len(audio) / self.rate:.3f} s is too short for the encoder")
+            raise DataError(f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
         out = model.encode(frames.to(self.device, self.dtype), lengths.to(self.device))
         prompt = model.prompt(out)
         runs = torch.unique_consecutive(out.logits[0].argmax(-1))
         labels = tuple(int(i) for i in runs[runs != model.encoder.blank].tolist())
-        return Heard(prompt, labels, len(audio) / self.rate, time.perf_counter() - began)
+        nothing = not labels and isinstance(model.adapter, CtcMerge)
+        return Heard(prompt, labels, len(audio) / self.rate, time.perf_counter() - began, nothing)
 
     def decode(
         self, heard: Sequence[Heard], strategy: Strategy, references: Sequence[Sequence[int]] | None = None,
         record_gaps: bool = False,
     ) -> list[Result]:  # fmt: skip
         """Decode a batch; `seconds` of each result is the batch's decoder time."""
+        silent = [h.nothing for h in heard]
+        if any(silent):  # no segment at all: the prompt says nothing, and there is nothing to say
+            spoken = [i for i, nothing in enumerate(silent) if not nothing]
+            results = [Result("", (), Trace(finished=True)) for _ in heard]
+            if spoken:
+                known = [references[i] for i in spoken] if references else None
+                for i, result in zip(spoken, self.decode([heard[i] for i in spoken], strategy, known, record_gaps)):
+                    results[i] = result
+            return results
         began = time.perf_counter()
         eos = self.bundle.tokenizer.eos
         if strategy.drafter is None or strategy.rule is None:
@@ -100,7 +120,7 @@ class Recogniser:
     def transcribe(
         self, audio: str | Path | np.ndarray, rate: int | None = None, strategy: str | Strategy = "ctc"
     ) -> str:
-        """The text of a file, or of samples [N] at `rate` Hz."""
+        """The text of a file, or of samples [N] or [N, channels] (floats in [-1, 1], or integers) at `rate` Hz."""
         return self.recognise(audio, rate, strategy).text
 
     def recognise(
@@ -110,24 +130,29 @@ class Recogniser:
         if isinstance(audio, np.ndarray):
             if rate is None:
                 raise ConfigError("transcribe: an array needs its rate in Hz; give rate=16000 or what it is")
-            samples = audio.mean(-1) if audio.ndim == 2 else audio
-            samples = samples if rate == self.rate else resample(samples.astype(np.float32), rate, self.rate)
+            samples = mono(audio)
+            samples = samples if rate == self.rate else resample(samples, rate, self.rate)
         else:
             samples, _ = read_audio(audio, self.rate)
         chosen = parse_strategy(strategy) if isinstance(strategy, str) else strategy
-        return self.decode([self.hear(samples)], chosen)[0]
+        return self.decode([self.hear(samples, "audio" if isinstance(audio, np.ndarray) else str(audio))], chosen)[0]
+
+
+def mono(audio: np.ndarray) -> np.ndarray:
+    """Float32 samples [N] of an array [N] or [N, channels]; integers are scaled by their type's range."""
+    if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[1] > audio.shape[0]):
+        raise DataError(f"audio: array of shape {audio.shape}, expected [N] or [N, channels]")
+    if np.issubdtype(audio.dtype, np.integer):
+        audio = audio / (np.iinfo(audio.dtype).max + 1.0)
+    audio = audio.astype(np.float32)
+    return audio.mean(1) if audio.ndim == 2 else audio
 
 
 def load(model: str = "default", device: str = "cpu", dtype: str = "float32") -> Recogniser:
     """A recogniser from a model folder or the name of an embedded model (`default`, `an4`)."""
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {device}: not available here ({str(error).splitlines()[0]})") from error
-    return Recogniser(load_bundle(model), target, DTYPES[dtype])
+    return Recogniser(load_bundle(model), torch.device(device), DTYPES[dtype])
 
 
 def transcribe(audio: str | Path | np.ndarray, rate: int | None = None, model: str = "default") -> str:

@@ -3,8 +3,9 @@
 Letters: B rows, P prompt or draft entries, Q fed entries, C trunk width, D depth, V vocabulary, n taps.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -116,6 +117,20 @@ class Trace:
         return 1 + self.num_accepted_tokens / self.num_drafts if self.num_drafts else None
 
 
+def sum_traces(traces: Iterable[Trace]) -> Trace:
+    """Counts of several utterances together; gaps are left out."""
+    total = Trace(finished=True)
+    for trace in traces:
+        for name in ("calls", "prompt_calls", "draft_calls", "fed", "emitted"):
+            setattr(total, name, getattr(total, name) + getattr(trace, name))
+        for name in ("num_drafts", "num_draft_tokens", "num_accepted_tokens"):
+            setattr(total, name, getattr(total, name) + getattr(trace, name))
+        total.finished &= trace.finished
+        longest = zip_longest(total.num_accepted_tokens_per_pos, trace.num_accepted_tokens_per_pos, fillvalue=0)
+        total.num_accepted_tokens_per_pos = [a + b for a, b in longest]
+    return total
+
+
 @dataclass(frozen=True)
 class Result:
     """One recognised utterance."""
@@ -124,4 +139,3 @@ class Result:
     tokens: tuple[int, ...]
     trace: Trace
     seconds: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict)

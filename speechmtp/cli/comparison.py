@@ -16,7 +16,7 @@ from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.scoring.report import wer_interval
 from speechmtp.scoring.wer import score
 from speechmtp.text.normalize import get_normalizer
-from speechmtp.types import Result
+from speechmtp.types import Result, Trace, sum_traces
 
 NEAR_TIE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}  # logits
 
@@ -89,13 +89,12 @@ def _row(tally: Tally, shared: _Shared, plain: Tally | None) -> dict[str, Any]:
     report = score(shared.references, {n: r.text for n, r in results.items()},
                    get_normalizer(shared.recogniser.bundle.config.normalizer))  # fmt: skip
     interval = wer_interval(report, shared.seed)
-    traces = [r.trace for r in results.values()]
-    calls, tokens = sum(t.calls for t in traces), sum(t.emitted for t in traces)
+    total = sum_traces(r.trace for r in results.values())
+    calls, tokens = total.calls, total.emitted
     audio = sum(h.audio_seconds for h in shared.heard.values())
     words = report.counts.ref_words
     differences = list(_differences(strategy, results, shared)) if calls else []
     end_to_end = shared.hear_seconds + tally.seconds
-    drafts, accepted = sum(t.num_drafts for t in traces), sum(t.num_accepted_tokens for t in traces)
     return {
         "strategy": strategy.name,
         "options": strategy.options,
@@ -111,18 +110,18 @@ def _row(tally: Tally, shared: _Shared, plain: Tally | None) -> dict[str, Any]:
         "cer": report.cer,
         "normalizer": shared.recogniser.bundle.config.normalizer,
         "trunk_calls": calls,
-        "prompt_calls": sum(t.prompt_calls for t in traces),
-        "draft_calls": sum(t.draft_calls for t in traces),
-        "forwards": calls + sum(t.draft_calls for t in traces),
-        "fed": sum(t.fed for t in traces),
+        "prompt_calls": total.prompt_calls,
+        "draft_calls": total.draft_calls,
+        "forwards": calls + total.draft_calls,
+        "fed": total.fed,
         "tokens": tokens,
-        "tokens_per_call": tokens / calls if calls else None,
+        "tokens_per_call": total.tokens_per_call,
         "oracle_tokens_per_call": _ceiling(strategy, shared),
         "calls_per_word": calls / words if words else None,
         "calls_per_audio_second": calls / audio,
-        "mean_acceptance_length": 1 + accepted / drafts if drafts else None,
-        "acceptance_per_position": _per_position(traces, drafts),
-        "unfinished": sum(not t.finished for t in traces),
+        "mean_acceptance_length": total.mean_acceptance_length,
+        "acceptance_per_position": _per_position(total),
+        "unfinished": sum(not r.trace.finished for r in results.values()),
         "seconds": tally.seconds,
         "speedup_vs_ar": plain.seconds / tally.seconds if plain and calls and tally.seconds else None,
         "end_to_end_seconds": end_to_end,
@@ -161,13 +160,8 @@ def _ceiling(strategy: Strategy, shared: _Shared) -> float | None:
     return sum(lengths) / sum(1 + math.ceil((n - 1) / (depth + 1)) for n in lengths)
 
 
-def _per_position(traces: Sequence[Any], drafts: int) -> list[float] | None:
+def _per_position(total: Trace) -> list[float] | None:
     """Share of drafts whose first 1, 2, ... tokens were all accepted, as vLLM counts it."""
-    if not drafts:
+    if not total.num_drafts:
         return None
-    size = max(len(t.num_accepted_tokens_per_pos) for t in traces)
-    sums = [0] * size
-    for trace in traces:
-        for place, count in enumerate(trace.num_accepted_tokens_per_pos):
-            sums[place] += count
-    return [s / drafts for s in sums]
+    return [count / total.num_drafts for count in total.num_accepted_tokens_per_pos]

@@ -18,6 +18,7 @@ from speechmtp.cli.options import (
     open_recogniser,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.types import Trace, sum_traces
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decodes here, or in `--nj` jobs whose results are joined."""
-    from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.data.kaldi import DataDir, read_data_dir
 
     strategy = chosen_strategy(args)
-    if strategy.drafter is not None and strategy.drafter.source == "reference":
-        raise ConfigError(f"strategy {strategy.name}: needs `ar`'s output first; use speechmtp compare")
     if args.nj < 1:
         raise ConfigError(f"--nj {args.nj}: expected 1 or more")
     data = read_data_dir(args.data_dir, args.root, need_text=False, allow_pipes=args.allow_pipes)
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         check_strategies([strategy], recogniser)
         if args.shard:
             part, parts = (int(x) for x in args.shard.split("/"))
-            data = type(data)(data.path, data.utterances[part - 1 :: parts])
+            data = DataDir(data.path, data.utterances[part - 1 :: parts])
         entries = _decode(recogniser, data, strategy, args)
     _write(out, entries, args, strategy)
     return 0
@@ -94,21 +93,42 @@ def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     if args.cmd:
         full = [*shlex.split(args.cmd), f"JOB=1:{args.nj}", str(out / "log" / "decode.JOB.log"), *command,
                 "--shard", f"JOB/{args.nj}", "--out", str(out / "split" / "JOB")]  # fmt: skip
-        failed = [str(out / "log")] if subprocess.run(full, check=False).returncode else []
+        try:
+            code = subprocess.run(full, check=False).returncode
+        except OSError as error:
+            raise ConfigError(f"--cmd {args.cmd}: {error.strerror or error}; give the path of the launcher") from error
+        failed = [str(f) for f in folders if not (f / "trace.json").exists()] or [str(out / "log")] * bool(code)
     else:
-        jobs = []
-        for job, folder in enumerate(folders, 1):
-            log = (out / "log" / f"decode.{job}.log").open("w")
-            own = [*command, "--shard", f"{job}/{args.nj}", "--out", str(folder)]
-            jobs.append((subprocess.Popen(own, stdout=log, stderr=subprocess.STDOUT), log))
-        failed = [log.name for process, log in jobs if process.wait()]
+        failed = _run_here(command, folders, out / "log", args.nj)
     if failed:
-        tail = "" if args.cmd else ": " + (Path(failed[0]).read_text().strip().splitlines() or [""])[-1]
-        raise SpeechMTPError(f"decode: {len(failed)} of {args.nj} jobs failed, see {failed[0]}{tail}")
+        raise SpeechMTPError(
+            f"decode: {len(failed)} of {args.nj} jobs failed, see {out / 'log'}{_last_line(failed[0])}"
+        )
     entries: dict[str, Any] = {}
     for folder in folders:
         entries |= json.loads((folder / "trace.json").read_text())["utterances"]
     return entries
+
+
+def _run_here(command: list[str], folders: list[Path], logs: Path, jobs: int) -> list[str]:
+    """Run the jobs side by side; the logs of those that failed. None outlives this call."""
+    running: list[tuple[subprocess.Popen[bytes], Path]] = []
+    try:
+        for job, folder in enumerate(folders, 1):
+            log = logs / f"decode.{job}.log"
+            with log.open("w") as file:
+                own = [*command, "--shard", f"{job}/{jobs}", "--out", str(folder)]
+                running.append((subprocess.Popen(own, stdout=file, stderr=subprocess.STDOUT), log))
+        return [str(log) for process, log in running if process.wait()]
+    finally:
+        for process, _ in running:
+            process.terminate()
+
+
+def _last_line(log: str) -> str:
+    """The end of a job's log, which says why it failed."""
+    lines = Path(log).read_text().strip().splitlines() if Path(log).is_file() else []
+    return f": {lines[-1]}" if lines else ""
 
 
 def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strategy: Any) -> None:
@@ -116,18 +136,19 @@ def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strateg
     from speechmtp.data.kaldi import write_table
 
     write_table(out / "text", {name: entry["text"] for name, entry in entries.items()})
-    totals: dict[str, Any] = {}
-    for entry in entries.values():
-        for key, value in entry["trace"].items():
-            if isinstance(value, (int, float)):
-                totals[key] = totals.get(key, 0) + int(value)
-    totals["tokens_per_call"] = totals["emitted"] / totals["calls"] if totals.get("calls") else None
-    drafts = totals.get("num_drafts")
-    totals["mean_acceptance_length"] = 1 + totals["num_accepted_tokens"] / drafts if drafts else None
+    total = sum_traces(Trace(**entry["trace"]) for entry in entries.values())
+    totals = {k: v for k, v in vars(total).items() if k != "gaps"}
+    totals |= {"tokens_per_call": total.tokens_per_call, "mean_acceptance_length": total.mean_acceptance_length}
     trace = {"totals": totals, "utterances": dict(sorted(entries.items()))}
     (out / "trace.json").write_text(json.dumps(trace, indent=1) + "\n")
     kept = ("model", "data_dir", "batch_size", "device", "dtype", "seed", "threads")
     settings = {key: getattr(args, key) for key in kept}
     write_yaml(out / "config.yaml", settings | {"strategy": strategy.name, "options": strategy.options})
     shown = f", {totals['tokens_per_call']:.2f} tokens a call" if totals["tokens_per_call"] else ""
+    cut = [name for name, entry in entries.items() if not entry["trace"]["finished"]]
+    if cut:
+        print(
+            f"speechmtp: warning: {len(cut)} utterances stopped at the limit of tokens: {', '.join(cut[:5])}",
+            file=sys.stderr,
+        )
     print(f"{len(entries)} utterances with {strategy.label}{shown}: {out / 'text'}")

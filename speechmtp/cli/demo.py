@@ -1,6 +1,7 @@
 """the spoken examples of the package with every strategy, and what to type next"""
 
 import argparse
+import sys
 from pathlib import Path
 
 from speechmtp.cli.options import add_run_options, check_strategies, open_recogniser
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
 
     strategies = read_strategies(args.strategies)
     recogniser = open_recogniser(args)
-    check_strategies(strategies, recogniser)
+    check_strategies(strategies, recogniser, with_references=True)
     folder = Path(speechmtp.__file__).parent / "assets" / "examples"
     data = read_data_dir(folder, str(folder))
     heard, seconds = hear_all(recogniser, data, False)
@@ -38,8 +39,9 @@ def run(args: argparse.Namespace) -> int:
     print(
         "\nThe examples are a synthesiser's voice, spelled letters and numbers; the model was trained on 66 people "
         "of the AN4 corpus.\nNext:\n"
-        "  speechmtp transcribe recording.wav                     your own recording (spelled letters, numbers)\n"
-        "  speechmtp compare an4 DATA_DIR --strategies ar,verify,ctc --out cmp   a Kaldi data directory\n"
-        "  cd egs/an4/asr1 && ./run.sh                            train the model yourself, from raw corpus to table"
+        f"  {sys.argv[0]} transcribe recording.wav\n      your own recording: spelled letters, numbers, dates\n"
+        f"  {sys.argv[0]} compare an4 DATA_DIR --strategies ar,verify,ctc --out cmp\n      a Kaldi data directory\n"
+        "  cd egs/an4/asr1 && ./run.sh --data-args '--download true'\n"
+        "      train the model yourself, from raw corpus to table (or SPEECHMTP_CORPORA=FOLDER ./run.sh)"
     )
     return 0

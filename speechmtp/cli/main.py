@@ -16,6 +16,7 @@ VERBS = {
     "compare": "strategies side by side in one run",
     "transcribe": "text of audio files",
     "results": "write the table of an experiment into its RESULTS.md",
+    "export": "write a model folder again, as 8-bit integers or in float32",
     "demo": "the spoken examples of the package with every strategy",
 }
 
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        print(f"speechmtp: error: {error.filename or arguments[0]}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("speechmtp: interrupted", file=sys.stderr)
         return 130

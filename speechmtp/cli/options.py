@@ -28,6 +28,16 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-pipes", action="store_true", help="run the commands of wav.scp")
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have, in one line."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+
+
 def open_recogniser(args: argparse.Namespace) -> "Recogniser":
     """The model that the options ask for, with threads and seed set."""
     import torch
@@ -40,15 +50,18 @@ def open_recogniser(args: argparse.Namespace) -> "Recogniser":
         raise ConfigError(f"--threads {args.threads}: expected 0 or more")
     if args.threads:
         torch.set_num_threads(args.threads)
+    check_device(args.device)
     random.seed(args.seed)
     torch.manual_seed(args.seed)
     return load(args.model, args.device, args.dtype)
 
 
-def check_strategies(strategies: Sequence["Strategy"], recogniser: "Recogniser") -> None:
+def check_strategies(strategies: Sequence["Strategy"], recogniser: "Recogniser", with_references: bool = False) -> None:
     """Refuse now what the model cannot do, before any audio is read."""
     for strategy in strategies:
         drafter = strategy.drafter
+        if drafter is not None and drafter.source == "reference" and not with_references:
+            raise ConfigError(f"strategy {strategy.name}: needs `ar`'s output first; use speechmtp compare")
         if drafter is None or not drafter.heads:
             continue
         if recogniser.heads is None:
@@ -71,7 +84,8 @@ def hear_all(
     heard: dict[str, Heard] = {}
     began = time.perf_counter()
     for utterance in track(data.utterances, label):
-        heard[utterance.id] = recogniser.hear(utterance.load(recogniser.rate, allow_pipes))
+        audio = utterance.load(recogniser.rate, allow_pipes)
+        heard[utterance.id] = recogniser.hear(audio, f"{data.path}/{utterance.origin}: {utterance.id}")
     return heard, time.perf_counter() - began
 
 

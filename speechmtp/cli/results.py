@@ -49,8 +49,9 @@ def _block(exp: Path, note: str) -> str:
         lines += [training]
     for path in sorted(exp.glob("score/*/summary.json")):
         s = json.loads(path.read_text())
+        interval = f"{s['wer_low']:.2f} to {s['wer_high']:.2f} by {s['unit']}"
         lines.append(
-            f"- `{path.parent.name}`: WER {s['wer']:.2f} % (95 % interval {s['wer_low']:.2f} to {s['wer_high']:.2f}), "
+            f"- `{path.parent.name}`: WER {s['wer']:.2f} % (95 % interval {interval}), "
             f"{s['words']} words, {s['ins']} ins, {s['del']} del, {s['sub']} sub; CER {s['cer']:.2f} %"
         )
     for path in sorted(exp.glob("compare/*/compare.json")):
@@ -68,7 +69,7 @@ def _circumstances(exp: Path) -> str:
     recorded = exp / "run.sh"
     if recorded.exists():
         words = [line for line in recorded.read_text().splitlines() if "run.sh" in line and not line.startswith("#")]
-        line = words[-1].strip() if words else ""
+        line = re.sub(r" --(stop-)?stage \S+", "", words[-1].strip()) if words else ""
         if corpora := os.environ.get("SPEECHMTP_CORPORA"):
             line = line.replace(corpora, "$SPEECHMTP_CORPORA")  # a page is for every machine
         command = f" Command: `{line}`." if line else ""
@@ -76,7 +77,10 @@ def _circumstances(exp: Path) -> str:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except OSError:  # no git: the page says so
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

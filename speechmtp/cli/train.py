@@ -61,6 +61,7 @@ def _tokenizer(args: argparse.Namespace) -> int:
 def _asr(args: argparse.Namespace) -> int:
     import torch
 
+    from speechmtp.cli.options import check_device
     from speechmtp.config import load_config
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.training import distributed
@@ -70,6 +71,7 @@ def _asr(args: argparse.Namespace) -> int:
     if args.check:
         print(f"{args.config}: {len(config.phases)} phases, {sum(p.steps for p in config.phases)} updates")
         return 0
+    check_device(args.device)
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads}: expected 0 or more")
     if args.threads:
@@ -92,11 +94,11 @@ def _export(trained, config, train, folder: Path, storage: str) -> None:  # type
     from speechmtp.bundle import Bundle, BundleConfig, save_bundle
 
     hours = sum(train.durations.values()) / 3600
-    figures = "\n".join(f"- {name}: {value:.2f}" for name, value in trained.figures.items())
+    figures = "\n".join(f"- {name}: {value:.2f}" for name, value in trained.figures.items() if name != "score")
     card = (
         f"# Model card\n\nTrained by `speechmtp train asr` on {len(train)} utterances ({hours:.2f} h), seed "
         f"{config.seed}, phases {', '.join(p.name for p in config.phases)}.\n\nDevelopment figures of the last "
-        f"phase (token error rates in percent):\n{figures}\n"
+        f"phase (error rates of words and tokens in percent, `ctc_`: of the CTC head alone):\n{figures}\n"
     )
     bundle = Bundle(
         BundleConfig(features=config.features, model=config.model, normalizer=config.normalizer),

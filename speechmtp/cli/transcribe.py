@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 
 from speechmtp.cli.decode import chosen_strategy
 from speechmtp.cli.options import add_run_options, batches, check_strategies, open_recogniser
@@ -28,17 +29,21 @@ def run(args: argparse.Namespace) -> int:
     recogniser = open_recogniser(args)
     check_strategies([strategy], recogniser)
     heard = {
-        str(i): recogniser.hear(read_audio(f, recogniser.rate)[0]) for i, f in enumerate(track(args.files, "hearing"))
+        str(i): recogniser.hear(read_audio(name, recogniser.rate)[0], name)
+        for i, name in enumerate(track(args.files, "hearing"))
     }
     results: dict[str, Result] = {}
     for group in batches(list(heard), heard, args.batch_size):
         results.update(zip(group, recogniser.decode([heard[n] for n in group], strategy)))
     for index, name in enumerate(args.files):
         result = results[str(index)]
+        if not result.trace.finished:
+            print(f"speechmtp: warning: {name}: stopped at the limit of tokens, the text may be cut", file=sys.stderr)
         if args.json:
             trace = result.trace
-            print(json.dumps({"file": name, "text": result.text, "strategy": strategy.label, "calls": trace.calls,
-                              "tokens": trace.emitted, "tokens_per_call": trace.tokens_per_call}))  # fmt: skip
+            row = {"file": name, "text": result.text, "strategy": strategy.label, "calls": trace.calls}
+            row |= {"tokens": trace.emitted, "tokens_per_call": trace.tokens_per_call, "finished": trace.finished}
+            print(json.dumps(row))
         else:
             print(result.text if len(args.files) == 1 else f"{name}: {result.text}")
     return 0

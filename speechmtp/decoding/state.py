@@ -1,6 +1,6 @@
 """All that changes while a batch is decoded."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,7 +31,6 @@ class DecodeState:
     head_state: Any = None
     drafter_state: Any = None
     prompted: bool = False  # the prompt's call is done
-    seeds: list[int] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:

@@ -71,13 +71,16 @@ def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
         model = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"trunk: {config.name!r} cannot be loaded: {' '.join(str(error).split())}") from error
-    if model.config.vocab_size < vocab_size:
+    if model.config.vocab_size != vocab_size:
         raise CheckpointError(
-            f"trunk: {config.name!r} has {model.config.vocab_size} tokens, the tokenizer {vocab_size}"
+            f"trunk: {config.name!r} has {model.config.vocab_size} tokens, the tokenizer {vocab_size}; "
+            f"a pretrained trunk must have been trained on this tokenizer"
         )
     if config.train == "lora":
-        from peft import LoraConfig, get_peft_model
-
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise ConfigError("trunk: lora needs peft; pip install 'speechmtp[train]'") from error
         targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
         settings = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets)
         model = get_peft_model(model, settings).base_model.model

@@ -8,12 +8,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def start() -> tuple[int, int]:
-    """(rank, world size); joins the process group that torchrun's environment names."""
+def start(device: torch.device | None = None) -> tuple[int, int]:
+    """(rank, world size); joins the process group that torchrun's environment names, for training on `device`."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if device is not None and device.type == "cuda" else "gloo")
     return int(os.environ.get("RANK", "0")), world
+
+
+def own_device(name: str) -> torch.device:
+    """This process's device: `cuda` means the one that torchrun's LOCAL_RANK names."""
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def total(value: float) -> float:

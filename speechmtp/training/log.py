@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from speechmtp.errors import ConfigError
+
 LINE_SECONDS = 30.0
 
 
@@ -30,7 +32,10 @@ class TrainingLog:
         temporary.replace(self._path)
         self._file = self._path.open("a")
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ConfigError("loop.tensorboard: needs tensorboard; pip install 'speechmtp[train]'") from error
 
             self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
         if sys.stderr.isatty():

@@ -146,6 +146,9 @@ def test_readme_python_runs():
         (["train", "asr", "--config", "none.yaml", "--train", "a", "--dev", "b", "--out", "OUT"], "none.yaml"),
         (["train", "tokenizer", "--text", "none", "--vocab-size", "30", "--out", "OUT"], "none"),
         (["results", "none", "--out", "OUT"], "no such experiment"),
+        (["transcribe", "x.wav", "--strategy", "oracle"], "speechmtp compare"),
+        (["decode", "an4", str(EXAMPLES), "--nj", "2", "--cmd", "no-launcher", "--out", "OUT"], "no-launcher"),
+        (["transcribe", "x.wav", "--device", "meta"], "not available"),
     ],
 )
 def test_a_users_mistake_is_one_line(arguments, message, tmp_path, capsys):
@@ -189,6 +192,96 @@ def test_array_without_rate_is_refused():
         recogniser.transcribe(np.zeros(100, np.float32), 16000)
     with pytest.raises(DataError, match="digits"):
         speechmtp.example("none")
+
+
+def test_integers_and_channels_are_what_they_say():
+    import numpy as np
+    import soundfile
+
+    from speechmtp.errors import DataError
+
+    recogniser = speechmtp.load("an4")
+    samples, rate = soundfile.read(EXAMPLES / "digits.flac", dtype="int16")
+    plain = recogniser.transcribe(EXAMPLES / "digits.flac")
+    assert recogniser.transcribe(samples, rate) == plain
+    assert recogniser.transcribe(np.stack([samples, samples], 1), rate) == plain
+    for wrong, message in (
+        (np.zeros((2, 16000), np.float32), "expected .N. or"),
+        (np.full(16000, np.nan, np.float32), "not finite"),
+        (np.zeros(121 * 16000, np.float32), "cut it into parts"),
+    ):
+        with pytest.raises(DataError, match=message):
+            recogniser.transcribe(wrong, rate)
+
+
+def test_where_nothing_is_heard_nothing_is_said():
+    import soundfile
+    import torch
+
+    from speechmtp.decoding.strategies import parse_strategy
+
+    recogniser = speechmtp.load("an4")
+    speech = recogniser.hear(soundfile.read(EXAMPLES / "digits.flac", dtype="float32")[0])
+    with torch.no_grad():
+        recogniser.bundle.model.encoder.ctc.bias[-1] += 100  # blank everywhere
+    quiet = recogniser.hear(soundfile.read(EXAMPLES / "digits.flac", dtype="float32")[0])
+    assert quiet.nothing
+    for name in ("ar", "verify", "ctc", "ctc-only"):
+        results = recogniser.decode([quiet, speech, quiet], parse_strategy(name))
+        assert [r.text != "" for r in results] == [False, True, False]
+        assert results[0].trace.calls == 0
+        assert results[0].trace.finished
+
+
+def test_jobs_through_a_launcher(tmp_path):
+    launcher = README.parent / "recipes" / "run.py"
+    out = tmp_path / "jobs"
+    assert main(["decode", "an4", str(EXAMPLES), "--nj", "2", "--cmd", f"{sys.executable} {launcher}",
+                 "--out", str(out)]) == 0  # fmt: skip
+    assert len((out / "text").read_text().splitlines()) == 4
+    assert "# Ended (code 0)" in (out / "log" / "decode.2.log").read_text()
+
+
+def test_a_failing_job_is_named_with_its_reason(tmp_path, capsys):
+    broken = tmp_path / "set"
+    shutil.copytree(EXAMPLES, broken)
+    (broken / "letters.flac").write_bytes(b"")
+    (broken / "info.json").unlink()
+    assert main(["decode", "an4", str(broken), "--nj", "2", "--out", str(tmp_path / "out"),
+                 "--root", str(broken)]) == 2  # fmt: skip
+    error = capsys.readouterr().err
+    assert "1 of 2 jobs failed" in error
+    assert "letters.flac" in error
+
+
+def test_a_file_in_the_way_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["decode", "an4", str(EXAMPLES), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_export_keeps_what_the_model_says(tmp_path, capsys):
+    card = tmp_path / "card.md"
+    card.write_text("a card")
+    plain, small = tmp_path / "float", tmp_path / "int"
+    assert main(["export", "an4", "--storage", "float32", "--out", str(plain)]) == 0
+    assert main(["export", str(plain), "--storage", "int8", "--card", str(card), "--out", str(small)]) == 0
+    assert (small / "card.md").read_text() == "a card"
+    texts = [speechmtp.load(m).transcribe(EXAMPLES / "digits.flac") for m in ("an4", str(plain), str(small))]
+    assert len(set(texts)) == 1
+    assert main(["export", "an4", "--out", str(small)]) == 2
+    assert "holds a model already" in capsys.readouterr().err
+
+
+def test_the_embedded_model_is_small_and_has_its_card():
+    from speechmtp.bundle import locate
+
+    folder = locate("default")
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 3_000_000
+    card = (folder / "card.md").read_text()
+    assert "AN4" in card
+    assert "licence" in card.lower()
+    assert "RESULTS_TABLE" not in README.read_text()
 
 
 def test_tune_and_results_pages(tmp_path, capsys):

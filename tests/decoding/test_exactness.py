@@ -105,19 +105,20 @@ def test_fault_12_a_batch_equals_its_rows_alone(seed: int) -> None:
             assert one[0] == traces[row]
 
 
-@pytest.mark.parametrize("seed", [304, 309, 310])
-def test_fault_13_heads_after_a_commit_know_what_a_fresh_prefill_knows(seed: int) -> None:
-    case = make_case(seed, most_rows=6, most=20)
-    seen = []
+def test_fault_13_heads_after_a_commit_know_what_a_fresh_prefill_knows() -> None:
+    compared = []
+    for seed in range(300, 312):
+        case = make_case(seed, most_rows=6, most=20)
 
-    def compare(state: DecodeState) -> None:
-        wanted = last_states(case, state.rows, state.tokens)
-        torch.testing.assert_close(state.head_state.hidden, wanted, rtol=0, atol=1e-8)
-        seen.append(len(state.rows))
+        def compare(state: DecodeState, case: Case = case) -> None:
+            wanted = last_states(case, state.rows, state.tokens)
+            torch.testing.assert_close(state.head_state.hidden, wanted, rtol=0, atol=1e-8)
+            compared.append(len(state.rows))
 
-    drafter = RandomTree(seed, 4, probe=compare, heads=True)
-    tokens, _ = case.run(drafter, sources=case.tokens, heads=tiny.heads("latent", 2, seed))
-    assert tokens == case.tokens and len(seen) > 2
+        drafter = RandomTree(seed, 4, probe=compare, heads=True)
+        tokens, _ = case.run(drafter, sources=case.tokens, heads=tiny.heads("latent", 2, seed))
+        assert tokens == case.tokens
+    assert sum(compared) > 15 and max(compared) > 2, "many calls were looked at, some of them ragged"
 
 
 @pytest.mark.parametrize("seed", [1, 4, 9, 12])

@@ -4,9 +4,9 @@ import oracle
 import pytest
 import tiny
 import torch
-from cases import mutate
+from cases import make_case, mutate
 
-from speechmtp.decoding.drafters.recycle import Pointer
+from speechmtp.decoding.drafters.recycle import Pointer, Recycled
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -69,3 +69,14 @@ def test_pitfall_06_recycling_keeps_its_pace(size: int, rate: float, least: floa
         tokens += size + 1
     assert least <= tokens / calls <= most
     assert tokens / resumed < 0.7 * tokens / calls, "decoding on without a draft is what recycling beats"
+
+
+@pytest.mark.parametrize("seed", [2, 5, 7, 11, 13])
+def test_the_loop_recycles_as_the_simulator_does(seed: int) -> None:
+    """Calls of every row in a batch, from token lists alone."""
+    case = make_case(seed, most=20)
+    rng = tiny.generator(seed)
+    drafts = [mutate(tokens, 0.2, rng) for tokens in case.tokens]
+    _, traces = case.run(Recycled(), sources=drafts)
+    for draft, tokens, trace in zip(drafts, case.tokens, traces):
+        assert trace.calls == calls_with([*draft, tiny.EOS], tokens, True)

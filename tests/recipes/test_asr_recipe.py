@@ -29,7 +29,7 @@ verb = " ".join(words[:2]) if words[0] in ("data", "train") else words[0]
 if verb == "data prepare":
     data(out / "train_all", 200); data(out / "test", 20)
 elif verb == "data subset":
-    data(pathlib.Path(words[3]), int(option("--first", option("--hold-out")).name))
+    data(pathlib.Path(words[3]), 100 if "--spk-list" in words else int(option("--first").name))
     if "--rest" in words: data(option("--rest"), 100)
 elif verb in ("data validate", "data stats"):
     print(verb, words[2])
@@ -96,7 +96,7 @@ def test_every_stage_then_none(recipe: Path) -> None:
     seen = calls(recipe)
     for expected in (
         f"data prepare an4 --source {recipe.parents[2]} --out data",
-        "data subset data/train_all data/dev --hold-out 100 --rest data/train --seed 0",
+        "data subset data/train_all data/dev --spk-list conf/dev_speakers --rest data/train",
         "data validate data/train",
         "data validate data/test --against data/train",
         "train tokenizer --text data/train/text --vocab-size 30 --out data/tokenizer.model",

@@ -17,7 +17,7 @@ text_args=""
 [[ ! -f $words ]] || text_args="--words $words"
 
 # Options given by the caller come last and win.
-export RECIPE_SCRIPT=./run.sh
+export RECIPE_SCRIPT=./run.sh RECIPE_ARGUMENTS="$*"
 exec ../../../recipes/asr.sh \
   --corpus an4 \
   --train-set train --dev-set dev --test-sets test \

@@ -76,11 +76,11 @@ def train_asr(
     if (out / "config.yaml").exists() and not resume:
         raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
     out.mkdir(parents=True, exist_ok=True)
-    rank, _ = distributed.start()
+    target = distributed.own_device(device)
+    rank, _ = distributed.start(target)
     if rank == 0:
         _keep_config(config, out)
     tokenizer = Tokenizer.load(config.tokenizer)
-    target = torch.device(device)
     torch.manual_seed(config.seed)
     model = SpeechLM(config.model, len(tokenizer), tokenizer.bos).to(target)
     heads = build_heads(config.heads, model.trunk.width, model.trunk.vocab_size).to(target)

@@ -1,0 +1,35 @@
+"""write a model folder again, in another storage or with another card"""
+
+import argparse
+from pathlib import Path
+
+from speechmtp.errors import ConfigError, DataError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp export`."""
+    parser.add_argument("model", metavar="MODEL", help="model folder or embedded model")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new model folder")
+    parser.add_argument("--storage", choices=("int8", "float32"), default="int8",
+                        help="int8 (default): 8-bit integers with a float32 scale a row")  # fmt: skip
+    parser.add_argument("--card", metavar="FILE", help="model card to put in place of the model's own")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Loads, writes, says how large it is."""
+    from speechmtp.bundle import load_bundle, save_bundle
+
+    out = Path(args.out)
+    if (out / "config.yaml").exists():
+        raise ConfigError(f"--out {out}: holds a model already; remove it or give another folder")
+    bundle = load_bundle(args.model)
+    if args.card:
+        try:
+            bundle.card = Path(args.card).read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{args.card}: {error.strerror or error}; a text file is expected") from error
+    bundle.name = out.name
+    save_bundle(bundle, out, args.storage)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    print(f"{out}: {size / 1e6:.2f} MB, {args.storage}")
+    return 0
