@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from speechmtp.audio.features import FbankConfig
 from speechmtp.config import from_dict, load_config, read_yaml, write_yaml
 from speechmtp.errors import CheckpointError
 from speechmtp.heads.contract import HeadSet
@@ -25,6 +24,7 @@ from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
 from speechmtp.text.tokenizer import Tokenizer
+from speechmtp.types import FbankConfig
 
 FORMAT = 1
 EMBEDDED = {"default": "an4", "an4": "an4"}  # names of the models inside the package
