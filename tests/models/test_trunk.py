@@ -197,10 +197,10 @@ def test_pretrained_folders_load_and_are_frozen(tmp_path: Path) -> None:
     tiny.trunk(7, "qwen3").model.save_pretrained(tmp_path)
     loaded = build_trunk(PretrainedTrunkConfig(name=str(tmp_path)), 11)
     assert loaded.width == tiny.WIDTH and not any(weight.requires_grad for weight in loaded.parameters())
-    assert all(
-        w.requires_grad for w in build_trunk(PretrainedTrunkConfig(name=str(tmp_path), train="full"), 5).parameters()
-    )
-    with pytest.raises(CheckpointError, match="has 11 tokens, the tokenizer 12"):
-        build_trunk(PretrainedTrunkConfig(name=str(tmp_path)), 12)
+    full = build_trunk(PretrainedTrunkConfig(name=str(tmp_path), train="full"), 11)
+    assert all(weight.requires_grad for weight in full.parameters())
+    for size in (5, 12):
+        with pytest.raises(CheckpointError, match=f"has 11 tokens, the tokenizer {size}"):
+            build_trunk(PretrainedTrunkConfig(name=str(tmp_path)), size)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         build_trunk(PretrainedTrunkConfig(name=str(tmp_path / "none")), 11)
