@@ -30,7 +30,7 @@ class Heard:
     labels: tuple[int, ...]  # greedy CTC labels
     audio_seconds: float
     seconds: float  # spent on features, encoder and prompt
-    nothing: bool = False  # no segment was heard
+    nothing: bool = False  # not one letter among the segments, as in silence
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Recogniser:
         prompt = model.prompt(out)
         runs = torch.unique_consecutive(out.logits[0].argmax(-1))
         labels = tuple(int(i) for i in runs[runs != model.encoder.blank].tolist())
-        nothing = not labels and isinstance(model.adapter, CtcMerge)
+        nothing = isinstance(model.adapter, CtcMerge) and not self.bundle.tokenizer.decode(labels).strip()
         return Heard(prompt, labels, len(audio) / self.rate, time.perf_counter() - began, nothing)
 
     def decode(
@@ -92,7 +92,7 @@ class Recogniser:
     ) -> list[Result]:  # fmt: skip
         """Decode a batch; `seconds` of each result is the batch's decoder time."""
         silent = [h.nothing for h in heard]
-        if any(silent):  # no segment at all: the prompt says nothing, and there is nothing to say
+        if any(silent):  # the prompt holds no letter, and a trunk that has always read some would make one up
             spoken = [i for i, nothing in enumerate(silent) if not nothing]
             results = [Result("", (), Trace(finished=True)) for _ in heard]
             if spoken:

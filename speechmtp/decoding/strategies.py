@@ -120,7 +120,7 @@ def parse_strategies(text: str) -> list[Strategy]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         head = part.partition(":")[0]
         if groups and "=" in head:
-            groups[-1] += "," + part
+            groups[-1] += ("," if ":" in groups[-1] else ":") + part
         else:
             groups.append(part)
     if not groups:

@@ -215,6 +215,7 @@ def test_integers_and_channels_are_what_they_say():
 
 
 def test_where_nothing_is_heard_nothing_is_said():
+    import numpy as np
     import soundfile
     import torch
 
@@ -226,6 +227,8 @@ def test_where_nothing_is_heard_nothing_is_said():
         recogniser.bundle.model.encoder.ctc.bias[-1] += 100  # blank everywhere
     quiet = recogniser.hear(soundfile.read(EXAMPLES / "digits.flac", dtype="float32")[0])
     assert quiet.nothing
+    silence = np.zeros(32000, np.float32)
+    assert speechmtp.load("an4").transcribe(silence, 16000) == ""
     for name in ("ar", "verify", "ctc", "ctc-only"):
         results = recogniser.decode([quiet, speech, quiet], parse_strategy(name))
         assert [r.text != "" for r in results] == [False, True, False]
