@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from speechmtp.api import Heard, Recogniser
 from speechmtp.cli.options import batches
 from speechmtp.cli.progress import track
@@ -132,6 +134,7 @@ def _row(tally: Tally, shared: _Shared, plain: Tally | None) -> dict[str, Any]:
         "device": str(shared.recogniser.device),
         "dtype": shared.dtype,
         "seed": shared.seed,
+        "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def _block(exp: Path, note: str) -> str:
         lines += [training]
     for path in sorted(exp.glob("score/*/summary.json")):
         s = json.loads(path.read_text())
-        interval = f"{s['wer_low']:.2f} to {s['wer_high']:.2f} by {s['unit']}"
+        interval = f"{s['wer_low']:.2f} to {s['wer_high']:.2f} by {s['interval']['unit']}"
         lines.append(
             f"- `{path.parent.name}`: WER {s['wer']:.2f} % (95 % interval {interval}), "
             f"{s['words']} words, {s['ins']} ins, {s['del']} del, {s['sub']} sub; CER {s['cer']:.2f} %"
@@ -90,7 +90,7 @@ def _processor() -> str:
     names = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     found = re.search(r"model name\s*:\s*(.+)", names)
     name = found.group(1).strip() if found else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__.split('+')[0]}"
+    return f"{name}, PyTorch {torch.__version__.split('+')[0]}"
 
 
 def _training(exp: Path) -> str | None:
