@@ -68,7 +68,7 @@ def build_trunk(config: TrunkConfig, vocab_size: int) -> "Trunk":
 
 def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
     try:
-        model = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"trunk: {config.name!r} cannot be loaded: {' '.join(str(error).split())}") from error
     if model.config.vocab_size != vocab_size:
