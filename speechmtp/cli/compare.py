@@ -96,8 +96,8 @@ def footnote(rows: Sequence[dict[str, Any]]) -> str:
     return (
         f"{row['utterances']} utterances, {row['audio_seconds']:.1f} s of audio, batch size {row['batch_size']}, "
         f"{row['dtype']} on {row['device']}{threads}, seed {row['seed']}, normaliser {row['normalizer']}; calls and "
-        f"tokens count the prompt's call and end tokens; ceiling: tokens per call if every draft were right; times are of "
-        f"this run, strategies interleaved."
+        f"tokens count the prompt's call and end tokens; ceiling: tokens per call if every draft were right; times are "
+        f"of this run, strategies interleaved."
     )
 
 
