@@ -94,12 +94,11 @@ class Recogniser:
         silent = [h.nothing for h in heard]
         if any(silent):  # the prompt holds no letter, and a trunk that has always read some would make one up
             spoken = [i for i, nothing in enumerate(silent) if not nothing]
-            results = [Result("", (), Trace(finished=True)) for _ in heard]
-            if spoken:
-                known = [references[i] for i in spoken] if references else None
-                for i, result in zip(spoken, self.decode([heard[i] for i in spoken], strategy, known, record_gaps)):
-                    results[i] = result
-            return results
+            known = [references[i] for i in spoken] if references else None
+            rest = self.decode([heard[i] for i in spoken], strategy, known, record_gaps) if spoken else []
+            seconds = rest[0].seconds if rest else 0.0
+            found = dict(zip(spoken, rest))
+            return [found.get(i, Result("", (), Trace(finished=True), seconds)) for i in range(len(heard))]
         began = time.perf_counter()
         eos = self.bundle.tokenizer.eos
         if strategy.drafter is None or strategy.rule is None:

@@ -75,6 +75,6 @@ def _choose(rows: list[dict[str, Any]], depths: list[int], loss: float) -> list[
         group = [r for r in rows if r["strategy"] == "threshold" and r["options"]["measure"] == measure]
         allowed = [r for r in group if r["wer"] <= plain["wer"] + loss] or sorted(group, key=lambda r: r["wer"])[:1]
         if allowed:
-            kept.append(max(allowed, key=lambda r: (r["tokens_per_call"], -r["wer"])))
+            kept.append(max(allowed, key=lambda r: (r["tokens_per_call"] or 0.0, -r["wer"])))
     order = ("ar", "verify", "threshold", "ctc", "ctc-only")
     return sorted(kept, key=lambda row: order.index(row["strategy"]))

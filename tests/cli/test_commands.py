@@ -232,6 +232,7 @@ def test_where_nothing_is_heard_nothing_is_said():
     for name in ("ar", "verify", "ctc", "ctc-only"):
         results = recogniser.decode([quiet, speech, quiet], parse_strategy(name))
         assert [r.text != "" for r in results] == [False, True, False]
+        assert results[0].seconds == results[1].seconds  # the batch's, whichever row is asked
         assert results[0].trace.calls == 0
         assert results[0].trace.finished
 
