@@ -92,7 +92,7 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def footnote(rows: Sequence[dict[str, Any]]) -> str:
     """What a reader needs to know about the numbers."""
     row = rows[0]
-    threads = f", {row['threads']} threads" if row.get("threads") else ""
+    threads = f", {row['threads']} thread{'s' * (row['threads'] > 1)}" if row.get("threads") else ""
     return (
         f"{row['utterances']} utterances, {row['audio_seconds']:.1f} s of audio, batch size {row['batch_size']}, "
         f"{row['dtype']} on {row['device']}{threads}, seed {row['seed']}, normaliser {row['normalizer']}; calls and "

@@ -17,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp results`."""
     parser.add_argument("exp", metavar="EXP", help="experiment folder with compare/ and score/")
     parser.add_argument("--out", required=True, metavar="FILE", help="results page; text outside the markers is kept")
-    parser.add_argument("--note", default="", help="a line under the heading of this experiment")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,13 +24,14 @@ def run(args: argparse.Namespace) -> int:
     exp = Path(args.exp)
     if not exp.is_dir():
         raise DataError(f"{exp}: no such experiment folder")
-    block = _block(exp, args.note)
+    block = _block(exp)
     out = Path(args.out)
     page = out.read_text(encoding="utf-8") if out.exists() else "# Results\n"
     begin, end = f"<!-- begin {exp.name} -->", f"<!-- end {exp.name} -->"
     new = f"{begin}\n{block}{end}\n"
     if begin in page and end in page:
-        page = page[: page.index(begin)] + new + page[page.index(end) + len(end) :].lstrip("\n")
+        rest = page[page.index(end) + len(end) :].lstrip("\n")
+        page = page[: page.index(begin)] + new + ("\n" + rest if rest else "")
     else:
         page = page.rstrip("\n") + "\n\n" + new
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -40,11 +40,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _block(exp: Path, note: str) -> str:
+def _block(exp: Path) -> str:
     from speechmtp.cli.compare import footnote, table_columns, table_rows
     from speechmtp.scoring.tables import render_markdown
 
-    lines = [f"## {exp.name}", ""] + ([note, ""] if note else []) + [_circumstances(exp), ""]
+    lines = [f"## {exp.name}", "", _circumstances(exp), ""]
     if (training := _training(exp)) is not None:
         lines += [training]
     for path in sorted(exp.glob("score/*/summary.json")):
@@ -63,8 +63,13 @@ def _block(exp: Path, note: str) -> str:
 
 def _circumstances(exp: Path) -> str:
     """Date, commit, machine and command of the experiment."""
-    commit = _git("rev-parse", "--short", "HEAD")
-    dirty = " with changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
+    commit, changed, day = _git("rev-parse", "HEAD"), bool(_git("diff", "HEAD", "--name-only")), str(date.today())
+    if (exp / "environment.txt").exists():  # written when the training began, unlike this page
+        lines = (exp / "environment.txt").read_text().splitlines()
+        known = dict(line.split(": ", 1) for line in lines if ": " in line)
+        commit, changed = known.get("commit", commit), known.get("uncommitted changes", "none") != "none"
+        day = known.get("date", day)[:10]
+    dirty = " with changes" if changed else ""
     command = ""
     recorded = exp / "run.sh"
     if recorded.exists():
@@ -73,7 +78,7 @@ def _circumstances(exp: Path) -> str:
         if corpora := os.environ.get("SPEECHMTP_CORPORA"):
             line = line.replace(corpora, "$SPEECHMTP_CORPORA")  # a page is for every machine
         command = f" Command: `{line}`." if line else ""
-    return f"{date.today()}, commit {commit or 'unknown'}{dirty}; {_processor()}.{command}"
+    return f"{day}, commit {commit[:7] or 'unknown'}{dirty}; {_processor()}.{command}"
 
 
 def _git(*arguments: str) -> str:

@@ -3,9 +3,15 @@
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_data_options
 from speechmtp.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from speechmtp.bundle import Storage
+    from speechmtp.data.kaldi import DataDir
+    from speechmtp.training.tasks.asr import AsrConfig, Trained
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +95,7 @@ def _report(figures: dict[str, object]) -> None:
     print(json.dumps(figures), flush=True)
 
 
-def _export(trained, config, train, folder: Path, storage: str) -> None:  # type: ignore[no-untyped-def]
+def _export(trained: "Trained", config: "AsrConfig", train: "DataDir", folder: Path, storage: "Storage") -> None:
     """Write the model folder, with a card that says what it is made of."""
     from speechmtp.bundle import Bundle, BundleConfig, save_bundle
 
@@ -104,4 +110,4 @@ def _export(trained, config, train, folder: Path, storage: str) -> None:  # type
         BundleConfig(features=config.features, model=config.model, normalizer=config.normalizer),
         trained.model, trained.tokenizer, {config.heads.kind: trained.heads}, card, folder.name,
     )  # fmt: skip
-    save_bundle(bundle, folder, storage)  # type: ignore[arg-type]
+    save_bundle(bundle, folder, storage)

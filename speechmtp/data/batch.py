@@ -2,7 +2,6 @@
 
 import bisect
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,8 +80,3 @@ class BatchPlan:
 def feasible(frames: int, labels: list[int]) -> bool:
     """Whether CTC can emit `labels` in `frames` steps: a repeat needs a blank between."""
     return frames >= len(labels) + sum(a == b for a, b in pairwise(labels))
-
-
-def shortest_seconds(steps: int, stride: int, hop_ms: float) -> float:
-    """Seconds of audio that `steps` encoder steps need at least."""
-    return math.ceil(steps * stride) * hop_ms / 1000

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from speechmtp.data.batch import BatchConfig, BatchPlan, Item, feasible, seeded, shortest_seconds
+from speechmtp.data.batch import BatchConfig, BatchPlan, Item, feasible, seeded
 from speechmtp.errors import ConfigError, DataError
 
 CONFIG = BatchConfig(seconds=20.0, rows=6)
@@ -102,7 +102,3 @@ def test_a_repeat_needs_a_blank_between() -> None:
     assert feasible(3, [1, 1]) and not feasible(2, [1, 1])
     assert feasible(5, [1, 1, 1]) and not feasible(4, [1, 1, 1])
     assert feasible(0, []) and not feasible(0, [1])
-
-
-def test_seconds_of_encoder_steps() -> None:
-    assert shortest_seconds(5, 4, 10.0) == pytest.approx(0.2)

@@ -63,7 +63,7 @@ class JointPhase:
         self.dropped = self._audio.dropped
         self._text: TextStream | None = None
         if config.text is not None:
-            bank, _ = build_bank(model, train, ctc_error_rate(model.encoder, dev)[0], config.text, seed)
+            bank = build_bank(model, train, ctc_error_rate(model.encoder, dev)[0], config.text, seed)
             self._text = TextStream(config.text, tokenizer, bank, seed, normalize)
         self.module.train()
 

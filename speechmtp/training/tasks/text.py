@@ -106,9 +106,7 @@ class TextStream:
 
 
 @torch.no_grad()
-def build_bank(
-    model: SpeechLM, train: AudioData, dev_rate: float, config: TextPhaseConfig, seed: int
-) -> tuple[SegmentBank, float]:
+def build_bank(model: SpeechLM, train: AudioData, dev_rate: float, config: TextPhaseConfig, seed: int) -> SegmentBank:
     """A bank of segments of training audio, augmented as strongly as gives the development set's CTC error
     rate `dev_rate` (on plain training audio CTC is nearly perfect and would teach nothing)."""
     if not isinstance(model.adapter, CtcMerge):
@@ -124,7 +122,7 @@ def build_bank(
     for number in range(config.passes):
         bank = _collect(model, train, names, strength, (0.9, 1.0, 1.1), seed + 1 + number, bank)
     bank.freeze(config.noise.smooth, dev_rate)
-    return bank, strength
+    return bank
 
 
 def _collect(
@@ -159,8 +157,7 @@ class TextPhase:
         self._config, self._model, self._heads, self._dev = config, model, heads, dev
         self._tokenizer, self._precision = tokenizer, precision
         self._device = model.encoder.mean.device
-        bank, self.strength = build_bank(model, train, ctc_error_rate(model.encoder, dev)[0], config, seed)
-        self.bank_error_rate = bank.error_rate
+        bank = build_bank(model, train, ctc_error_rate(model.encoder, dev)[0], config, seed)
         self._stream = TextStream(config, tokenizer, bank, seed, normalize)
         self.module.train()
 
