@@ -59,8 +59,20 @@ class Recogniser:
 
     @property
     def heads(self) -> HeadSet | None:
-        """The model's head set, if it has one."""
+        """The model's default head set, if it has one."""
         return next(iter(self.bundle.heads.values()), None)
+
+    def heads_named(self, name: str = "") -> HeadSet:
+        """A head set by name, the default one for the empty name; a ConfigError where there is none."""
+        found = self.bundle.heads.get(name) if name else self.heads
+        if found is None and not self.bundle.heads:
+            raise ConfigError("heads: the model has no heads; give a head folder with --heads, or another strategy")
+        if found is None:
+            raise ConfigError(
+                f"heads {name!r}: not among those loaded, {', '.join(self.bundle.heads)}; name it or give its folder "
+                f"with --heads"
+            )
+        return found
 
     @torch.inference_mode()
     def hear(self, audio: np.ndarray, name: str = "audio") -> Heard:
@@ -106,8 +118,11 @@ class Recogniser:
             traces = [Trace(emitted=len(t), finished=True) for t in tokens]
         else:
             lists = {"ctc": [list(h.labels) for h in heard], "reference": [list(r) for r in references or ()]}
+            heads = self.heads_named(strategy.heads) if strategy.drafter.heads else None
+            strategy = strategy if heads is None else strategy.fitted(heads.depth)
+            assert strategy.drafter is not None and strategy.rule is not None
             tokens, traces = generate(
-                self.bundle.model.trunk, self.heads, stack_prompts([h.prompt for h in heard]), strategy.drafter,
+                self.bundle.model.trunk, heads, stack_prompts([h.prompt for h in heard]), strategy.drafter,
                 strategy.rule, eos, lists.get(strategy.drafter.source or ""), self.limits, record_gaps,
             )  # fmt: skip
         if self.device.type == "cuda":
@@ -147,11 +162,20 @@ def mono(audio: np.ndarray) -> np.ndarray:
     return audio.mean(1) if audio.ndim == 2 else audio
 
 
-def load(model: str = "default", device: str = "cpu", dtype: str = "float32") -> Recogniser:
-    """A recogniser from a model folder or the name of an embedded model (`default`, `an4`)."""
+def load(
+    model: str = "default", device: str = "cpu", dtype: str = "float32", heads: str | Path | Sequence[str | Path] = (),
+    allow_stale_heads: bool = False,
+) -> Recogniser:  # fmt: skip
+    """A recogniser from a model folder or the name of an embedded model (`default`, `an4`).
+
+    `heads` are names of the model's head sets or head folders, the first being the default; with none given the
+    model has all of its own. Those of another trunk are an error unless `allow_stale_heads`.
+    """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
-    return Recogniser(load_bundle(model), torch.device(device), DTYPES[dtype])
+    wanted = [heads] if isinstance(heads, (str, Path)) else heads
+    bundle = load_bundle(model, allow_stale_heads, [str(item) for item in wanted])
+    return Recogniser(bundle, torch.device(device), DTYPES[dtype])
 
 
 def transcribe(audio: str | Path | np.ndarray, rate: int | None = None, model: str = "default") -> str:

@@ -4,18 +4,17 @@
 head set, `heads/<name>/`, which carries the digest of the trunk it was trained on.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechmtp.config import from_dict, load_config, read_yaml, write_yaml
 from speechmtp.errors import CheckpointError
@@ -23,15 +22,13 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
+from speechmtp.models.storage import Storage, load_state, pack, unpack, weights_digest
+from speechmtp.models.trunk import Trunk
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.types import FbankConfig
 
 FORMAT = 1
 EMBEDDED = {"default": "an4", "an4": "an4"}  # names of the models inside the package
-SCALE = ".scale"  # suffix of the float32 scales beside 8-bit integers
-SMALLEST = 1024  # tensors with fewer numbers stay as they are
-
-Storage = Literal["int8", "float32"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,17 @@ class HeadFolderConfig:
     taps: tuple[int, ...] = ()
 
 
+class HasTrunk(Protocol):
+    """A speech LLM of ours, or a causal LM of transformers."""
+
+    @property
+    def trunk(self) -> Trunk:
+        """What heads stand on."""
+
+
 @dataclass
 class Bundle:
-    """The parts of a model folder, loaded; `heads` by name."""
+    """The parts of a model folder, loaded; `heads` by name, the default set first, and where all of it was read."""
 
     config: BundleConfig
     model: SpeechLM
@@ -64,6 +69,9 @@ class Bundle:
     heads: dict[str, HeadSet] = field(default_factory=dict)
     card: str = ""
     name: str = ""
+    folder: Path = field(default_factory=Path)
+    head_folders: dict[str, Path] = field(default_factory=dict)
+    trunk_sha256: str = ""  # of the trunk as loaded, known where heads were
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Bundle":
         """Move all weights."""
@@ -73,73 +81,9 @@ class Bundle:
         return self
 
 
-def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """8-bit integers and float32 scales, one a row of the last axis: value = integer * scale."""
-    flat = tensor.float()
-    scale = flat.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
-    return (flat / scale).round().to(torch.int8), scale.squeeze(-1)
-
-
-def pack(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
-    """Tensors as they are stored; tied ones once."""
-    packed: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in state.items():
-        if tensor.numel() and tensor.data_ptr() in seen:
-            continue
-        seen.add(tensor.data_ptr())
-        value = tensor.detach().cpu().contiguous()
-        if storage == "int8" and value.is_floating_point() and value.dim() > 1 and value.numel() >= SMALLEST:
-            # A two-dimensional convolution has one scale an output channel.
-            integers, scale = quantise(value.flatten(1) if value.dim() == 4 else value)
-            packed[name], packed[name + SCALE] = integers.reshape(value.shape), scale
-        else:
-            small = torch.float16 if storage == "int8" else torch.float32  # biases, norms, statistics
-            packed[name] = value.to(small) if value.is_floating_point() else value
-    return packed
-
-
-def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Float32 tensors of what `pack` stored."""
-    state = {}
-    for name, tensor in packed.items():
-        if name.endswith(SCALE) and name[: -len(SCALE)] in packed:
-            continue
-        scale = packed.get(name + SCALE)
-        if scale is not None:
-            while scale.dim() < tensor.dim():
-                scale = scale.unsqueeze(-1)
-            tensor = tensor.float() * scale
-        state[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return state
-
-
-def load_state(module: nn.Module, state: dict[str, Tensor], where: Path) -> None:
-    """Load a state, tied names filled in; missing or unexpected tensors are errors."""
-    own = module.state_dict()
-    pointers: dict[int, list[str]] = {}
-    for name, tensor in own.items():
-        pointers.setdefault(tensor.data_ptr(), []).append(name)
-    for names in pointers.values():
-        known = next((n for n in names if n in state), None)
-        if known is not None:
-            state = dict.fromkeys(names, state[known]) | state
-    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    wrong = [n for n in own if n in state and own[n].shape != state[n].shape]
-    if missing or extra or wrong:
-        named = [f"{len(k)} {what} (first: {k[0]})" for what, k in
-                 (("missing", missing), ("unexpected", extra), ("of another shape", wrong)) if k]  # fmt: skip
-        raise CheckpointError(f"{where}: tensors do not fit the configuration: {', '.join(named)}")
-    module.load_state_dict(state)
-
-
-def trunk_digest(model: SpeechLM, storage: Storage = "float32") -> str:
-    """SHA-256 over the trunk's weights in float32, as they will be after storing them so."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(unpack(pack(model.trunk.state_dict(), storage)).items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def trunk_digest(model: HasTrunk, storage: Storage = "float32") -> str:
+    """`weights_digest` of the trunk."""
+    return weights_digest(model.trunk, storage)
 
 
 def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> None:
@@ -156,22 +100,74 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
         save_heads(heads, folder / "heads" / name, bundle.name or folder.name, digest, storage)
 
 
-def save_heads(heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage) -> None:
-    """Write a head folder."""
+def save_heads(heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage, card: str = "") -> None:
+    """Write a head folder; `digest` is that of the trunk that the heads belong to."""
     folder.mkdir(parents=True, exist_ok=True)
     config: Any = heads.config
     write_yaml(folder / "config.yaml", HeadFolderConfig(config, base, digest, heads.taps))
     save_file(pack(heads.state_dict(), storage), folder / "heads.safetensors", {"format": "pt"})
+    if card:
+        (folder / "card.md").write_text(card, encoding="utf-8")
 
 
-def load_heads(folder: Path, model: SpeechLM, allow_stale: bool = False) -> HeadSet:
-    """A head set trained on this very trunk; another trunk's is an error unless allowed."""
+def load_heads(folder: Path, model: HasTrunk, allow_stale: bool = False, digest: str = "") -> HeadSet:
+    """A head set trained on this very trunk; another trunk's is an error unless allowed.
+
+    `digest` is `trunk_digest(model)` where it is known already.
+    """
     config = load_config(HeadFolderConfig, folder / "config.yaml")
-    if config.trunk_sha256 != trunk_digest(model) and not allow_stale:
-        raise CheckpointError(f"{folder}: these heads were trained on another trunk ({config.base}); train them again")
-    heads = build_heads(config.heads, model.trunk.width, model.trunk.vocab_size)
+    if config.trunk_sha256 != (digest or trunk_digest(model)) and not allow_stale:
+        base = config.base or "its name was not kept"
+        raise CheckpointError(
+            f"{folder}: these heads were trained on another trunk ({base}); train them again on this one, "
+            f"or let them through with --allow-stale-heads"
+        )
+    heads = build_heads(config.heads, model.trunk.shape)
+    if config.taps != heads.taps:
+        raise CheckpointError(
+            f"{folder}: these heads read the trunk's layers {list(config.taps)}, expected {list(heads.taps)}, "
+            f"those of this trunk; train them again on it"
+        )
     load_state(heads, unpack(_read(folder / "heads.safetensors")), folder)
     return heads.eval()
+
+
+def own_heads(folder: Path) -> dict[str, Path]:
+    """Head folders inside a model folder, by name."""
+    found = sorted((folder / "heads").glob("*"))
+    return {path.name: path for path in found if (path / "config.yaml").exists()}
+
+
+def find_heads(model: Path, wanted: Sequence[str]) -> dict[str, Path]:
+    """Head folders by name, in the order wanted: names in the model's `heads/`, or any head folders by path.
+
+    An unknown name, a folder without config.yaml and a name given twice are CheckpointErrors.
+    """
+    own = own_heads(model)
+    found: dict[str, Path] = {}
+    for item in wanted:
+        path = own.get(item, Path(item))
+        if not path.is_dir():
+            names = ", ".join(own) or "none"
+            raise CheckpointError(
+                f"--heads {item}: neither a head set of {model} nor a folder; the model's own: {names}"
+            )
+        if not (path / "config.yaml").exists():
+            raise CheckpointError(
+                f"--heads {item}: config.yaml is missing; give a head folder, with config.yaml and heads.safetensors"
+            )
+        name = item if item in own else path.resolve().name
+        if name in found:
+            raise CheckpointError(
+                f"--heads {item}: {path} has the name of {found[name]}; rename one of the two folders"
+            )
+        found[name] = path
+    return found
+
+
+def stored_parameters(path: Path) -> int:
+    """Numbers in a file of heads, scales and whole-number tables left out."""
+    return sum(tensor.numel() for tensor in unpack(_read(path)).values() if tensor.is_floating_point())
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -208,8 +204,8 @@ def _download(name: str) -> Path:
         raise CheckpointError(f"{name}: neither a folder nor to be had from the hub ({reason})") from error
 
 
-def load_bundle(name: str, allow_stale_heads: bool = False) -> Bundle:
-    """A model folder, or an embedded model by name, on the CPU in float32."""
+def load_without_heads(name: str) -> Bundle:
+    """A model folder, or an embedded model by name, on the CPU in float32, its heads left alone."""
     folder = locate(name)
     if not (folder / "config.yaml").exists():
         raise CheckpointError(
@@ -222,13 +218,23 @@ def load_bundle(name: str, allow_stale_heads: bool = False) -> Bundle:
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     model = SpeechLM(config.model, len(tokenizer), tokenizer.bos)
     load_state(model, unpack(_read(folder / "model.safetensors")), folder / "model.safetensors")
-    model.eval()
-    heads = {
-        path.name: load_heads(path, model, allow_stale_heads)
-        for path in sorted((folder / "heads").glob("*"))
-        if (path / "config.yaml").exists()
-    }
     card = folder / "card.md"
-    return Bundle(
-        config, model, tokenizer, heads, card.read_text(encoding="utf-8") if card.exists() else "", folder.name
-    )
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    return Bundle(config, model.eval(), tokenizer, {}, text, folder.name, folder)
+
+
+def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str] = ()) -> Bundle:
+    """A model folder, or an embedded model by name, on the CPU in float32.
+
+    `heads` are names in its `heads/` or head folders anywhere, the first being the default; with none given it
+    has all of its own.
+    """
+    bundle = load_without_heads(name)
+    bundle.head_folders = find_heads(bundle.folder, heads) if heads else own_heads(bundle.folder)
+    if bundle.head_folders:
+        bundle.trunk_sha256 = trunk_digest(bundle.model)
+    bundle.heads = {
+        key: load_heads(path, bundle.model, allow_stale_heads, bundle.trunk_sha256)
+        for key, path in bundle.head_folders.items()
+    }
+    return bundle

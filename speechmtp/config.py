@@ -53,7 +53,12 @@ def write_yaml(path: str | Path, config: Any) -> None:
 
 def load_config(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
     """A `cls` from a YAML file and `key.sub=value` overrides (these win)."""
-    data: dict[str, Any] = read_yaml(path) if path is not None else {}
+    data = with_overrides(read_yaml(path) if path is not None else {}, overrides)
+    return from_dict(cls, data, where=str(path) if path is not None else cls.__name__)
+
+
+def with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`data` with `key.sub=value` items put in."""
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals:
@@ -69,7 +74,7 @@ def load_config(cls: type[T], path: str | Path | None = None, overrides: Sequenc
             node[last] = yaml.load(value, Loader=_Loader)
         except yaml.YAMLError as error:
             raise ConfigError(f"override {item!r}: not valid YAML: {' '.join(str(error).split())}") from error
-    return from_dict(cls, data, where=str(path) if path is not None else cls.__name__)
+    return data
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:

@@ -109,6 +109,25 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
 
 
 @dataclass(frozen=True)
+class TrunkShape:
+    """Sizes of a trunk and of one of its layers, as far as heads need them; `memory_width` is that of a
+    cross-attention trunk's audio, None where there is none."""
+
+    width: int
+    vocab_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ff_width: int
+    rope_theta: float = 10000.0
+    eps: float = 1e-6
+    qk_norm: bool = False
+    attention_bias: bool = False
+    memory_width: int | None = None
+
+
+@dataclass(frozen=True)
 class States:
     """Trunk output of one call: `hidden` [B, Q, C] feeds the unembedding; `taps` [B, Q, n, C] or None."""
 
@@ -170,6 +189,7 @@ class Trace:
     num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
     finished: bool = False  # by an end token, not by the limit
+    draft_seconds: float = field(default=0.0, compare=False)  # drafting; a batch's time is divided among its rows
 
     @property
     def tokens_per_call(self) -> float | None:
@@ -186,7 +206,7 @@ def sum_traces(traces: Iterable[Trace]) -> Trace:
     """Counts of several utterances together; gaps are left out."""
     total = Trace(finished=True)
     for trace in traces:
-        for name in ("calls", "prompt_calls", "draft_calls", "fed", "emitted"):
+        for name in ("calls", "prompt_calls", "draft_calls", "fed", "emitted", "draft_seconds"):
             setattr(total, name, getattr(total, name) + getattr(trace, name))
         for name in ("num_drafts", "num_draft_tokens", "num_accepted_tokens"):
             setattr(total, name, getattr(total, name) + getattr(trace, name))

@@ -1,4 +1,4 @@
-"""Settings of the whole test run: one thread, and `tiny.py` and `oracle.py` importable from every folder."""
+"""Settings of the whole test run: one thread, and the modules beside this one importable from every folder."""
 
 import os
 import sys

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from speechmtp.heads.contract import IndependentHeads
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt
 
@@ -26,8 +27,8 @@ def full_states(trunk: Trunk, prompt: Prompt, tokens: list[int]) -> Tensor:
     embeddings = torch.cat([prompt.embeddings[:, :size], trunk.embed(ids)[None]], 1)
     text = prompt.next_position[0] + torch.arange(len(tokens))
     positions = torch.cat([prompt.positions[:, :size], text[None]], 1)
-    valid = torch.ones(1, embeddings.shape[1], dtype=torch.bool)
-    return trunk(embeddings, positions, valid).hidden[0]
+    segments = torch.zeros(1, embeddings.shape[1], dtype=torch.long)
+    return trunk(embeddings, positions, segments).hidden[0]
 
 
 @torch.no_grad()
@@ -42,6 +43,13 @@ def plain_greedy(trunk: Trunk, prompt: Prompt, eos: int, limit: int) -> Plain:
         tokens.append(int(best.indices[0]))
         gaps.append(float(best.values[0] - best.values[1]))
     return Plain(tokens, gaps, torch.stack(states) if states else torch.zeros(0))
+
+
+def head_logits(heads: IndependentHeads, trunk: Trunk, hidden: Tensor) -> Tensor:
+    """Logits [..., D, V] of heads that read trunk states [..., C] alone, a depth at a time."""
+    depths = range(1, heads.depth + 1)
+    logits = [heads.logits(heads.depth_features(hidden, d), d, trunk.unembedding()) for d in depths]
+    return torch.stack(logits, -2)
 
 
 def matched(draft: list[int], truth: list[int]) -> int:

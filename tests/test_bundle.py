@@ -4,24 +4,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechmtp.bundle import (
-    SCALE,
-    Bundle,
-    BundleConfig,
-    load_bundle,
-    load_heads,
-    pack,
-    quantise,
-    save_bundle,
-    trunk_digest,
-    unpack,
-)
+from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_heads, save_bundle, trunk_digest
 from speechmtp.config import write_yaml
 from speechmtp.errors import CheckpointError
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import build_heads
 from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
+from speechmtp.models.storage import SCALE, pack, quantise, unpack
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer
 
@@ -35,7 +25,7 @@ def bundle() -> Bundle:
         trunk=ScratchTrunkConfig(width=32, layers=2, heads=2, ff_width=64),
     )
     model = SpeechLM(config, len(tokenizer), tokenizer.bos).eval()
-    heads = build_heads(LatentHeadsConfig(depth=2), 32, len(tokenizer))
+    heads = build_heads(LatentHeadsConfig(depth=2), model.trunk.shape)
     torch.nn.init.normal_(heads.weight)
     return Bundle(BundleConfig(model=config), model, tokenizer, {"latent": heads}, "card", "tiny")
 

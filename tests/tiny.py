@@ -5,14 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechmtp.heads.latent import LatentHeadsConfig
-from speechmtp.heads.linear import LinearHeadsConfig
-from speechmtp.heads.table import HeadsConfig, build_heads
+from speechmtp.heads.table import FAMILIES, HeadsConfig, build_heads
 from speechmtp.models.adapter import AdapterConfig, CtcMergeConfig
 from speechmtp.models.encoder import Encoder, EncoderConfig
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
 from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
-from speechmtp.types import Prompt
+from speechmtp.types import Prompt, TrunkShape
 
 torch.set_num_threads(1)
 
@@ -21,7 +19,8 @@ BOS = 1
 EOS = 2
 WIDTH = 16
 FEATURES = 16
-FAMILIES = ("llama", "qwen3")
+TRUNKS = ("llama", "qwen3")
+SHAPE = TrunkShape(WIDTH, VOCAB, 2, 2, 2, WIDTH // 2, 2 * WIDTH)  # of `trunk`
 
 
 def generator(seed: int) -> torch.Generator:
@@ -43,7 +42,7 @@ def randomise(module: torch.nn.Module, seed: int, gain: float = 1.0) -> None:
             if weight.dim() < 2:
                 weight.copy_(0.1 * noise + (1 if "norm" in name and name.endswith("weight") else 0))
             else:
-                fan_in = weight[0].numel()
+                fan_in = weight[:1].numel() or 1
                 weight.copy_(noise * gain / fan_in**0.5)
 
 
@@ -84,14 +83,25 @@ def speech_lm(seed: int = 0, adapter: AdapterConfig | None = None, family: str =
     return built
 
 
-def heads(kind: str = "latent", depth: int = 3, seed: int = 0, width: int = WIDTH) -> Any:
-    """A head set with random weights."""
-    config: HeadsConfig = LatentHeadsConfig(depth=depth) if kind == "latent" else LinearHeadsConfig(depth=depth)
-    built = build_heads(config, width, VOCAB).double()
+def heads(kind: str = "latent", depth: int = 3, seed: int = 0, shape: TrunkShape = SHAPE, **options: Any) -> Any:
+    """A head set of any family with random weights."""
+    config: Any = next(family for family in FAMILIES if family.kind == kind)  # type: ignore[attr-defined]
+    return random_heads(config(depth=depth, **options), seed, shape)
+
+
+def random_heads(config: HeadsConfig, seed: int = 0, shape: TrunkShape = SHAPE) -> Any:
+    """A head set with random weights, so large that every depth reads all it can."""
+    with torch.random.fork_rng():
+        built = build_heads(config, shape)
+    randomise(built, seed)
     with torch.no_grad():
         for weight in built.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator(seed), dtype=torch.float64) / width**0.5)
-    return built.eval()
+            if weight.dim() > 2:  # a matrix or more a depth
+                noise = torch.randn(weight.shape, generator=generator(seed), dtype=torch.float64)
+                weight.copy_(noise / weight.shape[-1] ** 0.5)
+        if config.taps and config.mix == "weighted":
+            built.reads.weight.mul_(10)
+    return built
 
 
 def prompts(model: Trunk, lengths: list[int], seed: int = 0) -> Prompt:

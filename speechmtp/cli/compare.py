@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     strategies = read_strategies(args.strategies)
     recogniser = open_recogniser(args)
-    check_strategies(strategies, recogniser, with_references=True)
+    strategies = check_strategies(strategies, recogniser, with_references=True)
     data = read_data_dir(args.data_dir, args.root, allow_pipes=args.allow_pipes)
     heard, seconds = hear_all(recogniser, data, args.allow_pipes)
     done = run_comparison(recogniser, heard, seconds, data.transcripts(), strategies, args.batch_size, args.seed)

@@ -25,10 +25,11 @@ NEAR_TIE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}
 
 @dataclass
 class Tally:
-    """Results and decoder seconds of one strategy."""
+    """Results, decoder seconds and trunk calls (a batch's once) of one strategy."""
 
     strategy: Strategy
     seconds: float = 0.0
+    batch_calls: int = 0
     results: dict[str, Result] = field(default_factory=dict)
 
 
@@ -57,6 +58,7 @@ def run_comparison(
             tally = tallies[(place + turn) % len(tallies)]
             results = _decode(recogniser, group, heard, reference, tally.strategy)
             tally.seconds += results[0].seconds
+            tally.batch_calls += max(r.trace.calls for r in results)
             tally.results.update(zip(group, results))
     shared = _Shared(recogniser, heard, hear_seconds, references, reference, batch_size, seed)
     plain_tally = next((t for t in tallies if t.strategy.name == "ar"), None)
@@ -124,6 +126,7 @@ def _row(tally: Tally, shared: _Shared, plain: Tally | None) -> dict[str, Any]:
         "mean_acceptance_length": total.mean_acceptance_length,
         "acceptance_per_position": _per_position(total),
         "unfinished": sum(not r.trace.finished for r in results.values()),
+        "draft_ms_per_call": 1000 * total.draft_seconds / tally.batch_calls if tally.batch_calls else None,
         "seconds": tally.seconds,
         "speedup_vs_ar": plain.seconds / tally.seconds if plain and calls and tally.seconds else None,
         "end_to_end_seconds": end_to_end,
@@ -154,8 +157,8 @@ def _differences(strategy: Strategy, results: Mapping[str, Result], shared: _Sha
 
 def _ceiling(strategy: Strategy, shared: _Shared) -> float | None:
     """Tokens per call if every draft were `ar`'s own output: what the depth allows."""
-    lengths = [len(r.tokens) for r in shared.reference.values()]
-    if strategy.drafter is None or strategy.name == "ar":
+    lengths = [len(r.tokens) for r in shared.reference.values() if r.tokens]
+    if not lengths or strategy.drafter is None or strategy.name == "ar":
         return None
     depth = strategy.options.get("depth")
     if depth is None:  # the whole output rides on the prompt's call

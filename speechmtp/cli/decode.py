@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decodes here, or in `--nj` jobs whose results are joined."""
+    from speechmtp.config import read_yaml
     from speechmtp.data.kaldi import DataDir, read_data_dir
+    from speechmtp.decoding.strategies import make_strategy
 
     strategy = chosen_strategy(args)
     if args.nj < 1:
@@ -48,9 +50,10 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     if args.nj > 1:
         entries = _run_jobs(args, out)
+        strategy = make_strategy(strategy.name, read_yaml(out / "split" / "1" / "config.yaml")["options"])  # fitted
     else:
         recogniser = open_recogniser(args)
-        check_strategies([strategy], recogniser)
+        [strategy] = check_strategies([strategy], recogniser)
         if args.shard:
             part, parts = (int(x) for x in args.shard.split("/"))
             data = DataDir(data.path, data.utterances[part - 1 :: parts])
@@ -65,7 +68,7 @@ def chosen_strategy(args: argparse.Namespace) -> Any:
 
     strategy = parse_strategy(args.strategy)
     given = {k: v for k in ("depth", "theta") if (v := getattr(args, k, None)) is not None}
-    return make_strategy(strategy.name, strategy.options | given) if given else strategy
+    return make_strategy(strategy.name, strategy.given | given) if given else strategy
 
 
 def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace) -> dict[str, Any]:
@@ -87,7 +90,8 @@ def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         if (value := getattr(args, name)) is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
     command += ["--threads", str(args.threads or max(1, (os.cpu_count() or 1) // args.nj))]
-    command += ["--allow-pipes"] * args.allow_pipes
+    command += [part for item in args.heads for part in ("--heads", item)]
+    command += ["--allow-pipes"] * args.allow_pipes + ["--allow-stale-heads"] * args.allow_stale_heads
     (out / "log").mkdir(exist_ok=True)
     folders = [out / "split" / str(job) for job in range(1, args.nj + 1)]
     if args.cmd:
@@ -143,6 +147,7 @@ def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strateg
     (out / "trace.json").write_text(json.dumps(trace, indent=1) + "\n")
     kept = ("model", "data_dir", "batch_size", "device", "dtype", "seed", "threads")
     settings = {key: getattr(args, key) for key in kept}
+    settings |= {"heads": args.heads} if args.heads else {}
     write_yaml(out / "config.yaml", settings | {"strategy": strategy.name, "options": strategy.options})
     shown = f", {totals['tokens_per_call']:.2f} tokens a call" if totals["tokens_per_call"] else ""
     cut = [name for name, entry in entries.items() if not entry["trace"]["finished"]]

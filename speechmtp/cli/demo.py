@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
 
     strategies = read_strategies(args.strategies)
     recogniser = open_recogniser(args)
-    check_strategies(strategies, recogniser, with_references=True)
+    strategies = check_strategies(strategies, recogniser, with_references=True)
     folder = Path(speechmtp.__file__).parent / "assets" / "examples"
     data = read_data_dir(folder, str(folder))
     heard, seconds = hear_all(recogniser, data, False)

@@ -13,6 +13,7 @@ VERBS = {
     "tune": "choose thresholds and depths of strategies on a development set",
     "decode": "decode a data directory with one strategy",
     "score": "error rates of decoded text",
+    "heads": "list a model's multi-token heads, or report what they would accept on your data",
     "compare": "strategies side by side in one run",
     "transcribe": "text of audio files",
     "results": "write the table of an experiment into its RESULTS.md",

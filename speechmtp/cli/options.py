@@ -3,6 +3,7 @@
 import argparse
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.errors import ConfigError
@@ -14,12 +15,21 @@ if TYPE_CHECKING:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """--batch-size, --device, --dtype, --seed, --threads."""
+    """--heads, --allow-stale-heads, --batch-size, --device, --dtype, --seed, --threads."""
+    add_head_options(parser)
+    parser.add_argument("--allow-stale-heads", action="store_true", help="use heads that were trained on another trunk")
     parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="rows decoded together (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or float64")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
+
+
+def add_head_options(parser: argparse.ArgumentParser) -> None:
+    """--heads."""
+    parser.add_argument("--heads", action="append", metavar="NAME|DIR", default=[],
+                        help="a head set of the model, or a head folder; may be repeated, the first is the default "
+                        "(without it: all of the model's own)")  # fmt: skip
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +48,18 @@ def check_device(name: str) -> None:
         raise ConfigError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
 
 
-def open_recogniser(args: argparse.Namespace) -> "Recogniser":
-    """The model that the options ask for, with threads and seed set."""
-    import torch
+def check_kind(model: str, data: Sequence[str], speech: bool) -> None:
+    """Refuse a text file given to a speech model, and a folder given to a causal LM."""
+    for name in data:
+        if speech and Path(name).is_file():
+            raise ConfigError(f"{name}: a file, and {model} is a speech model; give a Kaldi data directory")
+        if not speech and Path(name).is_dir():
+            raise ConfigError(f"{name}: a folder, and {model} is a causal LM; give a text file, a text a line")
 
-    from speechmtp.api import load
+
+def prepare_run(args: argparse.Namespace) -> None:
+    """Check the options of `add_run_options`, and set threads and seed."""
+    import torch
 
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size}: expected 1 or more")
@@ -53,24 +70,40 @@ def open_recogniser(args: argparse.Namespace) -> "Recogniser":
     check_device(args.device)
     random.seed(args.seed)
     torch.manual_seed(args.seed)
-    return load(args.model, args.device, args.dtype)
 
 
-def check_strategies(strategies: Sequence["Strategy"], recogniser: "Recogniser", with_references: bool = False) -> None:
-    """Refuse now what the model cannot do, before any audio is read."""
+def open_recogniser(args: argparse.Namespace) -> "Recogniser":
+    """The model that the options ask for, with threads and seed set."""
+    from speechmtp.api import load
+
+    prepare_run(args)
+    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads)
+
+
+def check_strategies(
+    strategies: Sequence["Strategy"], recogniser: "Recogniser", with_references: bool = False
+) -> list["Strategy"]:
+    """Refuse now what the model cannot do, before any audio is read; drafts of a length that nobody chose are made
+    as long as the heads can."""
+    fitted = []
     for strategy in strategies:
         drafter = strategy.drafter
         if drafter is not None and drafter.source == "reference" and not with_references:
             raise ConfigError(f"strategy {strategy.name}: needs `ar`'s output first; use speechmtp compare")
-        if drafter is None or not drafter.heads:
-            continue
-        if recogniser.heads is None:
-            raise ConfigError(f"strategy {strategy.name}: the model has no heads; choose another strategy")
-        depth = strategy.options["depth"]
-        if depth > recogniser.heads.depth:
-            raise ConfigError(
-                f"strategy {strategy.name}: depth={depth}, expected at most {recogniser.heads.depth}, the heads' depth"
-            )
+        if drafter is not None and drafter.heads:
+            try:
+                heads = recogniser.heads_named(strategy.heads)
+            except ConfigError as error:
+                raise ConfigError(f"strategy {strategy.name}: {error}") from None
+            strategy = strategy.fitted(heads.depth)
+            depth = strategy.options["depth"]
+            if depth > heads.depth:
+                raise ConfigError(
+                    f"strategy {strategy.name}: depth={depth}, expected at most {heads.depth}, the heads' depth; "
+                    f"give depth={heads.depth}"
+                )
+        fitted.append(strategy)
+    return fitted
 
 
 def hear_all(

@@ -63,7 +63,7 @@ def _block(exp: Path) -> str:
 
 def _circumstances(exp: Path) -> str:
     """Date, commit, machine and command of the experiment."""
-    commit, changed, day = _git("rev-parse", "HEAD"), bool(_git("diff", "HEAD", "--name-only")), str(date.today())
+    commit, changed, day = ask_git("rev-parse", "HEAD"), bool(ask_git("diff", "HEAD", "--name-only")), str(date.today())
     if (exp / "environment.txt").exists():  # written when the training began, unlike this page
         lines = (exp / "environment.txt").read_text().splitlines()
         known = dict(line.split(": ", 1) for line in lines if ": " in line)
@@ -78,10 +78,10 @@ def _circumstances(exp: Path) -> str:
         if corpora := os.environ.get("SPEECHMTP_CORPORA"):
             line = line.replace(corpora, "$SPEECHMTP_CORPORA")  # a page is for every machine
         command = f" Command: `{line}`." if line else ""
-    return f"{day}, commit {commit[:7] or 'unknown'}{dirty}; {_processor()}.{command}"
+    return f"{day}, commit {commit[:7] or 'unknown'}{dirty}; {processor_name()}.{command}"
 
 
-def _git(*arguments: str) -> str:
+def ask_git(*arguments: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     except OSError:  # no git: the page says so
@@ -89,7 +89,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _processor() -> str:
+def processor_name() -> str:
     import torch
 
     names = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""

@@ -1,4 +1,4 @@
-"""train a tokenizer (`train tokenizer`) or a speech recognition model (`train asr`)"""
+"""train a tokenizer (`train tokenizer`), a speech model (`train asr`) or multi-token heads (`train heads`)"""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_data_options
+from speechmtp.cli.train_heads import add_heads_arguments, run_heads
 from speechmtp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asr.add_argument("--check", action="store_true", help="read the configuration and stop")
     asr.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's")
     add_data_options(asr)
+    add_heads_arguments(kinds.add_parser("heads", help="multi-token heads for a trained model"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains what was asked for."""
-    return _tokenizer(args) if args.kind == "tokenizer" else _asr(args)
+    return {"tokenizer": _tokenizer, "asr": _asr, "heads": run_heads}[args.kind](args)
 
 
 def _tokenizer(args: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 
     strategy = chosen_strategy(args)
     recogniser = open_recogniser(args)
-    check_strategies([strategy], recogniser)
+    [strategy] = check_strategies([strategy], recogniser)
     heard = {
         str(i): recogniser.hear(read_audio(name, recogniser.rate)[0], name)
         for i, name in enumerate(track(args.files, "hearing"))

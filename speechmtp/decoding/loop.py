@@ -1,5 +1,6 @@
 """The one loop: draft, one trunk call over pending entries and draft, accept, advance, trace."""
 
+import time
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,7 @@ def generate(
         [[] for _ in range(rows)], [Trace() for _ in range(rows)], trunk.unembed, eos,
     )  # fmt: skip
     if drafter.heads and heads is not None:
-        state.heads, state.head_state = heads, heads.start(rows)
+        state.heads, state.head_state = heads, heads.start(rows, trunk, depth)
     state.drafter_state = drafter.start(state, sources)
     while state.rows:
         _call(trunk, state, drafter, rule, record_gaps)
@@ -59,7 +60,9 @@ def generate(
 
 def _call(trunk: Trunk, state: DecodeState, drafter: Drafter, rule: AcceptanceRule, record_gaps: bool) -> None:
     """One draft, one trunk call, one acceptance, for all live rows."""
+    began = _clock(state)
     draft = drafter.propose(state)
+    spent = _clock(state) - began
     drafted = draft.count
     pending = state.pending.lengths
     inputs, positions, ancestors = _lay_out(trunk, state.pending, draft)
@@ -75,7 +78,9 @@ def _call(trunk: Trunk, state: DecodeState, drafter: Drafter, rule: AcceptanceRu
         [*path[:count], last]
         for path, count, last in zip(chosen.tolist(), accepted.count.tolist(), accepted.next.tolist())
     ]
-    _commit(state, states, inputs, positions, pending, accepted.path, accepted.count)
+    spent += _commit(state, states, inputs, positions, pending, accepted.path, accepted.count)
+    for row in state.rows:
+        state.traces[row].draft_seconds += spent / len(state.rows)
     gaps = _gaps(target, accepted.path, accepted.count) if record_gaps else None
     kept = _record(state, emitted, drafted.tolist(), pending.tolist(), gaps)
     state.prompted = True
@@ -123,8 +128,8 @@ def _depths(draft: Draft) -> Tensor:
 
 def _commit(
     state: DecodeState, states: States, inputs: Tensor, positions: Tensor, pending: Tensor, path: Tensor, count: Tensor
-) -> None:
-    """Keep the pending entries and the accepted path, in the cache and in the heads."""
+) -> float:
+    """Keep the pending entries and the accepted path, in the cache and in the heads; the heads' seconds."""
     total = pending + count
     size = inputs.shape[1]
     steps = torch.arange(size, device=pending.device).expand(len(pending), -1)
@@ -135,8 +140,18 @@ def _commit(
     else:
         keep = steps
     state.cache.commit(total, keep)
-    if state.heads is not None:
-        state.heads.advance(state.head_state, states, inputs, positions, keep, total)
+    if state.heads is None:
+        return 0.0
+    began = _clock(state)
+    state.heads.advance(state.head_state, states, inputs, positions, keep, total)
+    return _clock(state) - began
+
+
+def _clock(state: DecodeState) -> float:
+    """Seconds; where heads draft on a GPU, it has done first what it was given."""
+    if state.heads is not None and state.device.type == "cuda":
+        torch.cuda.synchronize(state.device)
+    return time.perf_counter()
 
 
 def _gaps(target: Tensor, path: Tensor, count: Tensor) -> list[list[float]]:

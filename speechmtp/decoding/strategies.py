@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft
@@ -14,17 +14,30 @@ from speechmtp.errors import ConfigError
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to decode; configuration only. Without a drafter (`ctc-only`) the trunk is not called at all."""
+    """A way to decode; configuration only. Without a drafter (`ctc-only`) the trunk is not called at all.
+    `given` are the options that somebody chose, the others stand at their defaults."""
 
     name: str
     options: dict[str, Any]
     drafter: Drafter | None
     rule: AcceptanceRule | None
+    given: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def exact(self) -> bool:
         """Whether it follows the trunk's own law."""
         return self.rule is not None and self.rule.exact
+
+    @property
+    def heads(self) -> str:
+        """Name of the head set that drafts, empty for the model's default."""
+        return str(self.options.get("heads", ""))
+
+    def fitted(self, depth: int) -> "Strategy":
+        """The same for heads of `depth`: a draft length that nobody chose is lowered to theirs."""
+        if "depth" in self.given or self.options["depth"] <= depth:
+            return self
+        return make_strategy(self.name, {**self.given, "depth": depth})
 
     @property
     def label(self) -> str:
@@ -35,7 +48,10 @@ class Strategy:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what the strategy does, its options with defaults, and how it is made."""
+    """One line of the table: what the strategy does, its options with defaults, and how it is made.
+
+    An option whose value is empty is not given: it stands in no label and does not reach `make`.
+    """
 
     summary: str
     options: dict[str, Any]
@@ -46,13 +62,13 @@ STRATEGIES: dict[str, Row] = {
     "ar": Row("plain decoding, one token a call", {}, lambda: (Silent(), GreedyMatch())),
     "verify": Row(
         "the heads draft, the trunk verifies; verification and the next draft come from one call",
-        {"depth": 7},
-        lambda depth: (HeadChain(depth), GreedyMatch()),
+        {"depth": 7, "heads": ""},
+        lambda depth, heads="": (HeadChain(depth), GreedyMatch()),
     ),
     "threshold": Row(
         "the heads' tokens are kept while their confidence stays above theta; nothing is verified",
-        {"depth": 7, "theta": 0.9, "measure": "token"},
-        lambda depth, theta, measure: (HeadChain(depth, theta, measure), KeepDraft()),
+        {"depth": 7, "theta": 0.9, "measure": "token", "heads": ""},
+        lambda depth, theta, measure, heads="": (HeadChain(depth, theta, measure), KeepDraft()),
     ),
     "ctc": Row(
         "the CTC head drafts the transcript on the prompt's call; its rest is recycled after a mismatch",
@@ -94,7 +110,8 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
             allowed = ", ".join(options) or "none"
             raise ConfigError(f"strategy {name}: no option {key!r}; allowed: {allowed}")
         options[key] = _read_option(name, key, value, type(options[key]))
-    return Strategy(name, options, *row.make(**options))
+    options = {key: value for key, value in options.items() if value != ""}
+    return Strategy(name, options, *row.make(**options), dict(given))
 
 
 def _read_option(strategy: str, key: str, value: Any, kind: type) -> Any:
@@ -106,6 +123,8 @@ def _read_option(strategy: str, key: str, value: Any, kind: type) -> Any:
         raise ConfigError(f"strategy {strategy}: depth={read}, expected 0 or more")
     if key == "theta" and not 0 <= read <= 1:
         raise ConfigError(f"strategy {strategy}: theta={read}, expected a number from 0 to 1")
+    if key == "heads" and "," in read:
+        raise ConfigError(f"strategy {strategy}: heads={read!r}, expected a name without commas; rename the folder")
     if key == "measure" and read not in _MEASURES:
         raise ConfigError(f"strategy {strategy}: measure={read!r}, expected {' or '.join(_MEASURES)}")
     return read

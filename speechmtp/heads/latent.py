@@ -6,36 +6,42 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from speechmtp.heads.contract import IndependentHeads, Unembed
+from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, TrunkFace, Unembed
+from speechmtp.types import TrunkShape
 
 
 @dataclass(frozen=True)
-class LatentHeadsConfig:
+class LatentHeadsConfig(FamilyConfig):
     """One matrix C x C a depth."""
 
     kind: Literal["latent"] = "latent"
-    depth: int = 7
 
 
 class LatentHeads(IndependentHeads):
     """D square matrices, started at identity, so that training begins at the base head."""
 
-    def __init__(self, config: LatentHeadsConfig, width: int, vocab_size: int) -> None:
-        super().__init__()
-        self.config, self.depth = config, config.depth
-        self.weight = nn.Parameter(torch.eye(width).repeat(config.depth, 1, 1))
+    def __init__(self, config: LatentHeadsConfig, shape: TrunkShape) -> None:
+        super().__init__(config, shape)
+        self.weight = nn.Parameter(torch.eye(shape.width).repeat(config.depth, 1, 1))
 
-    def start_from(self, unembedding: Tensor) -> None:
+    def start_from(self, trunk: TrunkFace) -> None:
         """Nothing to copy: the unembedding is shared."""
 
-    def all_features(self, hidden: Tensor) -> Tensor:
-        """Expanded states [..., D, C]."""
-        return torch.einsum("...c,dec->...de", hidden, self.weight)
+    def depth_features(self, hidden: Tensor, d: int) -> Tensor:
+        """The expanded state [..., C]."""
+        return hidden @ self.weight[d - 1].T
 
-    def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits [..., D, V]."""
-        return unembed(features)
+    def all_features(self, state: HeadState) -> Tensor:
+        """All depths by one product."""
+        if state.features is None:
+            assert state.hidden is not None
+            state.features = torch.einsum("bc,dec->bde", state.hidden, self.weight[: state.depth])
+        return state.features
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
         """Logits of depth d."""
+        return unembed(features)
+
+    def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
+        """Logits of all depths by one product."""
         return unembed(features)

@@ -6,38 +6,43 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from speechmtp.heads.contract import IndependentHeads, Unembed
+from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, TrunkFace, Unembed
+from speechmtp.types import TrunkShape
 
 
 @dataclass(frozen=True)
-class LinearHeadsConfig:
+class LinearHeadsConfig(FamilyConfig):
     """One matrix V x C a depth."""
 
     kind: Literal["linear"] = "linear"
-    depth: int = 7
 
 
 class LinearHeads(IndependentHeads):
     """D unembeddings of their own, started as copies of the trunk's."""
 
-    def __init__(self, config: LinearHeadsConfig, width: int, vocab_size: int) -> None:
-        super().__init__()
-        self.config, self.depth = config, config.depth
-        self.weight = nn.Parameter(torch.zeros(config.depth, vocab_size, width))
+    def __init__(self, config: LinearHeadsConfig, shape: TrunkShape) -> None:
+        super().__init__(config, shape)
+        self.weight = nn.Parameter(torch.zeros(config.depth, self.vocab_size, shape.width))
 
-    def start_from(self, unembedding: Tensor) -> None:
+    def start_from(self, trunk: TrunkFace) -> None:
         """Copy the trunk's unembedding [V, C] into every depth."""
+        rows = trunk.unembedding().weight.detach()
         with torch.no_grad():
-            self.weight.copy_(unembedding.expand_as(self.weight))
+            self.weight.copy_((rows if self.shortlist is None else rows[self.shortlist]).expand_as(self.weight))
 
-    def all_features(self, hidden: Tensor) -> Tensor:
+    def depth_features(self, hidden: Tensor, d: int) -> Tensor:
         """The trunk state itself, for every depth."""
-        return hidden[..., None, :].expand(*hidden.shape[:-1], self.depth, hidden.shape[-1])
+        return hidden
 
-    def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits [..., D, V]."""
-        return torch.einsum("...dc,dvc->...dv", features, self.weight)
+    def all_features(self, state: HeadState) -> Tensor:
+        """The trunk state, D times."""
+        assert state.hidden is not None
+        return state.hidden[:, None].expand(-1, state.depth, -1)
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
         """Logits of depth d."""
         return features @ self.weight[d - 1].T
+
+    def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
+        """Logits of all depths by one product."""
+        return torch.einsum("...dc,dvc->...dv", features, self.weight[: features.shape[-2]])

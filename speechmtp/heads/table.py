@@ -1,16 +1,53 @@
 """The families of heads: one file and one line each."""
 
+from typing import Any
+
 from speechmtp.errors import ConfigError
-from speechmtp.heads.contract import HeadSet
+from speechmtp.heads.block import BlockHeads, BlockHeadsConfig
+from speechmtp.heads.chain import ChainHeads, ChainHeadsConfig
+from speechmtp.heads.contract import FamilyConfig, HeadSet
+from speechmtp.heads.hydra import HydraHeads, HydraHeadsConfig
+from speechmtp.heads.joint import JointHeads, JointHeadsConfig
 from speechmtp.heads.latent import LatentHeads, LatentHeadsConfig
+from speechmtp.heads.layer import LayerHeads, LayerHeadsConfig
 from speechmtp.heads.linear import LinearHeads, LinearHeadsConfig
+from speechmtp.heads.residual import ResidualHeads, ResidualHeadsConfig
+from speechmtp.heads.vocalnet import VocalnetHeads, VocalnetHeadsConfig
+from speechmtp.types import TrunkShape
 
-HeadsConfig = LatentHeadsConfig | LinearHeadsConfig
-FAMILIES = {LinearHeadsConfig: LinearHeads, LatentHeadsConfig: LatentHeads}
+HeadsConfig = (
+    LatentHeadsConfig
+    | LinearHeadsConfig
+    | ChainHeadsConfig
+    | JointHeadsConfig
+    | HydraHeadsConfig
+    | LayerHeadsConfig
+    | ResidualHeadsConfig
+    | VocalnetHeadsConfig
+    | BlockHeadsConfig
+)
+FAMILIES: dict[type[FamilyConfig], type[HeadSet]] = {
+    LinearHeadsConfig: LinearHeads,
+    LatentHeadsConfig: LatentHeads,
+    ChainHeadsConfig: ChainHeads,
+    BlockHeadsConfig: BlockHeads,
+    JointHeadsConfig: JointHeads,
+    HydraHeadsConfig: HydraHeads,
+    LayerHeadsConfig: LayerHeads,
+    ResidualHeadsConfig: ResidualHeads,
+    VocalnetHeadsConfig: VocalnetHeads,
+}
 
 
-def build_heads(config: HeadsConfig, width: int, vocab_size: int) -> HeadSet:
+def build_heads(config: HeadsConfig, shape: TrunkShape) -> HeadSet:
     """The head set that a configuration names, at its starting point."""
     if config.depth < 0:
         raise ConfigError(f"heads: depth {config.depth}, expected 0 or more")
-    return FAMILIES[type(config)](config, width, vocab_size)
+    wrong = [t for t in config.taps if not 0 <= t <= shape.layers]
+    if wrong:
+        raise ConfigError(f"heads: taps has layer {wrong[0]}, expected 0 to {shape.layers}, the trunk's layers")
+    if not 0 <= config.shortlist <= shape.vocab_size:
+        raise ConfigError(f"heads: shortlist {config.shortlist}, expected 0 to {shape.vocab_size}, the vocabulary")
+    make: Any = FAMILIES[type(config)]
+    built: HeadSet = make(config, shape)
+    return built

@@ -1,6 +1,8 @@
 """The trunk: any transformers causal LM behind one face, on the ragged cache."""
 
 import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +19,7 @@ from transformers import (
 
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
 from speechmtp.models.cache import RaggedCache
-from speechmtp.types import States
+from speechmtp.types import States, TrunkShape
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,12 @@ def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
             f"a pretrained trunk must have been trained on this tokenizer"
         )
     if config.train == "lora":
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError as error:
-            raise ConfigError("trunk: lora needs peft; pip install 'speechmtp[train]'") from error
-        targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-        settings = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=targets)
-        model = get_peft_model(model, settings).base_model.model
-    else:
-        model.requires_grad_(config.train == "full")
+        from speechmtp.models.lora import Lora
+
+        trunk = Trunk(model)
+        Lora(trunk, config.lora_rank, config.lora_alpha)
+        return trunk
+    model.requires_grad_(config.train == "full")
     return Trunk(model)
 
 
@@ -120,6 +119,33 @@ class Trunk(nn.Module):
             self.model.set_attn_implementation(wanted)
         return self
 
+    @property
+    def shape(self) -> TrunkShape:
+        """Sizes that heads need."""
+        c = self.model.config
+        heads = int(c.num_attention_heads)
+        rope = getattr(c, "rope_parameters", None) or {}
+        attention = getattr(self.model.get_decoder().layers[-1], "self_attn", None)
+        return TrunkShape(
+            self.width, self.vocab_size, self.layers, heads, int(getattr(c, "num_key_value_heads", None) or heads),
+            int(getattr(c, "head_dim", None) or self.width // heads),
+            int(getattr(c, "intermediate_size", None) or 4 * self.width), float(rope.get("rope_theta", 10000.0)),
+            float(getattr(c, "rms_norm_eps", 1e-6)), hasattr(attention, "q_norm"),
+            getattr(getattr(attention, "q_proj", None), "bias", None) is not None,
+        )  # fmt: skip
+
+    def last_layer(self) -> dict[str, Tensor]:
+        """Weights of the last layer by name, and of the final norm as `final_norm.weight`, for heads to start from."""
+        decoder = self.model.get_decoder()
+        weights = {name: weight.detach() for name, weight in decoder.layers[-1].state_dict().items()}
+        norm = getattr(decoder, "norm", None)
+        return weights | ({} if norm is None else {"final_norm.weight": norm.weight.detach()})
+
+    def unembedding(self) -> nn.Linear:
+        """The module behind `unembed`, whose rows are tokens."""
+        module: nn.Linear = self.model.get_output_embeddings()
+        return module
+
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings [..., C] of token ids [...]."""
         return self.model.get_input_embeddings()(ids)
@@ -151,24 +177,45 @@ class Trunk(nn.Module):
         mask = extend_mask(cache, queries, ancestors, embeddings.dtype)
         return self._run(embeddings, positions, mask, taps, cache)
 
-    def forward(self, embeddings: Tensor, positions: Tensor, valid: Tensor, taps: tuple[int, ...] = ()) -> States:
-        """Training: causal states of a batch [B, L, C] without cache; entries not in `valid` [B, L] are unseen."""
+    def forward(self, embeddings: Tensor, positions: Tensor, segments: Tensor, taps: tuple[int, ...] = ()) -> States:
+        """Training: causal states of a batch [B, L, C] without cache. Entries see those of their own sample:
+        `segments` [B, L] numbers the samples of a row, -1 is padding."""
         size = embeddings.shape[1]
         index = torch.arange(size, device=embeddings.device)
-        seen = (index[None, :] <= index[:, None]) & valid[:, None, :]
-        seen = seen | torch.eye(size, dtype=torch.bool, device=embeddings.device)
+        seen = (index[None, :] <= index[:, None]) & (segments[:, :, None] == segments[:, None, :])
         return self._run(embeddings, positions, additive(seen, embeddings.dtype), taps, None)
 
     def _run(
         self, embeddings: Tensor, positions: Tensor, mask: Tensor, taps: tuple[int, ...], cache: RaggedCache | None
     ) -> States:
         extra = {self._cache_name: cache, "use_cache": True} if cache is not None else {"use_cache": False}
-        out = self.model.get_decoder()(
-            inputs_embeds=embeddings, position_ids=positions, attention_mask=mask,
-            output_hidden_states=bool(taps), **extra,
-        )  # fmt: skip
-        layers = torch.stack([out.hidden_states[i] for i in taps], 2) if taps else None
-        return States(out.last_hidden_state, layers)
+        with self._tapped(embeddings, taps) as found:
+            out = self.model.get_decoder()(
+                inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, **extra
+            )
+        return States(out.last_hidden_state, torch.stack([found[i] for i in taps], 2) if taps else None)
+
+    @contextmanager
+    def _tapped(self, embeddings: Tensor, taps: tuple[int, ...]) -> Iterator[dict[int, Tensor]]:
+        """Collect layer outputs by number (0: the embeddings); the last one is that before the final norm."""
+        found: dict[int, Tensor] = {0: embeddings}
+        wrong = [t for t in taps if not 0 <= t <= self.layers]
+        if wrong:
+            raise ConfigError(f"trunk: no layer {wrong[0]} to read, expected 0 to {self.layers}")
+
+        def note(number: int) -> Callable[..., None]:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                found[number] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        layers = self.model.get_decoder().layers
+        handles = [layers[t - 1].register_forward_hook(note(t)) for t in set(taps) if t]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -180,21 +227,25 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def extend_mask(cache: RaggedCache, queries: int, ancestors: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """[B, 1, Q, width]: committed entries below each row's length, and of the new ones the ancestors."""
+    """`extend_seen` as an additive mask [B, 1, Q, width]."""
+    mask = additive(extend_seen(cache, queries, ancestors), dtype)
+    return mask.expand(len(cache.lengths), -1, -1, -1)
+
+
+def extend_seen(cache: RaggedCache, queries: int, ancestors: Tensor | None) -> Tensor:
+    """Bool [B, Q, width] ([1, Q, width] where all rows are alike): committed entries below each row's length,
+    and of the new ones the ancestors."""
     device = cache.lengths.device
     index = torch.arange(queries, device=device)
+    slots = torch.arange(cache.width, device=device)
+    if ancestors is None and cache.start is not None:  # one triangle behind the committed block
+        return (slots[None, :] <= cache.start + index[:, None])[None]
+    relative = slots - cache.lengths[:, None]
     if ancestors is None:
-        if cache.start is not None:  # all rows alike: one triangle behind the committed block
-            slots = torch.arange(cache.width, device=device)
-            return additive((slots[None, :] <= cache.start + index[:, None])[None], dtype).expand(
-                len(cache.lengths), 1, queries, cache.width
-            )
-        relative = torch.arange(cache.width, device=device) - cache.lengths[:, None]
-        return additive(relative[:, None, :] <= index[None, :, None], dtype)
-    relative = torch.arange(cache.width, device=device) - cache.lengths[:, None]
+        return relative[:, None, :] <= index[None, :, None]
     inside = (relative >= 0) & (relative < queries)
     picked = ancestors.gather(2, relative.clamp(0, queries - 1)[:, None, :].expand(-1, queries, -1))
-    return additive((relative < 0)[:, None, :] | (picked & inside[:, None, :]), dtype)
+    return (relative < 0)[:, None, :] | (picked & inside[:, None, :])
 
 
 def ancestors_of(parent: Tensor) -> Tensor:

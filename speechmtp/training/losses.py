@@ -1,34 +1,97 @@
-"""Losses as pure functions."""
+"""Losses of several depths, in chunks of rows so that the logits of all depths never stand in memory at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from speechmtp.heads.labels import IGNORED
+from speechmtp.errors import ConfigError
 
-
-def depth_weights(depth: int, scale: float, decay: float) -> list[float]:
-    """Weights of depths 0..D: 1, then scale * decay^d (VocalNet's and Medusa's form)."""
-    return [1.0, *(scale * decay**d for d in range(1, depth + 1))]
+Kind = Literal["ce", "kd", "reverse_kl", "tv", "lk_alpha", "lk_hybrid"]
 
 
-def multi_token_loss(
-    logits: Tensor, labels: Tensor, weights: Sequence[float], smoothing: float = 0.0
-) -> tuple[Tensor, list[Tensor]]:
-    """Summed cross-entropy over depths for logits [B, L, D + 1, V] and labels [B, L, D + 1] (-100: none).
+@dataclass(frozen=True)
+class MultiTokenConfig:
+    """L = base * L_0 + sum_d w_d L_d, w_d = scale * decay^d, or with `normalise` that divided so that all w_d
+    sum to `scale`.
 
-    Depth d is scaled by (labels of depth 0) / (labels of depth d), so that one division by the number of
-    base labels gives every depth its own mean. Returns the weighted sum and each depth's scaled sum.
+    Published weights: VocalNet and Medusa-1 scale 1 decay 0.8; Gloeckle scale 1 decay 1; DeepSeek-V3 scale 0.3
+    decay 1 normalise (lambda / D); FastMTP scale 1 decay 0.6 normalise base 0 (0.51, 0.31, 0.18 at D = 3); Medusa-2
+    scale 0.2 with `warmup` (updates over which the w_d rise from 0).
+
+    `kind` of the heads' loss against the trunk's own law p at the same place, q the head's: `ce` of the label, `kd`
+    KL(p, q), `reverse_kl` KL(q, p), `tv` 1 - alpha, alpha = sum min(p, q) the expected acceptance, `lk_alpha` -log
+    alpha, `lk_hybrid` l KL(p, q) + (1 - l) (1 - alpha), l = exp(-eta alpha) a row, held fixed (arXiv 2602.23881).
     """
-    parts: list[Tensor] = []
-    base = (labels[..., 0] != IGNORED).sum()
-    for d in range(labels.shape[-1]):
-        count = (labels[..., d] != IGNORED).sum()
-        summed = F.cross_entropy(
-            logits[..., d, :].flatten(0, -2).float(), labels[..., d].flatten(), ignore_index=IGNORED,
-            reduction="sum", label_smoothing=smoothing,
-        )  # fmt: skip
-        parts.append(summed * (base / count.clamp_min(1)))
-    return torch.stack([w * p for w, p in zip(weights, parts)]).sum(), parts
+
+    kind: Kind = "ce"
+    base: float = 1.0
+    scale: float = 0.5
+    decay: float = 0.8
+    normalise: bool = False
+    warmup: int = 0
+    smoothing: float = 0.0
+    eta: float = 3.0
+    chunk: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.scale < 0 or self.decay < 0 or self.base < 0 or self.chunk < 1 or self.warmup < 0:
+            raise ConfigError(f"loss: base, scale, decay and warmup from 0, chunk from 1 expected, found {self}")
+
+
+def depth_weights(config: MultiTokenConfig, depth: int, step: int | None = None) -> list[float]:
+    """Weights of depths 0..D at an update (None: behind the warm-up)."""
+    raw: list[float] = [config.decay**d for d in range(1, depth + 1)]
+    whole = float(sum(raw))
+    total = whole if config.normalise and whole else 1.0
+    risen = 1.0 if step is None or not config.warmup else min(1.0, (step + 1) / config.warmup)
+    return [config.base, *(risen * config.scale * r / total for r in raw)]
+
+
+def in_chunks(run: Callable[..., Tensor], chunk: int, *rows: Tensor) -> Tensor:
+    """Sum of `run` over chunks of rows; what a chunk computes is freed and computed again in the backward pass."""
+    total = rows[0].new_zeros((), dtype=torch.float32 if rows[0].dtype != torch.float64 else torch.float64)
+    again = torch.is_grad_enabled()
+    for start in range(0, len(rows[0]), chunk):
+        part = [r[start : start + chunk] for r in rows]
+        total = total + (checkpoint(run, *part, use_reentrant=False) if again else run(*part))
+    return total
+
+
+def rows_ce(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Summed cross-entropy of logits [R, V] and labels [R]."""
+    return F.cross_entropy(_wide(logits), labels, reduction="sum", label_smoothing=smoothing)
+
+
+def rows_against_law(logits: Tensor, target: Tensor, ids: Tensor | None, config: MultiTokenConfig) -> Tensor:
+    """Summed loss of a head's logits [R, V'] against the trunk's [R, V]; `ids` [V'] are the head's tokens where it
+    has a shortlist: acceptance counts the trunk's law as it is there, divergences renormalise it."""
+    q = _wide(logits).log_softmax(-1)
+    p = _wide(target).log_softmax(-1)
+    if ids is not None:
+        p = p[:, ids]
+    inside = p if ids is None else p.log_softmax(-1)
+    if config.kind == "kd":
+        return _kl(inside, q).sum()
+    if config.kind == "reverse_kl":
+        return _kl(q, inside).sum()
+    alpha = torch.minimum(p, q).exp().sum(-1)
+    if config.kind == "tv":
+        return (1 - alpha).sum()
+    if config.kind == "lk_alpha":
+        return -alpha.clamp_min(1e-12).log().sum()
+    share = (-config.eta * alpha.detach()).exp()
+    return (share * _kl(inside, q) + (1 - share) * (1 - alpha)).sum()
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p, q) [R] of log-laws [R, V]."""
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -49,7 +49,7 @@ def make_case(seed: int, most_rows: int = 16, most: int = 11) -> Case:
     rng = tiny.generator(1000 + seed)
     rows = int(torch.randint(1, most_rows + 1, (), generator=rng))
     lengths = torch.randint(1, 10, (rows,), generator=rng).tolist()
-    trunk = tiny.trunk(seed, tiny.FAMILIES[seed % 2])
+    trunk = tiny.trunk(seed, tiny.TRUNKS[seed % 2])
     prompt = tiny.prompts(trunk, lengths, seed)
     limits = Limits(ratio=0.5 * (seed % 5), extra=int(torch.randint(1, 6, (), generator=rng)), most=most)
     plain = [oracle.plain_greedy(trunk, prompt.row(i), tiny.EOS, limits.of(n)) for i, n in enumerate(lengths)]

@@ -204,7 +204,7 @@ def kept_draft_by_hand(case: Case, row: int, depth: int, theta: float, measure: 
             tokens.append(token)
             if token == tiny.EOS or len(tokens) == limit:
                 return tokens
-        logits = heads.all_logits(heads.all_features(states[-1]), case.trunk.unembed)[:depth]
+        logits = oracle.head_logits(heads, case.trunk, states[-1])[:depth]
         draft, product = [], 1.0
         for law in logits.softmax(-1):
             product *= float(law.max())

@@ -26,8 +26,8 @@ class Rows:
 
     def expected(self, row: int) -> Tensor:
         """States [L, C] of one row by a single forward."""
-        valid = torch.ones(1, self.entries.shape[1], dtype=torch.bool)
-        return self.trunk(self.entries[row : row + 1], self.positions[row : row + 1], valid).hidden[0]
+        segments = torch.zeros(1, self.entries.shape[1], dtype=torch.long)
+        return self.trunk(self.entries[row : row + 1], self.positions[row : row + 1], segments).hidden[0]
 
     def feed(self, queries: int, right: list[int]) -> Tensor:
         """States [B, Q, C] of a call whose first `right[b]` entries are row b's next ones, the rest rubbish."""
@@ -56,7 +56,7 @@ def poison(cache: RaggedCache) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.TRUNKS)
 @pytest.mark.parametrize("seed", range(4))
 def test_fault_12_pieces_with_rejections_equal_one_forward(family: str, seed: int) -> None:
     rows = Rows(tiny.trunk(seed, family), 4, 24, seed)
@@ -104,7 +104,7 @@ def test_a_view_as_wide_as_the_longest_row_and_the_call() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.TRUNKS)
 def test_rows_are_selected_with_all_that_is_theirs(family: str) -> None:
     rows = Rows(tiny.trunk(2, family), 4, 16, 2)
     rows.feed(6, [6, 4, 6, 1])
@@ -123,7 +123,7 @@ def test_rows_are_selected_with_all_that_is_theirs(family: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.TRUNKS)
 @pytest.mark.parametrize("seed", range(4))
 def test_fault_25_tree_nodes_equal_the_prefill_of_their_path(family: str, seed: int) -> None:
     """Every node sees its ancestors and no other node; the committed path then serves as a chain."""

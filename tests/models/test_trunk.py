@@ -37,7 +37,7 @@ SIZES: dict[str, Any] = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.TRUNKS)
 def test_pitfall_16_logits_are_those_of_the_bare_model(family: str) -> None:
     trunk = tiny.trunk(0, family)
     ids = torch.randint(0, tiny.VOCAB, (2, 9), generator=tiny.generator(0))
@@ -45,12 +45,12 @@ def test_pitfall_16_logits_are_those_of_the_bare_model(family: str) -> None:
     positions = torch.arange(9).expand(2, -1)
     whole = trunk.extend(trunk.embed(ids), positions, None, trunk.new_cache(2))
     torch.testing.assert_close(trunk.unembed(whole.hidden), wanted, rtol=0, atol=1e-9)
-    trained = trunk(trunk.embed(ids), positions, torch.ones(2, 9, dtype=torch.bool))
+    trained = trunk(trunk.embed(ids), positions, torch.zeros(2, 9, dtype=torch.long))
     torch.testing.assert_close(trunk.unembed(trained.hidden), wanted, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.TRUNKS)
 def test_pitfall_01_text_hears_audio_at_repeated_positions(family: str) -> None:
     """Without a mask, positions that start again would be read as another packed sequence."""
     trunk = tiny.trunk(1, family)
@@ -59,7 +59,7 @@ def test_pitfall_01_text_hears_audio_at_repeated_positions(family: str) -> None:
     changed[:, :5] += 0.5
     for run in (
         lambda x: trunk.extend(x, prompt.positions, None, trunk.new_cache(2)),
-        lambda x: trunk(x, prompt.positions, torch.ones(2, 6, dtype=torch.bool)),
+        lambda x: trunk(x, prompt.positions, torch.zeros(2, 6, dtype=torch.long)),
     ):
         moved = trunk.unembed(run(changed).hidden[:, -1]) - trunk.unembed(run(prompt.embeddings).hidden[:, -1])
         assert float(moved.abs().max(-1).values.min()) > 1e-3
@@ -76,12 +76,12 @@ def test_positions_are_given_and_matter() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.TRUNKS)
 def test_training_batches_ignore_padding_and_match_decoding(family: str) -> None:
     trunk = tiny.trunk(3, family)
     prompt = tiny.prompts(trunk, [4, 9, 6], 3)
-    valid = torch.arange(9) < prompt.lengths[:, None]
-    states = trunk(prompt.embeddings, prompt.positions, valid).hidden
+    segments = torch.where(torch.arange(9) < prompt.lengths[:, None], 0, -1)
+    states = trunk(prompt.embeddings, prompt.positions, segments).hidden
     assert bool(states.isfinite().all())
     for row, size in enumerate([4, 9, 6]):
         one = prompt.row(row)
@@ -118,7 +118,7 @@ def test_ancestors_are_closed() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.TRUNKS)
 def test_both_attention_forms_agree(family: str) -> None:
     """Training uses written-out attention, decoding the fused one; a tree goes through both alike."""
     trunk = tiny.trunk(4, family)

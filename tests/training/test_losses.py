@@ -1,79 +1,189 @@
 """Losses as pure functions."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny import generator
+from torch import Tensor
 
-from speechmtp.heads.labels import IGNORED, shifted_labels
-from speechmtp.training.losses import depth_weights, multi_token_loss
+from speechmtp.errors import ConfigError
+from speechmtp.training.losses import (
+    Kind,
+    MultiTokenConfig,
+    depth_weights,
+    in_chunks,
+    rows_against_law,
+    rows_ce,
+)
 from speechmtp.training.tasks.ctc import consistency_loss, ctc_loss, greedy_labels
 
-
-def test_weights_fall_geometrically_behind_the_next_token() -> None:
-    assert depth_weights(3, 0.5, 0.8) == pytest.approx([1.0, 0.4, 0.32, 0.256])
-    assert depth_weights(0, 0.5, 0.8) == [1.0]
+LAWS: list[Kind] = [kind for kind in get_args(Kind) if kind != "ce"]
 
 
-def ragged(depth: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels of texts of 7, 3 and 5 entries."""
-    rng = generator(0)
-    ids = torch.randint(0, 6, (3, 7), generator=rng)
-    labels = shifted_labels(ids, torch.tensor([7, 3, 5]), 0, depth)
-    return torch.randn(3, 7, depth + 1, 6, generator=rng, dtype=torch.float64).requires_grad_(), labels
+@pytest.mark.parametrize(
+    ("config", "depth", "expected"),
+    [
+        (MultiTokenConfig(), 3, [1.0, 0.4, 0.32, 0.256]),
+        (MultiTokenConfig(), 0, [1.0]),
+        (MultiTokenConfig(scale=0), 2, [1.0, 0.0, 0.0]),
+        (MultiTokenConfig(scale=1.0), 5, [1.0, 0.8, 0.64, 0.512, 0.4096, 0.32768]),  # VocalNet, Medusa-1
+        (MultiTokenConfig(scale=1.0, decay=1.0), 3, [1.0, 1.0, 1.0, 1.0]),  # Gloeckle
+        (MultiTokenConfig(scale=0.3, decay=1.0, normalise=True), 3, [1.0, 0.1, 0.1, 0.1]),  # DeepSeek: lambda / D
+        (MultiTokenConfig(scale=0.3, decay=1.0, normalise=True), 1, [1.0, 0.3]),
+        (MultiTokenConfig(scale=1.0, decay=0.6, normalise=True, base=0), 3, [0.0, 0.5102, 0.3061, 0.1837]),  # FastMTP
+        (MultiTokenConfig(scale=0.5, decay=0.0, normalise=True), 2, [1.0, 0.0, 0.0]),
+    ],
+)
+def test_weights_of_the_depths(config: MultiTokenConfig, depth: int, expected: list[float]) -> None:
+    assert depth_weights(config, depth) == pytest.approx(expected, abs=5e-5)
+    if config.normalise and config.decay and depth:
+        assert sum(depth_weights(config, depth)[1:]) == pytest.approx(config.scale)
 
 
-def test_every_depth_has_its_own_mean_over_its_own_labels() -> None:
-    logits, labels = ragged()
-    total, parts = multi_token_loss(logits.detach(), labels, [1.0, 0.5, 0.25, 0.125])
-    base = int((labels[..., 0] != IGNORED).sum())
-    assert base == 6 + 2 + 4
-    means = []
-    for d in range(4):
-        kept = [
-            F.cross_entropy(logits[b, t, d].float(), labels[b, t, d]).item()
-            for b in range(3) for t in range(7) if labels[b, t, d] != IGNORED
-        ]  # fmt: skip
-        assert len(kept) == sum(max(0, n - 1 - d) for n in (7, 3, 5))
-        means.append(sum(kept) / len(kept))
-    assert [p.item() / base for p in parts] == pytest.approx(means, rel=1e-5)
-    assert float(total) / base == pytest.approx(sum(w * m for w, m in zip([1, 0.5, 0.25, 0.125], means)), rel=1e-5)
+def test_warm_up_raises_the_heads_and_leaves_the_base() -> None:
+    config = MultiTokenConfig(scale=0.2, decay=1.0, warmup=4)  # Medusa-2
+    weights = [depth_weights(config, 2, step) for step in range(6)]
+    assert [w[0] for w in weights] == [1.0] * 6
+    assert [w[1] for w in weights] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2, 0.2])
+    assert weights[-1] == depth_weights(config, 2)
+    assert depth_weights(MultiTokenConfig(), 2, 0) == depth_weights(MultiTokenConfig(), 2)
 
 
-def test_ignored_labels_have_neither_loss_nor_gradient() -> None:
-    logits, labels = ragged()
-    total, _ = multi_token_loss(logits, labels, [1.0] * 4, smoothing=0.1)
-    total.backward()
-    assert logits.grad is not None
-    ignored = labels == IGNORED
-    assert bool((logits.grad[ignored] == 0).all()) and bool((logits.grad[~ignored] != 0).any(-1).all())
-    spoiled = logits.detach().masked_fill(ignored[..., None], 1e4)
-    assert float(multi_token_loss(spoiled, labels, [1.0] * 4, smoothing=0.1)[0]) == total.item()
+@pytest.mark.parametrize("wrong", [{"scale": -1.0}, {"decay": -0.1}, {"base": -1.0}, {"chunk": 0}, {"warmup": -1}])
+def test_wrong_settings_are_one_line(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"loss: .* expected, found") as caught:
+        MultiTokenConfig(**wrong)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_depth_without_labels_gives_zero_not_nan(smoothing: float) -> None:
-    ids = torch.tensor([[1, 4, 2]])
-    labels = shifted_labels(ids, torch.tensor([3]), 0, 4)
-    logits = torch.randn(1, 3, 5, 6, generator=generator(1)).requires_grad_()
-    total, parts = multi_token_loss(logits, labels, [1.0] * 5, smoothing)
-    total.backward()
-    assert [p.item() > 0 for p in parts] == [True, True, False, False, False]
-    assert [p.item() for p in parts[2:]] == [0.0] * 3
-    assert logits.grad is not None and bool(logits.grad.isfinite().all())
-    nothing, _ = multi_token_loss(logits, torch.full_like(labels, IGNORED), [1.0] * 5, smoothing)
-    assert nothing.item() == 0.0
+def logits(seed: int, rows: int = 5, size: int = 6) -> Tensor:
+    """Random logits [R, V]."""
+    return 2 * torch.randn(rows, size, generator=generator(seed), dtype=torch.float64)
 
 
-def test_repeating_a_batch_doubles_every_part() -> None:
-    logits, labels = ragged()
-    logits = logits.detach()
-    once, parts = multi_token_loss(logits, labels, [1.0] * 4)
-    twice, double = multi_token_loss(torch.cat([logits] * 2), torch.cat([labels] * 2), [1.0] * 4)
-    assert float(twice) == pytest.approx(2 * float(once))
-    assert [float(p) for p in double] == pytest.approx([2 * float(p) for p in parts])
+def by_hand(kind: Kind, q: list[float], p: list[float], eta: float = 3.0) -> float:
+    """A loss of laws q and p over the same tokens, in plain sums; p may lack mass."""
+    inside = [x / sum(p) for x in p]
+    forward = sum(a * math.log(a / b) for a, b in zip(inside, q))
+    alpha = sum(map(min, p, q))
+    share = math.exp(-eta * alpha)
+    return {
+        "kd": forward,
+        "reverse_kl": sum(b * math.log(b / a) for a, b in zip(inside, q)),
+        "tv": 1 - alpha,
+        "lk_alpha": -math.log(alpha),
+        "lk_hybrid": share * forward + (1 - share) * (1 - alpha),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", LAWS)
+@pytest.mark.parametrize("ids", [None, [4, 0, 2]])
+@pytest.mark.parametrize("eta", [3.0, 10.0])
+def test_each_loss_equals_its_formula(kind: Kind, ids: list[int] | None, eta: float) -> None:
+    """With a shortlist: acceptance of the law as it is, divergences of the law within the shortlist."""
+    head, target = logits(0, size=len(ids) if ids else 6), logits(1)
+    config = MultiTokenConfig(kind=kind, eta=eta)
+    loss = rows_against_law(head, target, None if ids is None else torch.tensor(ids), config)
+    expected = 0.0
+    for q, p in zip(head.softmax(-1).tolist(), target.softmax(-1).tolist()):
+        expected += by_hand(kind, q, p if ids is None else [p[i] for i in ids], eta)
+    assert float(loss) == pytest.approx(expected, rel=1e-10)
+
+
+def test_laws_that_agree_cost_nothing_and_shortlists_what_they_lack() -> None:
+    target = logits(2)
+    for kind in LAWS:
+        config = MultiTokenConfig(kind=kind)
+        assert float(rows_against_law(target, target, None, config)) == pytest.approx(0, abs=1e-12)
+    ids = torch.tensor([1, 3])
+    lacking = float((1 - target.softmax(-1)[:, ids].sum(-1)).sum())
+    inside = rows_against_law(target[:, ids], target, ids, MultiTokenConfig(kind="tv"))
+    assert float(inside) == pytest.approx(lacking, rel=1e-10), "q >= p everywhere: all the law's mass within is met"
+    assert float(rows_against_law(target[:, ids], target, ids, MultiTokenConfig(kind="kd"))) == pytest.approx(
+        0, abs=1e-9
+    )
+
+
+def gradient(kind: Kind, head: Tensor, target: Tensor, ids: Tensor | None = None) -> Tensor:
+    """d loss / d logits [R, V]."""
+    leaf = head.clone().requires_grad_()
+    rows_against_law(leaf, target, ids, MultiTokenConfig(kind=kind)).backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+@pytest.mark.parametrize("ids", [None, [4, 0, 2]])
+def test_gradients_equal_their_formulas(ids: list[int] | None) -> None:
+    """tv: d alpha / d z_j = q_j (1[q_j < p_j] - sum_v q_v 1[q_v < p_v]); lk_alpha: that over -alpha."""
+    index = None if ids is None else torch.tensor(ids)
+    head, target = logits(3, size=len(ids) if ids else 6), logits(4)
+    q, p = head.softmax(-1), target.softmax(-1)
+    p = p if index is None else p[:, index]
+    below = (q < p).double()
+    rise = q * (below - (q * below).sum(-1, keepdim=True))
+    alpha = torch.minimum(p, q).sum(-1, keepdim=True)
+    torch.testing.assert_close(gradient("tv", head, target, index), -rise, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradient("lk_alpha", head, target, index), -rise / alpha, rtol=0, atol=1e-12)
+    kd = q - p / p.sum(-1, keepdim=True)
+    torch.testing.assert_close(gradient("kd", head, target, index), kd, rtol=0, atol=1e-12)
+    share = (-3.0 * alpha).exp()  # no gradient through it
+    hybrid = share * kd - (1 - share) * rise
+    torch.testing.assert_close(gradient("lk_hybrid", head, target, index), hybrid, rtol=0, atol=1e-12)
+
+
+def test_log_acceptance_of_a_certain_law_is_cross_entropy() -> None:
+    head, labels = logits(5), torch.tensor([0, 5, 2, 2, 1])
+    certain = 1000.0 * F.one_hot(labels, 6).double()
+    config = MultiTokenConfig(kind="lk_alpha")
+    expected = F.cross_entropy(head, labels, reduction="sum")
+    assert float(rows_against_law(head, certain, None, config)) == pytest.approx(float(expected), rel=1e-10)
+    leaf = head.clone().requires_grad_()
+    rows_ce(leaf, labels).backward()
+    assert leaf.grad is not None
+    torch.testing.assert_close(gradient("lk_alpha", head, certain), leaf.grad, rtol=0, atol=1e-12)
+
+
+def test_cross_entropy_is_summed_in_float32_at_least() -> None:
+    head, labels = logits(6), torch.tensor([0, 5, 2, 2, 1])
+    for smoothing in (0.0, 0.1):
+        expected = F.cross_entropy(head, labels, reduction="sum", label_smoothing=smoothing)
+        assert float(rows_ce(head, labels, smoothing)) == pytest.approx(float(expected), rel=1e-12)
+    assert rows_ce(head.bfloat16(), labels).dtype == torch.float32
+    for kind in LAWS:
+        assert (
+            rows_against_law(head.bfloat16(), head.bfloat16(), None, MultiTokenConfig(kind=kind)).dtype == torch.float32
+        )
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+def test_chunks_change_neither_value_nor_gradient(chunk: int) -> None:
+    weight = torch.randn(9, 4, generator=generator(7), dtype=torch.float64).requires_grad_()
+    states = torch.randn(7, 4, generator=generator(8), dtype=torch.float64).requires_grad_()
+    labels = torch.randint(0, 9, (7,), generator=generator(9))
+    run = lambda h, y: rows_ce(h @ weight.T, y)  # noqa: E731
+    whole = torch.autograd.grad(run(states, labels), (weight, states))
+    value = in_chunks(run, chunk, states, labels)
+    assert value.item() == pytest.approx(run(states, labels).item(), rel=1e-12)
+    for part, expected in zip(torch.autograd.grad(value, (weight, states)), whole):
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        assert in_chunks(run, chunk, states, labels).item() == pytest.approx(value.item(), rel=1e-12)
+
+
+def test_chunks_never_hold_all_logits_and_no_rows_are_zero() -> None:
+    seen: list[int] = []
+
+    def run(h: Tensor) -> Tensor:
+        seen.append(len(h))
+        return (h * h).sum()
+
+    states = torch.ones(10, 2, requires_grad=True)
+    in_chunks(run, 4, states).backward()
+    assert seen[:3] == [4, 4, 2] and sorted(seen[3:]) == [2, 4, 4], "computed again in the backward pass"
+    assert float(in_chunks(run, 4, states[:0])) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ from speechmtp.models.adapter import AdapterConfig, AudioPrompt, CtcMergeConfig,
 from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
 from speechmtp.models.trunk import ScratchTrunkConfig
-from speechmtp.training.tasks import trunk_loss as module
-from speechmtp.training.tasks.trunk_loss import MultiTokenConfig, pad_text, trunk_loss
+from speechmtp.training import multi_token as module
+from speechmtp.training.losses import MultiTokenConfig
+from speechmtp.training.multi_token import pad_text
+from speechmtp.training.tasks.trunk_loss import trunk_loss
 
 SENTENCE = [4, 7, 3, 9, 4, 5, 8, 3, 6, 10, 5, 7]
 DEPTH = 3
@@ -28,18 +30,27 @@ DEPTH = 3
 def trained_logits(
     model: SpeechLM, head_set: HeadSet, audio: AudioPrompt, texts: list[list[int]], patch: pytest.MonkeyPatch
 ) -> Tensor:
-    """Logits [B, L, D + 1, V] that the training loss is computed from."""
-    caught: list[Tensor] = []
+    """Logits [B, L, D + 1, V] at the entries of the text that the training loss is computed from, NaN where a depth
+    has no label. The labels on the way are those of plain counting."""
+    caught: list[tuple[Tensor, Tensor]] = []
 
-    def catch(logits: Tensor, *rest: Any) -> tuple[Tensor, list[Tensor]]:
-        caught.append(logits)
-        return logits.sum(), [logits.sum()]
+    def catch(logits: Tensor, labels: Tensor, *rest: Any) -> Tensor:
+        caught.append((logits, labels))
+        return logits.sum()
 
-    patch.setattr(module, "multi_token_loss", catch)
+    patch.setattr(module, "rows_ce", catch)
     with torch.no_grad():
         trunk_loss(model, head_set, audio, *pad_text(texts, BOS, EOS), MultiTokenConfig())
     patch.undo()
-    return caught[0]
+    rows = [[BOS, *text, EOS] for text in texts]
+    found = caught[0][0].new_full((len(rows), max(map(len, rows)), head_set.depth + 1, VOCAB), torch.nan)
+    assert len(caught) == head_set.depth + 1
+    for d, (logits, labels) in enumerate(caught):
+        places = [(b, t) for b, row in enumerate(rows) for t in range(len(row) - 1 - d)]
+        assert labels.tolist() == [rows[b][t + 1 + d] for b, t in places]
+        for (b, t), law in zip(places, logits):
+            found[b, t, d] = law
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +60,7 @@ def memorised() -> tuple[SpeechLM, HeadSet, AudioPrompt]:
     sizes = EncoderConfig(features=16, width=8, layers=1, heads=2, ff_width=8, kernel=3, channels=2)
     config = ModelConfig(sizes, trunk=ScratchTrunkConfig(width=32, layers=1, heads=2, ff_width=64))
     model = SpeechLM(config, VOCAB, BOS)
-    head_set = build_heads(LatentHeadsConfig(depth=DEPTH), 32, VOCAB)
+    head_set = build_heads(LatentHeadsConfig(depth=DEPTH), model.trunk.shape)
     audio = AudioPrompt(torch.randn(1, 5, 32), torch.arange(5)[None], torch.tensor([5]), torch.tensor([0]))
     ids, lengths = pad_text([SENTENCE], BOS, EOS)
     parameters = [*model.trunk.parameters(), *head_set.parameters()]
@@ -160,7 +171,8 @@ def test_heads_see_in_decoding_what_they_were_trained_on(
             model.trunk, head_set, prompt, strategy.drafter, strategy.rule, VOCAB, limits=Limits(0.0, 10)
         )
     monkeypatch.undo()
-    teacher = trained_logits(model, head_set, audio, tokens, monkeypatch)
+    followed = [[*row, *[3] * DEPTH] for row in tokens]  # so that every depth has a label at every draft
+    teacher = trained_logits(model, head_set, audio, followed, monkeypatch)
     assert len(drafts) > 3
     for rows, emitted, logits in drafts:
         for place, (row, count) in enumerate(zip(rows, emitted)):
@@ -171,7 +183,7 @@ def test_heads_see_in_decoding_what_they_were_trained_on(
 def test_text_hears_the_audio_and_padding_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     model, audio = ragged_prompt(CtcMergeConfig())
     head_set = heads("latent", DEPTH, 4)
-    texts = [[3, 4, 5], [6], [7, 8]]
+    texts = [[3, 4, 5, 6, 7], [6, 7, 8, 9], [7, 8, 9, 3]]
     before = trained_logits(model, head_set, audio, texts, monkeypatch)
     inside, outside = audio.embeddings.clone(), audio.embeddings.clone()
     row = int(audio.lengths.argmin())
@@ -180,7 +192,8 @@ def test_text_hears_the_audio_and_padding_is_silent(monkeypatch: pytest.MonkeyPa
     moved = trained_logits(model, head_set, AudioPrompt(inside, *_rest(audio)), texts, monkeypatch)
     still = trained_logits(model, head_set, AudioPrompt(outside, *_rest(audio)), texts, monkeypatch)
     assert float((moved[row, :2] - before[row, :2]).abs().min(-1).values.max()) > 0
-    assert torch.equal(moved[row - 1], before[row - 1])
+    assert torch.equal(moved[row - 1].nan_to_num(), before[row - 1].nan_to_num())
+    assert not bool(before[row, :2].isnan().any())
     assert torch.allclose(still[row, :2], before[row, :2], atol=1e-12)
 
 

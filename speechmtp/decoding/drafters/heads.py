@@ -8,6 +8,7 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import empty_draft
 from speechmtp.decoding.state import DecodeState
+from speechmtp.heads.contract import Unembed
 from speechmtp.types import Draft, chain_draft
 
 
@@ -32,7 +33,8 @@ class HeadChain:
             return empty_draft(state)
         logits = self._logits(state)
         best = logits.max(-1)
-        tokens = best.indices
+        assert state.heads is not None
+        tokens = state.heads.token_ids(best.indices)
         if self.theta is None:
             return chain_draft(tokens)
         confidence = (best.values - logits.logsumexp(-1)).exp()
@@ -44,17 +46,15 @@ class HeadChain:
         """Logits [B, depth, V]; conditioned families get each depth's choice before the next."""
         heads = state.heads
         assert heads is not None
+        unembed: Unembed = state.head_state.unembed
         if heads.one_pass:
-            features = heads.all_features(state.head_state.hidden)[:, : self.depth]  # type: ignore[operator]
-            if self.depth == heads.depth:
-                return heads.all_logits(features, state.unembed)  # type: ignore[operator]
-            return torch.stack([heads.logits(features[:, i], i + 1, state.unembed) for i in range(self.depth)], 1)
+            return heads.all_logits(heads.all_features(state.head_state), unembed)
         tokens = state.base_tokens()[:, None]
+        parent = torch.zeros_like(tokens)
         rows: list[Tensor] = []
         for d in range(1, self.depth + 1):
-            parent = torch.zeros_like(tokens)
-            rows.append(heads.logits(heads.expand(state.head_state, d, tokens, parent), d, state.unembed))
-            tokens = rows[-1].argmax(-1)
+            rows.append(heads.logits(heads.expand(state.head_state, d, tokens, parent), d, unembed))
+            tokens = heads.token_ids(rows[-1].argmax(-1))
         return torch.cat(rows, 1)
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:

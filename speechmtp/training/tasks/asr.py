@@ -83,9 +83,9 @@ def train_asr(
     tokenizer = Tokenizer.load(config.tokenizer)
     torch.manual_seed(config.seed)
     model = SpeechLM(config.model, len(tokenizer), tokenizer.bos).to(target)
-    heads = build_heads(config.heads, model.trunk.width, model.trunk.vocab_size).to(target)
+    heads = build_heads(config.heads, model.trunk.shape).to(target)
     data = {
-        name: audio_data(directory, config, tokenizer, allow_pipes)
+        name: audio_data(directory, config.features, config.normalizer, tokenizer, allow_pipes, config.cache_mb)
         for name, directory in (("train", train), ("dev", dev))
     }
     set_statistics(model.encoder, data["train"])
@@ -116,7 +116,7 @@ def make_phase(
     if isinstance(phase, CtcPhaseConfig):
         return CtcPhase(phase, model.encoder, train, dev, seed, precision)
     if isinstance(phase, TextPhaseConfig):
-        heads.start_from(model.trunk.model.get_output_embeddings().weight.detach())
+        heads.start_from(model.trunk)
         return TextPhase(phase, model, heads, train, dev, tokenizer, seed, precision, normalize)
     return JointPhase(phase, model, heads, train, dev, tokenizer, seed, precision, normalize)
 
@@ -150,9 +150,12 @@ def seconds_of(utterance: Utterance) -> float:
     return end - utterance.start
 
 
-def audio_data(data: DataDir, config: AsrConfig, tokenizer: Tokenizer, allow_pipes: bool = False) -> AudioData:
+def audio_data(
+    data: DataDir, features: FbankConfig, normalizer_id: str, tokenizer: Tokenizer, allow_pipes: bool = False,
+    cache_mb: float = 2000.0,
+) -> AudioData:  # fmt: skip
     """Features on demand, token ids and durations of a data directory."""
-    normalizer = get_normalizer(config.normalizer)
+    normalizer = get_normalizer(normalizer_id)
     tokens, durations = {}, {}
     for utterance in data.utterances:
         tokens[utterance.id] = tokenizer.encode(normalizer(utterance.text or ""))
@@ -162,7 +165,7 @@ def audio_data(data: DataDir, config: AsrConfig, tokenizer: Tokenizer, allow_pip
                 f"train the tokenizer on this text"
             )
         durations[utterance.id] = seconds_of(utterance)
-    store = FeatureStore(data, Fbank(config.features), config.cache_mb, allow_pipes)
+    store = FeatureStore(data, Fbank(features), cache_mb, allow_pipes)
     return AudioData(store, tokens, durations)
 
 

@@ -13,6 +13,8 @@ from speechmtp.models.adapter import Segments
 from speechmtp.models.encoder import EncoderOutput
 from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.text.tokenizer import Tokenizer
+from speechmtp.training.losses import MultiTokenConfig
+from speechmtp.training.multi_token import pad_text
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.ctc import (
     AudioBatch,
@@ -25,7 +27,7 @@ from speechmtp.training.tasks.ctc import (
     ctc_loss,
 )
 from speechmtp.training.tasks.text import TextBatch, TextPhaseConfig, TextStream, build_bank, text_loss
-from speechmtp.training.tasks.trunk_loss import MultiTokenConfig, decoded_error_rate, pad_text, trunk_loss
+from speechmtp.training.tasks.trunk_loss import decoded_error_rate, trunk_loss
 
 
 @dataclass(frozen=True)

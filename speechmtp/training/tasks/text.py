@@ -16,10 +16,12 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge, Segments
 from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.text.tokenizer import Tokenizer
+from speechmtp.training.losses import MultiTokenConfig
+from speechmtp.training.multi_token import pad_text
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.simulate import NoiseConfig, SegmentBank, collect, simulate
 from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment, ctc_error_rate
-from speechmtp.training.tasks.trunk_loss import MultiTokenConfig, decoded_error_rate, pad_text, trunk_loss
+from speechmtp.training.tasks.trunk_loss import decoded_error_rate, trunk_loss
 
 POOL = 8  # batches drawn together
 

@@ -1,0 +1,137 @@
+"""head sets: those that a model has (`heads list`), and what each would accept on your data (`heads report`)"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechmtp.cli.head_report import ROWS, judged, places, summary_of, write_report
+from speechmtp.cli.options import (
+    add_data_options,
+    add_head_options,
+    add_run_options,
+    batches,
+    check_kind,
+    hear_all,
+    open_recogniser,
+)
+from speechmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from speechmtp.api import Heard, Recogniser
+    from speechmtp.data.kaldi import DataDir
+
+MODEL = "model folder, embedded model (default, an4), or folder of a causal LM of transformers"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp heads`."""
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    shown = kinds.add_parser("list", help="the head sets of a model and of other folders")
+    shown.add_argument("model", metavar="MODEL", help=MODEL)
+    add_head_options(shown)
+    report = kinds.add_parser("report", help="acceptance per depth and tokens per call, predicted by one pass")
+    report.add_argument("model", metavar="MODEL", help=MODEL)
+    report.add_argument("data", metavar="DATA", help="Kaldi data directory; for a causal LM a text file, a text a line")
+    report.add_argument("--reference", choices=("ar", "text"), default="ar",
+                        help="judge on what `ar` says, decoded once and kept (default), "
+                        "or on transcripts, the text itself (biased)")  # fmt: skip
+    report.add_argument("--opening", type=int, metavar="N",
+                        help="causal LM: the first tokens of each text are its prompt (default 8)")  # fmt: skip
+    report.add_argument("--most", type=int, metavar="N",
+                        help="causal LM: tokens that `ar` goes on for, at most (default 64)")  # fmt: skip
+    report.add_argument("--out", metavar="DIR", help="folder for the report and the kept tokens (default: "
+                        "in `report` of the first head folder)")  # fmt: skip
+    add_run_options(report)
+    add_data_options(report)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lists or reports."""
+    return _list(args) if args.kind == "list" else _report(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from speechmtp.bundle import HasTrunk, find_heads, load_without_heads, own_heads, trunk_digest
+    from speechmtp.models.causal_lm import is_causal_lm, load_causal_lm
+    from speechmtp.scoring.tables import Column, render_text
+
+    owner: HasTrunk
+    if is_causal_lm(args.model):
+        folder, owner = Path(args.model), load_causal_lm(args.model)
+    else:
+        bundle = load_without_heads(args.model)
+        folder, owner = bundle.folder, bundle.model
+    folders = own_heads(folder)
+    others = [path for path in find_heads(folder, args.heads).values() if path not in folders.values()]
+    if not folders and not others:
+        print(f"{args.model}: no heads; train some, or name head folders with --heads")
+        return 0
+    digest = trunk_digest(owner)
+    rows = [_described(path, name, digest) for name, path in folders.items()]
+    rows += [_described(path, str(path), digest) for path in others]
+    plain = ("name", "family", "depth", "taps", "parameters", "shortlist", "size_on_disk", "base")
+    columns = [*map(Column, plain), Column("fits", "trained on this trunk")]
+    print(render_text(rows, columns), end="")
+    return 0
+
+
+def _described(folder: Path, name: str, digest: str) -> dict[str, Any]:
+    """A row of the list, from the files alone: heads of another trunk may not fit this one."""
+    from speechmtp.bundle import HeadFolderConfig, stored_parameters
+    from speechmtp.config import load_config
+
+    config = load_config(HeadFolderConfig, folder / "config.yaml")
+    heads, weights = config.heads, folder / "heads.safetensors"
+    parameters = stored_parameters(weights)
+    size = sum(path.stat().st_size for path in (weights, folder / "config.yaml"))
+    return {
+        "name": name, "family": heads.kind, "depth": heads.depth, "taps": list(config.taps), "parameters": parameters,
+        "shortlist": heads.shortlist or None, "size_on_disk": f"{size / 1e6:.2f} MB", "base": config.base or None,
+        "fits": config.trunk_sha256 == digest,
+    }  # fmt: skip
+
+
+def _report(args: argparse.Namespace) -> int:
+    from speechmtp.cli.heads_lm import lm_summary
+    from speechmtp.models.causal_lm import is_causal_lm
+
+    speech = not is_causal_lm(args.model)
+    if speech and (args.opening is not None or args.most is not None):
+        raise ConfigError(f"--opening, --most: are for a causal LM, and {args.model} is a speech model; leave them out")
+    check_kind(args.model, [args.data], speech)
+    summary, out = (_summary if speech else lm_summary)(args)
+    write_report(summary, out)
+    return 0
+
+
+def _summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """The figures of a speech model's head sets, and the folder for them."""
+    from speechmtp.data.kaldi import read_data_dir
+
+    recogniser = open_recogniser(args)
+    recogniser.heads_named()  # one at least
+    folders = recogniser.bundle.head_folders
+    out, kept = places(args, folders)
+    data = read_data_dir(args.data, args.root, need_text=args.reference == "text", allow_pipes=args.allow_pipes)
+    heard, _ = hear_all(recogniser, data, args.allow_pipes)
+    tokens, source = _reference(args, recogniser, data, heard, kept)
+    prompts = {name: one.prompt for name, one in heard.items()}
+    groups = list(batches(list(heard), heard, max(args.batch_size, ROWS)))
+    trunk = recogniser.bundle.model.trunk
+    found = [
+        judged(trunk, h, name, folders[name], prompts, tokens, groups) for name, h in recogniser.bundle.heads.items()
+    ]
+    return summary_of(args, tokens, source, recogniser.dtype, recogniser.device, found), out
+
+
+def _reference(
+    args: argparse.Namespace, recogniser: "Recogniser", data: "DataDir", heard: Mapping[str, "Heard"], kept: list[Path]
+) -> tuple[dict[str, list[int]], str]:
+    """The outputs to judge on, and where they are from."""
+    from speechmtp.cli.reference import plain_tokens, text_tokens
+
+    if args.reference == "text":
+        return text_tokens(recogniser, heard, data.transcripts()), f"{args.data}/text"
+    tokens, known = plain_tokens(recogniser, heard, args.batch_size, kept[0], kept[1:])
+    return tokens, "kept tokens" if known else "decoded now"

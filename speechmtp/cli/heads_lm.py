@@ -1,0 +1,85 @@
+"""`heads report` for a causal LM of transformers: texts go on behind their first tokens."""
+
+import argparse
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechmtp.cli.head_report import ROWS, judged, places, summary_of
+from speechmtp.cli.options import prepare_run
+from speechmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from speechmtp.heads.contract import HeadSet
+    from speechmtp.models.causal_lm import CausalLM
+    from speechmtp.training.tasks.head_bases import HeldOut
+    from speechmtp.types import Prompt
+
+OPENING, MOST = 8, 64
+
+
+def lm_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+    """The figures of a causal LM's head sets, and the folder for them."""
+    import torch
+
+    from speechmtp.bundle import trunk_digest
+    from speechmtp.cli.reference import kept_tokens
+    from speechmtp.models.causal_lm import load_causal_lm
+    from speechmtp.training.tasks.head_bases import long_texts, text_dev
+
+    opening, most, dtype = _checked(args)
+    prepare_run(args)
+    lm, device = load_causal_lm(args.model), torch.device(args.device)
+    digest = trunk_digest(lm)
+    heads, folders = _heads(args, lm, digest)
+    out, kept = places(args, folders)
+    for module in (lm.trunk, *heads.values()):
+        module.to(device=device, dtype=dtype)
+    texts = long_texts(lm, [args.data], opening)
+    held_out = text_dev(lm, texts, opening, most)
+    names = [str(number) for number in range(1, len(texts) + 1)]
+    prompts = dict(zip(names, held_out.prompts()))
+    if args.reference == "text":
+        tokens, source = {name: text[opening : opening + most] for name, text in zip(names, texts)}, args.data
+    else:
+        openings = json.dumps([text[:opening] for text in texts]).encode()
+        key = {"trunk_sha256": digest, "openings_sha256": hashlib.sha256(openings).hexdigest(), "most": most,
+               "dtype": args.dtype}  # fmt: skip
+        decode = partial(_said, held_out, prompts, args.batch_size)
+        tokens, known = kept_tokens(key, lm.name, decode, kept[0], kept[1:])
+        source = "kept tokens" if known else "decoded now"
+    size = max(args.batch_size, ROWS)
+    groups = [names[start : start + size] for start in range(0, len(names), size)]
+    found = [judged(lm.trunk, h, name, folders[name], prompts, tokens, groups) for name, h in heads.items()]
+    return summary_of(args, tokens, source, dtype, device, found) | {"opening": opening, "most": most}, out
+
+
+def _checked(args: argparse.Namespace) -> tuple[int, int, "torch.dtype"]:
+    """Tokens of a prompt, most tokens behind it, and the type of the numbers."""
+    from speechmtp.api import DTYPES
+
+    opening, most = (default if n is None else n for n, default in ((args.opening, OPENING), (args.most, MOST)))
+    if min(opening, most) < 1:
+        raise ConfigError(f"--opening {opening}, --most {most}: expected 1 or more")
+    if args.dtype not in DTYPES:
+        raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
+    return opening, most, DTYPES[args.dtype]
+
+
+def _said(held_out: "HeldOut", prompts: dict[str, "Prompt"], size: int) -> dict[str, list[int]]:
+    return dict(zip(prompts, held_out.said(list(prompts.values()), size)))
+
+
+def _heads(args: argparse.Namespace, lm: "CausalLM", digest: str) -> tuple[dict[str, "HeadSet"], dict[str, Path]]:
+    """Head sets by name, those of --heads or else all of the folder's own, and where they were read."""
+    from speechmtp.bundle import find_heads, load_heads, own_heads
+
+    model = Path(args.model)
+    folders = find_heads(model, args.heads) if args.heads else own_heads(model)
+    if not folders:
+        raise ConfigError(f"heads: {args.model} has no heads; train some, or give a head folder with --heads")
+    return {name: load_heads(path, lm, args.allow_stale_heads, digest) for name, path in folders.items()}, folders

@@ -1,0 +1,96 @@
+"""The outputs on which heads are judged: what `ar` says, decoded once a data directory and kept, or transcripts."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from errno import EPERM
+from pathlib import Path
+from typing import Any
+
+import speechmtp
+from speechmtp.api import Heard, Recogniser
+from speechmtp.cli.options import batches
+from speechmtp.cli.progress import track
+from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.errors import ConfigError
+from speechmtp.text.normalize import get_normalizer
+
+Tokens = dict[str, list[int]]
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder, or refuse in one line where nothing may be kept: inside the package, or without permission."""
+    try:
+        if Path(speechmtp.__file__).resolve().parent in folder.resolve().parents:
+            raise PermissionError(EPERM, "it is part of the installed package")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written ({error.strerror or error}); give a folder with --out"
+        ) from error
+
+
+def plain_tokens(
+    recogniser: Recogniser, heard: Mapping[str, Heard], size: int, kept: Path, elsewhere: Sequence[Path] = ()
+) -> tuple[Tokens, bool]:
+    """What `ar` says to every utterance, an end token last where it ended; and whether it was on file (see
+    `kept_tokens`)."""
+    key = {"trunk_sha256": recogniser.bundle.trunk_sha256, "heard_sha256": heard_digest(heard),
+           "dtype": str(recogniser.dtype).removeprefix("torch.")}  # fmt: skip
+    plain = parse_strategy("ar")
+
+    def decode() -> Tokens:
+        tokens: Tokens = {}
+        for group in track(list(batches(list(heard), heard, size)), "ar"):
+            for name, result in zip(group, recogniser.decode([heard[n] for n in group], plain)):
+                tokens[name] = list(result.tokens)
+        return {name: tokens[name] for name in heard}
+
+    return kept_tokens(key, recogniser.bundle.name, decode, kept, elsewhere)
+
+
+def kept_tokens(
+    key: Mapping[str, object], model: str, decode: Callable[[], Tokens], kept: Path, elsewhere: Sequence[Path] = ()
+) -> tuple[Tokens, bool]:
+    """What `decode` gives, or what it gave before for the same `key`; and whether it was on file.
+
+    `kept` is the file to keep it in; files of this or another place (`elsewhere`) are taken where trunk, type of
+    the numbers and all that was read (the key) are the same.
+    """
+    for path in (kept, *elsewhere):
+        found = _read(path)
+        if found is not None and {name: found.get(name) for name in key} == key:
+            return {name: [int(t) for t in tokens] for name, tokens in found["tokens"].items()}, True
+    tokens = decode()
+    kept.write_text(json.dumps({**key, "model": model, "tokens": tokens}) + "\n")
+    return tokens, False
+
+
+def heard_digest(heard: Mapping[str, Heard]) -> str:
+    """SHA-256 over the utterance ids and what the encoder made of each: length of the prompt and CTC labels."""
+    digest = hashlib.sha256()
+    for name, one in sorted(heard.items()):
+        digest.update(json.dumps([name, int(one.prompt.lengths[0]), one.labels]).encode())
+    return digest.hexdigest()
+
+
+def text_tokens(recogniser: Recogniser, heard: Mapping[str, Heard], texts: Mapping[str, str]) -> Tokens:
+    """Transcripts as the model would have to say them, an end token behind each; nothing where nothing is heard."""
+    tokenizer = recogniser.bundle.tokenizer
+    normalise = get_normalizer(recogniser.bundle.config.normalizer)
+    return {
+        name: [] if one.nothing else [*tokenizer.encode(normalise(texts[name])), tokenizer.eos]
+        for name, one in heard.items()
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A file of kept tokens; None where there is none that can be used."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("tokens"), dict) else None

@@ -1,0 +1,216 @@
+"""`train heads`: multi-token heads for a model folder of ours or a causal LM of transformers"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechmtp.cli.options import add_data_options, check_kind
+from speechmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from speechmtp.bundle import Bundle
+    from speechmtp.heads.contract import HeadSet
+    from speechmtp.models.causal_lm import CausalLM
+    from speechmtp.training.tasks.head_bases import HeldOut
+    from speechmtp.training.tasks.head_data import HeadData
+    from speechmtp.training.tasks.heads import HeadsTrainConfig
+
+
+def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp train heads`."""
+    parser.add_argument(
+        "--model", required=True, help="model folder, embedded model (an4), or folder of a causal LM of transformers"
+    )
+    parser.add_argument("--heads", metavar="KIND", help="family of heads, such as chain (default: the configuration's)")
+    parser.add_argument("--depth", type=int, metavar="D", help="tokens drafted a call (default: the configuration's)")
+    parser.add_argument("--out", required=True, metavar="DIR",
+                        help="head folder; where the trunk is trained too, the model is DIR/model")  # fmt: skip
+    parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
+    parser.add_argument("--train", action="append", default=[], metavar="DATA",
+                        help="Kaldi data directory; for a causal LM a text file, repeatable")  # fmt: skip
+    parser.add_argument("--dev", action="append", default=[], metavar="DATA", help="the same, to choose checkpoints on")
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="keep the audio prompts here, for the next heads of this model"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--storage", choices=("float32", "int8"), default="float32", help="how weights are stored")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's"
+    )
+    add_data_options(parser)
+
+
+def run_heads(args: argparse.Namespace) -> int:
+    """Trains the heads and writes their folder."""
+    import torch
+
+    from speechmtp.bundle import Bundle
+    from speechmtp.heads.table import build_heads
+    from speechmtp.training import distributed
+    from speechmtp.training.tasks.asr import pick_precision
+    from speechmtp.training.tasks.heads import likely_tokens, train_heads
+
+    config = read_heads_config(args)
+    _check(args)
+    out = Path(args.out)
+    target = distributed.own_device(args.device)
+    rank, _ = distributed.start(target)
+    base = _base(args, target)
+    trunk = (base.model if isinstance(base, Bundle) else base).trunk
+    torch.manual_seed(config.seed)
+    heads = build_heads(config.heads, trunk.shape).to(target)  # refuses what does not fit before any audio is heard
+    data, dev = _data(args, config, base)
+    if heads.shortlist is not None:
+        ids = likely_tokens(data.tokens(), len(heads.shortlist), heads.shape.vocab_size, [dev.eos])
+        heads.shortlist.copy_(ids)
+    heads.start_from(trunk)
+    if rank == 0:
+        _keep_config(config, out)
+    figures = train_heads(
+        config, trunk, heads, data, dev.figures, pick_precision(config.precision, target), out / "training", args.resume
+    )  # fmt: skip
+    if rank == 0:
+        _write(args, base, heads, config, figures, out)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse wrong options before anything is loaded, and set the threads."""
+    import torch
+
+    from speechmtp.cli.options import check_device
+
+    check_device(args.device)
+    if args.threads < 0:
+        raise ConfigError(f"--threads {args.threads}: expected 0 or more")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if not args.train or not args.dev:
+        raise ConfigError(
+            "train heads: --train and --dev are needed; heads are chosen on data they were not trained on"
+        )
+    out = Path(args.out)
+    begun = (out / "train.yaml").exists()
+    if begun and not args.resume:
+        raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
+    if not begun and any((out / name).exists() for name in ("config.yaml", "config.json")):
+        raise ConfigError(f"{out}: holds a model or heads that would be written over; give another --out")
+
+
+def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
+    """The configuration file with --heads, --depth and overrides put in."""
+    from speechmtp.config import from_dict, read_yaml, with_overrides
+    from speechmtp.heads.table import FAMILIES
+    from speechmtp.training.tasks.heads import HeadsTrainConfig
+
+    data: dict[str, Any] = read_yaml(args.config) if args.config else {}
+    where = args.config or "train heads"
+    heads = data.setdefault("heads", {})
+    if not isinstance(heads, dict):
+        raise ConfigError(f"{where}: heads: a group of keys is expected, found {heads!r}")
+    heads.setdefault("kind", args.heads or "chain")
+    if args.heads is not None:
+        kinds = [str(kind.__dataclass_fields__["kind"].default) for kind in FAMILIES]
+        if args.heads not in kinds:
+            raise ConfigError(f"--heads {args.heads}: no such family; one of {', '.join(kinds)}")
+        if args.heads != heads["kind"]:  # options of another family would not fit
+            heads = data["heads"] = {"kind": args.heads, **({"depth": heads["depth"]} if "depth" in heads else {})}
+    if args.depth is not None:
+        heads["depth"] = args.depth
+    return from_dict(HeadsTrainConfig, with_overrides(data, args.overrides), where)
+
+
+def _base(args: argparse.Namespace, device: Any) -> "Bundle | CausalLM":
+    """The model that the heads are for."""
+    import torch
+
+    from speechmtp.bundle import load_without_heads
+    from speechmtp.models.causal_lm import is_causal_lm, load_causal_lm
+
+    if not is_causal_lm(args.model):
+        return load_without_heads(args.model).to(device, torch.float32)
+    lm = load_causal_lm(args.model)
+    lm.trunk.to(device)
+    return lm
+
+
+def _data(
+    args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle | CausalLM"
+) -> tuple["HeadData", "HeldOut"]:
+    """Training data and development set."""
+    from speechmtp.bundle import Bundle
+    from speechmtp.cli.progress import counter
+    from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.training.tasks.head_bases import heard_data, heard_dev, long_texts, packed_data, text_dev
+
+    check_kind(args.model, [*args.train, *args.dev], isinstance(base, Bundle))
+    if not isinstance(base, Bundle):
+        if args.prompts:
+            raise ConfigError(f"--prompts {args.prompts}: prompts are of audio, {args.model} reads text; leave it out")
+        texts = long_texts(base, args.dev, config.opening)
+        return packed_data(base, args.train, config), text_dev(base, texts, config.opening, config.size)
+    if max(len(args.train), len(args.dev)) > 1:
+        raise ConfigError("train heads: one --train and one --dev data directory expected; join them with data combine")
+    train, dev = (read_data_dir(d[0], args.root, allow_pipes=args.allow_pipes) for d in (args.train, args.dev))
+    held_out = heard_dev(base, dev, args.allow_pipes)
+    with counter("prompts") as note:
+        prompts = Path(args.prompts) if args.prompts else None
+        return heard_data(base, train, config, prompts, args.allow_pipes, note), held_out
+
+
+def _keep_config(config: "HeadsTrainConfig", out: Path) -> None:
+    from speechmtp.config import write_yaml
+    from speechmtp.errors import CheckpointError
+
+    out.mkdir(parents=True, exist_ok=True)
+    path, new = out / "train.yaml", out / "train.yaml.tmp"
+    write_yaml(new, config)
+    if path.exists() and path.read_text() != new.read_text():
+        new.unlink()
+        raise CheckpointError(f"{path}: differs from the configuration given; resume with the same one or change --out")
+    new.replace(path)
+
+
+def _write(
+    args: argparse.Namespace, base: "Bundle | CausalLM", heads: "HeadSet", config: "HeadsTrainConfig",
+    figures: dict[str, float], out: Path,
+) -> None:  # fmt: skip
+    """The head folder or, where the trunk has moved, a whole model folder."""
+    from speechmtp.bundle import Bundle, save_bundle, save_heads, trunk_digest
+    from speechmtp.models.causal_lm import quiet_transformers
+
+    card = _card(args, heads, config, figures)
+    digest = trunk_digest(base.model if isinstance(base, Bundle) else base)
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
+    if config.mode == "frozen":
+        save_heads(heads, out, base.name, digest, args.storage, card)
+        print(f"heads: {out}")
+        return
+    folder = out / "model"
+    if isinstance(base, Bundle):
+        base.heads, base.name = {config.heads.kind: heads}, folder.name
+        base.card = f"{base.card.rstrip()}\n\n{card}".lstrip()
+        save_bundle(base, folder, args.storage)
+    else:
+        with quiet_transformers():
+            base.trunk.model.save_pretrained(folder)
+            base.tokenizer.save_pretrained(folder)
+        save_heads(heads, folder / "heads" / config.heads.kind, folder.name, digest, args.storage, card)
+    print(f"model: {folder}")
+
+
+def _card(
+    args: argparse.Namespace, heads: "HeadSet", config: "HeadsTrainConfig", figures: dict[str, float]
+) -> str:  # fmt: skip
+    sizes = sum(p.numel() for p in heads.parameters())
+    lines = "\n".join(f"- {name}: {value:.2f}" for name, value in figures.items() if name != "score")
+    train, dev = (", ".join(Path(d).name for d in names) for names in (args.train, args.dev))
+    return (
+        f"# Head card\n\nFamily {config.heads.kind}, depth {heads.depth}, {sizes} parameters, trained by `speechmtp "
+        f"train heads` on {train} for {config.steps} updates, mode {config.mode}, targets {config.targets}, seed "
+        f"{config.seed}.\n\nDevelopment figures ({dev}; tokens per call predicted for `verify` at full depth, share of "
+        f"the ceiling in percent):\n{lines}\n"
+    )

@@ -1,0 +1,286 @@
+"""Block-parallel drafting: the known next token and D masks go in, D tokens come out of one pass.
+
+DFlash (arXiv 2602.06036). The block [x_{t+1}, mask, ..., mask] stands at the positions of entries t + 1 to
+t + 1 + D; its place d predicts the token of that place, x_{t+1+d}, so nothing is shifted inside it. In each draft
+layer queries come from the block alone; keys and values come from the trunk's states of entries up to t, injected
+through the layer's own projections, and from the block. Revealed prefixes (D2SD, arXiv 2606.04446) put true tokens
+into the first places, so that the same head can draft again behind a partly accepted block.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from speechmtp.errors import ConfigError
+from speechmtp.heads.block_attention import drafted_seen, taught_seen
+from speechmtp.heads.block_correction import GruCorrection
+from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.decoder_layer import DecoderLayer, Memory, RmsNorm, rotary
+from speechmtp.heads.layered import LayeredState, take_fresh
+from speechmtp.models.cache import RaggedCache
+from speechmtp.types import States, TrunkShape
+
+KeysOf = Callable[[int, Tensor], tuple[Tensor, Tensor]]  # layer and its normed input -> all keys and values to read
+INIT_STD = 0.02  # of weights that the trunk has no counterpart for
+
+
+@dataclass(frozen=True)
+class BlockHeadsConfig(FamilyConfig):
+    """`layers` draft layers; `inside` is the attention among the places of a block; `correction` adds a recurrent
+    head that reads the tokens one after another. In training an anchor's block has, with probability `reveal`, a
+    prefix of 0 to D - 1 true tokens, and `chunk` anchors are in memory at a time."""
+
+    kind: Literal["block"] = "block"
+    layers: int = 1
+    inside: Literal["bidirectional", "causal"] = "bidirectional"
+    correction: Literal["none", "gru"] = "none"
+    reveal: float = 0.0
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the values; ConfigError names the wrong one."""
+        if self.layers < 1:
+            raise ConfigError(f"heads: layers {self.layers}, expected 1 or more")
+        if self.chunk < 1:
+            raise ConfigError(f"heads: chunk {self.chunk}, expected 1 or more anchors")
+        if not 0 <= self.reveal <= 1:
+            raise ConfigError(f"heads: reveal {self.reveal}, expected a probability from 0 to 1")
+
+
+@dataclass
+class BlockState(LayeredState):
+    """`features` [B, depth, C] of the block last drafted; `serial` [B, P, C] the correction's states of the nodes
+    last handed in; `position` [B] of each row's last committed entry."""
+
+    serial: Tensor | None = None
+    position: Tensor | None = None
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+        features = self.features
+        super().select(rows)
+        self.features = None if features is None else features[rows]
+        self.serial = None if self.serial is None else self.serial[rows]
+        self.position = None if self.position is None else self.position[rows]
+
+
+class BlockHeads(HeadSet):
+    """All depths from one pass over a block; it needs the base token, so it drafts through `expand`.
+
+    `revealed_count` [B, A] is set when `train_depths` yields its first depth: how many tokens behind each anchor
+    its block was told, None where none were. The loss leaves depths d <= `revealed_count` out, since they read
+    their own label.
+    """
+
+    reads_raw = True
+
+    def __init__(self, config: BlockHeadsConfig, shape: TrunkShape) -> None:
+        super().__init__(config, shape)
+        self.causal = config.inside == "causal"
+        self.mask = nn.Parameter(INIT_STD * torch.randn(shape.width))
+        self.context_norm = RmsNorm(shape.width, shape.eps)
+        self.layers = nn.ModuleList(DecoderLayer(shape) for _ in range(config.layers if config.depth else 0))
+        self.norm = RmsNorm(shape.width, shape.eps)
+        self.correction = GruCorrection(shape) if config.correction == "gru" else None
+        self.revealed_count: Tensor | None = None
+
+    def at_layer(self, index: int) -> DecoderLayer:
+        """Draft layer `index` from 0."""
+        layer = self.layers[index]
+        assert isinstance(layer, DecoderLayer)
+        return layer
+
+    def start_from(self, trunk: TrunkFace) -> None:
+        """Copy the trunk's last layer into each, its norms, and the mean embedding into the mask.
+
+        Unlike other families this one cannot begin at the base head: a mask says nothing until a layer has read
+        the context, so the layers keep the trunk's output projections.
+        """
+        weights = trunk.last_layer()
+        with torch.no_grad():
+            for i in range(len(self.layers)):
+                layer = self.at_layer(i)
+                layer.start_from(weights)
+                for name, weight in layer.named_parameters():
+                    if name.endswith(("o_proj.weight", "down_proj.weight")):
+                        given = weights.get(name)
+                        if given is not None and given.shape == weight.shape:
+                            weight.copy_(given)
+                        else:
+                            weight.normal_(std=INIT_STD)
+            for norm, name in ((self.context_norm, "input_layernorm.weight"), (self.norm, "final_norm.weight")):
+                if name in weights and weights[name].shape == norm.weight.shape:
+                    norm.weight.copy_(weights[name])
+            ids = torch.arange(self.shape.vocab_size, device=trunk.unembedding().weight.device)
+            total = torch.stack([trunk.embed(part).sum(0) for part in ids.split(8192)]).sum(0)
+            self.mask.copy_(total / len(ids))
+
+    def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
+        """Logits of depth d."""
+        return unembed(features)
+
+    def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
+        """Logits of all depths by one product."""
+        return unembed(features)
+
+    def _through(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], keys_of: KeysOf, seen: Tensor, memory: Sequence[Memory | None]
+    ) -> Tensor:
+        """Normed output [B, Q, C] of all layers for blocks [B, Q, C]; `seen` bool [B, Q, S] over `keys_of`'s keys."""
+        for i in range(len(self.layers)):
+            layer = self.at_layer(i)
+            normed = layer.input_layernorm(x)
+            k, v = keys_of(i, normed)
+            q = layer.self_attn.queries(normed, turn)
+            x = layer.finish(x + layer.self_attn.attend(q, k, v, seen[:, None]), memory[i])
+        out: Tensor = self.norm(x)
+        return out
+
+    # Training.
+
+    def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
+        """One block an anchor, `chunk` anchors at a time; each chunk is computed again in the backward pass."""
+        self.revealed_count = None
+        if not self.depth:
+            return
+        rows, size = batch.segments.shape
+        anchors = batch.anchors
+        if anchors is None:
+            anchors = torch.arange(size, device=batch.segments.device).expand(rows, -1)
+        self.revealed_count = self._draw_revealed(anchors)
+        revealed = torch.zeros_like(anchors) if self.revealed_count is None else self.revealed_count
+        context = self.context_norm(self.fused(batch.states))
+        turn = rotary(batch.positions, self.shape, context.dtype)
+        layers = [self.at_layer(i) for i in range(len(self.layers))]
+        injected = [layer.self_attn.keys_values(context, turn) for layer in layers]
+        memory = [layer.remember(batch.memory, batch.memory_lengths) for layer in layers]
+
+        def run(anchors: Tensor, revealed: Tensor) -> Tensor:
+            return self._train_chunk(batch, anchors, revealed, injected, memory)
+
+        parts = []
+        for chunk in zip(anchors.split(self.config.chunk, 1), revealed.split(self.config.chunk, 1)):
+            parts.append(checkpoint(run, *chunk, use_reentrant=False) if torch.is_grad_enabled() else run(*chunk))
+        yield from torch.cat(parts, 1).unbind(2)
+
+    def _draw_revealed(self, anchors: Tensor) -> Tensor | None:
+        """How many true tokens [B, A] each anchor's block is told."""
+        if not self.training or self.config.reveal == 0:
+            return None
+        told = torch.rand(anchors.shape, device=anchors.device) < self.config.reveal
+        return torch.randint_like(anchors, self.depth) * told
+
+    def _train_chunk(
+        self, batch: TrainBatch, anchors: Tensor, revealed: Tensor, injected: Sequence[tuple[Tensor, Tensor]],
+        memory: Sequence[Memory | None],
+    ) -> Tensor:  # fmt: skip
+        """Features [B, A, D, C] of anchors [B, A] with `revealed` [B, A] tokens, over the context's keys and values
+        `injected`, a layer each."""
+        rows, size = batch.segments.shape
+        places = torch.arange(self.depth + 1, device=anchors.device)
+        index = (anchors[..., None] + 1 + places).clamp(max=size - 1)
+        tokens = batch.inputs[torch.arange(rows, device=anchors.device)[:, None, None], index]
+        known = (places <= revealed[..., None])[..., None]
+        x = torch.where(known, tokens, self.mask.to(tokens.dtype)).flatten(1, 2)
+        positions = batch.positions.gather(1, anchors)[..., None] + 1 + places
+        turn = rotary(positions.flatten(1), self.shape, x.dtype)
+
+        def keys_of(i: int, normed: Tensor) -> tuple[Tensor, Tensor]:
+            k, v = self.at_layer(i).self_attn.keys_values(normed, turn)
+            return torch.cat([injected[i][0], k], 2), torch.cat([injected[i][1], v], 2)
+
+        seen = taught_seen(batch.segments, anchors, self.depth + 1, self.causal)
+        out = self._through(x, turn, keys_of, seen, memory)
+        out = out.unflatten(1, (anchors.shape[1], self.depth + 1))
+        features = out[:, :, 1:]
+        if self.correction is not None:
+            features = features + self.correction.teacher(tokens[:, :, :-1], out[:, :, 0])
+        return features
+
+    # Decoding.
+
+    def start(
+        self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
+        memory_lengths: Tensor | None = None,
+    ) -> BlockState:  # fmt: skip
+        """A fresh state, with the audio's keys and values if there is a memory."""
+        cache = RaggedCache(len(self.layers), rows, trunk.unembedding().weight.device)
+        known = [self.at_layer(i).remember(memory, memory_lengths) for i in range(len(self.layers))]
+        depth = self.depth if depth is None else depth
+        return BlockState(trunk.embed, self.narrow(trunk), depth, cache=cache, memory=known)
+
+    def advance(
+        self, state: BlockState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
+    ) -> None:
+        """Make the entries before these final, and these fresh: their keys are written with the next draft's."""
+        if state.depth == 0:
+            return
+        if state.fresh is not None:
+            if state.level == 0:  # nothing was drafted since
+                state.cache.begin(state.fresh.hidden.shape[1])
+                context = self.context_norm(state.fresh.hidden)
+                turn = rotary(state.fresh.positions, self.shape, context.dtype)
+                for i in range(len(self.layers)):
+                    state.store(i)(*self.at_layer(i).self_attn.keys_values(context, turn))
+            state.cache.commit(state.fresh.count)
+        fresh = take_fresh(self.fused, states, inputs, positions, keep, count)
+        last = fresh.positions.gather(1, fresh.last[:, None])[:, 0]
+        state.position = last if state.position is None else last.where(count > 0, state.position)
+        state.fresh, state.level, state.features, state.serial = fresh, 0, None, None
+
+    def expand(self, state: BlockState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
+        """Features [B, P, C] of level d; level 1 runs the block for all levels, and only the correction tells nodes
+        of later ones apart. `given` [B, R] at level 1 takes the place of the first masks, -1 leaves one."""
+        if d == 1:
+            self._run_block(state, tokens[:, :1], given)
+        assert state.features is not None
+        nodes = tokens.shape[1]
+        features = state.features[:, d - 1 : d].expand(-1, nodes, -1)
+        if self.correction is None:
+            return features
+        assert state.serial is not None
+        if d == 1:
+            before = state.serial.expand(-1, nodes, -1)
+        else:
+            before = state.serial[torch.arange(len(parent), device=parent.device)[:, None], parent]
+        state.serial = self.correction.step(state.embed(tokens).to(features.dtype), before)
+        added: Tensor = self.correction.out(state.serial)
+        return features + added
+
+    def _run_block(self, state: BlockState, anchor: Tensor, given: Tensor | None) -> None:
+        """Features of all levels behind the base token `anchor` [B, 1]; the fresh entries' keys go into the cache,
+        and the block's behind them, where the next call overwrites them."""
+        fresh, cache = state.fresh, state.cache
+        assert fresh is not None and state.position is not None
+        # A bidirectional place reads all others: a shorter block would say something else.
+        width = (state.depth if self.causal else self.depth) + 1
+        x = self._fill(state, anchor, given, width)
+        places = torch.arange(width, device=x.device)
+        slots = fresh.count[:, None] + places
+        behind = state.position[:, None] + 1 + places
+        context = F.pad(self.context_norm(fresh.hidden), (0, 0, 0, width))
+        turn = rotary(F.pad(fresh.positions, (0, width)).scatter(1, slots, behind), self.shape, x.dtype)
+        cache.begin(context.shape[1])
+
+        def keys_of(i: int, normed: Tensor) -> tuple[Tensor, Tensor]:
+            entries = context.scatter(1, slots[..., None].expand_as(normed), normed)
+            return state.store(i)(*self.at_layer(i).self_attn.keys_values(entries, turn))
+
+        seen = drafted_seen(cache, fresh.count, width, self.causal)
+        out = self._through(x, rotary(behind, self.shape, x.dtype), keys_of, seen, state.memory)
+        state.features, state.level = out[:, 1 : state.depth + 1], state.depth
+        if self.correction is not None:
+            state.serial = self.correction.begin(out[:, :1])
+
+    def _fill(self, state: BlockState, anchor: Tensor, given: Tensor | None, width: int) -> Tensor:
+        """The block [B, width, C]: anchor [B, 1], given tokens [B, R], masks."""
+        assert state.fresh is not None
+        ids = anchor if given is None else torch.cat([anchor, given], 1)
+        ids = F.pad(ids[:, :width], (0, max(0, width - ids.shape[1])), value=-1)
+        dtype = state.fresh.hidden.dtype
+        return torch.where(ids[..., None] >= 0, state.embed(ids.clamp_min(0)).to(dtype), self.mask.to(dtype))

@@ -1,0 +1,38 @@
+"""A small recurrent head behind a block: each position corrected by the tokens before it, after Domino."""
+
+import torch
+from torch import Tensor, nn
+
+from speechmtp.heads.decoder_layer import RmsNorm
+from speechmtp.types import TrunkShape
+
+
+class GruCorrection(nn.Module):
+    """s_d = GRU(norm(E x_{t+d}), s_{d-1}) with s_0 read from the block's output at the anchor; W s_d is added to
+    the feature of depth d. W starts at zero, so that the block alone speaks at first."""
+
+    def __init__(self, shape: TrunkShape) -> None:
+        super().__init__()
+        self.norm = RmsNorm(shape.width, shape.eps)
+        self.first = nn.Linear(shape.width, shape.width)
+        self.cell = nn.GRUCell(shape.width, shape.width)
+        self.out = nn.Linear(shape.width, shape.width, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def begin(self, anchor: Tensor) -> Tensor:
+        """s_0 [..., C] of the block's output [..., C] at the anchor's place."""
+        return torch.tanh(self.first(anchor))
+
+    def step(self, embedded: Tensor, before: Tensor) -> Tensor:
+        """s_d [..., C] of embeddings [..., C] of x_{t+d} and s_{d-1} [..., C]."""
+        after: Tensor = self.cell(self.norm(embedded).flatten(0, -2), before.flatten(0, -2))
+        return after.view(before.shape)
+
+    def teacher(self, embedded: Tensor, anchor: Tensor) -> Tensor:
+        """What is added [..., D, C] when embeddings [..., D, C] of x_{t+1}..x_{t+D} are known; `anchor` [..., C]."""
+        state, states = self.begin(anchor), []
+        for token in embedded.unbind(-2):
+            state = self.step(token, state)
+            states.append(state)
+        added: Tensor = self.out(torch.stack(states, -2))
+        return added

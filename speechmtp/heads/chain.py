@@ -1,0 +1,352 @@
+"""Chained heads: depth d reads the token before the one it predicts, and the state of depth d - 1.
+
+z^d = Layer_d(M_d [norm(E x_{t+d}); norm(z^{d-1})]), logits = U norm(z^d), z^0 the trunk's state before its final
+norm. DeepSeek-V3 (arXiv 2412.19437, §2.2) and VITA-Audio (2505.03739) have D layers of their own, FastMTP
+(2509.18362) and EAGLE (2401.15077) one layer used again and again (`shared`).
+
+Attention, in training as in decoding. An entry of depth d stands in slot j = t + d - 1, that of the token x_{j+1}
+it reads. `roll`: depth d sees the slots of depth d up to its own (DeepSeek, FastMTP), so the last d - 1 slots are
+drafts and are computed anew each time. `ttt` (training-time test, EAGLE-3, 2503.01840; one shared layer): a draft
+sees the committed slots of depth 1, whose trunk states are true, and its own chain.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from speechmtp.errors import ConfigError
+from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.decoder_layer import DecoderLayer, Memory, RmsNorm, causal, rotary
+from speechmtp.heads.layered import LayeredState, at, take_fresh
+from speechmtp.models.cache import RaggedCache, RaggedLayer
+from speechmtp.models.trunk import ancestors_of, extend_seen
+from speechmtp.types import States, TrunkShape
+
+
+@dataclass(frozen=True)
+class ChainHeadsConfig(FamilyConfig):
+    """`layers`: one of their own for each depth, or one shared by all. `order` of the joined halves is that of
+    the checkpoint. `checkpoint` recomputes each depth in the backward pass, which saves its activations."""
+
+    kind: Literal["chain"] = "chain"
+    layers: Literal["own", "shared"] = "shared"
+    attention: Literal["roll", "ttt"] = "roll"
+    order: Literal["embedding_first", "hidden_first"] = "embedding_first"
+    checkpoint: bool = True
+
+    def __post_init__(self) -> None:
+        if self.attention == "ttt" and self.layers == "own":
+            raise ConfigError("heads: attention ttt needs layers: shared, since drafts see the keys of depth 1")
+
+
+class ChainModule(nn.Module):
+    """What one depth owns."""
+
+    def __init__(self, config: ChainHeadsConfig, shape: TrunkShape) -> None:
+        super().__init__()
+        self.embedding_first = config.order == "embedding_first"
+        self.enorm = RmsNorm(shape.width, shape.eps)
+        self.hnorm = RmsNorm(shape.width, shape.eps)
+        self.eh_proj = nn.Linear(2 * shape.width, shape.width, bias=False)
+        self.layer = DecoderLayer(shape)
+        self.norm = RmsNorm(shape.width, shape.eps)
+
+    def join(self, nexts: Tensor, hidden: Tensor) -> Tensor:
+        """The layer's input [..., C] of embeddings and states [..., C]."""
+        halves = [self.enorm(nexts), self.hnorm(hidden)]
+        out: Tensor = self.eh_proj(torch.cat(halves if self.embedding_first else halves[::-1], -1))
+        return out
+
+    def start_from(self, trunk: TrunkFace) -> None:
+        """Pass the state on and unembed it as the trunk does."""
+        weights = trunk.last_layer()
+        self.layer.start_from(weights)
+        width = self.norm.weight.shape[0]
+        with torch.no_grad():
+            self.eh_proj.weight.zero_()
+            first = width if self.embedding_first else 0
+            self.eh_proj.weight[:, first : first + width] = torch.eye(width)
+            if "final_norm.weight" in weights:
+                self.norm.weight.copy_(weights["final_norm.weight"])
+
+
+@dataclass
+class ChainState(LayeredState):
+    """`carry[d]` [B, C]: z^d in the last committed slot before the fresh ones; `known[d]` [B, A, C]: z^d in the
+    fresh slots; `draft[d]` [B, P, d - 1, C] (roll) or [B, P, 1, C] (ttt): z^d in drafted slots of each node;
+    `drafted` [B, P, d - 1, C]: embeddings of the nodes' paths; `own`: keys and values of a ttt draft, a level each."""
+
+    carry: dict[int, Tensor] = field(default_factory=dict)
+    known: dict[int, Tensor] = field(default_factory=dict)
+    draft: Tensor | None = None
+    drafted: Tensor | None = None
+    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+        super().select(rows)
+        self.carry = {d: z[rows] for d, z in self.carry.items()}
+        self.known = {d: z[rows] for d, z in self.known.items()}
+        self.draft = None if self.draft is None else self.draft[rows]
+        self.drafted = None if self.drafted is None else self.drafted[rows]
+        self.own = [(k[rows], v[rows]) for k, v in self.own]
+
+
+class ChainHeads(HeadSet):
+    """D depths, one after another."""
+
+    reads_raw = True
+
+    def __init__(self, config: ChainHeadsConfig, shape: TrunkShape) -> None:
+        super().__init__(config, shape)
+        count = min(1, config.depth) if config.layers == "shared" else config.depth
+        self.modules_ = nn.ModuleList(ChainModule(config, shape) for _ in range(count))
+        self.rolls = config.attention == "roll"
+
+    def at_depth(self, d: int) -> ChainModule:
+        """The module of depth d."""
+        module = self.modules_[min(d, len(self.modules_)) - 1]
+        assert isinstance(module, ChainModule)
+        return module
+
+    def start_from(self, trunk: TrunkFace) -> None:
+        """Every depth passes the trunk's state on."""
+        for d in range(len(self.modules_)):
+            self.at_depth(d + 1).start_from(trunk)
+
+    def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
+        """Logits of depth d."""
+        return unembed(features)
+
+    # Training.
+
+    def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
+        """One depth after another; with `checkpoint` each is computed again in the backward pass."""
+        if not self.depth:
+            return
+        memory = [self.at_depth(d + 1).layer.remember(batch.memory, batch.memory_lengths)
+                  for d in range(len(self.modules_))]  # fmt: skip
+        hidden = self.fused(batch.states)
+        yield from (self._train_roll if self.rolls else self._train_ttt)(batch, hidden, memory)
+
+    def _train_roll(self, batch: TrainBatch, z: Tensor, memory: list[Memory | None]) -> Iterator[Tensor]:
+        nexts = batch.ahead(batch.inputs, 1)
+        turn = rotary(batch.positions, self.shape, z.dtype)
+        for d in range(1, self.depth + 1):
+            module = self.at_depth(d)
+            seen = causal(batch.segments, d - 1)
+
+            def run(z: Tensor, module: ChainModule = module, seen: Tensor = seen, d: int = d) -> Tensor:
+                x = module.join(nexts, z if d == 1 else batch.ahead(z, -1))
+                return module.layer(x, turn, seen, None, memory[min(d, len(memory)) - 1])
+
+            z = self._checkpointed(run, z)
+            yield module.norm(batch.at_anchors(batch.ahead(z, d - 1)))
+
+    def _train_ttt(self, batch: TrainBatch, z: Tensor, memory: list[Memory | None]) -> Iterator[Tensor]:
+        module, attention = self.at_depth(1), self.at_depth(1).layer.self_attn
+        seen = causal(batch.segments)
+        turn = rotary(batch.positions, self.shape, z.dtype)
+        x = module.join(batch.ahead(batch.inputs, 1), z)
+        keys, values = attention.keys_values(module.layer.input_layernorm(x), turn)
+        z = batch.at_anchors(module.layer(x, turn, seen, None, memory[0]))
+        yield module.norm(z)
+        seen, positions = batch.at_anchors(seen), batch.at_anchors(batch.positions)
+        own: list[Tensor] = []  # keys and values in turn
+        for d in range(2, self.depth + 1):
+            token = batch.at_anchors(batch.ahead(batch.inputs, d))
+            turn = rotary(positions + (d - 1), self.shape, z.dtype)
+
+            def run(
+                z: Tensor, *own: Tensor, token: Tensor = token, turn: tuple[Tensor, Tensor] = turn
+            ) -> tuple[Tensor, Tensor, Tensor]:
+                return self._step(module.join(token, z), turn, keys, values, seen, own, memory[0])
+
+            z, key, value = self._checkpointed(run, z, *own)
+            own += [key, value]
+            yield module.norm(z)
+
+    def _step(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, seen: Tensor,
+        own: Sequence[Tensor], memory: Memory | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """One drafted level of ttt: [B, A, C] behind committed keys [B, H, S, d], of which `seen` [B, A, S], and
+        behind each query's own chain; with the new keys and values."""
+        layer = self.at_depth(1).layer
+        normed = layer.input_layernorm(x)
+        key, value = layer.self_attn.keys_values(normed, turn)
+        chain = [*own, key, value]
+        query = layer.self_attn.queries(normed, turn)
+        mixed = attend_with_chain(query, keys, values, seen, chain[::2], chain[1::2])
+        return layer.finish(x + layer.self_attn.o_proj(mixed), memory), key, value
+
+    def _checkpointed(self, run: Callable[..., Any], *inputs: Tensor) -> Any:
+        if self.config.checkpoint and torch.is_grad_enabled():
+            return checkpoint(run, *inputs, use_reentrant=False)
+        return run(*inputs)
+
+    # Decoding.
+
+    def start(
+        self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
+        memory_lengths: Tensor | None = None,
+    ) -> ChainState:  # fmt: skip
+        """A fresh state, with the audio's keys and values if there is a memory."""
+        depth = self.depth if depth is None else depth
+        layers = depth if self.rolls else min(1, depth)
+        cache = RaggedCache(layers, rows, trunk.unembedding().weight.device)
+        known = [self.at_depth(d + 1).layer.remember(memory, memory_lengths) for d in range(len(self.modules_))]
+        return ChainState(trunk.embed, self.narrow(trunk), depth, cache=cache, memory=known)
+
+    def advance(
+        self, state: ChainState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
+    ) -> None:
+        """Make the entries before these final, and these fresh."""
+        if state.depth == 0:
+            return
+        fresh = take_fresh(self.fused, states, inputs, positions, keep, count)
+        if state.fresh is not None:
+            self._finish(state, inputs[torch.arange(len(keep), device=keep.device), keep[:, 0]])
+        state.fresh, state.level = fresh, 0
+        state.known, state.draft, state.drafted, state.own = {}, None, None, []
+
+    def _finish(self, state: ChainState, following: Tensor) -> None:
+        """Write what no draft has written yet of the fresh entries; `following` [B, C] comes behind them."""
+        fresh = state.fresh
+        assert fresh is not None
+        state.drafted = None
+        for d in range(state.level + 1, len(state.cache.layers) + 1):
+            self._fresh_level(state, d, following)
+        state.cache.commit(fresh.count)
+        for d, z in state.known.items():
+            last = at(z, fresh.last)
+            old = state.carry.get(d)
+            state.carry[d] = last if old is None else last.where((fresh.count > 0)[:, None], old)
+
+    def _fresh_level(self, state: ChainState, d: int, following: Tensor | None) -> Tensor:
+        """z^d [B, A + drafted, C] of the fresh slots and, in roll, of the drafted slots of all nodes behind."""
+        fresh, module = state.fresh, self.at_depth(d)
+        assert fresh is not None
+        rows, size, _ = fresh.hidden.shape
+        if following is not None:
+            fresh.nexts = fresh.nexts.clone()
+            fresh.nexts[torch.arange(rows, device=fresh.nexts.device), fresh.last] = following
+        below = fresh.hidden
+        if d > 1:  # the slot of depth d reads z^{d-1} from the slot before
+            before = state.known[d - 1]
+            first = state.carry.get(d - 1)
+            below = torch.cat([torch.zeros_like(before[:, :1]) if first is None else first[:, None], before[:, :-1]], 1)
+        x, positions, ancestors = module.join(fresh.nexts, below), fresh.positions, None
+        if state.drafted is not None and d > 1:
+            x, positions, ancestors = self._lay_out(state, d, x)
+        turn = rotary(positions, self.shape, x.dtype)
+        state.cache.begin(x.shape[1])
+        seen = extend_seen(state.cache, x.shape[1], ancestors)
+        if d > 1:  # slots without a state of depth d - 1 of their own sample
+            seen = seen & (torch.arange(state.cache.width, device=x.device) >= d - 1)
+        z = module.layer(x, turn, seen, state.store(d - 1), state.memory[min(d, len(state.memory)) - 1])
+        state.known[d] = z[:, :size]
+        return z
+
+    def _lay_out(self, state: ChainState, d: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Inputs, positions and ancestors with each node's d - 1 drafted slots behind the row's fresh ones."""
+        fresh, drafted, draft = state.fresh, state.drafted, state.draft
+        assert fresh is not None and drafted is not None and draft is not None
+        rows, nodes, steps, width = drafted.shape
+        size = x.shape[1]
+        behind = self.at_depth(d).join(drafted, draft).reshape(rows, nodes * steps, width)
+        slots = fresh.count[:, None] + torch.arange(nodes * steps, device=x.device)
+        step = torch.arange(steps, device=x.device).repeat(nodes)
+        last = fresh.positions.gather(1, fresh.last[:, None])
+        inputs = x.new_zeros(rows, size + nodes * steps, width)
+        inputs[:, :size] = x
+        inputs.scatter_(1, slots[..., None].expand(-1, -1, width), behind)
+        positions = fresh.positions.new_zeros(rows, size + nodes * steps)
+        positions[:, :size] = fresh.positions
+        positions.scatter_(1, slots, last + 1 + step)
+        if nodes == 1:
+            return inputs, positions, None
+        parent = torch.arange(-1, size + nodes * steps - 1, device=x.device).repeat(rows, 1)
+        above = torch.where(step == 0, fresh.count[:, None] - 1, slots - 1)
+        # The first slot of depth d, behind a prompt shorter than that: what it follows has no state of depth d - 1.
+        first = (state.cache.lengths + fresh.count)[:, None] + step == d - 1
+        parent.scatter_(1, slots, above.masked_fill(first, -1))
+        return inputs, positions, ancestors_of(parent)
+
+    def expand(self, state: ChainState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
+        """Features [B, P, C] of level d; its keys are provisional."""
+        assert state.fresh is not None
+        state.level = max(state.level, d)
+        embedded = state.embed(tokens).to(state.fresh.hidden.dtype)
+        if d == 1:
+            z = at(self._fresh_level(state, 1, embedded[:, 0]), state.fresh.last)[:, None]
+            state.draft, state.drafted, state.own = z[:, :, None], None, []
+            return self.at_depth(1).norm(z).expand(-1, tokens.shape[1], -1)
+        z = self._roll(state, d, embedded, parent) if self.rolls else self._test(state, d, embedded, parent)
+        return self.at_depth(d).norm(z)
+
+    def _roll(self, state: ChainState, d: int, embedded: Tensor, parent: Tensor) -> Tensor:
+        fresh, draft = state.fresh, state.draft
+        assert fresh is not None and draft is not None
+        rows, nodes, width = embedded.shape
+        index = torch.arange(rows, device=embedded.device)[:, None]
+        path = embedded[:, :, None]
+        if d > 2:
+            assert state.drafted is not None
+            path = torch.cat([state.drafted[index, parent], path], 2)
+            draft = draft[index, parent]
+        else:
+            draft = draft.expand(-1, nodes, -1, -1)
+        state.drafted, state.draft = path, draft
+        z = self._fresh_level(state, d, None)
+        slots = fresh.count[:, None] + torch.arange(nodes * (d - 1), device=z.device)
+        mine = z[index, slots].view(rows, nodes, d - 1, width)
+        # Depth d + 1 reads z^d from the slot before: the last fresh one, then the drafted ones.
+        last = at(state.known[d], fresh.last)[:, None, None].expand(-1, nodes, -1, -1)
+        state.draft = torch.cat([last, mine], 2)
+        return mine[:, :, -1]
+
+    def _test(self, state: ChainState, d: int, embedded: Tensor, parent: Tensor) -> Tensor:
+        fresh, draft, cache = state.fresh, state.draft, state.cache
+        assert fresh is not None and draft is not None
+        rows, nodes, _ = embedded.shape
+        index = torch.arange(rows, device=embedded.device)[:, None]
+        below = draft[:, :, 0].expand(-1, nodes, -1) if d == 2 else draft[:, :, 0][index, parent]
+        state.own = [(k[index, :, parent].transpose(1, 2), v[index, :, parent].transpose(1, 2)) for k, v in state.own]
+        position = fresh.positions.gather(1, fresh.last[:, None]) + d - 1
+        turn = rotary(position.expand(-1, nodes), self.shape, embedded.dtype)
+        layer = cache.layers[0]
+        assert isinstance(layer, RaggedLayer) and layer.keys is not None and layer.values is not None
+        seen = (torch.arange(cache.width, device=embedded.device) < (cache.lengths + fresh.count)[:, None])[:, None]
+        keys, values = layer.keys[:, :, : cache.width], layer.values[:, :, : cache.width]
+        own = [part for pair in state.own for part in pair]
+        x = self.at_depth(d).join(embedded, below)
+        z, key, value = self._step(x, turn, keys, values, seen, own, state.memory[0])
+        state.own.append((key, value))
+        state.draft = z[:, :, None]
+        return z
+
+
+def attend_with_chain(
+    q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, own_keys: Sequence[Tensor], own_values: Sequence[Tensor]
+) -> Tensor:
+    """Attention [B, A, H d] of queries [B, H, A, d] over shared keys [B, K, S, d], of which `seen` [B, A, S], and
+    over keys [B, K, A, d] that belong to one query each."""
+    group = q.shape[1] // keys.shape[1]
+    keys, values = keys.to(q.dtype), values.to(q.dtype)
+    if group > 1:
+        keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+        own_keys = [k.repeat_interleave(group, 1) for k in own_keys]
+        own_values = [v.repeat_interleave(group, 1) for v in own_values]
+    shared = (q @ keys.transpose(-1, -2)).masked_fill(~seen[:, None], torch.finfo(q.dtype).min)
+    chain = torch.stack([(q * k).sum(-1) for k in own_keys], -1)
+    weights = (torch.cat([shared, chain], -1) / q.shape[-1] ** 0.5).softmax(-1)
+    size = keys.shape[2]
+    out = weights[..., :size] @ values
+    for i, v in enumerate(own_values):
+        out = out + weights[..., size + i, None] * v
+    return out.transpose(1, 2).flatten(2)

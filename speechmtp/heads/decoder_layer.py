@@ -1,0 +1,175 @@
+"""One transformer layer for heads: pre-norm attention with rotary positions, gated MLP, and cross-attention
+where the trunk has an audio memory. Named as transformers names it, so that a trunk's layer can be copied in.
+
+transformers' own layers take one sequence and one cache; heads need keys from elsewhere (injected trunk
+states, other depths, own drafts), which is why this one is ours.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechmtp.types import TrunkShape
+
+Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values -> all that are to be read
+
+
+def rotary(positions: Tensor, shape: TrunkShape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [B, 1, Q, head_dim] of positions [B, Q] (arXiv 2104.09864, halves rotated)."""
+    size = shape.head_dim
+    steps = torch.arange(0, size, 2, device=positions.device, dtype=torch.float64 if dtype == torch.float64 else None)
+    angles = positions[:, None, :, None].to(steps.dtype if dtype == torch.float64 else torch.float32) / (
+        shape.rope_theta ** (steps / size)
+    )
+    angles = torch.cat([angles, angles], -1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """x [B, H, Q, head_dim] turned by `rotary`'s angles."""
+    cos, sin = turn
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+class RmsNorm(nn.RMSNorm):
+    """Root-mean-square norm that also takes half-precision input with float32 weights, as autocast gives it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normed x [..., C], in x's dtype."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values [B, H, S, head_dim] of the audio for one layer, and which of them are there [B, 1, 1, S]."""
+
+    keys: Tensor
+    values: Tensor
+    seen: Tensor | None
+
+
+class Attention(nn.Module):
+    """Projections of one attention; queries from [.., C], keys and values from [.., source]."""
+
+    def __init__(self, shape: TrunkShape, source: int) -> None:
+        super().__init__()
+        self.shape = shape
+        width, size, bias = shape.width, shape.head_dim, shape.attention_bias
+        self.q_proj = nn.Linear(width, shape.heads * size, bias=bias)
+        self.k_proj = nn.Linear(source, shape.kv_heads * size, bias=bias)
+        self.v_proj = nn.Linear(source, shape.kv_heads * size, bias=bias)
+        self.o_proj = nn.Linear(shape.heads * size, width, bias=False)
+        if shape.qk_norm:
+            self.q_norm = RmsNorm(size, shape.eps)
+            self.k_norm = RmsNorm(size, shape.eps)
+
+    def queries(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        """[B, H, Q, head_dim] of x [B, Q, C]."""
+        q = self.q_proj(x).unflatten(-1, (self.shape.heads, -1))
+        q = (self.q_norm(q) if self.shape.qk_norm else q).transpose(1, 2)
+        return q if turn is None else rotate(q, turn)
+
+    def keys_values(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+        """[B, kv heads, S, head_dim] twice, of x [B, S, source]."""
+        k = self.k_proj(x).unflatten(-1, (self.shape.kv_heads, -1))
+        k = (self.k_norm(k) if self.shape.qk_norm else k).transpose(1, 2)
+        v = self.v_proj(x).unflatten(-1, (self.shape.kv_heads, -1)).transpose(1, 2)
+        return (k if turn is None else rotate(k, turn)), v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+        """[B, Q, C] of queries, keys and values; `seen` bool [B or 1, 1, Q, S]."""
+        out = F.scaled_dot_product_attention(
+            q, k.to(q.dtype), v.to(q.dtype), seen, enable_gqa=self.shape.kv_heads != self.shape.heads
+        )
+        mixed: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
+        return mixed
+
+
+class GatedMlp(nn.Module):
+    """down(silu(gate x) * up x) (arXiv 2002.05202)."""
+
+    def __init__(self, shape: TrunkShape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.width, shape.ff_width, bias=False)
+        self.up_proj = nn.Linear(shape.width, shape.ff_width, bias=False)
+        self.down_proj = nn.Linear(shape.ff_width, shape.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] of x [..., C]."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Attention, cross-attention where there is a memory, MLP; each on a normed input, added to it."""
+
+    def __init__(self, shape: TrunkShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.self_attn = Attention(shape, shape.width)
+        self.mlp = GatedMlp(shape)
+        self.input_layernorm = RmsNorm(shape.width, shape.eps)
+        self.post_attention_layernorm = RmsNorm(shape.width, shape.eps)
+        if shape.memory_width is not None:
+            self.encoder_attn = Attention(shape, shape.memory_width)
+            self.encoder_attn_layernorm = RmsNorm(shape.width, shape.eps)
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the trunk's layer where names and shapes agree, and start as the identity: what the layer adds
+        is zero at first, so that training begins at what went in."""
+        own = dict(self.named_parameters())
+        with torch.no_grad():
+            for name, weight in weights.items():
+                if name in own and own[name].shape == weight.shape:
+                    own[name].copy_(weight)
+            for name in own:
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    own[name].zero_()
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | None, store: Store | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:  # fmt: skip
+        """[B, Q, C] of x [B, Q, C]; `seen` bool [B or 1, Q, S] over the keys that `store` gives back."""
+        normed = self.input_layernorm(x)
+        k, v = self.self_attn.keys_values(normed, turn)
+        if store is not None:
+            k, v = store(k, v)
+        q = self.self_attn.queries(normed, turn)
+        return self.finish(x + self.self_attn.attend(q, k, v, None if seen is None else seen[:, None]), memory)
+
+    def finish(self, x: Tensor, memory: Memory | None) -> Tensor:
+        """What follows self-attention."""
+        if memory is not None:
+            normed = self.encoder_attn_layernorm(x)
+            attention = self.encoder_attn
+            x = x + attention.attend(attention.queries(normed, None), memory.keys, memory.values, memory.seen)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+    def remember(self, memory: Tensor | None, lengths: Tensor | None) -> Memory | None:
+        """Keys and values of the audio [B, S, E] with lengths [B], computed once a row."""
+        if memory is None or self.shape.memory_width is None:
+            return None
+        seen = None
+        if lengths is not None:
+            seen = (torch.arange(memory.shape[1], device=memory.device) < lengths[:, None])[:, None, None]
+        return Memory(*self.encoder_attn.keys_values(memory, None), seen)
+
+
+def causal(segments: Tensor, behind: int = 0) -> Tensor:
+    """Bool [B, L, L]: entries of the same segment [B, L] up to oneself, but not the first `behind` of a segment;
+    oneself always (a query that sees nothing would give NaN)."""
+    size = segments.shape[1]
+    index = torch.arange(size, device=segments.device)
+    same = segments[:, :, None] == segments[:, None, :]
+    seen = same & (index[None, :] <= index[:, None])
+    if behind:
+        before = (index - behind).clamp_min(0)
+        key = (index >= behind) & (segments[:, before] == segments)
+        seen = seen & key[:, None, :]
+    return seen | torch.eye(size, dtype=torch.bool, device=segments.device)

@@ -1,0 +1,134 @@
+"""Hydra heads (arXiv 2402.05109): depth d is an MLP over the trunk state and the embeddings of the d tokens that
+follow it, MLP_d([h_t; E x_{t+1}; ...; E x_{t+d}]). Its first block maps (d + 1) C to C with a projected residual,
+further ones are residual SiLU blocks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechmtp.errors import ConfigError
+from speechmtp.heads.contract import FamilyConfig, HeadSet, HeadState, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.unembedding import OwnUnembedding
+from speechmtp.types import States, TrunkShape
+
+
+@dataclass(frozen=True)
+class HydraHeadsConfig(FamilyConfig):
+    """`blocks` a depth, the joining one among them; `unembedding`: the trunk's, or one of its own for each depth."""
+
+    kind: Literal["hydra"] = "hydra"
+    blocks: int = 1
+    unembedding: Literal["shared", "own"] = "shared"
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise ConfigError(f"heads: blocks {self.blocks}, expected 1 or more")
+
+
+class HydraModule(nn.Module):
+    """What depth d owns."""
+
+    def __init__(self, d: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.residual = nn.Linear((d + 1) * width, width)
+        self.join = nn.Linear((d + 1) * width, width)
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks - 1))
+        self.start()
+
+    def start(self) -> None:
+        """Pass the trunk's state on and add nothing."""
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.zero_()
+            width = len(self.residual.weight)
+            self.residual.weight[:, :width] = torch.eye(width)
+
+    def forward(self, joined: Tensor) -> Tensor:
+        """[..., C] of the state and the path's embeddings side by side [..., (d + 1) C]."""
+        z: Tensor = self.residual(joined) + F.silu(self.join(joined))
+        for block in self.blocks:
+            z = z + F.silu(block(z))
+        return z
+
+
+@dataclass
+class HydraState(HeadState):
+    """`paths` [B, P, d, C]: embeddings of the tokens from the base token to each node of level d - 1."""
+
+    paths: Tensor | None = None
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+        super().select(rows)
+        self.paths = None if self.paths is None else self.paths[rows]
+
+
+class HydraHeads(HeadSet):
+    """D token-conditioned MLPs; no keys or values to keep."""
+
+    def __init__(self, config: HydraHeadsConfig, shape: TrunkShape) -> None:
+        super().__init__(config, shape)
+        self.modules_ = nn.ModuleList(HydraModule(d, shape.width, config.blocks) for d in range(1, config.depth + 1))
+        own = config.unembedding == "own"
+        self.unembedding = OwnUnembedding(config.depth, self.vocab_size, shape.width) if own else None
+
+    def start_from(self, trunk: TrunkFace) -> None:
+        """Every depth passes the trunk's state on."""
+        for module in self.modules_:
+            assert isinstance(module, HydraModule)
+            module.start()
+        if self.unembedding is not None:
+            self.unembedding.start_from(trunk, self.shortlist)
+
+    def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
+        """Each depth by itself, from the trunk's states and the true tokens on."""
+        path: list[Tensor] = []
+        for d, module in enumerate(self.modules_, 1):
+            path.append(batch.at_anchors(batch.ahead(batch.inputs, d)))
+            yield module(torch.cat([batch.at_anchors(self.fused(batch.states)), *path], -1))
+
+    def start(
+        self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
+        memory_lengths: Tensor | None = None,
+    ) -> HydraState:  # fmt: skip
+        """A fresh state; audio memory is not read."""
+        return HydraState(trunk.embed, self.narrow(trunk), self.depth if depth is None else depth)
+
+    def advance(
+        self, state: HydraState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
+    ) -> None:
+        """Remember the state of each row's last committed entry (rows that committed nothing keep theirs)."""
+        last = keep.gather(1, (count - 1).clamp_min(0)[:, None])[:, 0]
+        rows = torch.arange(len(last), device=last.device)
+        taps = None if states.taps is None else states.taps[rows, last]
+        hidden = self.fused(States(states.hidden[rows, last], taps))
+        if state.hidden is not None:
+            hidden = hidden.where((count > 0)[:, None], state.hidden)
+        state.hidden, state.paths = hidden, None
+
+    def expand(self, state: HydraState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
+        """Features [B, P, C] of level d, of each node's own path."""
+        assert state.hidden is not None
+        rows, nodes = tokens.shape
+        path = state.embed(tokens).to(state.hidden.dtype)[:, :, None]
+        if d > 1:
+            assert state.paths is not None
+            index = torch.arange(rows, device=tokens.device)[:, None]
+            path = torch.cat([state.paths[index, parent], path], 2)
+        state.paths = path
+        hidden = state.hidden[:, None].expand(-1, nodes, -1)
+        features: Tensor = self.modules_[d - 1](torch.cat([hidden, path.flatten(2)], -1))
+        return features
+
+    def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
+        """Logits of depth d."""
+        return unembed(features) if self.unembedding is None else self.unembedding(features, d)
+
+    def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
+        """Logits of all depths by one product."""
+        return unembed(features) if self.unembedding is None else self.unembedding.all_depths(features)

@@ -1,0 +1,187 @@
+"""Transformer-layer heads (Gloeckle et al., arXiv 2404.19737): depth d is a decoder layer of its own on the trunk's
+state before the final norm, logits are U norm_d(Layer_d(h)), U the trunk's unembedding.
+
+`LayerPerDepth` is what they share with other families of one layer a depth that read no drafted token: all depths
+are computed together over the entries committed last, whose keys and values the next `advance` makes final.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.decoder_layer import DecoderLayer, Memory, RmsNorm, Store, causal, rotary
+from speechmtp.heads.layered import LayeredState, take_fresh
+from speechmtp.models.cache import RaggedCache
+from speechmtp.models.trunk import extend_seen
+from speechmtp.types import States, TrunkShape
+
+
+@dataclass(frozen=True)
+class LayerHeadsConfig(FamilyConfig):
+    """One decoder layer and one norm a depth."""
+
+    kind: Literal["layer"] = "layer"
+
+
+class LayerModule(nn.Module):
+    """What one depth owns."""
+
+    def __init__(self, shape: TrunkShape) -> None:
+        super().__init__()
+        self.layer = DecoderLayer(shape)
+        self.norm = RmsNorm(shape.width, shape.eps)
+
+    def start_from(self, trunk: TrunkFace) -> None:
+        """A layer that passes its input on, and the trunk's final norm."""
+        weights = trunk.last_layer()
+        self.layer.start_from(weights)
+        if "final_norm.weight" in weights:
+            with torch.no_grad():
+                self.norm.weight.copy_(weights["final_norm.weight"])
+
+
+@dataclass
+class ParallelState(LayeredState):
+    """`features` [B, D', C] are there once the keys and values of the fresh entries are written; `kept` are those
+    from before the last `advance`, for rows that committed nothing in it."""
+
+    kept: Tensor | None = None
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+        features = self.features
+        super().select(rows)
+        self.features = None if features is None else features[rows]
+        self.kept = None if self.kept is None else self.kept[rows]
+
+
+class LayerPerDepth(HeadSet):
+    """D layers and norms; `chained` says whether a layer reads the one before it or the trunk's state."""
+
+    one_pass = True
+    reads_raw = True
+    chained = False
+
+    def __init__(self, config: FamilyConfig, shape: TrunkShape) -> None:
+        super().__init__(config, shape)
+        self.modules_ = nn.ModuleList(LayerModule(shape) for _ in range(config.depth))
+
+    def at_depth(self, d: int) -> LayerModule:
+        """The module of depth d."""
+        module = self.modules_[d - 1]
+        assert isinstance(module, LayerModule)
+        return module
+
+    def start_from(self, trunk: TrunkFace) -> None:
+        """Every depth passes the trunk's state on and norms it as the trunk does."""
+        for d in range(1, self.depth + 1):
+            self.at_depth(d).start_from(trunk)
+
+    def start(
+        self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
+        memory_lengths: Tensor | None = None,
+    ) -> ParallelState:  # fmt: skip
+        """A fresh state with one cache layer a depth, and the audio's keys and values if there is a memory."""
+        depth = self.depth if depth is None else depth
+        cache = RaggedCache(depth, rows, trunk.unembedding().weight.device)
+        known = [self.at_depth(d).layer.remember(memory, memory_lengths) for d in range(1, depth + 1)]
+        return ParallelState(trunk.embed, self.narrow(trunk), depth, cache=cache, memory=known)
+
+    def advance(
+        self, state: ParallelState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
+    ) -> None:
+        """Make the entries before these final (writing their keys if nothing was drafted since), and these fresh."""
+        if state.depth == 0:
+            return
+        if state.fresh is not None:
+            state.kept = self.all_features(state)
+            state.cache.commit(state.fresh.count)
+        state.fresh, state.features = take_fresh(self.fused, states, inputs, positions, keep, count), None
+
+    def all_features(self, state: ParallelState) -> Tensor:
+        """Features [B, D', C] of each row's last committed entry; keys and values of the fresh ones are written."""
+        if state.features is None:
+            assert state.fresh is not None
+            features = self._run_fresh(state)
+            if state.kept is not None:
+                features = features.where((state.fresh.count > 0)[:, None, None], state.kept)
+            state.features = features
+        return state.features
+
+    def _run_fresh(self, state: ParallelState) -> Tensor:
+        """All depths over the fresh entries; where no further depth reads it, the last entry's query alone."""
+        fresh = state.fresh
+        assert fresh is not None
+        last, z = fresh.last[:, None], fresh.hidden
+        state.cache.begin(z.shape[1])
+        seen = extend_seen(state.cache, z.shape[1], None)
+        turn = rotary(fresh.positions, self.shape, z.dtype)
+        found = []
+        for d in range(1, state.depth + 1):
+            module, store, memory = self.at_depth(d), state.store(d - 1), state.memory[d - 1]
+            if self.chained and d < state.depth:
+                z = module.layer(z, turn, seen, store, memory)
+                out = z.gather(1, last[..., None].expand(-1, -1, z.shape[-1]))
+            else:
+                out = run_at(module.layer, z, last, turn, seen, store, memory)
+            found.append(module.norm(out))
+        return torch.cat(found, 1)
+
+    def expand(
+        self, state: ParallelState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None
+    ) -> Tensor:
+        """Features of level d, the same for every node."""
+        return self.all_features(state)[:, d - 1 : d].expand(-1, tokens.shape[1], -1)
+
+    @abstractmethod
+    def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
+        """Teacher-forced features [B, A, C], depth by depth (see `HeadSet.train_depths`)."""
+
+
+class LayerHeads(LayerPerDepth):
+    """D layers side by side."""
+
+    independent = True
+
+    def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
+        """Each depth by itself, from the trunk's states on: its graph can be freed before the next is built."""
+        seen = causal(batch.segments)
+        for d in range(1, self.depth + 1):
+            module, hidden = self.at_depth(d), self.fused(batch.states)
+            turn = rotary(batch.positions, self.shape, hidden.dtype)
+            memory = module.layer.remember(batch.memory, batch.memory_lengths)
+            yield module.norm(run_at(module.layer, hidden, batch.anchors, turn, seen, None, memory))
+
+    def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
+        """Logits of depth d."""
+        return unembed(features)
+
+    def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
+        """Logits of all depths by one product."""
+        return unembed(features)
+
+
+def run_at(
+    layer: DecoderLayer, x: Tensor, index: Tensor | None, turn: tuple[Tensor, Tensor], seen: Tensor,
+    store: Store | None, memory: Memory | None,
+) -> Tensor:  # fmt: skip
+    """Outputs [B, A, C] of a layer at entries `index` [B, A] of x [B, L, C] (None: all of them): keys and values of
+    every entry, queries and what follows attention at these alone."""
+    if index is None:
+        out: Tensor = layer(x, turn, seen, store, memory)
+        return out
+    rows = torch.arange(len(x), device=x.device)[:, None]
+    normed = layer.input_layernorm(x)
+    keys, values = layer.self_attn.keys_values(normed, turn)
+    if store is not None:
+        keys, values = store(keys, values)
+    cos, sin = turn
+    picked = (cos[:, 0][rows, index][:, None], sin[:, 0][rows, index][:, None])
+    queries = layer.self_attn.queries(normed[rows, index], picked)
+    seen = seen.expand(len(x), -1, -1)[rows, index][:, None]
+    return layer.finish(x[rows, index] + layer.self_attn.attend(queries, keys, values, seen), memory)

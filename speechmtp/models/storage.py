@@ -1,0 +1,85 @@
+"""Weights as they are stored: float32 or 8-bit integers with scales, tied tensors once; and their digest."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from speechmtp.errors import CheckpointError
+
+SCALE = ".scale"  # suffix of the float32 scales beside 8-bit integers
+SMALLEST = 1024  # tensors with fewer numbers stay as they are
+
+Storage = Literal["int8", "float32"]
+
+
+def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """8-bit integers and float32 scales, one a row of the last axis: value = integer * scale."""
+    flat = tensor.float()
+    scale = flat.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
+    return (flat / scale).round().to(torch.int8), scale.squeeze(-1)
+
+
+def pack(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
+    """Tensors as they are stored; tied ones once."""
+    packed: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        if tensor.numel() and tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        value = tensor.detach().cpu().contiguous()
+        if storage == "int8" and value.is_floating_point() and value.dim() > 1 and value.numel() >= SMALLEST:
+            # A two-dimensional convolution has one scale an output channel.
+            integers, scale = quantise(value.flatten(1) if value.dim() == 4 else value)
+            packed[name], packed[name + SCALE] = integers.reshape(value.shape), scale
+        else:
+            small = torch.float16 if storage == "int8" else torch.float32  # biases, norms, statistics
+            packed[name] = value.to(small) if value.is_floating_point() else value
+    return packed
+
+
+def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Float32 tensors of what `pack` stored."""
+    state = {}
+    for name, tensor in packed.items():
+        if name.endswith(SCALE) and name[: -len(SCALE)] in packed:
+            continue
+        scale = packed.get(name + SCALE)
+        if scale is not None:
+            while scale.dim() < tensor.dim():
+                scale = scale.unsqueeze(-1)
+            tensor = tensor.float() * scale
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return state
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], where: Path) -> None:
+    """Load a state, tied names filled in; missing or unexpected tensors are errors."""
+    own = module.state_dict()
+    pointers: dict[int, list[str]] = {}
+    for name, tensor in own.items():
+        pointers.setdefault(tensor.data_ptr(), []).append(name)
+    for names in pointers.values():
+        known = next((n for n in names if n in state), None)
+        if known is not None:
+            state = dict.fromkeys(names, state[known]) | state
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    wrong = [n for n in own if n in state and own[n].shape != state[n].shape]
+    if missing or extra or wrong:
+        named = [f"{len(k)} {what} (first: {k[0]})" for what, k in
+                 (("missing", missing), ("unexpected", extra), ("of another shape", wrong)) if k]  # fmt: skip
+        raise CheckpointError(f"{where}: tensors do not fit the configuration: {', '.join(named)}")
+    module.load_state_dict(state)
+
+
+def weights_digest(module: nn.Module, storage: Storage = "float32") -> str:
+    """SHA-256 over weights in float32, as they will be after storing them so."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unpack(pack(module.state_dict(), storage)).items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,185 @@
+"""The trunk's multi-token loss on sequences of prompt and text: one way for every phase that trains heads."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from speechmtp.heads.contract import HeadSet, TrainBatch
+from speechmtp.heads.labels import IGNORED, shifted_labels
+from speechmtp.models.adapter import AudioPrompt
+from speechmtp.models.trunk import Trunk
+from speechmtp.training.losses import MultiTokenConfig, depth_weights, in_chunks, rows_against_law, rows_ce
+from speechmtp.training.sequential import one_by_one
+from speechmtp.types import States
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Rows of entries as decoding sees them: prompt, then text, then padding.
+
+    `embeddings` [B, L, C]; `positions`, `ids` (-1: no token), `segments` (-1: padding) [B, L]; `starts` [B, L] where
+    a call can start; `wanted` [B, L] the loss mask over target tokens, None for all.
+    """
+
+    embeddings: Tensor
+    positions: Tensor
+    ids: Tensor
+    segments: Tensor
+    starts: Tensor
+    wanted: Tensor | None = None
+
+
+def pad_text(texts: Sequence[Sequence[int]], bos: int, eos: int) -> tuple[Tensor, Tensor]:
+    """ids [B, L] of `bos text eos`, padded with eos, and lengths [B]."""
+    rows = [torch.tensor([bos, *text, eos]) for text in texts]
+    lengths = torch.tensor([len(r) for r in rows])
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=eos), lengths
+
+
+def lay_behind(trunk: Trunk, audio: AudioPrompt, ids: Tensor, lengths: Tensor) -> Sequences:
+    """Texts `ids` [B, L] (opening token first) of `lengths` [B] behind their audio, without padding between."""
+    heard, size = audio.embeddings.shape[1], int((audio.lengths + lengths).max())
+    index = torch.arange(size, device=ids.device)
+    text = index - audio.lengths[:, None]  # index into the text
+    spoken = text < 0
+    source = torch.where(spoken, index, heard + text.clamp(0, ids.shape[1] - 1))
+    joined = torch.cat([audio.embeddings, trunk.embed(ids).to(audio.embeddings.dtype)], 1)
+    embeddings = joined.gather(1, source[..., None].expand(-1, -1, joined.shape[2]))
+    steps = torch.arange(ids.shape[1], device=ids.device)
+    places = torch.cat([audio.positions, audio.text_position[:, None] + steps], 1).gather(1, source)
+    tokens = torch.cat([audio.positions.new_full((len(ids), heard), -1), ids], 1).gather(1, source)
+    inside = text < lengths[:, None]
+    segments = torch.where(inside, 0, -1)
+    return Sequences(embeddings, places, tokens.where(inside, -1), segments, inside & ~spoken)
+
+
+def anchors_of(labels: Tensor, most: int = 0) -> Tensor:
+    """Indices [B, A] of the entries that have a label at any depth; at most `most` a row, drawn at random."""
+    asked = (labels != IGNORED).any(-1)
+    size = max(1, int(asked.sum(1).max()))
+    key = (~asked).to(torch.float32)
+    if most and most < size:
+        key, size = key + torch.rand_like(key) * 0.5, most
+        return key.argsort(dim=1, stable=True)[:, :size].sort(1).values
+    return key.argsort(dim=1, stable=True)[:, :size]
+
+
+def multi_token_loss(
+    trunk: Trunk, heads: HeadSet, sequences: Sequences, config: MultiTokenConfig, step: int | None = None,
+    frozen: bool = False, anchors: int = 0, law: Tensor | None = None,
+) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
+    """Summed loss of all depths, each scaled to the number of depth 0's labels, and sums for the log.
+
+    `frozen` leaves the trunk out of the graph. `law` [B, L, C], if given, are trunk states whose law depth 0 is to
+    keep (self-distillation: those of the weights before training) in place of the labels. `anchors` is the largest
+    number of block starts a row (0: all).
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        states = trunk(sequences.embeddings, sequences.positions, sequences.segments, heads.taps)
+    labels = shifted_labels(sequences.ids, sequences.segments, heads.depth, sequences.wanted, sequences.starts)
+    weights = depth_weights(config, heads.depth, step)
+    base = (labels[..., 0] != IGNORED).sum()
+    values: dict[str, float] = {}
+    total = states.hidden.new_zeros((), dtype=torch.float64 if states.hidden.dtype == torch.float64 else torch.float32)
+    if config.base and not frozen:
+        part = _base_loss(trunk, states.hidden, labels[..., 0], config, law)
+        total, values["ce"] = config.base * part, float(part.detach())
+    if not heads.depth:
+        return total, values
+    chosen = anchors_of(labels[..., 1:], anchors)
+    inputs, embed = sequences.embeddings, trunk.embed
+    if frozen:
+        inputs, embed = inputs.detach(), lambda ids: trunk.embed(ids).detach()
+    batch = TrainBatch(
+        states, inputs, sequences.ids, sequences.positions, sequences.segments, embed,
+        heads.narrow(trunk, frozen), anchors=chosen,
+    )  # fmt: skip
+    asked = batch.at_anchors(labels)[..., 1:]
+    heads_loss = _HeadsLoss(trunk, heads, batch, asked, weights[1:], config, base)
+    if heads.independent:
+        trained = [p for p in (*heads.parameters(), *trunk.unembedding().parameters()) if p.requires_grad]
+        if frozen:
+            trained = [p for p in heads.parameters() if p.requires_grad]
+        total = total + one_by_one(heads_loss.parts, states.hidden, states.taps, trained)
+    else:
+        for loss in heads_loss.parts(states.hidden, states.taps):
+            total = total + loss
+    return total, values | heads_loss.values
+
+
+def _base_loss(trunk: Trunk, hidden: Tensor, labels: Tensor, config: MultiTokenConfig, law: Tensor | None) -> Tensor:
+    rows = labels != IGNORED
+    if law is not None:
+        kept = MultiTokenConfig(kind="kd")
+
+        def divergence(h: Tensor, wanted: Tensor) -> Tensor:
+            return rows_against_law(trunk.unembed(h), trunk.unembed(wanted).detach(), None, kept)
+
+        return in_chunks(divergence, config.chunk, hidden[rows], law[rows])
+    return in_chunks(
+        lambda h, y: rows_ce(trunk.unembed(h), y, config.smoothing), config.chunk, hidden[rows], labels[rows]
+    )
+
+
+@dataclass
+class _HeadsLoss:
+    """The heads' part: weighted losses a depth, one after another."""
+
+    trunk: Trunk
+    heads: HeadSet
+    batch: TrainBatch
+    labels: Tensor  # [B, A, D]
+    weights: list[float]
+    config: MultiTokenConfig
+    base: Tensor
+
+    def __post_init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def parts(self, hidden: Tensor, taps: Tensor | None) -> Iterator[Tensor]:
+        """Weighted losses of depths 1..D from trunk states (handed in, so that they may be detached)."""
+        batch = replace(self.batch, states=States(hidden, taps))
+        extra = self.heads.regulariser(batch)
+        if extra is not None:
+            yield extra * self.base * self.weights[0]
+        index = self._index()
+        for d, features in enumerate(self.heads.train_depths(batch), 1):
+            labels = index[..., d - 1]
+            rows = labels != IGNORED
+            if self.heads.revealed_count is not None:
+                rows = rows & (self.heads.revealed_count < d)
+            scale = self.base / rows.sum().clamp_min(1)
+            loss = self._depth(features[rows], labels[rows], rows, d, hidden) * scale
+            if d in (1, self.heads.depth):
+                self.values[f"loss_{d}"] = float(loss.detach())
+            if self.weights[d - 1]:
+                yield self.weights[d - 1] * loss
+
+    def _index(self) -> Tensor:
+        """Labels as indices into the heads' logits; what cannot be drafted or was revealed is not asked for."""
+        labels = self.labels
+        if self.heads.shortlist is not None:
+            place = torch.full((self.heads.shape.vocab_size,), IGNORED, device=labels.device)
+            place[self.heads.shortlist] = torch.arange(len(self.heads.shortlist), device=labels.device)
+            labels = place[labels.clamp_min(0)].where(labels >= 0, IGNORED)
+        return labels
+
+    def _depth(self, features: Tensor, labels: Tensor, rows: Tensor, d: int, hidden: Tensor) -> Tensor:
+        config, heads, unembed = self.config, self.heads, self.batch.unembed
+        if config.kind == "ce":
+
+            def ce(f: Tensor, y: Tensor) -> Tensor:
+                return rows_ce(heads.logits(f, d, unembed), y, config.smoothing)
+
+            return in_chunks(ce, config.chunk, features, labels)
+        # The trunk's law where x_{t+1+d} is predicted: its own row t + d, held fixed.
+        law = self.batch.at_anchors(self.batch.ahead(hidden, d))[rows].detach()
+
+        def against(f: Tensor, h: Tensor) -> Tensor:
+            with torch.no_grad():
+                target = self.trunk.unembed(h)
+            return rows_against_law(heads.logits(f, d, unembed), target, heads.shortlist, config)
+
+        return in_chunks(against, config.chunk, features, law)

@@ -1,0 +1,199 @@
+"""What heads are trained for, as data and development figures: a speech LLM of ours, or a causal LM of transformers."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from speechmtp.bundle import Bundle, weights_digest
+from speechmtp.data.kaldi import DataDir
+from speechmtp.decoding.loop import Limits
+from speechmtp.errors import DataError
+from speechmtp.heads.contract import HeadSet
+from speechmtp.models.adapter import AudioPrompt
+from speechmtp.models.causal_lm import CausalLM
+from speechmtp.models.trunk import Trunk
+from speechmtp.scoring.acceptance import acceptance
+from speechmtp.training.tasks.asr import audio_data
+from speechmtp.training.tasks.ctc import evaluation_batches
+from speechmtp.training.tasks.head_data import (
+    HeardData,
+    HeardText,
+    PackedText,
+    hear_texts,
+    opened,
+    own_continuations,
+    plain_outputs,
+)
+from speechmtp.training.tasks.heads import HeadsTrainConfig
+from speechmtp.training.tasks.trunk_loss import error_rate
+from speechmtp.training.teacher_forced import teacher_forced
+from speechmtp.types import Prompt, stack_prompts
+
+Note = Callable[[int, int], None]
+
+
+def heard_data(
+    bundle: Bundle, data: DataDir, config: HeadsTrainConfig, prompts: Path | None, allow_pipes: bool, note: Note
+) -> HeardData:
+    """Training data from audio; prompts are computed once and, with `prompts`, kept in that file."""
+    tokenizer, features = bundle.tokenizer, bundle.config.features
+    heard = [[u.id, u.text, u.audio, u.start, u.end, u.channel] for u in data.utterances]
+    facts = [weights_digest(bundle.model), str(bundle.config), config.passes, config.targets, config.prompts_seed]
+    key = hashlib.sha256(json.dumps([*facts, str(config.augment), heard]).encode()).hexdigest()
+    items = None if prompts is None or not prompts.exists() else read_prompts(prompts, key)
+    if items is None:
+        audio = audio_data(data, features, bundle.config.normalizer, tokenizer, allow_pipes)
+        own = config.targets == "own"
+        items = hear_texts(
+            bundle.model, audio, config.passes, config.augment, tokenizer.eos, own, config.prompts_seed, note
+        )  # fmt: skip
+        if prompts is not None:
+            write_prompts(prompts, items, key)
+    return HeardData(bundle.model.trunk, items, config.rows, tokenizer.bos, tokenizer.eos, config.seed)
+
+
+def packed_data(lm: CausalLM, files: Sequence[str], config: HeadsTrainConfig) -> PackedText:
+    """Training data from text files, a text a line; with targets `own` the model says how each goes on."""
+    texts = [text[: config.size] for text in read_lines(lm, files)]
+    if config.targets == "own":
+        texts = own_continuations(lm.trunk, texts, config.opening, lm.eos)
+    return PackedText(lm.trunk, texts, config.rows, config.size, config.opening, config.seed)
+
+
+def read_lines(lm: CausalLM, files: Sequence[str]) -> list[list[int]]:
+    """Token ids of every line, the end token behind them."""
+    texts: list[list[int]] = []
+    for name in files:
+        try:
+            lines = Path(name).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise DataError(f"{name}: {error.strerror or error}; a text file is expected") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{name}: byte {error.start} is not UTF-8; convert the file") from error
+        texts += [[*lm.encode(line), lm.eos] for line in lines if line.strip()]
+    if not texts:
+        raise DataError(f"{', '.join(files)}: no text; a sentence a line is expected")
+    return texts
+
+
+def write_prompts(path: Path, items: Sequence[HeardText], key: str) -> None:
+    """Keep computed prompts, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    tensors = {
+        "embeddings": torch.cat([i.embeddings for i in items]),
+        "positions": torch.cat([i.positions for i in items]),
+        "sizes": torch.tensor([len(i.positions) for i in items]),
+        "starts": torch.tensor([i.text_position for i in items]),
+        "texts": torch.tensor([t for i in items for t in i.text], dtype=torch.long),
+        "text_sizes": torch.tensor([len(i.text) for i in items]),
+    }
+    save_file(tensors, temporary, {"format": "pt", "key": key})
+    temporary.replace(path)
+
+
+def read_prompts(path: Path, key: str) -> list[HeardText]:
+    """Prompts kept by `write_prompts` for the same model, data and options; others are an error."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                raise DataError(f"{path}: prompts of another model, data or options; remove it or name another")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}; remove it") from error
+    sizes, text_sizes = tensors["sizes"].tolist(), tensors["text_sizes"].tolist()
+    embeddings, positions = tensors["embeddings"].split(sizes), tensors["positions"].split(sizes)
+    texts = tensors["texts"].split(text_sizes)
+    return [
+        HeardText(e, p, start, text.tolist())
+        for e, p, start, text in zip(embeddings, positions, tensors["starts"].tolist(), texts)
+    ]
+
+
+@dataclass
+class HeldOut:
+    """A development set: prompts as the trunk opens them now, and what it takes to make its outputs behind them."""
+
+    trunk: Trunk
+    prompts: Callable[[], list[Prompt]]
+    eos: int
+    limits: Limits
+    word_errors: Callable[[Sequence[Sequence[int]]], float] | None = None  # in percent, where there are transcripts
+    _known: tuple[list[Prompt], list[list[int]]] | None = None
+
+    def figures(self, heads: HeadSet, moved: bool) -> dict[str, float]:
+        """Predicted tokens per call of `verify`, and their share of the ceiling; with `moved` the trunk has changed,
+        so that its outputs are made again and scored. `score` is calls per 100 tokens."""
+        if moved or self._known is None:
+            prompts = self.prompts()
+            self._known = prompts, self.said(prompts)
+        prompts, outputs = self._known
+        passes = []
+        for start in range(0, len(prompts), 16):
+            rows = slice(start, start + 16)
+            passes += teacher_forced(self.trunk, heads, prompts[rows], outputs[rows])
+        found = acceptance(passes)
+        rate = found.tokens_per_call or 1.0
+        figures = {"score": 100 / rate, "tokens_per_call": rate, "share": 100 * (found.share or 0.0)}
+        if found.depths:
+            figures["top1_1"] = 100 * (found.depths[0].top1 or 0.0)
+        if moved and self.word_errors is not None:
+            figures["wer"] = self.word_errors(outputs)
+        return figures
+
+    def said(self, prompts: Sequence[Prompt], size: int = 16) -> list[list[int]]:
+        """What `ar` says behind some of the prompts, `size` rows at a time."""
+        found: list[list[int]] = []
+        for start in range(0, len(prompts), size):
+            batch = stack_prompts(list(prompts[start : start + size]))
+            found += plain_outputs(self.trunk, batch, self.eos, self.limits)
+        return found
+
+
+@torch.no_grad()
+def heard_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
+    """The development set of a speech LLM."""
+    tokenizer, model = bundle.tokenizer, bundle.model
+    audio = audio_data(data, bundle.config.features, bundle.config.normalizer, tokenizer, allow_pipes)
+    device = model.encoder.mean.device
+    heard: list[AudioPrompt] = []
+    names: list[str] = []
+    for batch in evaluation_batches(audio):
+        out = model.encode(batch.frames.to(device), batch.lengths.to(device))
+        heard.append(model.adapter(model.adapter.segments(out)))
+        names += batch.ids
+
+    @torch.no_grad()
+    def prompts() -> list[Prompt]:  # the opening token is one of the trunk's
+        return [p.row(i) for p in map(model.close_prompt, heard) for i in range(len(p.lengths))]
+
+    def word_errors(found: Sequence[Sequence[int]]) -> float:
+        said = (tokenizer.decode([t for t in row if t != tokenizer.eos]).split() for row in found)
+        return error_rate((tokenizer.decode(audio.tokens[n]).split(), words) for n, words in zip(names, said))
+
+    return HeldOut(model.trunk, prompts, tokenizer.eos, Limits(), word_errors)
+
+
+def long_texts(lm: CausalLM, files: Sequence[str], opening: int) -> list[list[int]]:
+    """Token ids of the lines that go on behind their first `opening` tokens."""
+    texts = [text for text in read_lines(lm, files) if len(text) > opening]
+    if not texts:
+        raise DataError(f"{', '.join(files)}: no text longer than its prompt of {opening} tokens; lower `opening`")
+    return texts
+
+
+def text_dev(lm: CausalLM, texts: Sequence[Sequence[int]], opening: int, most: int) -> HeldOut:
+    """The development set of a causal LM: the first `opening` tokens of each text, to be gone on with for at most
+    `most` tokens."""
+
+    def prompts() -> list[Prompt]:
+        return [opened(lm.trunk, [text[:opening]]) for text in texts]
+
+    return HeldOut(lm.trunk, prompts, lm.eos, Limits(0.0, most, most))

@@ -1,0 +1,180 @@
+"""Task `heads`: multi-token heads for a trained trunk, which stays as it is or goes on learning with them."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from speechmtp.errors import ConfigError
+from speechmtp.heads.chain import ChainHeadsConfig
+from speechmtp.heads.contract import HeadSet
+from speechmtp.heads.table import HeadsConfig
+from speechmtp.models.lora import Lora
+from speechmtp.models.trunk import Trunk
+from speechmtp.training.loop import LoopConfig, finished, load_finished, run_phase
+from speechmtp.training.losses import MultiTokenConfig
+from speechmtp.training.multi_token import Sequences, multi_token_loss
+from speechmtp.training.optim import OptimConfig
+from speechmtp.training.tasks.ctc import AugmentConfig
+from speechmtp.training.tasks.head_data import HeadData
+
+Mode = Literal["frozen", "joint", "lora", "two_stage"]
+
+
+@dataclass(frozen=True)
+class HeadsTrainConfig:
+    """One training of heads.
+
+    `mode`: `frozen` trains the heads alone; `joint` trunk and heads; `lora` low-rank adapters of the trunk (merged at
+    the end) and heads; `two_stage` heads alone for `first_share` of the steps, then both (Medusa-2, arXiv 2401.10774).
+    The trunk's learning rate is `trunk_factor` times the heads'. `targets`: `own` is what the model itself says
+    (self-distillation), `text` the transcripts. `keep_law` holds depth 0 to the law that the trunk had before.
+    `rows` a batch; `anchors` block starts a row, 0 for all. Audio: `passes` over the training audio, all but the
+    first augmented, at random by `prompts_seed`. Text: packed rows of `size` tokens, of which the first `opening` of
+    each text are its prompt.
+    """
+
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    heads: HeadsConfig = field(default_factory=ChainHeadsConfig)
+    mode: Mode = "frozen"
+    targets: Literal["own", "text"] = "own"
+    keep_law: bool = False
+    first_share: float = 0.5
+    trunk_factor: float = 0.1
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    steps: int = 1000
+    rows: int = 32
+    anchors: int = 0
+    passes: int = 4
+    prompts_seed: int = 0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    size: int = 256
+    opening: int = 8
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=1e-3, warmup=50, schedule="cosine", clip=1.0, ema=0.99)
+    )
+    loss: MultiTokenConfig = field(default_factory=lambda: MultiTokenConfig(scale=1.0, decay=0.8))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(evaluate_every=250, save_every=250))
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("steps", "rows", "passes", "lora_rank", "opening"), 1)
+        least |= {"first_share": 0, "trunk_factor": 0, "anchors": 0, "size": self.opening + 1}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                why = ", longer than opening" if name == "size" else ""
+                raise ConfigError(f"heads: {name} {getattr(self, name)}, expected {smallest} or more{why}")
+        if self.first_share > 1:
+            raise ConfigError(f"heads: first_share {self.first_share}, expected 0 to 1")
+        if self.heads.depth == 0:
+            raise ConfigError("heads: depth 0 has nothing to train, expected 1 or more")
+
+
+Evaluate = Callable[[HeadSet, bool], dict[str, float]]  # heads, whether the trunk has moved
+
+
+class HeadsPhase:
+    """Heads on a trunk; `moves` says whether the trunk is trained too."""
+
+    def __init__(
+        self, config: HeadsTrainConfig, name: str, steps: int, trunk: Trunk, heads: HeadSet, data: HeadData,
+        evaluate: Evaluate, precision: torch.dtype, moves: bool, lora: Lora | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.steps, self.optim = name, steps, config.optim
+        self._config, self._trunk, self._heads, self._data = config, trunk, heads, data
+        self._evaluate, self._precision, self._moves, self._lora = evaluate, precision, moves, lora
+        self.module = nn.ModuleDict({"heads": heads, "trunk": trunk} if moves else {"heads": heads})
+        self._before = copy.deepcopy(trunk).eval() if moves and config.keep_law and lora is None else None
+        self._device = trunk.unembedding().weight.device
+        trunk.eval()
+        if lora is None:
+            trunk.requires_grad_(moves)
+        self.module.train()
+
+    def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
+        """Heads at the full learning rate, the trunk at its factor."""
+        for parameter in self._heads.parameters():
+            yield parameter, 1.0
+        for parameter in self._trunk.parameters() if self._moves else ():
+            if parameter.requires_grad:
+                yield parameter, self._config.trunk_factor
+
+    def batch(self, number: int) -> Any:
+        """What batch `number` is made of; embeddings come later, since a moving trunk changes them."""
+        return self._data.batch(number)
+
+    def weight(self, batch: Any) -> float:
+        """Entries that start a call."""
+        return float(self._data.count(batch))
+
+    def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The multi-token loss of one batch."""
+        with torch.set_grad_enabled(self._moves):
+            sequences = self._data.sequences(batch)
+        with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
+            return multi_token_loss(
+                self._trunk, self._heads, sequences, self._config.loss, step, not self._moves, self._config.anchors,
+                self._law(sequences),
+            )  # fmt: skip
+
+    @torch.no_grad()
+    def _law(self, sequences: Sequences) -> Tensor | None:
+        """Trunk states of the weights before training, where depth 0 is to keep their law."""
+        if not self._moves or not self._config.keep_law:
+            return None
+        before = self._before or self._trunk
+        with self._lora.off() if self._lora is not None else nullcontext():
+            return before(sequences.embeddings, sequences.positions, sequences.segments).hidden
+
+    def evaluate(self) -> dict[str, float]:
+        """Development figures; trunk and heads stand as they are evaluated."""
+        training = self._trunk.training
+        self._trunk.eval()
+        figures = self._evaluate(self._heads, self._moves)
+        self._trunk.train(training)
+        return figures
+
+
+def train_heads(
+    config: HeadsTrainConfig, trunk: Trunk, heads: HeadSet, data: HeadData, evaluate: Evaluate, precision: torch.dtype,
+    out: Path, resume: bool = False,
+) -> dict[str, float]:  # fmt: skip
+    """Train `heads` (and the trunk, as `config.mode` says) in place, phase by phase in folders of `out`; returns
+    the development figures of the last one."""
+    steps = config.steps
+    phases: list[tuple[str, int]] = [(config.mode, steps)]
+    if config.mode == "two_stage":
+        first = round(config.first_share * steps)
+        phases = [(mode, n) for mode, n in (("frozen", first), ("joint", steps - first)) if n]
+    torch.manual_seed(config.seed)  # adapters start at random, whatever was drawn before
+    lora = Lora(trunk, config.lora_rank, config.lora_alpha) if config.mode == "lora" else None
+    figures: dict[str, float] = {}
+    for name, count in phases:
+        moves = name != "frozen"
+        stage = config if moves else replace(config, loss=replace(config.loss, warmup=0))
+        phase = HeadsPhase(stage, name, count, trunk, heads, data, evaluate, precision, moves, lora)
+        if resume and finished(out / name):
+            figures = load_finished(phase.module, out / name)
+        else:
+            figures = run_phase(phase, out / name, config.loop, config.seed, resume)
+    if lora is not None:
+        lora.merge()
+    trunk.requires_grad_(False)
+    trunk.eval()
+    heads.eval()
+    return figures
+
+
+def likely_tokens(texts: Sequence[Sequence[int]], size: int, vocab_size: int, always: Sequence[int]) -> Tensor:
+    """The `size` most frequent tokens of the training texts in order of id, `always` among them; where the texts
+    have fewer, the lowest ids fill up."""
+    tokens = torch.tensor([token for text in texts for token in text], dtype=torch.long)
+    counts = tokens.bincount(minlength=vocab_size)
+    counts[list(always)] = len(tokens) + 1
+    return counts.argsort(descending=True, stable=True)[:size].sort().values

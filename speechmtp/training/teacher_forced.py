@@ -1,0 +1,100 @@
+"""One teacher-forced pass of multi-token heads over known outputs, in the layout of decoding."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from speechmtp.heads.contract import HeadSet, TrainBatch, Unembed
+from speechmtp.models.trunk import Trunk
+from speechmtp.scoring.acceptance import Forced
+from speechmtp.types import Prompt
+
+CHUNK = 256  # drafts unembedded at a time, so that D * V logits never stand in memory
+
+
+@torch.inference_mode()
+def teacher_forced(
+    trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Sequence[Sequence[int]]
+) -> list[Forced]:
+    """What each depth says at every start of every output, given its true tokens.
+
+    `prompts` are single rows without padding, `outputs` the tokens behind them (an end token last, where one
+    came). The trunk reads prompt and output in one row, padding at its end, as decoding would have fed them.
+    Outputs of one token have no draft and come back empty.
+    """
+    sizes = [max(0, len(output) - 1) for output in outputs]
+    values = [np.zeros((3, size, heads.depth)) for size in sizes]
+    rows = [i for i, size in enumerate(sizes) if size]
+    if rows and heads.depth:
+        batch = _batch(trunk, heads, [prompts[i] for i in rows], [outputs[i] for i in rows])
+        found = _score(heads, batch, [outputs[i] for i in rows]).cpu().numpy()
+        for place, i in enumerate(rows):
+            values[i] = found[:, place, : sizes[i]]
+    return [Forced(v[0] > 0, v[1] > 0, v[2], len(output)) for v, output in zip(values, outputs)]
+
+
+def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Sequence[Sequence[int]]) -> TrainBatch:
+    """Prompt and all but the last token in one row; anchors are the starts 0, 1, ... of each row."""
+    device = prompts[0].embeddings.device
+    inputs, ids, positions, anchors = [], [], [], []
+    for prompt, output in zip(prompts, outputs):
+        tokens = torch.tensor(output[:-1], dtype=torch.long, device=device)
+        steps = torch.arange(len(tokens), device=device)
+        entries = prompt.embeddings.shape[1]
+        inputs.append(torch.cat([prompt.embeddings[0], trunk.embed(tokens).to(prompt.embeddings.dtype)]))
+        ids.append(torch.cat([tokens.new_full((entries,), -1), tokens]))
+        positions.append(torch.cat([prompt.positions[0], prompt.next_position[0] + steps]))
+        anchors.append(entries - 1 + steps)
+    lengths = torch.tensor([len(row) for row in ids], device=device)
+    embedded, places = pad_sequence(inputs, batch_first=True), pad_sequence(positions, batch_first=True)
+    valid = torch.arange(embedded.shape[1], device=device) < lengths[:, None]
+    states = trunk(embedded, places, valid, heads.taps)
+    return TrainBatch(
+        states, embedded, pad_sequence(ids, batch_first=True, padding_value=-1), places,
+        torch.where(valid, 0, -1), trunk.embed, heads.narrow(trunk), anchors=pad_sequence(anchors, batch_first=True),
+    )  # fmt: skip
+
+
+def _score(heads: HeadSet, batch: TrainBatch, outputs: Sequence[Sequence[int]]) -> Tensor:
+    """Right, near and nats [3, B, A, D] in float64; 0 where there is no label."""
+    assert batch.anchors is not None
+    rows, starts = batch.anchors.shape
+    device = batch.anchors.device
+    text = pad_sequence([torch.tensor(o, device=device) for o in outputs], batch_first=True, padding_value=-1)
+    index = _index(heads, device)
+    found = torch.zeros(3, rows, starts, heads.depth, dtype=torch.float64, device=device)
+    for d, features in enumerate(heads.train_depths(batch), 1):
+        labels = torch.full((rows, starts), -1, device=device)
+        labels[:, : max(0, starts + 1 - d)] = text[:, d:]
+        known = labels >= 0
+        wanted = index[labels[known]]
+        parts = zip(features[known].split(CHUNK), wanted.split(CHUNK))
+        values = [_look(heads, part, ids, d, batch.unembed) for part, ids in parts]
+        if values:
+            found[:, known, d - 1] = torch.cat(values, 1).to(found)
+    return found
+
+
+def _index(heads: HeadSet, device: torch.device) -> Tensor:
+    """Where each token id [V] stands in the logits, -1 where it cannot be drafted."""
+    size = heads.shape.vocab_size
+    index = torch.arange(size, device=device)
+    if heads.shortlist is not None:
+        index = torch.full_like(index, -1)
+        index[heads.shortlist] = torch.arange(len(heads.shortlist), device=device)
+    return index
+
+
+def _look(heads: HeadSet, features: Tensor, wanted: Tensor, d: int, unembed: Unembed) -> Tensor:
+    """Right, near and nats [3, N] of features [N, F] against places `wanted` [N] in the logits (-1: none)."""
+    logits = heads.logits(features, d, unembed)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    best = logits.topk(min(5, logits.shape[-1]), -1).indices
+    hits = best == wanted[:, None]  # never at -1
+    nats = logits.logsumexp(-1) - logits.gather(1, wanted.clamp_min(0)[:, None])[:, 0]
+    nats = nats.masked_fill(wanted < 0, torch.nan)
+    # The draft is what `argmax` gives, which may be another of several equally likely tokens than `topk`'s first.
+    return torch.stack([(logits.argmax(-1) == wanted).to(nats), hits.any(-1).to(nats), nats])
