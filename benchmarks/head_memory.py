@@ -3,7 +3,7 @@
 Each configuration runs in a process of its own: trunk forward, heads, their loss and the backward pass, heads and
 trunk trained, the trunk's own loss left out, since both forms have it alike. On a CPU the peak is the growth of peak
 resident memory over the state before the step, with an allocator that gives large blocks back at once (glibc keeps
-blocks up to 32 MB otherwise, and what lies idle there is not the step's need); where the kernel cannot reset that peak,
+blocks up to 32 MB otherwise, which `--keep-blocks` leaves as it is); where the kernel cannot reset that peak,
 it is the growth of the process's all-time peak, a lower bound. Seconds are processor time on a CPU. On CUDA the peak is
 the allocator's, and seconds are those of the clock.
 
@@ -246,6 +246,7 @@ def circumstances(options: argparse.Namespace) -> str:
     processor = model[1].strip() if model else platform.processor() or platform.machine()
     device = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"cpu, {options.threads} threads"
     peak = "the allocator's peak" if options.device.startswith("cuda") else "growth of peak resident memory"
+    peak += ", blocks kept as glibc does" if options.keep_blocks else ""
     dirty = " with changes" if git("status", "--porcelain") else ""
     return (
         f"commit {git('rev-parse', '--short', 'HEAD') or 'unknown'}{dirty}; device {device}; seed {options.seed}; "
@@ -264,9 +265,10 @@ def main() -> None:
     sizes = {"depth": 7, "vocab": 32000, "width": 256, "layers": 2, "rows": 8, "length": 128, "chunk": 256}
     for name, size in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--keep-blocks", action="store_true", help="leave the allocator as it comes")
     parser.add_argument("--only", default="", help="families, with commas between")
     options = parser.parse_args()
-    os.environ.update(RETURN_BLOCKS, OMP_NUM_THREADS=str(options.threads))
+    os.environ.update({} if options.keep_blocks else RETURN_BLOCKS, OMP_NUM_THREADS=str(options.threads))
     print(circumstances(options), flush=True)
     joint: dict[str, dict[str, float]] = {}
     rows, ratios = [], {}

@@ -11,7 +11,7 @@ sees the committed slots of depth 1, whose trunk states are true, and its own ch
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from speechmtp.errors import ConfigError
+from speechmtp.heads.chain_parts import ChainModule, ChainState, attend_with_chain
 from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
-from speechmtp.heads.decoder_layer import DecoderLayer, Memory, RmsNorm, causal, rotary
-from speechmtp.heads.layered import LayeredState, at, take_fresh
+from speechmtp.heads.decoder_layer import Memory, causal, rotary
+from speechmtp.heads.layered import at, take_fresh
 from speechmtp.models.cache import RaggedCache, RaggedLayer
 from speechmtp.models.trunk import ancestors_of, extend_seen
 from speechmtp.types import States, TrunkShape
@@ -43,59 +44,6 @@ class ChainHeadsConfig(FamilyConfig):
             raise ConfigError("heads: attention ttt needs layers: shared, since drafts see the keys of depth 1")
 
 
-class ChainModule(nn.Module):
-    """What one depth owns."""
-
-    def __init__(self, config: ChainHeadsConfig, shape: TrunkShape) -> None:
-        super().__init__()
-        self.embedding_first = config.order == "embedding_first"
-        self.enorm = RmsNorm(shape.width, shape.eps)
-        self.hnorm = RmsNorm(shape.width, shape.eps)
-        self.eh_proj = nn.Linear(2 * shape.width, shape.width, bias=False)
-        self.layer = DecoderLayer(shape)
-        self.norm = RmsNorm(shape.width, shape.eps)
-
-    def join(self, nexts: Tensor, hidden: Tensor) -> Tensor:
-        """The layer's input [..., C] of embeddings and states [..., C]."""
-        halves = [self.enorm(nexts), self.hnorm(hidden)]
-        out: Tensor = self.eh_proj(torch.cat(halves if self.embedding_first else halves[::-1], -1))
-        return out
-
-    def start_from(self, trunk: TrunkFace) -> None:
-        """Pass the state on and unembed it as the trunk does."""
-        weights = trunk.last_layer()
-        self.layer.start_from(weights)
-        width = self.norm.weight.shape[0]
-        with torch.no_grad():
-            self.eh_proj.weight.zero_()
-            first = width if self.embedding_first else 0
-            self.eh_proj.weight[:, first : first + width] = torch.eye(width)
-            if "final_norm.weight" in weights:
-                self.norm.weight.copy_(weights["final_norm.weight"])
-
-
-@dataclass
-class ChainState(LayeredState):
-    """`carry[d]` [B, C]: z^d in the last committed slot before the fresh ones; `known[d]` [B, A, C]: z^d in the
-    fresh slots; `draft[d]` [B, P, d - 1, C] (roll) or [B, P, 1, C] (ttt): z^d in drafted slots of each node;
-    `drafted` [B, P, d - 1, C]: embeddings of the nodes' paths; `own`: keys and values of a ttt draft, a level each."""
-
-    carry: dict[int, Tensor] = field(default_factory=dict)
-    known: dict[int, Tensor] = field(default_factory=dict)
-    draft: Tensor | None = None
-    drafted: Tensor | None = None
-    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
-        super().select(rows)
-        self.carry = {d: z[rows] for d, z in self.carry.items()}
-        self.known = {d: z[rows] for d, z in self.known.items()}
-        self.draft = None if self.draft is None else self.draft[rows]
-        self.drafted = None if self.drafted is None else self.drafted[rows]
-        self.own = [(k[rows], v[rows]) for k, v in self.own]
-
-
 class ChainHeads(HeadSet):
     """D depths, one after another."""
 
@@ -104,7 +52,8 @@ class ChainHeads(HeadSet):
     def __init__(self, config: ChainHeadsConfig, shape: TrunkShape) -> None:
         super().__init__(config, shape)
         count = min(1, config.depth) if config.layers == "shared" else config.depth
-        self.modules_ = nn.ModuleList(ChainModule(config, shape) for _ in range(count))
+        first = config.order == "embedding_first"
+        self.modules_ = nn.ModuleList(ChainModule(first, shape) for _ in range(count))
         self.rolls = config.attention == "roll"
 
     def at_depth(self, d: int) -> ChainModule:
@@ -329,24 +278,3 @@ class ChainHeads(HeadSet):
         state.own.append((key, value))
         state.draft = z[:, :, None]
         return z
-
-
-def attend_with_chain(
-    q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, own_keys: Sequence[Tensor], own_values: Sequence[Tensor]
-) -> Tensor:
-    """Attention [B, A, H d] of queries [B, H, A, d] over shared keys [B, K, S, d], of which `seen` [B, A, S], and
-    over keys [B, K, A, d] that belong to one query each."""
-    group = q.shape[1] // keys.shape[1]
-    keys, values = keys.to(q.dtype), values.to(q.dtype)
-    if group > 1:
-        keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
-        own_keys = [k.repeat_interleave(group, 1) for k in own_keys]
-        own_values = [v.repeat_interleave(group, 1) for v in own_values]
-    shared = (q @ keys.transpose(-1, -2)).masked_fill(~seen[:, None], torch.finfo(q.dtype).min)
-    chain = torch.stack([(q * k).sum(-1) for k in own_keys], -1)
-    weights = (torch.cat([shared, chain], -1) / q.shape[-1] ** 0.5).softmax(-1)
-    size = keys.shape[2]
-    out = weights[..., :size] @ values
-    for i, v in enumerate(own_values):
-        out = out + weights[..., size + i, None] * v
-    return out.transpose(1, 2).flatten(2)
