@@ -1,7 +1,7 @@
 """Time of an update and learning rate of every head set, the latter chosen on the development set.
 
-    local/choose.py run MODEL EXP --seconds 22     writes conf/chosen.yaml (lines that are there are kept)
-    local/choose.py show NAME SECONDS              a training of so many seconds, as options of the command line
+    choose.py run MODEL EXP --seconds 22     writes conf/chosen.yaml (lines that are there are kept)
+    choose.py show NAME SECONDS              a training of so many seconds, as options of the command line
 
 Seconds are CPU time of updates on one core, so that other work on the machine does not count. Each set is trained
 for --seconds at every learning rate, and the rate with the fewest predicted calls on dev wins.
@@ -38,13 +38,17 @@ class Trials:
         from speechmtp.data.kaldi import read_data_dir
         from speechmtp.training.tasks.head_bases import heard_data, heard_dev
 
-        data = Path(os.environ["ASR"]) / "data"
         self.bundle = load_bundle(model)
         config = self.config(["--heads", "linear"])
         self.data = heard_data(
-            self.bundle, read_data_dir(data / "train"), config, exp / "prompts_own.safetensors", False, lambda *_: None
+            self.bundle,
+            read_data_dir(os.environ["TRAIN_DIR"]),
+            config,
+            exp / "prompts_own.safetensors",
+            False,
+            lambda *_: None,
         )
-        self.dev = heard_dev(self.bundle, read_data_dir(data / "dev"), False)
+        self.dev = heard_dev(self.bundle, read_data_dir(os.environ["DEV_DIR"]), False)
 
     def config(self, options: list[str]) -> Any:
         """The configuration that `speechmtp train heads` would have."""
@@ -136,7 +140,7 @@ def main() -> int:
     for name, options in missing.items():
         assert trials is not None
         known[name] = choose(trials, options, args.seconds)
-        CHOSEN.write_text("# Written by local/choose.py.\n" + yaml.safe_dump(known, sort_keys=False))
+        CHOSEN.write_text("# Written by choose.py.\n" + yaml.safe_dump(known, sort_keys=False))
         print(f"{name}: {known[name]}", flush=True)
     return 0
 

@@ -13,16 +13,12 @@ from speechmtp.cli.results import ask_git, processor_name
 from speechmtp.scoring.tables import Column, render_markdown
 
 Row = dict[str, Any]
-TRUNKS = {
-    "an4": "`an4`, the embedded model: its trunk was trained jointly with `latent` heads of depth 7",
-    "plain": "a trunk of the same recipe (`conf/train.yaml` of asr1) trained without heads",
-}
 
 
-def names(path: str) -> list[tuple[str, str]]:
-    """Names and options of a list of head sets."""
+def names(path: str, with_base: bool = False) -> list[Any]:
+    """Names, bases where they are asked for, and options of a list of head sets."""
     lines = [line.split() for line in Path(path).read_text().splitlines() if line.strip() and line[0] != "#"]
-    return [(name, " ".join(options)) for name, _, *options in lines]
+    return [(name, *([base] if with_base else []), " ".join(options)) for name, base, *options in lines]
 
 
 def read(path: Path) -> Any:
@@ -112,15 +108,16 @@ FAMILY_COLUMNS = [
 ]  # fmt: skip
 
 
-def losses() -> list[Row]:
+def losses(model: str) -> list[Row]:
     """Rows of the table of losses and modes."""
-    exp = Path("exp/plain")
+    exp = Path("exp") / model
     rows = []
-    bases = [(name, options) for name, options in names("conf/sets.txt") if name in ("chain", "block_taps")]
-    listed = names("conf/losses.txt")
-    for base, options in bases:
-        family = base.split("_")[0]
-        for name, given in [(base, options), *[pair for pair in listed if pair[0].split("_")[0] == family]]:
+    if not Path("conf/losses.txt").exists():
+        return rows
+    listed = names("conf/losses.txt", with_base=True)
+    sets = dict(names("conf/sets.txt"))
+    for base in dict.fromkeys(base for _, base, _ in listed):
+        for name, given in [(base, sets[base]), *[(name, given) for name, of, given in listed if of == base]]:
             own = (exp / name / "model").is_dir()
             folder = exp / name / "report/test" if own else exp / "report" / ("test" if name == base else "losses")
             head = head_of(read(folder / "report.json"), None if own else name)
@@ -147,7 +144,7 @@ LOSS_COLUMNS = [
 ]  # fmt: skip
 
 
-def page() -> str:
+def page(models: list[str]) -> str:
     """Everything between the markers."""
     changed = " with changes" if ask_git("diff", "HEAD", "--name-only") else ""
     chosen = yaml.safe_load(Path("conf/chosen.yaml").read_text())
@@ -155,19 +152,19 @@ def page() -> str:
         f"Commit {ask_git('rev-parse', 'HEAD')[:7]}{changed}; {processor_name()}, one thread a training, float32, "
         f"batch size 1, seed 0 where no other is named. Command: `./run.sh`.", "",
     ]  # fmt: skip
-    for trunk, what in TRUNKS.items():
+    for trunk in models:
         rows = families(trunk)
         if rows:
-            lines += [f"## Families, frozen trunk: {what}", "", render_markdown(rows, FAMILY_COLUMNS)]
+            lines += [f"## Families on the frozen trunk `{trunk}`", "", render_markdown(rows, FAMILY_COLUMNS)]
             compared = read(Path("exp") / trunk / "compare/test/compare.json") or []
             tops = {d: oracle(compared, d).get("tokens_per_call") for d in (3, 7)}
             if tops[7]:
                 lines += [f"Oracle rows: {tops[3]:.2f} tokens per call at D = 3, {tops[7]:.2f} at D = 7.", ""]
-    rows = losses()
+    rows = losses(models[-1])
     if rows:
-        lines += ["## Losses and modes, trunk trained without heads", "", render_markdown(rows, LOSS_COLUMNS)]
+        lines += [f"## Losses and modes on `{models[-1]}`", "", render_markdown(rows, LOSS_COLUMNS)]
     head = ("heads", "CPU seconds an update", "learning rate", "calls per 100 tokens on dev")
-    lines += ["## Choices on dev, with the trunk of `an4`", "", f"| {' | '.join(head)} |", "|---|---|---|---|"]
+    lines += [f"## Choices on dev, on `{models[0]}`", "", f"| {' | '.join(head)} |", "|---|---|---|---|"]
     for name, line in chosen.items():
         tried = ", ".join(f"{rate}: {score}" for rate, score in line["dev_calls_per_100_tokens"].items())
         lines.append(f"| {name} | {line['update_seconds']:.3f} | {line['lr']} | {tried} |")
@@ -177,10 +174,12 @@ def page() -> str:
 def main() -> int:
     """Put the tables between the markers of the page."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+")
     parser.add_argument("--out", required=True)
-    out = Path(parser.parse_args().out)
+    args = parser.parse_args()
+    out = Path(args.out)
     text = out.read_text(encoding="utf-8") if out.exists() else "# Results\n\n<!-- begin -->\n<!-- end -->\n"
-    new = f"<!-- begin -->\n{page()}<!-- end -->"
+    new = f"<!-- begin -->\n{page(args.models)}<!-- end -->"
     out.write_text(re.sub(r"<!-- begin -->.*<!-- end -->", lambda _: new, text, flags=re.DOTALL), encoding="utf-8")
     print(out)
     return 0
