@@ -19,6 +19,7 @@ from speechmtp.training.simulate import SegmentBank
 from speechmtp.training.tasks.text import (
     POOL,
     TextBatch,
+    TextPhase,
     TextPhaseConfig,
     TextSource,
     TextStream,
@@ -127,6 +128,20 @@ def batch_of(texts: list[list[int]]) -> TextBatch:
     return TextBatch(
         replace(segments, posterior=posterior * known[..., None], features=0.0 * segments.features), ids, lengths
     )
+
+
+def test_head_weights_rise_over_the_warm_up_of_the_loss() -> None:
+    model, head_set = speech_lm(), heads("latent", 3)
+    batch = batch_of([[4, 5, 6, 7], [3, 4, 8]])
+    phase = object.__new__(TextPhase)
+    phase._model, phase._heads, phase._device, phase._precision = model, head_set, torch.device("cpu"), torch.float32
+    phase._config = TextPhaseConfig(loss=MultiTokenConfig(warmup=4))
+    losses = [float(phase.loss(batch, step)[0].detach()) for step in (0, 1, 3, 9)]
+    base = float(text_loss(model, heads("latent", 0), batch, MultiTokenConfig())[0].detach())
+    assert losses[0] - base == pytest.approx((losses[2] - base) / 4) and losses[1] - base == pytest.approx(
+        (losses[2] - base) / 2
+    )
+    assert losses[3] == losses[2]
 
 
 @pytest.mark.parametrize("depth", [0, 3])

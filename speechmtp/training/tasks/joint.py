@@ -88,17 +88,17 @@ class JointPhase:
         config = self._config
         out = self._audio.encode(audio, 1, (self.name, int(torch.randint(1 << 30, ()))))
         with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
-            loss, values = self._heard_loss(out, audio)
+            loss, values = self._heard_loss(out, audio, step)
             ctc = self._ctc(out, audio)
             loss = loss + config.ctc_weight * ctc
             values["ctc"] = float(ctc.detach())
             if text is not None:
-                read, read_values = text_loss(self._model, self._heads, text, config.loss)
+                read, read_values = text_loss(self._model, self._heads, text, config.loss, step)
                 loss = loss + read
                 values |= {f"text_{k}": v for k, v in read_values.items()}
         return loss, values
 
-    def _heard_loss(self, out: EncoderOutput, audio: AudioBatch) -> tuple[Tensor, dict[str, float]]:
+    def _heard_loss(self, out: EncoderOutput, audio: AudioBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """Posteriors are held fixed: the trunk moves the encoder through its acoustic states only."""
         adapter = self._model.adapter
         parts = adapter.segments(out)
@@ -109,7 +109,7 @@ class JointPhase:
         text, lengths = pad_text(ids, self._tokenizer.bos, self._tokenizer.eos)
         prompt = adapter(parts, without)
         return trunk_loss(
-            self._model, self._heads, prompt, text.to(self._device), lengths.to(self._device), self._config.loss
+            self._model, self._heads, prompt, text.to(self._device), lengths.to(self._device), self._config.loss, step
         )
 
     def _ctc(self, out: EncoderOutput, audio: AudioBatch) -> Tensor:

@@ -174,7 +174,7 @@ class TextPhase:
 
     def loss(self, batch: TextBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
-            return text_loss(self._model, self._heads, batch, self._config.loss)
+            return text_loss(self._model, self._heads, batch, self._config.loss, step)
 
     def evaluate(self) -> dict[str, float]:
         """Error rates of plain decoding on real development audio."""
@@ -182,10 +182,10 @@ class TextPhase:
 
 
 def text_loss(
-    model: SpeechLM, heads: HeadSet, batch: TextBatch, config: MultiTokenConfig
+    model: SpeechLM, heads: HeadSet, batch: TextBatch, config: MultiTokenConfig, step: int | None = None
 ) -> tuple[Tensor, dict[str, float]]:
     """The trunk's loss on simulated segments."""
     device = model.encoder.mean.device
     s = batch.segments
     moved = replace(s, posterior=s.posterior.to(device), features=s.features.to(device), lengths=s.lengths.to(device))
-    return trunk_loss(model, heads, model.adapter(moved), batch.ids.to(device), batch.lengths.to(device), config)
+    return trunk_loss(model, heads, model.adapter(moved), batch.ids.to(device), batch.lengths.to(device), config, step)

@@ -18,10 +18,11 @@ from speechmtp.training.tasks.ctc import AudioData, evaluation_batches, greedy_l
 
 
 def trunk_loss(
-    model: SpeechLM, heads: HeadSet, audio: AudioPrompt, ids: Tensor, lengths: Tensor, config: MultiTokenConfig
-) -> tuple[Tensor, dict[str, float]]:
+    model: SpeechLM, heads: HeadSet, audio: AudioPrompt, ids: Tensor, lengths: Tensor, config: MultiTokenConfig,
+    step: int | None = None,
+) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """Summed multi-token loss of texts `ids` [B, L] (opening and end token included) behind audio prompts."""
-    return multi_token_loss(model.trunk, heads, lay_behind(model.trunk, audio, ids, lengths), config)
+    return multi_token_loss(model.trunk, heads, lay_behind(model.trunk, audio, ids, lengths), config, step)
 
 
 @torch.no_grad()
