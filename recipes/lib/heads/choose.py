@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 CHOSEN = Path("conf/chosen.yaml")
@@ -61,6 +60,8 @@ class Trials:
 
     def train(self, config: Any) -> dict[str, float]:
         """Development figures of one training."""
+        import torch
+
         from speechmtp.heads.table import build_heads
         from speechmtp.training.tasks.asr import pick_precision
         from speechmtp.training.tasks.heads import train_heads
@@ -75,6 +76,8 @@ class Trials:
 
     def update_seconds(self, config: Any) -> float:
         """CPU seconds of one update."""
+        import torch
+
         from speechmtp.heads.table import build_heads
         from speechmtp.training.loop import seed_step
         from speechmtp.training.optim import make_optimiser
@@ -134,6 +137,8 @@ def main() -> int:
         steps = max(20, round(args.seconds / line["update_seconds"]))
         print(f"steps={steps} optim.lr={line['lr']} loop.evaluate_every={max(10, steps // 4)} loop.save_every={steps}")
         return 0
+    import torch
+
     torch.set_num_threads(1)
     missing = {name: options for name, options in sets().items() if name not in known}
     trials = Trials(args.model, Path(args.exp)) if missing else None
