@@ -82,6 +82,7 @@ def _circumstances(exp: Path) -> str:
 
 
 def ask_git(*arguments: str) -> str:
+    """What git answers, empty where there is none."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     except OSError:  # no git: the page says so
@@ -90,6 +91,7 @@ def ask_git(*arguments: str) -> str:
 
 
 def processor_name() -> str:
+    """Processor and PyTorch version, for a page."""
     import torch
 
     names = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""

@@ -227,18 +227,17 @@ class HeadSet(nn.Module):
         x_{t+1+d} knowing entries up to t and, in families that condition on tokens, x_{t+1}..x_{t+d}."""
 
 
-class IndependentHeads(HeadSet):
-    """Families whose depths read one trunk state alone."""
+class OneStateHeads(HeadSet):
+    """Families that read one trunk state, that of the last committed entry, and no other entry."""
 
-    one_pass = True
-    independent = True
+    state_type: type[HeadState] = HeadState
 
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
         memory_lengths: Tensor | None = None,
     ) -> HeadState:  # fmt: skip
         """A fresh state; audio memory is not read."""
-        return HeadState(trunk.embed, self.narrow(trunk), self.depth if depth is None else depth)
+        return self.state_type(trunk.embed, self.narrow(trunk), self.depth if depth is None else depth)
 
     def advance(
         self, state: HeadState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
@@ -251,6 +250,13 @@ class IndependentHeads(HeadSet):
         if state.hidden is not None:
             hidden = hidden.where((count > 0)[:, None], state.hidden)
         state.hidden, state.features = hidden, None
+
+
+class IndependentHeads(OneStateHeads):
+    """Families whose depths read one trunk state alone, and no token either."""
+
+    one_pass = True
+    independent = True
 
     @abstractmethod
     def depth_features(self, hidden: Tensor, d: int) -> Tensor:

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechmtp.errors import ConfigError
-from speechmtp.heads.contract import FamilyConfig, HeadSet, HeadState, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.contract import FamilyConfig, HeadState, OneStateHeads, TrainBatch, TrunkFace, Unembed
 from speechmtp.heads.unembedding import OwnUnembedding
-from speechmtp.types import States, TrunkShape
+from speechmtp.types import TrunkShape
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ class HydraState(HeadState):
         self.paths = None if self.paths is None else self.paths[rows]
 
 
-class HydraHeads(HeadSet):
+class HydraHeads(OneStateHeads):
     """D token-conditioned MLPs; no keys or values to keep."""
+
+    state_type = HydraState
 
     def __init__(self, config: HydraHeadsConfig, shape: TrunkShape) -> None:
         super().__init__(config, shape)
@@ -91,25 +93,6 @@ class HydraHeads(HeadSet):
         for d, module in enumerate(self.modules_, 1):
             path.append(batch.at_anchors(batch.ahead(batch.inputs, d)))
             yield module(torch.cat([batch.at_anchors(self.fused(batch.states)), *path], -1))
-
-    def start(
-        self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None,
-    ) -> HydraState:  # fmt: skip
-        """A fresh state; audio memory is not read."""
-        return HydraState(trunk.embed, self.narrow(trunk), self.depth if depth is None else depth)
-
-    def advance(
-        self, state: HydraState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
-    ) -> None:
-        """Remember the state of each row's last committed entry (rows that committed nothing keep theirs)."""
-        last = keep.gather(1, (count - 1).clamp_min(0)[:, None])[:, 0]
-        rows = torch.arange(len(last), device=last.device)
-        taps = None if states.taps is None else states.taps[rows, last]
-        hidden = self.fused(States(states.hidden[rows, last], taps))
-        if state.hidden is not None:
-            hidden = hidden.where((count > 0)[:, None], state.hidden)
-        state.hidden, state.paths = hidden, None
 
     def expand(self, state: HydraState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
         """Features [B, P, C] of level d, of each node's own path."""

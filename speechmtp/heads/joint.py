@@ -60,6 +60,7 @@ class JointHeads(IndependentHeads):
 
     one_pass = False
     independent = False
+    state_type = JointState
 
     def __init__(self, config: JointHeadsConfig, shape: TrunkShape) -> None:
         super().__init__(config, shape)
@@ -159,13 +160,6 @@ class JointHeads(IndependentHeads):
         return loss
 
     # Decoding.
-
-    def start(
-        self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None,
-    ) -> JointState:  # fmt: skip
-        """A fresh state; audio memory is not read."""
-        return JointState(trunk.embed, self.narrow(trunk), self.depth if depth is None else depth)
 
     def expand(self, state: HeadState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
         """Features [B, P, r C + r] of level d: those of the row, with each node's posterior."""
