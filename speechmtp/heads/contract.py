@@ -176,6 +176,14 @@ class HeadSet(nn.Module):
         """Token ids of indices into the logits."""
         return index if self.shortlist is None else self.shortlist[index]
 
+    def places(self, tokens: Tensor) -> Tensor:
+        """Indices into the logits of token ids; -1 where a token cannot be drafted, or there is none (negative)."""
+        if self.shortlist is None:
+            return tokens.clamp_min(-1)
+        place = tokens.new_full((self.shape.vocab_size,), -1)
+        place[self.shortlist] = torch.arange(len(self.shortlist), device=tokens.device)
+        return place[tokens.clamp_min(0)].where(tokens >= 0, -1)
+
     def regulariser(self, batch: TrainBatch) -> Tensor | None:
         """A further loss a labelled anchor, if the family needs one."""
         return None

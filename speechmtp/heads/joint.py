@@ -92,14 +92,6 @@ class JointHeads(IndependentHeads):
         laws = unembed(parts.unflatten(-1, (self.rank, -1))).log_softmax(-1)
         return (laws + posterior[..., None]).logsumexp(-2)
 
-    def _places(self, tokens: Tensor) -> Tensor:
-        """Indices into the logits [...] of token ids; -1 where a token cannot be drafted, or there is none."""
-        if self.shortlist is None:
-            return tokens
-        ids, order = self.shortlist.sort()
-        at = torch.searchsorted(ids, tokens.contiguous()).clamp(max=len(ids) - 1)
-        return order[at].where(ids[at] == tokens, -1)
-
     # Training.
 
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
@@ -113,7 +105,7 @@ class JointHeads(IndependentHeads):
             parts = self.depth_features(hidden, d)
             yield torch.cat([parts, posterior], -1)
             if d < self.depth:
-                places = self._places(labels[..., d])
+                places = self.places(labels[..., d])
                 said = self._log_probabilities(parts, places, batch.unembed)
                 posterior = (posterior + said).log_softmax(-1)
 
@@ -170,7 +162,7 @@ class JointHeads(IndependentHeads):
             posterior = self.prior(state.hidden)[:, None].expand(-1, nodes, -1)
         else:
             assert state.posterior is not None
-            said = self._said(parts[:, d - 2], self._places(tokens), state.unembed)
+            said = self._said(parts[:, d - 2], self.places(tokens), state.unembed)
             above = state.posterior.gather(1, parent.clamp_min(0)[..., None].expand(-1, -1, self.rank))
             posterior = (above + said).log_softmax(-1)
         state.posterior = posterior

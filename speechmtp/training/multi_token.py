@@ -144,10 +144,10 @@ class _HeadsLoss:
         extra = self.heads.regulariser(batch)
         if extra is not None:
             yield extra * self.base * self.weights[0]
-        index = self._index()
+        index = self.heads.places(self.labels)  # what cannot be drafted is not asked for
         for d, features in enumerate(self.heads.train_depths(batch), 1):
             labels = index[..., d - 1]
-            rows = labels != IGNORED
+            rows = labels >= 0
             if self.heads.revealed_count is not None:
                 rows = rows & (self.heads.revealed_count < d)
             scale = self.base / rows.sum().clamp_min(1)
@@ -156,15 +156,6 @@ class _HeadsLoss:
                 self.values[f"loss_{d}"] = float(loss.detach())
             if self.weights[d - 1]:
                 yield self.weights[d - 1] * loss
-
-    def _index(self) -> Tensor:
-        """Labels as indices into the heads' logits; what cannot be drafted or was revealed is not asked for."""
-        labels = self.labels
-        if self.heads.shortlist is not None:
-            place = torch.full((self.heads.shape.vocab_size,), IGNORED, device=labels.device)
-            place[self.heads.shortlist] = torch.arange(len(self.heads.shortlist), device=labels.device)
-            labels = place[labels.clamp_min(0)].where(labels >= 0, IGNORED)
-        return labels
 
     def _depth(self, features: Tensor, labels: Tensor, rows: Tensor, d: int, hidden: Tensor) -> Tensor:
         config, heads, unembed = self.config, self.heads, self.batch.unembed

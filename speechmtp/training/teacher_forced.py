@@ -64,28 +64,17 @@ def _score(heads: HeadSet, batch: TrainBatch, outputs: Sequence[Sequence[int]]) 
     rows, starts = batch.anchors.shape
     device = batch.anchors.device
     text = pad_sequence([torch.tensor(o, device=device) for o in outputs], batch_first=True, padding_value=-1)
-    index = _index(heads, device)
     found = torch.zeros(3, rows, starts, heads.depth, dtype=torch.float64, device=device)
     for d, features in enumerate(heads.train_depths(batch), 1):
         labels = torch.full((rows, starts), -1, device=device)
         labels[:, : max(0, starts + 1 - d)] = text[:, d:]
         known = labels >= 0
-        wanted = index[labels[known]]
+        wanted = heads.places(labels[known])
         parts = zip(features[known].split(CHUNK), wanted.split(CHUNK))
         values = [_look(heads, part, ids, d, batch.unembed) for part, ids in parts]
         if values:
             found[:, known, d - 1] = torch.cat(values, 1).to(found)
     return found
-
-
-def _index(heads: HeadSet, device: torch.device) -> Tensor:
-    """Where each token id [V] stands in the logits, -1 where it cannot be drafted."""
-    size = heads.shape.vocab_size
-    index = torch.arange(size, device=device)
-    if heads.shortlist is not None:
-        index = torch.full_like(index, -1)
-        index[heads.shortlist] = torch.arange(len(heads.shortlist), device=device)
-    return index
 
 
 def _look(heads: HeadSet, features: Tensor, wanted: Tensor, d: int, unembed: Unembed) -> Tensor:
