@@ -11,12 +11,14 @@ import torch
 from speechmtp.audio.features import Fbank
 from speechmtp.audio.io import read_audio, resample
 from speechmtp.bundle import Bundle, load_bundle
-from speechmtp.decoding.loop import Limits, generate
+from speechmtp.decoding.drafters.contract import Sources
+from speechmtp.decoding.loop import Drawing, Limits, Plan, generate_mixed
+from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge
-from speechmtp.types import Prompt, Result, Trace, stack_prompts
+from speechmtp.types import CtcLabels, Prompt, Result, Trace, stack_prompts
 
 LONGEST_SECONDS = 120  # attention over the whole utterance: memory grows with the square of this
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -27,10 +29,16 @@ class Heard:
     """One utterance ready for decoding, alone and unpadded: the same for every strategy and batch size."""
 
     prompt: Prompt
-    labels: tuple[int, ...]  # greedy CTC labels
+    ctc: CtcLabels
     audio_seconds: float
     seconds: float  # spent on features, encoder and prompt
     nothing: bool = False  # not one letter among the segments, as in silence
+    draft_prompt: Prompt | None = None  # for a draft model
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Greedy CTC labels."""
+        return self.ctc.labels
 
 
 @dataclass
@@ -96,40 +104,56 @@ class Recogniser:
         runs = torch.unique_consecutive(out.logits[0].argmax(-1))
         labels = tuple(int(i) for i in runs[runs != model.encoder.blank].tolist())
         nothing = isinstance(model.adapter, CtcMerge) and not self.bundle.tokenizer.decode(labels).strip()
-        return Heard(prompt, labels, len(audio) / self.rate, time.perf_counter() - began, nothing)
+        return Heard(prompt, CtcLabels(labels), len(audio) / self.rate, time.perf_counter() - began, nothing)
 
     def decode(
-        self, heard: Sequence[Heard], strategy: Strategy, references: Sequence[Sequence[int]] | None = None,
-        record_gaps: bool = False,
+        self, heard: Sequence[Heard], strategy: Strategy | Sequence[Strategy],
+        references: Sequence[Sequence[int]] | None = None, record_gaps: bool = False,
+        sampling: SamplingConfig | None = None, streams: Sequence[int] | None = None, overlap: bool = False,
     ) -> list[Result]:  # fmt: skip
-        """Decode a batch; `seconds` of each result is the batch's decoder time."""
-        silent = [h.nothing for h in heard]
-        if any(silent):  # the prompt holds no letter, and a trunk that has always read some would make one up
-            spoken = [i for i, nothing in enumerate(silent) if not nothing]
-            known = [references[i] for i in spoken] if references else None
-            rest = self.decode([heard[i] for i in spoken], strategy, known, record_gaps) if spoken else []
-            seconds = rest[0].seconds if rest else 0.0
-            found = dict(zip(spoken, rest))
-            return [found.get(i, Result("", (), Trace(finished=True), seconds)) for i in range(len(heard))]
+        """Decode a batch, all rows by one strategy or each by its own; `seconds` of each result is the batch's decoder
+        time. Drawn tokens are those of each row's stream, whatever the batch (default: streams 0, 1, ..)."""
+        each = [strategy] * len(heard) if isinstance(strategy, Strategy) else list(strategy)
+        streams = list(range(len(heard))) if streams is None else streams
+        # A prompt without a letter: a trunk that has always read some would make one up.
+        spoken = [i for i, h in enumerate(heard) if not h.nothing]
         began = time.perf_counter()
-        eos = self.bundle.tokenizer.eos
-        if strategy.drafter is None or strategy.rule is None:
-            tokens: list[list[int]] = [list(h.labels) for h in heard]
-            traces = [Trace(emitted=len(t), finished=True) for t in tokens]
-        else:
-            lists = {"ctc": [list(h.labels) for h in heard], "reference": [list(r) for r in references or ()]}
-            heads = self.heads_named(strategy.heads) if strategy.drafter.heads else None
-            strategy = strategy if heads is None else strategy.fitted(heads.depth)
-            assert strategy.drafter is not None and strategy.rule is not None
-            tokens, traces = generate(
-                self.bundle.model.trunk, heads, stack_prompts([h.prompt for h in heard]), strategy.drafter,
-                strategy.rule, eos, lists.get(strategy.drafter.source or ""), self.limits, record_gaps,
+        found: dict[int, tuple[list[int], Trace]] = {}
+        for i in spoken:
+            if each[i].drafter is None:
+                found[i] = list(heard[i].labels), Trace(emitted=len(heard[i].labels), finished=True)
+        rows = [i for i in spoken if i not in found]
+        if rows:
+            chosen = [each[i] for i in rows]
+            known = [references[i] for i in rows] if references else None
+            plans = [
+                self._plan(one, [n for n, s in enumerate(chosen) if s.label == label], [heard[i] for i in rows], known)
+                for label, one in {s.label: s for s in chosen}.items()
+            ]
+            tokens, traces = generate_mixed(
+                self.bundle.model.trunk, stack_prompts([heard[i].prompt for i in rows]), plans,
+                self.bundle.tokenizer.eos, self.limits, Drawing.of(sampling or SamplingConfig(), [streams[i] for i in rows]),
+                record_gaps=record_gaps, overlap=overlap,
             )  # fmt: skip
+            found |= dict(zip(rows, zip(tokens, traces)))
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
-        decode = self.bundle.tokenizer.decode
-        return [Result(decode(t), tuple(t), trace, seconds) for t, trace in zip(tokens, traces)]
+        nothing: tuple[list[int], Trace] = [], Trace(finished=True, flags=("empty",))
+        text = self.bundle.tokenizer.decode
+        outputs = [found.get(i, nothing) for i in range(len(heard))]
+        return [Result(text(tokens), tuple(tokens), trace, seconds) for tokens, trace in outputs]
+
+    def _plan(
+        self, strategy: Strategy, rows: list[int], heard: Sequence[Heard], references: Sequence[Sequence[int]] | None
+    ) -> Plan:
+        """What a strategy needs for some rows of a batch."""
+        drafter = strategy.drafter
+        heads = self.heads_named(strategy.heads) if drafter is not None and drafter.heads else None
+        strategy = strategy if heads is None else strategy.fitted(heads.depth)
+        assert strategy.drafter is not None and strategy.rule is not None
+        sources = Sources([references[i] for i in rows] if references else (), [heard[i].ctc for i in rows])
+        return Plan(strategy.drafter, strategy.rule, heads, sources, rows=rows)
 
     def transcribe(
         self, audio: str | Path | np.ndarray, rate: int | None = None, strategy: str | Strategy = "ctc"

@@ -5,6 +5,7 @@ Letters: B rows, P prompt or draft entries, Q fed entries, C trunk width, D dept
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 
 import torch
@@ -135,29 +136,81 @@ class States:
     taps: Tensor | None = None
 
 
+def ancestors_of(parent: Tensor) -> Tensor:
+    """Bool [B, P, P] from parents [B, P] (-1: none), which stand before their children: row i is true at i and at
+    all its ancestors."""
+    rows, size = parent.shape
+    seen = torch.zeros(rows, size, size + 1, device=parent.device)
+    seen.scatter_(2, parent.remainder(size + 1)[..., None], 1.0)  # -1 falls into the last column, which is cut
+    seen = seen[..., :size] + torch.eye(size, device=parent.device)
+    reach = 1
+    while reach < size:  # paths of up to 2, 4, 8 .. steps
+        wider = (seen @ seen).clamp_(max=1.0)
+        if parent.device.type == "cpu" and torch.equal(wider, seen):
+            break
+        seen, reach = wider, 2 * reach
+    return seen > 0
+
+
 @dataclass(frozen=True)
 class Draft:
-    """Drafted tokens [B, P], -1 = absent, only behind a row's last node; `parent` [B, P], -1 = base token.
+    """Drafted tokens [B, P], -1 = absent, only behind a row's last node; `parent` [B, P], -1 = base token, always
+    before its children.
 
     `confidence` [B, P] is the drafter's probability of each token, where it knows one. `chain` says that
-    node i's parent is node i - 1 in every row.
+    node i's parent is node i - 1 in every row. `q` [B, P, V] is the law that each token was really drawn from,
+    siblings before it taken out; None where nothing was drawn (argmax, top-k, lists), or by noise that the trunk
+    shares. `seen` are the ancestors, where the drafter knows them.
     """
 
     tokens: Tensor
     parent: Tensor
     confidence: Tensor | None = None
     chain: bool = True
+    q: Tensor | None = None
+    seen: Tensor | None = field(default=None, repr=False)
 
     @property
     def count(self) -> Tensor:
         """Drafted tokens per row [B]."""
         return (self.tokens >= 0).sum(1)
 
+    @cached_property
+    def ancestors(self) -> Tensor:
+        """Bool [B, P, P]: row i is true at node i and at all its ancestors."""
+        if self.seen is not None:
+            return self.seen
+        size = self.tokens.shape[1]
+        if self.chain:
+            seen = torch.ones(size, size, dtype=torch.bool, device=self.tokens.device).tril_()
+            return seen.expand(len(self.tokens), -1, -1)
+        return ancestors_of(self.parent)
 
-def chain_draft(tokens: Tensor, confidence: Tensor | None = None) -> Draft:
+    @cached_property
+    def depth(self) -> Tensor:
+        """Depth [B, P] of each node, counted from 0 under the base token."""
+        if self.chain:
+            return torch.arange(self.tokens.shape[1], device=self.tokens.device).expand_as(self.tokens)
+        return self.ancestors.sum(-1) - 1
+
+
+def chain_draft(tokens: Tensor, confidence: Tensor | None = None, q: Tensor | None = None) -> Draft:
     """A draft in which every token follows the one before; tokens [B, P], -1 absent."""
     parent = torch.arange(-1, tokens.shape[1] - 1, device=tokens.device).expand_as(tokens)
-    return Draft(tokens, parent, confidence)
+    return Draft(tokens, parent, confidence, q=q)
+
+
+@dataclass(frozen=True)
+class CtcLabels:
+    """Greedy CTC labels of one utterance; `confidence` is each one's mean posterior over its run, `runner_up` the
+    likeliest other label there (the blank's number says: perhaps none) and `runner_up_confidence` its own.
+    `gaps` are labels that may have been missed: (labels before it, label, highest posterior)."""
+
+    labels: tuple[int, ...]
+    confidence: tuple[float, ...] = ()
+    runner_up: tuple[int, ...] = ()
+    runner_up_confidence: tuple[float, ...] = ()
+    gaps: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +242,9 @@ class Trace:
     num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
     finished: bool = False  # by an end token, not by the limit
+    flags: tuple[str, ...] = ()  # what looks wrong about the output: `empty`, `limit`, `repetition`
+    examined: int = 0  # drafted tokens up to a row's first rejected one, if overlaps are recorded
+    overlap: float = 0.0  # sum over them of min(p, q), the acceptance that theory expects
     draft_seconds: float = field(default=0.0, compare=False)  # drafting; a batch's time is divided among its rows
 
     @property
@@ -206,7 +262,7 @@ def sum_traces(traces: Iterable[Trace]) -> Trace:
     """Counts of several utterances together; gaps are left out."""
     total = Trace(finished=True)
     for trace in traces:
-        for name in ("calls", "prompt_calls", "draft_calls", "fed", "emitted", "draft_seconds"):
+        for name in ("calls", "prompt_calls", "draft_calls", "fed", "emitted", "draft_seconds", "examined", "overlap"):
             setattr(total, name, getattr(total, name) + getattr(trace, name))
         for name in ("num_drafts", "num_draft_tokens", "num_accepted_tokens"):
             setattr(total, name, getattr(total, name) + getattr(trace, name))

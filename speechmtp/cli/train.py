@@ -1,4 +1,4 @@
-"""train a tokenizer (`train tokenizer`), a speech model (`train asr`) or multi-token heads (`train heads`)"""
+"""train a tokenizer, a speech model (`asr`), multi-token heads (`heads`) or a language model (`lm`)"""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_data_options
 from speechmtp.cli.train_heads import add_heads_arguments, run_heads
+from speechmtp.cli.train_lm import add_lm_arguments, run_lm
 from speechmtp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asr.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's")
     add_data_options(asr)
     add_heads_arguments(kinds.add_parser("heads", help="multi-token heads for a trained model"))
+    add_lm_arguments(kinds.add_parser("lm", help="a causal language model from plain text"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains what was asked for."""
-    return {"tokenizer": _tokenizer, "asr": _asr, "heads": run_heads}[args.kind](args)
+    return {"tokenizer": _tokenizer, "asr": _asr, "heads": run_heads, "lm": run_lm}[args.kind](args)
 
 
 def _tokenizer(args: argparse.Namespace) -> int:
@@ -109,7 +111,7 @@ def _export(trained: "Trained", config: "AsrConfig", train: "DataDir", folder: P
         f"phase (error rates of words and tokens in percent, `ctc_`: of the CTC head alone):\n{figures}\n"
     )
     bundle = Bundle(
-        BundleConfig(features=config.features, model=config.model, normalizer=config.normalizer),
+        BundleConfig(features=config.features, model=trained.model.config, normalizer=config.normalizer),
         trained.model, trained.tokenizer, {config.heads.kind: trained.heads}, card, folder.name,
     )  # fmt: skip
     save_bundle(bundle, folder, storage)

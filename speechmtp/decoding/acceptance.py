@@ -2,91 +2,145 @@
 
 `law(target, draft)` gives `stop` [B, P + 1], the probability that the base token (slot 0) or node i (slot
 i + 1) is the last one kept, and `follow` [B, P + 1, V], the law of the next token there. Deterministic
-rules give one-hot laws; `settle` picks from them.
+rules give one-hot laws; `settle` draws from them, or takes the likeliest where nothing is drawn. The rules that say of
+each token whether it stays are here; those that compare laws in `rejection.py`, relaxed ones in `relaxed.py`.
 """
 
-from typing import Protocol
+from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from speechmtp.decoding.noise import ACCEPT, FOLLOW, Noise
+from speechmtp.decoding.state import Draws
 from speechmtp.types import Accepted, Draft
 
 
-class AcceptanceRule(Protocol):
-    """A pure rule; `exact` ones follow the trunk's own law."""
+class AcceptanceRule:
+    """A pure rule; `exact` ones follow the trunk's own law. `draws` says how drafts for it are drawn where tokens are
+    drawn at all: with `shared` noise the loop adds the trunk's noise to the target, and the likeliest is taken."""
 
-    @property
-    def exact(self) -> bool:
-        """Whether output follows the trunk's own law."""
+    exact: ClassVar[bool] = False
+    draws: ClassVar[Draws] = "best"
 
+    @abstractmethod
     def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """`stop` [B, P + 1] and `follow` [B, P + 1, V] for target logits [B, P + 1, V]."""
 
+    def undrawn(self) -> "AcceptanceRule":
+        """The rule in its place where the likeliest tokens are taken and nothing is drawn."""
+        return self
 
-def _one_hot_best(target: Tensor) -> Tensor:
+    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
+        """What is kept and what follows; `drawn` [B] is the output index of the first token that can be emitted."""
+        return settle(*self.law(target, draft), draft, noise, drawn)
+
+
+class Keeps(AcceptanceRule):
+    """Rules that keep the deepest path on which every token may stay."""
+
+    @abstractmethod
+    def kept(self, target: Tensor, draft: Draft) -> Tensor:
+        """Whether each node may stay if its parent does: bool [B, P], false where absent."""
+
+    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """One-hot `stop`; what follows is the trunk's law, its first choice under shared noise."""
+        stop = torch.zeros(target.shape[:2], dtype=torch.float64, device=target.device)
+        stop.scatter_(1, deepest(self.kept(target, draft), draft)[:, None], 1.0)
+        return stop, one_hot_best(target) if self.draws == "shared" else law_of(target)
+
+    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
+        """As `settle` on the law, without building it where nothing is drawn."""
+        if noise is not None and self.draws != "shared":
+            return super().accept(target, draft, noise, drawn)
+        last = deepest(self.kept(target, draft), draft)
+        rows = torch.arange(len(last), device=last.device)
+        return accepted_to(last, target[rows, last].argmax(-1), draft)
+
+
+class GreedyMatch(Keeps):
+    """Keep the longest path of tokens that are the trunk's own first choice: exact for greedy decoding, and, with the
+    trunk's noise on its logits, for plain sampling with the same seed (Daliri et al., arXiv 2408.07978)."""
+
+    exact: ClassVar[bool] = True
+    draws: ClassVar[Draws] = "shared"
+
+    def kept(self, target: Tensor, draft: Draft) -> Tensor:
+        """Equal to the trunk's choice behind the parent."""
+        best = target.argmax(-1)
+        above = best[:, :-1] if draft.chain else best.gather(1, draft.parent + 1)
+        return (above == draft.tokens) & (draft.tokens >= 0)
+
+
+class KeepDraft(Keeps):
+    """Keep every drafted token without looking: the drafter alone decides what to draft; lossy."""
+
+    draws: ClassVar[Draws] = "shared"
+
+    def kept(self, target: Tensor, draft: Draft) -> Tensor:
+        """All that is there."""
+        return draft.tokens >= 0
+
+
+def law_of(logits: Tensor) -> Tensor:
+    """Probabilities [.., V] of logits, in float32 at least."""
+    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def one_hot_best(target: Tensor) -> Tensor:
+    """All on the likeliest token [.., V]."""
     return torch.zeros_like(target).scatter_(-1, target.argmax(-1, keepdim=True), 1.0)
 
 
-def _stop_at_deepest(kept: Tensor, draft: Draft) -> Tensor:
-    """One-hot stop at the deepest node whose whole path is `kept` [B, P]; the base token if there is none."""
-    rows, size = kept.shape
-    stop = torch.zeros(rows, size + 1, device=kept.device, dtype=torch.float64)
+def deepest(kept: Tensor, draft: Draft) -> Tensor:
+    """Slot [B] of the deepest node whose whole path is `kept` [B, P]; 0, the base token, if there is none."""
+    if draft.chain or not kept.shape[1]:
+        return kept.long().cumprod(1).sum(1)
+    alive = (kept[:, None, :] | ~draft.ancestors).all(-1)
+    depth = torch.where(alive, draft.depth + 1, 0)
+    best = depth.max(1)  # of equally deep ones the first, as drafted
+    return torch.where(best.values > 0, best.indices + 1, 0)
+
+
+def settle(
+    stop: Tensor, follow: Tensor, draft: Draft, noise: Noise | None = None, drawn: Tensor | None = None
+) -> Accepted:
+    """Draw from both laws, or take the likeliest outcome of both without noise: the thin function that rules share.
+
+    `drawn` [B] is the output index of the first token of the call; its uniform picks where the draft stops, Gumbels
+    at the index of the last one what follows.
+    """
+    rows = torch.arange(len(stop), device=stop.device)
+    if noise is None:
+        last = stop.argmax(1)
+        return accepted_to(last, follow[rows, last].argmax(-1), draft)
+    assert drawn is not None
+    up_to = stop.cumsum(1)
+    # The total may miss 1 by rounding, and a slot of probability 0 must not be hit at either end.
+    mark = noise.uniform(drawn, ACCEPT).to(stop.dtype)[:, None] * up_to[:, -1:]
+    last = (up_to <= mark).sum(1).clamp_max(stop.shape[1] - 1)
+    count = last if draft.chain else depth_of(last, draft)
+    law = follow[rows, last]
+    gumbel = noise.gumbel((drawn + count)[:, None], law.shape[-1], FOLLOW)[:, 0]
+    return accepted_to(last, (law.log() + gumbel.to(law.dtype)).argmax(-1), draft)
+
+
+def depth_of(last: Tensor, draft: Draft) -> Tensor:
+    """Number of nodes [B] from the root to slot `last` [B]."""
     if draft.chain:
-        return stop.scatter_(1, kept.long().cumprod(1).sum(1, keepdim=True), 1.0)
-    depth = torch.zeros(rows, size + 1, dtype=torch.long, device=kept.device)
-    index = torch.arange(rows, device=kept.device)
-    alive = torch.ones(rows, size + 1, dtype=torch.bool, device=kept.device)
-    for node in range(size):
-        above = draft.parent[:, node] + 1
-        alive[:, node + 1] = kept[:, node] & alive[index, above]
-        depth[:, node + 1] = torch.where(alive[:, node + 1], depth[index, above] + 1, 0)
-    return stop.scatter_(1, depth.argmax(1, keepdim=True), 1.0)  # ties: the first, as drafted
+        return last
+    depth = draft.depth.gather(1, (last - 1).clamp_min(0)[:, None])[:, 0] + 1
+    return depth.where(last > 0, torch.zeros_like(depth))
 
 
-class GreedyMatch:
-    """Keep the longest path of tokens that are the trunk's own first choice; exact for greedy decoding."""
-
-    exact = True
-
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """One-hot laws."""
-        best = target.argmax(-1)
-        kept = (best.gather(1, draft.parent + 1) == draft.tokens) & (draft.tokens >= 0)
-        return _stop_at_deepest(kept, draft), _one_hot_best(target)
-
-
-class KeepDraft:
-    """Keep every drafted token without looking: the drafter alone decides what to draft; lossy."""
-
-    exact = False
-
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """One-hot laws."""
-        return _stop_at_deepest(draft.tokens >= 0, draft), _one_hot_best(target)
-
-
-def settle(stop: Tensor, follow: Tensor, draft: Draft) -> Accepted:
-    """Pick the likeliest outcome of both laws: the thin function that all rules share."""
-    last = stop.argmax(1)  # 0: the base token
-    token = follow.argmax(-1).gather(1, last[:, None])[:, 0]
-    if draft.chain:
-        steps = torch.arange(draft.tokens.shape[1], device=last.device).expand_as(draft.tokens)
-        return Accepted(steps.masked_fill(steps >= last[:, None], -1), last, token)
-    path, count = _paths_to(last - 1, draft)
-    return Accepted(path, count, token)
-
-
-def _paths_to(node: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-    """Node indices from the root to `node` [B] (-1: none), padded with -1, and their number."""
-    rows, size = draft.tokens.shape
-    path = torch.full((rows, size), -1, device=node.device)
-    count = torch.zeros(rows, dtype=torch.long, device=node.device)
-    for row in range(rows):
-        chain, at = [], int(node[row])
-        while at >= 0:
-            chain.append(at)
-            at = int(draft.parent[row, at])
-        count[row] = len(chain)
-        path[row, : len(chain)] = torch.tensor(chain[::-1], dtype=torch.long, device=node.device)
-    return path, count
+def accepted_to(last: Tensor, token: Tensor, draft: Draft) -> Accepted:
+    """All nodes from the root to slot `last` [B], and the `token` [B] that follows."""
+    size = draft.tokens.shape[1]
+    steps = torch.arange(size, device=last.device)
+    if draft.chain or not size:
+        return Accepted(torch.where(steps < last[:, None], steps, -1), last, token)
+    rows = torch.arange(len(last), device=last.device)
+    on_path = draft.ancestors[rows, (last - 1).clamp_min(0)] & (last > 0)[:, None]
+    path = torch.where(on_path, steps, size).sort(1).values
+    return Accepted(path.masked_fill(path == size, -1), on_path.sum(1), token)

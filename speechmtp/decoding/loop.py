@@ -1,18 +1,33 @@
 """The one loop: draft, one trunk call over pending entries and draft, accept, advance, trace."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, settle
-from speechmtp.decoding.drafters.contract import Drafter
-from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.acceptance import AcceptanceRule
+from speechmtp.decoding.draft_length import DraftLength
+from speechmtp.decoding.drafters.contract import Drafter, Sources
+from speechmtp.decoding.flags import flags_of
+from speechmtp.decoding.layout import (
+    committed,
+    lay_out,
+    merge_accepted,
+    merge_drafts,
+    path_prefixes,
+    slots_behind,
+    trim,
+)
+from speechmtp.decoding.noise import TARGET, Noise
+from speechmtp.decoding.processors import Processors, SamplingConfig
+from speechmtp.decoding.state import Batch, DecodeState
+from speechmtp.decoding.tally import record, record_overlap
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.heads.contract import HeadSet
-from speechmtp.models.trunk import Trunk, ancestors_of
-from speechmtp.types import Draft, Prompt, States, Trace
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Accepted, Draft, Prompt, States, Trace
 
 
 @dataclass(frozen=True)
@@ -28,123 +43,234 @@ class Limits:
         return min(self.most, int(self.ratio * entries) + self.extra)
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Plan:
+    """A strategy for some rows of a batch: a drafter, a rule, and what they need. `sources` are in the order of
+    `rows`; without `rows` they are all the batch's."""
+
+    drafter: Drafter
+    rule: AcceptanceRule
+    heads: HeadSet | None = None
+    sources: Sources = field(default_factory=Sources)
+    length: DraftLength | None = None
+    rows: Sequence[int] | None = None
+
+
+@dataclass
+class _Lane:
+    """A plan, its rule for this run, and the state of its live rows."""
+
+    plan: Plan
+    rule: AcceptanceRule
+    state: DecodeState
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How tokens are drawn: processors and, unless the likeliest are taken, a seed and a stream for every row."""
+
+    processors: Processors | None = None
+    seeds: Sequence[int] | None = None
+    streams: Sequence[int] | None = None
+
+    @classmethod
+    def of(cls, config: SamplingConfig, streams: Sequence[int]) -> "Drawing":
+        """One seed for all rows, a stream for each."""
+        seeds = [config.seed] * len(streams) if config.temperature > 0 else None
+        return cls(config.processors(), seeds, streams)
+
+    def noise(self, rows: int, device: torch.device) -> Noise | None:
+        """Noise of all rows; None where nothing is drawn."""
+        if self.seeds is None:
+            return None
+        streams = range(rows) if self.streams is None else self.streams
+        # A seed is 64 bits; torch's integers have a sign.
+        signed = [(seed + 2**63) % 2**64 - 2**63 for seed in self.seeds]
+        return Noise(torch.tensor(signed, device=device), torch.tensor(list(streams), device=device))
+
+
 def generate(
     trunk: Trunk, heads: HeadSet | None, prompt: Prompt, drafter: Drafter, rule: AcceptanceRule, eos: int,
-    sources: list[list[int]] | None = None, limits: Limits | None = None, record_gaps: bool = False,
+    sources: Sources | None = None, limits: Limits | None = None, record_gaps: bool = False,
+    drawing: Drawing | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
-    """Decode a batch of prompts; token lists (an end token last, where one came) and traces, a row each.
+    """`generate_mixed` with one strategy for all rows."""
+    plan = Plan(drafter, rule, heads, sources or Sources())
+    return generate_mixed(trunk, prompt, [plan], eos, limits, drawing, record_gaps=record_gaps)
 
-    `sources` are the drafter's token lists, one a row, where its `source` asks for them.
+
+@torch.inference_mode()
+def generate_mixed(
+    trunk: Trunk, prompt: Prompt, plans: Sequence[Plan], eos: int, limits: Limits | Sequence[int] | None = None,
+    drawing: Drawing | None = None, prompt_ids: Sequence[Sequence[int]] | None = None, record_gaps: bool = False,
+    overlap: bool = False,
+) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
+    """Decode a batch of prompts, each row by one of `plans`; token lists (an end token last, where one came) and
+    traces, a row each.
+
+    `limits` may be a number of tokens a row; `prompt_ids` are the ids in front of each row's output, for processors and
+    for drafters that look back; `overlap` measures what acceptance theory expects.
     """
     rows = len(prompt.lengths)
-    if drafter.heads and heads is None:
-        raise ConfigError("strategy: needs multi-token heads and the model has none; train some or choose another")
-    depth = getattr(drafter, "depth", None)
-    if drafter.heads and heads is not None and depth is not None and depth > heads.depth:
-        raise ConfigError(f"strategy: depth {depth}, expected at most {heads.depth}, the depth of the model's heads")
-    if drafter.source is not None and (sources is None or len(sources) != rows):
-        raise ShapeError(f"strategy: needs {drafter.source} token lists for {rows} rows")
     limits = limits or Limits()
-    state = DecodeState(
-        list(range(rows)), trunk.new_cache(rows), prompt, [limits.of(int(n)) for n in prompt.lengths.tolist()],
-        [[] for _ in range(rows)], [Trace() for _ in range(rows)], trunk.unembed, eos,
+    most = [limits.of(n) for n in prompt.lengths.tolist()] if isinstance(limits, Limits) else list(limits)
+    drawing = drawing or Drawing()
+    batch = Batch(
+        trunk, list(range(rows)), trunk.new_cache(rows), prompt, prompt.lengths.tolist(), most,
+        [[] for _ in range(rows)], [Trace() for _ in range(rows)],
+        [list(ids) for ids in prompt_ids] if prompt_ids is not None else [[] for _ in range(rows)], eos,
+        drawing.processors, record_gaps=record_gaps, record_overlap=overlap,
     )  # fmt: skip
-    if drafter.heads and heads is not None:
-        state.heads, state.head_state = heads, heads.start(rows, trunk, depth)
-    state.drafter_state = drafter.start(state, sources)
-    while state.rows:
-        _call(trunk, state, drafter, rule, record_gaps)
-    return state.tokens, state.traces
+    noise = drawing.noise(rows, prompt.embeddings.device)
+    lanes = [_start(plan, batch, noise, rows) for plan in plans]
+    held = sorted(row for lane in lanes for row in lane.state.rows)
+    if held != list(range(rows)):
+        raise ShapeError(f"generate: strategies for rows {held}, expected each of {rows} rows once")
+    while batch.rows:
+        _call(batch, lanes)
+    for tokens, trace in zip(batch.tokens, batch.traces):
+        trace.flags = flags_of(tokens, eos)
+    return batch.tokens, batch.traces
 
 
-def _call(trunk: Trunk, state: DecodeState, drafter: Drafter, rule: AcceptanceRule, record_gaps: bool) -> None:
+def _start(plan: Plan, batch: Batch, noise: Noise | None, count: int) -> _Lane:
+    rows = list(range(count)) if plan.rows is None else list(plan.rows)
+    drafter, depth = plan.drafter, getattr(plan.drafter, "depth", None)
+    if drafter.heads and plan.heads is None:
+        raise ConfigError("strategy: needs multi-token heads and the model has none; train some or choose another")
+    if drafter.heads and plan.heads is not None and depth is not None and depth > plan.heads.depth:
+        raise ConfigError(
+            f"strategy: depth {depth}, expected at most {plan.heads.depth}, the depth of the model's heads"
+        )
+    source = plan.sources.of(drafter.source) if drafter.source else None
+    if drafter.source and len(source[1] if drafter.source == "model" and source else source or ()) != len(rows):
+        raise ShapeError(f"strategy: needs {drafter.source} for {len(rows)} rows")
+    index = torch.tensor(rows, dtype=torch.long, device=batch.pending.embeddings.device)
+    rule = plan.rule if noise is not None else plan.rule.undrawn()
+    state = DecodeState(rows, rows, batch, rule.draws, noise=None if noise is None else noise.select(index))
+    if drafter.heads and plan.heads is not None:
+        state.heads, state.head_state = plan.heads, plan.heads.start(len(rows), batch.trunk, depth)
+    state.drafter_state = drafter.start(state, source)
+    if plan.length is not None:
+        state.length_state = plan.length.start(state)
+    return _Lane(plan, rule, state)
+
+
+def _call(batch: Batch, lanes: list[_Lane]) -> None:
     """One draft, one trunk call, one acceptance, for all live rows."""
-    began = _clock(state)
-    draft = drafter.propose(state)
-    spent = _clock(state) - began
-    drafted = draft.count
-    pending = state.pending.lengths
-    inputs, positions, ancestors = _lay_out(trunk, state.pending, draft)
-    taps = state.heads.taps if state.heads is not None else ()
-    states = trunk.extend(inputs, positions, ancestors, state.cache, taps)
-    nodes = torch.arange(-1, draft.tokens.shape[1], device=pending.device)
-    slots = (pending[:, None] + nodes).clamp(max=inputs.shape[1] - 1)
-    hidden = states.hidden.gather(1, slots[..., None].expand(-1, -1, states.hidden.shape[-1]))
-    target = trunk.unembed(hidden)
-    accepted = settle(*rule.law(target, draft), draft)
-    chosen = draft.tokens.gather(1, accepted.path.clamp_min(0))
-    emitted = [
-        [*path[:count], last]
-        for path, count, last in zip(chosen.tolist(), accepted.count.tolist(), accepted.next.tolist())
-    ]
-    spent += _commit(state, states, inputs, positions, pending, accepted.path, accepted.count)
-    for row in state.rows:
-        state.traces[row].draft_seconds += spent / len(state.rows)
-    gaps = _gaps(target, accepted.path, accepted.count) if record_gaps else None
-    kept = _record(state, emitted, drafted.tolist(), pending.tolist(), gaps)
-    state.prompted = True
-    _set_pending(trunk, state, accepted.count, accepted.next)
-    drafter.observe(state, emitted)
-    if len(kept) < len(state.rows):
-        state.keep(kept)
-
-
-def _lay_out(trunk: Trunk, pending: Prompt, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Inputs [B, Q, C], positions [B, Q] and ancestors (None: a chain) of each row's pending entries and draft."""
+    spent = [_timed_draft(lane) for lane in lanes]
+    drafts = [draft for draft, _ in spent]
+    parts = [lane.state.places for lane in lanes]
+    draft = drafts[0] if len(lanes) == 1 else merge_drafts(drafts, parts)
+    inputs, positions, ancestors = lay_out(batch, draft)
+    taps = _taps(lanes)
+    states = batch.trunk.extend(inputs, positions, ancestors, batch.cache, taps)
     size = draft.tokens.shape[1]
-    if size == 0:
-        return pending.embeddings, pending.positions, None
-    rows, entries, width = pending.embeddings.shape
-    queries = entries + size
-    tokens = trunk.embed(draft.tokens.clamp_min(0)).to(pending.embeddings.dtype)
-    nodes = pending.lengths[:, None] + torch.arange(size, device=draft.tokens.device)
-    depth = _depths(draft)
-    inputs = pending.embeddings.new_zeros(rows, queries, width)
-    inputs[:, :entries] = pending.embeddings
-    inputs.scatter_(1, nodes[..., None].expand(-1, -1, width), tokens)
-    positions = pending.positions.new_zeros(rows, queries)
-    positions[:, :entries] = pending.positions
-    positions.scatter_(1, nodes, pending.next_position[:, None] + depth)
-    if draft.chain:
-        return inputs, positions, None
-    parent = torch.arange(-1, queries - 1, device=nodes.device).repeat(rows, 1)
-    parent.scatter_(1, nodes, draft.parent + pending.lengths[:, None])
-    return inputs, positions, ancestors_of(parent)
+    hidden = states.hidden if inputs.shape[1] == size + 1 else slots_behind(states.hidden, batch.pending.lengths, size)
+    target = batch.trunk.unembed(hidden)
+    if batch.processors is not None:
+        live = [batch.prompt_ids[row] + batch.tokens[row] for row in batch.rows]
+        target = batch.processors(target, lambda: path_prefixes(live, draft))
+    verdicts = [_judge(lane, target, one, len(lanes) > 1) for lane, one in zip(lanes, drafts)]
+    accepted = verdicts[0][0] if len(lanes) == 1 else merge_accepted([v[0] for v in verdicts], parts, size)
+    seconds = _commit(batch, lanes, (states, taps), inputs, positions, accepted)
+    for lane, (_, drafting), advancing in zip(lanes, spent, seconds):
+        for row in lane.state.rows:
+            batch.traces[row].draft_seconds += (drafting + advancing) / len(lane.state.rows)
+    emitted, kept = record(batch, draft, accepted, target)
+    batch.prompted = True
+    _set_pending(batch, accepted)
+    for lane, (_, drawn) in zip(lanes, verdicts):
+        mine = [emitted[place] for place in lane.state.places]
+        lane.plan.drafter.observe(lane.state, mine, drawn)
+        if lane.plan.length is not None:
+            lane.plan.length.observe(lane.state, mine)
+    if len(kept) < len(batch.rows):
+        batch.keep(kept)
+        _replace(lanes, kept)
 
 
-def _depths(draft: Draft) -> Tensor:
-    """Depth [B, P] of each node, counted from 0 under the base token."""
-    steps = torch.arange(draft.tokens.shape[1], device=draft.tokens.device)
-    if draft.chain:
-        return steps.expand_as(draft.tokens)
-    depth = torch.zeros_like(draft.tokens)
-    index = torch.arange(len(depth), device=depth.device)
-    for node in range(depth.shape[1]):
-        above = draft.parent[:, node]
-        depth[:, node] = torch.where(above < 0, 0, depth[index, above.clamp_min(0)] + 1)
-    return depth
+def _timed_draft(lane: _Lane) -> tuple[Draft, float]:
+    """A lane's draft, cut to its limits, and the seconds that it took."""
+    state, plan = lane.state, lane.plan
+    began = _clock(state)
+    if plan.length is not None:
+        state.limits = plan.length.limits(state)
+    draft = plan.drafter.propose(state)
+    if state.limits is not None:
+        draft = trim(draft, state.limits)
+    return draft, _clock(state) - began
+
+
+def _judge(lane: _Lane, target: Tensor, draft: Draft, mixed: bool) -> tuple[Accepted, Tensor]:
+    """What a lane's rule accepts of its draft, and the trunk's choices that its drafter may hear of."""
+    state, rule = lane.state, lane.rule
+    size = draft.tokens.shape[1]
+    if mixed:
+        target = target[state.places][:, : size + 1]
+    drawn = target
+    index = state.base_index if state.noise is not None else None
+    if state.noise is not None and rule.draws == "shared":
+        assert index is not None
+        steps = torch.cat([index.new_zeros(len(index), 1), draft.depth + 1], 1)
+        drawn = target + state.noise.gumbel(index[:, None] + steps, target.shape[-1], TARGET).to(target.dtype)
+    accepted = rule.accept(drawn, draft, state.noise, index)
+    if state.batch.record_overlap and size:
+        record_overlap(state, target, draft, accepted)
+    return accepted, drawn
+
+
+def _taps(lanes: list[_Lane]) -> tuple[int, ...]:
+    """The trunk layers that any lane's heads read; a single head set's in its own order."""
+    wanted = [lane.state.heads.taps for lane in lanes if lane.state.heads is not None]
+    return wanted[0] if len(wanted) == 1 else tuple(sorted({tap for taps in wanted for tap in taps}))
 
 
 def _commit(
-    state: DecodeState, states: States, inputs: Tensor, positions: Tensor, pending: Tensor, path: Tensor, count: Tensor
-) -> float:
+    batch: Batch, lanes: list[_Lane], tapped: tuple[States, tuple[int, ...]], inputs: Tensor, positions: Tensor,
+    accepted: Accepted,
+) -> list[float]:  # fmt: skip
     """Keep the pending entries and the accepted path, in the cache and in the heads; the heads' seconds."""
-    total = pending + count
-    size = inputs.shape[1]
-    steps = torch.arange(size, device=pending.device).expand(len(pending), -1)
-    place = steps - pending[:, None]
-    if path.shape[1]:
-        nodes = path.gather(1, place.clamp(0, path.shape[1] - 1)) + pending[:, None]
-        keep = torch.where((place >= 0) & (place < count[:, None]), nodes, steps)
-    else:
-        keep = steps
-    state.cache.commit(total, keep)
-    if state.heads is None:
-        return 0.0
-    began = _clock(state)
-    state.heads.advance(state.head_state, states, inputs, positions, keep, total)
-    return _clock(state) - began
+    (states, taps), total = tapped, batch.pending.lengths + accepted.count
+    keep = committed(batch, accepted, inputs.shape[1])
+    batch.cache.commit(total, keep)
+    seconds = []
+    for lane in lanes:
+        state, heads = lane.state, lane.state.heads
+        if heads is None:
+            seconds.append(0.0)
+            continue
+        began = _clock(state)
+        own = states
+        if heads.taps != taps:
+            assert states.taps is not None or not heads.taps
+            read = [taps.index(tap) for tap in heads.taps]
+            own = States(states.hidden, states.taps[:, :, read] if states.taps is not None and read else None)
+        if len(lanes) == 1:
+            heads.advance(state.head_state, own, inputs, positions, keep, total)
+        else:
+            at = state.places
+            own = States(own.hidden[at], None if own.taps is None else own.taps[at])
+            heads.advance(state.head_state, own, inputs[at], positions[at], keep[at], total[at])
+        seconds.append(_clock(state) - began)
+    return seconds
+
+
+def _set_pending(batch: Batch, accepted: Accepted) -> None:
+    """The next call feeds the base token just emitted."""
+    position = batch.pending.next_position + accepted.count
+    embeddings = batch.trunk.embed(accepted.next)[:, None].to(batch.pending.embeddings.dtype)
+    batch.pending = Prompt(embeddings, position[:, None], torch.ones_like(position), position + 1)
+    batch.entries = [1] * len(batch.rows)
+
+
+def _replace(lanes: list[_Lane], kept: list[int]) -> None:
+    """Rows have left: those at `kept` of the live ones stay, in every lane at its own places."""
+    moved = {old: new for new, old in enumerate(kept)}
+    for lane in lanes:
+        stay = [i for i, place in enumerate(lane.state.places) if place in moved]
+        lane.state.keep(stay, [moved[lane.state.places[i]] for i in stay], lane.plan.drafter.drop)
+    lanes[:] = [lane for lane in lanes if lane.state.rows]
 
 
 def _clock(state: DecodeState) -> float:
@@ -152,55 +278,3 @@ def _clock(state: DecodeState) -> float:
     if state.heads is not None and state.device.type == "cuda":
         torch.cuda.synchronize(state.device)
     return time.perf_counter()
-
-
-def _gaps(target: Tensor, path: Tensor, count: Tensor) -> list[list[float]]:
-    """Top-1 minus top-2 logit where each emitted token was chosen."""
-    best = target.topk(2, -1).values
-    gap = best[..., 0] - best[..., 1]
-    parents = torch.cat([path.new_full((len(path), 1), -1), path], 1) + 1
-    return [row[: n + 1] for row, n in zip(gap.gather(1, parents.clamp_min(0)).tolist(), count.tolist())]
-
-
-def _record(
-    state: DecodeState, emitted: list[list[int]], drafted: list[int], pending: list[int], gaps: list[list[float]] | None
-) -> list[int]:
-    """Trim at end tokens and limits, append, count; returns the places of rows that go on.
-
-    `emitted` is trimmed in place, so that drafters hear what was really emitted.
-    """
-    kept = []
-    for place, row in enumerate(state.rows):
-        tokens, trace = state.tokens[row], state.traces[row]
-        new = emitted[place]
-        accepted = len(new) - 1
-        if state.eos in new:
-            del new[new.index(state.eos) + 1 :]
-        del new[state.limits[row] - len(tokens) :]
-        tokens.extend(new)
-        trace.finished = tokens[-1:] == [state.eos]
-        trace.calls += 1
-        trace.prompt_calls += not state.prompted
-        trace.fed += pending[place] + drafted[place]
-        trace.emitted += len(new)
-        if gaps is not None:
-            trace.gaps.extend(gaps[place][: len(new)])
-        if drafted[place]:
-            kept_drafts = min(accepted, len(new))
-            trace.num_drafts += 1
-            trace.num_draft_tokens += drafted[place]
-            trace.num_accepted_tokens += kept_drafts
-            per_position = trace.num_accepted_tokens_per_pos
-            per_position.extend([0] * (kept_drafts - len(per_position)))
-            for position in range(kept_drafts):
-                per_position[position] += 1
-        if not trace.finished and len(tokens) < state.limits[row]:
-            kept.append(place)
-    return kept
-
-
-def _set_pending(trunk: Trunk, state: DecodeState, count: Tensor, token: Tensor) -> None:
-    """The next call feeds the base token just emitted."""
-    position = state.pending.next_position + count
-    embeddings = trunk.embed(token)[:, None].to(state.pending.embeddings.dtype)
-    state.pending = Prompt(embeddings, position[:, None], torch.ones_like(position), position + 1)

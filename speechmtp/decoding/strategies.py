@@ -73,7 +73,7 @@ STRATEGIES: dict[str, Row] = {
     "ctc": Row(
         "the CTC head drafts the transcript on the prompt's call; its rest is recycled after a mismatch",
         {},
-        lambda: (Recycled("ctc"), GreedyMatch()),
+        lambda: (Recycled(), GreedyMatch()),
     ),
     "ctc-only": Row("the CTC head alone, no trunk: a reference", {}, lambda: (None, None)),
     "oracle": Row(

@@ -24,8 +24,8 @@ from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFac
 from speechmtp.heads.decoder_layer import Memory, causal, rotary
 from speechmtp.heads.layered import at, take_fresh
 from speechmtp.models.cache import RaggedCache, RaggedLayer
-from speechmtp.models.trunk import ancestors_of, extend_seen
-from speechmtp.types import States, TrunkShape
+from speechmtp.models.trunk import extend_seen
+from speechmtp.types import States, TrunkShape, ancestors_of
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,22 @@ class CausalLM:
         return text
 
 
+def check_same_vocabulary(base: CausalLM, draft: CausalLM) -> None:
+    """A CheckpointError unless ids and logits of the draft model stand for the same tokens as those of the base."""
+    own, other = base.tokenizer.get_vocab(), draft.tokenizer.get_vocab()
+    differing = sorted(str(token) for token, _ in own.items() ^ other.items())
+    if differing:
+        raise CheckpointError(
+            f"draft model {draft.name}: another vocabulary, {len(other)} tokens, expected the {len(own)} of "
+            f"{base.name} (first that differs: {differing[0]!r}); take a smaller model of the same family"
+        )
+    if draft.trunk.vocab_size != base.trunk.vocab_size:
+        raise CheckpointError(
+            f"draft model {draft.name}: {draft.trunk.vocab_size} logits, expected {base.trunk.vocab_size} as in "
+            f"{base.name}; resize its embeddings to as many rows"
+        )
+
+
 def is_causal_lm(folder: str | Path) -> bool:
     """Whether a folder is a model of transformers rather than one of ours."""
     return (Path(folder) / "config.json").exists() and not (Path(folder) / "config.yaml").exists()

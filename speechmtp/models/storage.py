@@ -20,7 +20,12 @@ def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """8-bit integers and float32 scales, one a row of the last axis: value = integer * scale."""
     flat = tensor.float()
     scale = flat.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
-    return (flat / scale).round().to(torch.int8), scale.squeeze(-1)
+    integers = (flat / scale).round()
+    # Weights that came out of `unpack` get the very scale they had, which the division may miss by its last bit.
+    for to in (0.0, torch.inf):
+        near = scale.nextafter(scale.new_tensor(to))
+        scale = torch.where((integers * near == flat).all(-1, keepdim=True), near, scale)
+    return integers.to(torch.int8), scale.squeeze(-1)
 
 
 def pack(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:

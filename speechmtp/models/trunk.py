@@ -246,14 +246,3 @@ def extend_seen(cache: RaggedCache, queries: int, ancestors: Tensor | None) -> T
     inside = (relative >= 0) & (relative < queries)
     picked = ancestors.gather(2, relative.clamp(0, queries - 1)[:, None, :].expand(-1, queries, -1))
     return (relative < 0)[:, None, :] | (picked & inside[:, None, :])
-
-
-def ancestors_of(parent: Tensor) -> Tensor:
-    """Bool [B, Q, Q] from parents [B, Q] (-1: none): row q is true at q and at all its ancestors."""
-    rows, size = parent.shape
-    seen = torch.eye(size, dtype=torch.bool, device=parent.device).repeat(rows, 1, 1)
-    index = torch.arange(rows, device=parent.device)
-    for node in range(1, size):
-        above = parent[:, node]
-        seen[:, node] |= seen[index, above.clamp_min(0)] & (above >= 0)[:, None]
-    return seen

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import oracle
 import tiny
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
-from speechmtp.decoding.drafters.contract import Drafter, pad_lists
+from speechmtp.decoding.drafters.contract import Drafter, Sources, pad_lists
 from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Draft, Prompt, Trace
+from speechmtp.types import CtcLabels, Draft, Prompt, Trace
 
 
 @dataclass
@@ -40,8 +40,14 @@ class Case:
         prompt = self.prompt if rows is None else self.prompt.row(rows[0])
         lists = sources if rows is None or sources is None else [sources[rows[0]]]
         return generate(
-            self.trunk, heads, prompt, drafter, rule or GreedyMatch(), tiny.EOS, lists, self.limits, record_gaps=True
-        )
+            self.trunk, heads, prompt, drafter, rule or GreedyMatch(), tiny.EOS, as_sources(lists), self.limits,
+            record_gaps=True,
+        )  # fmt: skip
+
+
+def as_sources(lists: list[list[int]] | None) -> Sources:
+    """Token lists as references and as CTC labels."""
+    return Sources(lists or (), [CtcLabels(tuple(labels)) for labels in lists or ()])
 
 
 def make_case(seed: int, most_rows: int = 16, most: int = 11) -> Case:
@@ -72,22 +78,14 @@ def mutate(tokens: list[int], rate: float, rng: torch.Generator, vocab: int = ti
 
 
 @dataclass(frozen=True)
-class Scripted:
+class Scripted(Drafter):
     """Drafts of a row after n emitted tokens: `script[row][n]`, nothing where that is missing."""
 
     script: list[dict[int, list[int]]]
-    heads: bool = False
-    source: str | None = None
-
-    def start(self, state: DecodeState, sources: list[list[int]] | None) -> None:
-        """No state."""
 
     def propose(self, state: DecodeState) -> Draft:
         """What the script says."""
         return pad_lists([self.script[row].get(len(state.tokens[row]), []) for row in state.rows], state)
-
-    def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
-        """Nothing to learn."""
 
 
 @dataclass
@@ -101,7 +99,7 @@ class TreeState:
 
 
 @dataclass(frozen=True)
-class RandomTree:
+class RandomTree(Drafter):
     """Random trees of 0 to `size` nodes a row, many of whose tokens are the answer's at their depth.
 
     Checks on the way that the cache holds prompt and all emitted tokens but the last, and, if `strict`,
@@ -114,21 +112,18 @@ class RandomTree:
     hit: float = 0.6
     strict: bool = True
     probe: Callable[[DecodeState], None] | None = None
-    heads: bool = False
-    depth: int = 0
-    source: str | None = "reference"
+    source: ClassVar[str | None] = "reference"
 
-    def start(self, state: DecodeState, sources: list[list[int]] | None) -> TreeState:
+    def start(self, state: DecodeState, source: list[list[int]]) -> TreeState:
         """Noise and answers."""
-        assert sources is not None
-        return TreeState(tiny.generator(self.seed), sources, state.pending.lengths.tolist())
+        return TreeState(tiny.generator(self.seed), source, state.batch.pending.lengths.tolist())
 
     def propose(self, state: DecodeState) -> Draft:
         """A tree a row, -1 behind its nodes."""
         mine: TreeState = state.drafter_state
         if state.prompted:
             held = [mine.prompts[row] + len(state.tokens[row]) - 1 for row in state.rows]
-            assert state.cache.lengths.tolist() == held, "cache = prompt + emitted - 1"
+            assert state.batch.cache.lengths.tolist() == held, "cache = prompt + emitted - 1"
             if self.probe is not None:
                 self.probe(state)
         tokens, parent = tiny.random_tree(mine.rng, len(state.rows), self.size)
@@ -148,7 +143,7 @@ class RandomTree:
             mine.right.append(deepest)
         return Draft(tokens, parent, chain=False)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
         """A row emits its right path and one token more, as far as the answer goes."""
         mine: TreeState = state.drafter_state
         for row, new, right in zip(state.rows, emitted, mine.right):

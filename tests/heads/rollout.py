@@ -11,8 +11,8 @@ from speechmtp.heads.layer import LayerHeadsConfig
 from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.heads.vocalnet import VocalnetHeadsConfig
-from speechmtp.models.trunk import Trunk, ancestors_of
-from speechmtp.types import TrunkShape
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import TrunkShape, ancestors_of
 
 DEPTH = 3
 MEMORY = 6

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from speechmtp.errors import ShapeError
 from speechmtp.models.cache import RaggedCache
-from speechmtp.models.trunk import Trunk, ancestors_of
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import ancestors_of
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 

@@ -25,10 +25,10 @@ from speechmtp.models.trunk import (
     PretrainedTrunkConfig,
     ScratchTrunkConfig,
     Trunk,
-    ancestors_of,
     build_trunk,
     extend_mask,
 )
+from speechmtp.types import ancestors_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 11, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

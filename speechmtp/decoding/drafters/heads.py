@@ -1,61 +1,72 @@
-"""Drafts from multi-token heads: the likeliest token of every depth, one chain a row."""
+"""Drafts from multi-token heads: one token of every depth, one chain a row."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.drafters.contract import empty_draft
+from speechmtp.decoding.choose import Choice, choose
+from speechmtp.decoding.drafters.contract import Drafter, empty_draft
+from speechmtp.decoding.layout import path_prefixes
 from speechmtp.decoding.state import DecodeState
-from speechmtp.heads.contract import Unembed
 from speechmtp.types import Draft, chain_draft
 
 
 @dataclass(frozen=True)
-class HeadChain:
+class HeadChain(Drafter):
     """Up to `depth` tokens; with `theta` a row stops drafting before the first depth whose confidence falls
     below it: the token's own probability (`token`) or the product of all so far (`product`)
-    (Raj et al. 2024, arXiv 2409.08148)."""
+    (Raj et al. 2024, arXiv 2409.08148). A token drawn for a ratio rule is kept and ends the draft: dropping it because it
+    is unlikely would bias the output."""
 
     depth: int
     theta: float | None = None
     measure: Literal["token", "product"] = "token"
-    heads: bool = True
-    source: str | None = None
-
-    def start(self, state: DecodeState, sources: list[list[int]] | None) -> None:
-        """No state of its own: the heads have theirs."""
+    heads: ClassVar[bool] = True
 
     def propose(self, state: DecodeState) -> Draft:
         """Nothing at the prompt's call, where the heads have seen no trunk state yet."""
-        if not state.prompted or self.depth == 0:
+        depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
+        if not state.prompted or depth == 0:
             return empty_draft(state)
-        logits = self._logits(state)
-        best = logits.max(-1)
-        assert state.heads is not None
-        tokens = state.heads.token_ids(best.indices)
-        if self.theta is None:
-            return chain_draft(tokens)
-        confidence = (best.values - logits.logsumexp(-1)).exp()
-        measured = confidence if self.measure == "token" else confidence.cumprod(1)
-        sure = (measured >= self.theta).long().cumprod(1).bool()
-        return chain_draft(tokens.masked_fill(~sure, -1), confidence)
+        chosen = self._chosen(state, depth)
+        tokens, confidence = chosen.tokens[..., 0], chosen.confidence[..., 0]
+        q = None if chosen.q is None else chosen.q[..., 0, :]
+        if self.theta is not None:
+            measured = confidence if self.measure == "token" else confidence.cumprod(1)
+            sure = (measured >= self.theta).long().cumprod(1).bool()
+            if q is not None:
+                sure = torch.cat([torch.ones_like(sure[:, :1]), sure[:, :-1]], 1)
+            tokens = tokens.masked_fill(~sure, -1)
+        return chain_draft(tokens, confidence, q)
 
-    def _logits(self, state: DecodeState) -> Tensor:
-        """Logits [B, depth, V]; conditioned families get each depth's choice before the next."""
+    def _chosen(self, state: DecodeState, depth: int) -> Choice:
+        """A choice of `depth` nodes; conditioned families get each depth's choice before the next."""
         heads = state.heads
         assert heads is not None
-        unembed: Unembed = state.head_state.unembed
-        if heads.one_pass:
-            return heads.all_logits(heads.all_features(state.head_state), unembed)
+        unembed = state.head_state.unembed
+        prefixed = state.processors is not None and state.processors.reads_prefix
+        if heads.one_pass and not prefixed:
+            logits = heads.all_logits(heads.all_features(state.head_state)[:, :depth], unembed)
+            steps = torch.arange(1, depth + 1, device=logits.device)
+            return choose(state, logits, heads.shortlist, steps, lambda: [])
         tokens = state.base_tokens()[:, None]
         parent = torch.zeros_like(tokens)
-        rows: list[Tensor] = []
-        for d in range(1, self.depth + 1):
-            rows.append(heads.logits(heads.expand(state.head_state, d, tokens, parent), d, unembed))
-            tokens = heads.token_ids(rows[-1].argmax(-1))
-        return torch.cat(rows, 1)
+        found: list[Choice] = []
+        for d in range(1, depth + 1):
+            logits = heads.logits(heads.expand(state.head_state, d, tokens, parent), d, unembed)
+            drafted = [choice.tokens[..., 0] for choice in found]
+            found.append(choose(state, logits, heads.shortlist, d, lambda: _last_prefix(state, drafted), d - 1))  # noqa: B023
+            tokens = found[-1].tokens[..., 0]
+        q = [choice.q for choice in found if choice.q is not None]
+        return Choice(
+            torch.cat([choice.tokens for choice in found], 1), torch.cat([choice.confidence for choice in found], 1),
+            torch.cat(q, 1) if q else None,
+        )  # fmt: skip
 
-    def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
-        """Nothing to learn."""
+
+def _last_prefix(state: DecodeState, drafted: list[Tensor]) -> list[list[list[int]]]:
+    """What stands before the next token of each row's chain."""
+    draft = chain_draft(torch.cat(drafted, 1)) if drafted else empty_draft(state)
+    return [row[-1:] for row in path_prefixes([state.prefix(row) for row in state.rows], draft)]

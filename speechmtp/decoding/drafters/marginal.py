@@ -9,8 +9,8 @@ from torch import Tensor
 
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
-from speechmtp.models.trunk import Trunk, ancestors_of
-from speechmtp.types import Prompt
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Prompt, ancestors_of
 
 
 @torch.no_grad()

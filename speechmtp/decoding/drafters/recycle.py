@@ -5,13 +5,16 @@ mismatch the emitted tokens are aligned to all prefixes of the list by edit dist
 behind the best one is drafted again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from torch import Tensor
 
-from speechmtp.decoding.drafters.contract import pad_lists
+from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState
-from speechmtp.types import Draft
+from speechmtp.types import CtcLabels, Draft
 
 
 class Pointer:
@@ -39,23 +42,21 @@ class Pointer:
 
 
 @dataclass(frozen=True)
-class Recycled:
-    """Draft from the lists named `source`; at most `depth` tokens a call if given."""
+class Recycled(Drafter):
+    """Draft the rest of the CTC labels; at most `depth` tokens a call if given."""
 
-    source: str | None = "ctc"
     depth: int | None = None
-    heads: bool = False
+    source: ClassVar[str | None] = "ctc"
 
-    def start(self, state: DecodeState, sources: list[list[int]] | None) -> list[Pointer]:
-        """One pointer for every row of the batch."""
-        assert sources is not None
-        return [Pointer([*tokens, state.eos]) for tokens in sources]
+    def start(self, state: DecodeState, source: Sequence[CtcLabels]) -> dict[int, Pointer]:
+        """A pointer for every row of the batch."""
+        return {row: Pointer([*labels.labels, state.eos]) for row, labels in zip(state.rows, source)}
 
     def propose(self, state: DecodeState) -> Draft:
         """The rest of each row's list."""
         return pad_lists([state.drafter_state[row].rest()[: self.depth] for row in state.rows], state)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
         """Move every live row's pointer."""
         for row, tokens in zip(state.rows, emitted):
             for token in tokens:
@@ -63,17 +64,15 @@ class Recycled:
 
 
 @dataclass(frozen=True)
-class Oracle:
+class Oracle(Drafter):
     """Drafts the reference output itself, `depth` tokens a call behind the prompt's: the ceiling of a depth."""
 
     depth: int
-    source: str | None = "reference"
-    heads: bool = False
+    source: ClassVar[str | None] = "reference"
 
-    def start(self, state: DecodeState, sources: list[list[int]] | None) -> list[list[int]]:
+    def start(self, state: DecodeState, source: Sequence[Sequence[int]]) -> dict[int, list[int]]:
         """The reference tokens of every row."""
-        assert sources is not None
-        return sources
+        return {row: list(tokens) for row, tokens in zip(state.rows, source)}
 
     def propose(self, state: DecodeState) -> Draft:
         """What comes next in the reference; nothing at the prompt's call, as heads cannot draft there."""
@@ -82,6 +81,3 @@ class Oracle:
             done = len(state.tokens[row])
             lists.append(state.drafter_state[row][done : done + self.depth] if state.prompted else [])
         return pad_lists(lists, state)
-
-    def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
-        """Nothing to learn."""

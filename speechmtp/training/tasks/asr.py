@@ -1,7 +1,7 @@
 """Task `asr`: a speech LLM from Kaldi data directories, phase by phase."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from speechmtp.audio.features import Fbank, FbankConfig
 from speechmtp.audio.io import audio_info
+from speechmtp.bundle import Bundle, load_without_heads
 from speechmtp.config import write_yaml
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.data.store import FeatureStore
@@ -17,6 +18,7 @@ from speechmtp.errors import CheckpointError, ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
+from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.text.tokenizer import Tokenizer
@@ -31,13 +33,18 @@ PhaseConfig = CtcPhaseConfig | TextPhaseConfig | JointPhaseConfig
 
 @dataclass(frozen=True)
 class AsrConfig:
-    """Everything about one training: the model, the phases that train it, and how they are logged."""
+    """Everything about one training: the model, the phases that train it, and how they are logged.
+
+    `encoder_from` is a model folder, or an embedded model by name, whose encoder is taken over and stays as it is:
+    what it says can then be given to both models.
+    """
 
     seed: int = 0
     tokenizer: str = "data/tokenizer.model"
     normalizer: str = "kaldi-basic"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     cache_mb: float = 2000.0
+    encoder_from: str = ""
     features: FbankConfig = field(default_factory=FbankConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     heads: HeadsConfig = field(default_factory=LatentHeadsConfig)
@@ -52,6 +59,14 @@ class AsrConfig:
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise ConfigError(f"phases: names must differ, found {', '.join(names)}; set `name`")
+        if self.encoder_from:
+            other = [phase.name for phase in self.phases if not isinstance(phase, TextPhaseConfig)]
+            if other:
+                raise ConfigError(
+                    f"phases: {other[0]} trains the encoder, but that of encoder_from stays as it is; have only phases "
+                    f"of kind text"
+                )
+            return  # its features are known once it is loaded
         bins, expected = self.features.num_mels, self.model.encoder.features
         if bins != expected:
             raise ConfigError(f"model.encoder.features: {expected}, expected features.num_mels, which is {bins}")
@@ -75,20 +90,22 @@ def train_asr(
     first process, what each phase leaves out and what it reaches."""
     if (out / "config.yaml").exists() and not resume:
         raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
+    tokenizer = Tokenizer.load(config.tokenizer)
+    torch.manual_seed(config.seed)
+    model = new_model(config, tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     target = distributed.own_device(device)
     rank, _ = distributed.start(target)
     if rank == 0:
         _keep_config(config, out)
-    tokenizer = Tokenizer.load(config.tokenizer)
-    torch.manual_seed(config.seed)
-    model = SpeechLM(config.model, len(tokenizer), tokenizer.bos).to(target)
+    model.to(target)
     heads = build_heads(config.heads, model.trunk.shape).to(target)
     data = {
         name: audio_data(directory, config.features, config.normalizer, tokenizer, allow_pipes, config.cache_mb)
         for name, directory in (("train", train), ("dev", dev))
     }
-    set_statistics(model.encoder, data["train"])
+    if not config.encoder_from:
+        set_statistics(model.encoder, data["train"])
     precision = pick_precision(config.precision, target)
     figures: dict[str, float] = {}
     for phase in config.phases:
@@ -104,6 +121,39 @@ def train_asr(
         if rank == 0:
             report({"phase": phase.name, **{k: round(v, 3) for k, v in figures.items()}})
     return Trained(model.eval(), heads.eval(), tokenizer, figures)
+
+
+def new_model(config: AsrConfig, tokenizer: Tokenizer) -> SpeechLM:
+    """A model with fresh weights, behind the frozen encoder of `encoder_from` where that is given."""
+    if not config.encoder_from:
+        return SpeechLM(config.model, len(tokenizer), tokenizer.bos)
+    source = encoder_source(config, tokenizer)
+    model = SpeechLM(replace(config.model, encoder=source.config.model.encoder), len(tokenizer), tokenizer.bos)
+    model.encoder = source.model.encoder.requires_grad_(False)
+    return model
+
+
+def encoder_source(config: AsrConfig, tokenizer: Tokenizer) -> Bundle:
+    """The model of `encoder_from`; a ConfigError where features, normaliser, tokenizer or sizes are not its own."""
+    name = config.encoder_from
+    source = load_without_heads(name)
+    own, theirs = config.features, source.config.features
+    differing = [f.name for f in fields(own) if getattr(own, f.name) != getattr(theirs, f.name)]
+    if differing:
+        key = differing[0]
+        found, expected = getattr(own, key), getattr(theirs, key)
+        raise ConfigError(f"features.{key}: {found}, expected {expected}, that of encoder_from {name}; set it so")
+    if config.normalizer != source.config.normalizer:
+        expected = source.config.normalizer
+        raise ConfigError(f"normalizer: {config.normalizer}, expected {expected}, that of encoder_from {name}; set it")
+    if tokenizer.sha256 != source.tokenizer.sha256:
+        raise ConfigError(
+            f"tokenizer: {config.tokenizer} is not that of encoder_from {name}, whose CTC head speaks in its own "
+            f"pieces; use {source.folder / 'tokenizer.model'}"
+        )
+    if config.model.encoder not in (EncoderConfig(), source.config.model.encoder):
+        raise ConfigError(f"model.encoder: other sizes than those of encoder_from {name}; leave model.encoder out")
+    return source
 
 
 def make_phase(

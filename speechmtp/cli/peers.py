@@ -1,0 +1,156 @@
+"""Transformers' own `generate` on the trunk's weights: the rows that `compare` puts beside ours.
+
+Loop, cache and candidates are transformers'; nothing is added but a hook that counts the calls.
+`generate` takes explicit positions beside embeddings, goes on from the last one, and reads positions that repeat as
+one sequence as long as it keeps a cache, so an audio prompt needs no mask of ours.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from speechmtp.errors import ConfigError, ShapeError
+from speechmtp.models.causal_lm import quiet_transformers
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Prompt, Trace
+
+PEER_MODES = ("greedy", "prompt_lookup", "assistant")
+LOOKUP_TOKENS = 10  # as transformers' documentation has it
+_LOOKUP_SINCE = (5, 18)  # older ones crop the cache to a length that forgets the embeddings of the prompt
+
+
+@dataclass(frozen=True)
+class PeerRun:
+    """One utterance: new tokens (an end token last, where one came), counts, and seconds inside `generate`.
+
+    The trace's `calls` are the trunk's forwards, the prompt's among them, its `draft_calls` the assistant's.
+    """
+
+    tokens: list[int]
+    trace: Trace
+    seconds: float
+
+
+def peer_modes(trunk: Trunk, embeddings: bool, assistant: Trunk | None = None) -> dict[str, str | None]:
+    """Every mode with the reason why it cannot run, None where it can; `embeddings`: prompts are no token ids."""
+    reasons: dict[str, str | None] = dict.fromkeys(PEER_MODES)
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if embeddings and version < _LOOKUP_SINCE:
+        reasons["prompt_lookup"] = (
+            f"transformers {transformers.__version__} loses the prompt's embeddings from its cache when it rejects a "
+            f"candidate; {'.'.join(map(str, _LOOKUP_SINCE))} does not"
+        )
+    if embeddings:
+        reasons["assistant"] = "transformers gives an assistant token ids alone, and an audio prompt has none"
+    elif assistant is None:
+        reasons["assistant"] = "no assistant is given"
+    elif assistant.vocab_size != trunk.vocab_size:
+        reasons["assistant"] = f"the assistant has {assistant.vocab_size} tokens, expected {trunk.vocab_size}"
+    return reasons
+
+
+def run_peer(
+    trunk: Trunk, mode: str, prompt: Prompt | Sequence[int], eos: int, limit: int, assistant: Trunk | None = None
+) -> PeerRun:
+    """Decode one unpadded prompt, or one list of token ids, greedily until `eos` or `limit` tokens.
+
+    ConfigError where `peer_modes` has a reason; ShapeError for a prompt that `generate` would read otherwise.
+    """
+    if mode not in PEER_MODES:
+        raise ConfigError(f"peers: no mode {mode!r}, expected one of {', '.join(PEER_MODES)}")
+    reason = peer_modes(trunk, isinstance(prompt, Prompt), assistant)[mode]
+    if reason is not None:
+        raise ConfigError(f"peers: {mode} cannot run: {reason}")
+    inputs = _inputs(prompt, trunk.model.device)
+    settings: Any = {"eos_token_id": eos, "pad_token_id": eos, "max_new_tokens": limit, "do_sample": False}
+    if mode == "prompt_lookup":
+        settings["prompt_lookup_num_tokens"] = LOOKUP_TOKENS
+    drafter = assistant.model if assistant is not None and mode == "assistant" else None
+    extra: Any = {} if drafter is None else {"assistant_model": drafter}
+    model: Any = trunk.model
+    config = GenerationConfig(**settings)
+    with _plain(model), _calls(model) as calls, _calls(drafter) as drafts, torch.inference_mode():
+        began = _clock(model.device)
+        out = model.generate(**inputs, generation_config=config, **extra)
+        seconds = _clock(model.device) - began
+    size = inputs["position_ids"].shape[1]
+    tokens: list[int] = out[0].tolist()[0 if isinstance(prompt, Prompt) else size :]
+    return PeerRun(tokens, _trace(tokens, eos, size, calls, len(drafts)), seconds)
+
+
+def _inputs(prompt: Prompt | Sequence[int], device: torch.device) -> dict[str, Any]:
+    """Arguments of `generate` that hold the prompt, with its positions and a mask that hides nothing."""
+    if not isinstance(prompt, Prompt):
+        ids = torch.tensor([list(prompt)], dtype=torch.long, device=device)
+        positions = torch.arange(ids.shape[1], device=device)[None]
+        return {"input_ids": ids, "position_ids": positions, "attention_mask": torch.ones_like(positions)}
+    size = prompt.embeddings.shape[1]
+    if prompt.lengths.tolist() != [size]:
+        raise ShapeError(f"peers: {size} entries for lengths {prompt.lengths.tolist()}, expected one row, unpadded")
+    last, following = int(prompt.positions[0, -1]), int(prompt.next_position[0])
+    if following != last + 1:
+        raise ShapeError(
+            f"peers: the text starts at position {following}, expected {last + 1}, where `generate` goes on"
+        )
+    return {"inputs_embeds": prompt.embeddings, "position_ids": prompt.positions,
+            "attention_mask": torch.ones_like(prompt.positions)}  # fmt: skip
+
+
+@contextmanager
+def _plain(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model's own generation settings (penalties, sampling) do not count, and nothing is printed."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        with quiet_transformers():
+            yield
+    finally:
+        model.generation_config = own
+
+
+@contextmanager
+def _calls(model: PreTrainedModel | None) -> Iterator[list[Tensor | None]]:
+    """The token ids [1, Q] of every forward of a model inside; None for embeddings."""
+    found: list[Tensor | None] = []
+    if model is None:
+        yield found
+        return
+    hook = model.register_forward_pre_hook(lambda _, __, given: found.append(given.get("input_ids")), with_kwargs=True)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def _trace(tokens: list[int], eos: int, size: int, calls: list[Tensor | None], drafts: int) -> Trace:
+    """Counts from the tokens of each call: `size` entries of the prompt or the last token, and behind them a draft."""
+    trace = Trace(len(calls), 1, drafts, emitted=len(tokens), finished=tokens[-1:] == [eos])
+    start = 0
+    for index, ids in enumerate(calls):
+        known = 1 if index else size
+        draft = [] if ids is None else ids[0, known:].tolist()
+        right = [a == b for a, b in zip(draft, tokens[start:])]
+        accepted = [*right, False].index(False)
+        start += accepted + 1
+        trace.fed += known + len(draft)
+        trace.num_drafts += len(draft) > 0
+        trace.num_draft_tokens += len(draft)
+        trace.num_accepted_tokens += accepted
+        trace.num_accepted_tokens_per_pos += [0] * (accepted - len(trace.num_accepted_tokens_per_pos))
+        for position in range(accepted):
+            trace.num_accepted_tokens_per_pos[position] += 1
+    return trace
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds, when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,137 @@
+"""`train lm`: a causal language model of transformers from plain text"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechmtp.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from speechmtp.models.trunk import Trunk
+    from speechmtp.training.tasks.lm import LmConfig
+
+
+def add_lm_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp train lm`."""
+    parser.add_argument("--text", required=True, metavar="FILE", help="a sentence a line, plain or .gz")
+    parser.add_argument("--dev", metavar="FILE", help="to choose checkpoints on (default: the end of --text)")
+    parser.add_argument("--out", required=True, metavar="EXP", help="folder of the training; the model is EXP/model")
+    parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
+    parser.add_argument(
+        "--tokenizer", metavar="DIR", help="use the tokenizer of this model folder (default: one is trained)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's"
+    )
+
+
+def run_lm(args: argparse.Namespace) -> int:
+    """Trains the model and writes its folder."""
+    from speechmtp.config import load_config
+    from speechmtp.training import distributed
+    from speechmtp.training.tasks.asr import pick_precision
+    from speechmtp.training.tasks.lm import LmConfig, train_lm
+
+    config = load_config(LmConfig, args.config, args.overrides)
+    if args.tokenizer:
+        config = replace(config, tokenizer=args.tokenizer)
+    out = Path(args.out)
+    _check(args, config, out)
+    device = distributed.own_device(args.device)
+    rank, _ = distributed.start(device)
+    train, dev = _documents(args, config)
+    tokenizer = _tokenizer(config, train, out)
+    if rank == 0:
+        _keep(config, tokenizer, out)
+    precision = pick_precision(config.precision, device)
+    trunk, figures = train_lm(config, tokenizer, train, dev, out / "training", precision, args.resume, device)
+    if rank == 0:
+        print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
+        _write(trunk, tokenizer, _card(args, config, trunk, figures), out / "model")
+        print(f"model: {out / 'model'}")
+    return 0
+
+
+def _check(args: argparse.Namespace, config: "LmConfig", out: Path) -> None:
+    """Refuse wrong options before anything is read, and set the threads."""
+    import torch
+
+    from speechmtp.cli.options import check_device
+    from speechmtp.config import load_config
+
+    check_device(args.device)
+    if args.threads < 0:
+        raise ConfigError(f"--threads {args.threads}: expected 0 or more")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    known = out / "config.yaml"
+    if known.exists() and not args.resume:
+        raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
+    if known.exists() and load_config(type(config), known) != config:
+        raise CheckpointError(
+            f"{known}: differs from the configuration given; resume with the same one or change --out"
+        )
+
+
+def _documents(args: argparse.Namespace, config: "LmConfig") -> tuple[list[str], list[str]]:
+    """Training and development documents."""
+    from speechmtp.training.tasks.lm import read_documents
+
+    train = read_documents(args.text, config.lines)
+    if args.dev:
+        return train, read_documents(args.dev, config.lines)
+    if config.held_out >= len(train):
+        raise ConfigError(
+            f"{args.text}: {len(train)} documents, held_out {config.held_out}; lower `held_out` or give --dev"
+        )
+    return train[: -config.held_out], train[-config.held_out :]
+
+
+def _tokenizer(config: "LmConfig", train: list[str], out: Path) -> Any:
+    """The tokenizer named, that of the training which goes on, or a new one."""
+    from speechmtp.training.tasks.lm import load_tokenizer, train_bpe
+
+    if config.tokenizer:
+        return load_tokenizer(config.tokenizer)
+    kept = out / "tokenizer"
+    return load_tokenizer(kept) if (out / "config.yaml").exists() else train_bpe(train, config.vocab_size)
+
+
+def _keep(config: "LmConfig", tokenizer: Any, out: Path) -> None:
+    """Store the tokenizer, then the configuration, whose file says that a training has begun."""
+    from speechmtp.config import write_yaml
+
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "config.yaml").exists():
+        return
+    tokenizer.save_pretrained(out / "tokenizer")
+    temporary = out / "config.yaml.tmp"
+    write_yaml(temporary, config)
+    temporary.replace(out / "config.yaml")
+
+
+def _write(trunk: "Trunk", tokenizer: Any, card: str, folder: Path) -> None:
+    """A folder of transformers with its card."""
+    from speechmtp.models.causal_lm import quiet_transformers
+
+    with quiet_transformers():
+        trunk.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    (folder / "card.md").write_text(card, encoding="utf-8")
+
+
+def _card(args: argparse.Namespace, config: "LmConfig", trunk: "Trunk", figures: dict[str, float]) -> str:
+    size = sum(p.numel() for p in trunk.parameters())
+    dev = Path(args.dev).name if args.dev else f"the last {config.held_out} documents of it"
+    return (
+        f"# Model card\n\nCausal language model, {config.model.family}, {size} parameters, {trunk.vocab_size} pieces, "
+        f"trained from random weights by `speechmtp train lm` on {Path(args.text).name}: {config.steps} updates of "
+        f"{config.rows} x {config.size} tokens, {figures['epochs']:.2f} epochs, seed {config.seed}. Documents of "
+        f"{config.lines} lines.\n\nDevelopment figures ({dev}):\n- perplexity a token: {figures['perplexity']:.2f}\n"
+        f"- nats a token: {figures['nats']:.3f}\n"
+    )

@@ -1,0 +1,132 @@
+"""Where drafts stand in a trunk call, and drafts and verdicts of several strategies as one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from speechmtp.decoding.state import Batch
+from speechmtp.types import Accepted, Draft, ancestors_of
+
+
+def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs [B, Q, C], positions [B, Q] and ancestors (None: a chain) of each row's pending entries and draft."""
+    pending, size = batch.pending, draft.tokens.shape[1]
+    if size == 0:
+        return pending.embeddings, pending.positions, None
+    tokens = batch.trunk.embed(draft.tokens.clamp_min(0)).to(pending.embeddings.dtype)
+    places = pending.next_position[:, None] + draft.depth
+    entries = pending.embeddings.shape[1]
+    if min(batch.entries) == entries:  # all rows' nodes begin at one place
+        inputs, positions = torch.cat([pending.embeddings, tokens], 1), torch.cat([pending.positions, places], 1)
+        return inputs, positions, None if draft.chain else _behind(draft.ancestors, entries)
+    rows, _, width = pending.embeddings.shape
+    queries = entries + size
+    nodes = pending.lengths[:, None] + torch.arange(size, device=tokens.device)
+    inputs = pending.embeddings.new_zeros(rows, queries, width)
+    inputs[:, :entries] = pending.embeddings
+    inputs.scatter_(1, nodes[..., None].expand(-1, -1, width), tokens)
+    positions = pending.positions.new_zeros(rows, queries)
+    positions[:, :entries] = pending.positions
+    positions.scatter_(1, nodes, places)
+    if draft.chain:
+        return inputs, positions, None
+    parent = torch.arange(-1, queries - 1, device=nodes.device).repeat(rows, 1)
+    parent.scatter_(1, nodes, draft.parent + pending.lengths[:, None])
+    return inputs, positions, ancestors_of(parent)
+
+
+def _behind(ancestors: Tensor, entries: int) -> Tensor:
+    """Ancestors [B, Q, Q] of nodes behind a chain of `entries` entries."""
+    rows, size, _ = ancestors.shape
+    seen = ancestors.new_zeros(rows, entries + size, entries + size)
+    seen[:, :entries, :entries] = torch.ones(entries, entries, dtype=torch.bool, device=seen.device).tril_()
+    seen[:, entries:, :entries] = True
+    seen[:, entries:, entries:] = ancestors
+    return seen
+
+
+def slots_behind(hidden: Tensor, lengths: Tensor, size: int) -> Tensor:
+    """States [B, P + 1, C] of each row's last pending entry and its draft, from those [B, Q, C] of the call."""
+    nodes = torch.arange(-1, size, device=hidden.device)
+    slots = (lengths[:, None] + nodes).clamp(max=hidden.shape[1] - 1)
+    return hidden.gather(1, slots[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+def committed(batch: Batch, accepted: Accepted, queries: int) -> Tensor:
+    """Entries [B, Q] of the call to keep: the pending ones, then the accepted path."""
+    path = accepted.path
+    steps = torch.arange(queries, device=path.device)
+    if path.shape[1] == 0:
+        return steps.expand(len(path), -1)
+    place = steps - batch.pending.lengths[:, None]
+    nodes = path.gather(1, place.clamp(0, path.shape[1] - 1)) + batch.pending.lengths[:, None]
+    return torch.where((place >= 0) & (place < accepted.count[:, None]), nodes, steps)
+
+
+def trim(draft: Draft, limits: Sequence[int]) -> Draft:
+    """The draft without what is deeper than each row's limit."""
+    size = draft.tokens.shape[1]
+    if draft.chain and min(limits) >= size:
+        return draft
+    most = torch.tensor(list(limits), device=draft.tokens.device)[:, None]
+    keep = (draft.tokens >= 0) & (draft.depth < most)
+    width = int(keep.sum(1).max()) if len(keep) else 0
+    tokens = draft.tokens.masked_fill(~keep, -1)
+    confidence, q = draft.confidence, draft.q
+    if draft.chain:
+        cut = [None if x is None else x[:, :width] for x in (confidence, q)]
+        return Draft(tokens[:, :width], draft.parent[:, :width], cut[0], q=cut[1])
+    order = (~keep).long().sort(dim=1, stable=True).indices[:, :width]
+    steps = torch.arange(width, device=order.device).expand_as(order)
+    new = order.new_zeros(len(order), size + 1).scatter_(1, order + 1, steps)
+    parent = draft.parent.gather(1, order)
+    parent = torch.where(parent < 0, -1, new.gather(1, parent + 1))
+    rows = torch.arange(len(order), device=order.device)[:, None]
+    return Draft(
+        tokens[rows, order], parent, None if confidence is None else confidence[rows, order], False,
+        None if q is None else q[rows, order], draft.ancestors[rows[..., None], order[:, :, None], order[:, None]],
+    )  # fmt: skip
+
+
+def merge_drafts(drafts: Sequence[Draft], parts: Sequence[Sequence[int]]) -> Draft:
+    """Drafts of several strategies as one; rows `parts[i]` of it are those of `drafts[i]`. For the trunk's call only:
+    each strategy judges its own."""
+    rows, size = sum(map(len, parts)), max(draft.tokens.shape[1] for draft in drafts)
+    tokens = drafts[0].tokens.new_full((rows, size), -1)
+    for draft, part in zip(drafts, parts):
+        tokens[list(part), : draft.tokens.shape[1]] = draft.tokens
+    if all(draft.chain for draft in drafts):
+        return Draft(tokens, torch.arange(-1, size - 1, device=tokens.device).expand_as(tokens))
+    parent = torch.full_like(tokens, -1)
+    seen = torch.eye(size, dtype=torch.bool, device=tokens.device).repeat(rows, 1, 1)
+    for draft, part in zip(drafts, parts):
+        own, at = draft.tokens.shape[1], torch.tensor(list(part), device=tokens.device)
+        parent[at, :own] = draft.parent
+        seen[at[:, None], torch.arange(own, device=at.device), :own] = draft.ancestors
+    return Draft(tokens, parent, chain=False, seen=seen)
+
+
+def merge_accepted(verdicts: Sequence[Accepted], parts: Sequence[Sequence[int]], size: int) -> Accepted:
+    """Verdicts of several strategies in the order of the live rows; paths are padded to `size`."""
+    rows = sum(map(len, parts))
+    path = verdicts[0].path.new_full((rows, size), -1)
+    count, token = (path.new_zeros(rows) for _ in range(2))
+    for verdict, part in zip(verdicts, parts):
+        at = list(part)
+        path[at, : verdict.path.shape[1]] = verdict.path
+        count[at], token[at] = verdict.count, verdict.next
+    return Accepted(path, count, token)
+
+
+def path_prefixes(live: Sequence[list[int]], draft: Draft) -> list[list[list[int]]]:
+    """For every row what stands before the token behind its base token and behind each node; `live` is what stands
+    before the first."""
+    found = []
+    for prefix, tokens, parents in zip(live, draft.tokens.tolist(), draft.parent.tolist()):
+        row = [prefix]
+        for token, above in zip(tokens, parents):
+            # Nothing reads what stands behind an absent node.
+            row.append([*row[above + 1], token] if token >= 0 else prefix)
+        found.append(row)
+    return found

@@ -1,0 +1,166 @@
+"""Counter-based noise: every uniform and Gumbel is a pure function of (seed, stream, output index, token, purpose).
+
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") in integer operations, and
+logarithms built from float32 operations that are each exactly rounded: the same bits on every device, for
+every batch and every draft. The output index counts the tokens drawn so far in the stream, marks included.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from speechmtp.errors import ShapeError
+
+TARGET = 0  # noise of the target law; the draft shares it under seeded coupling
+ACCEPT = 1  # the uniform of an acceptance test
+FOLLOW = 2  # the token behind the accepted ones
+DRAFT = 3  # the draft's own noise, where it may not share the target's
+
+_ROUNDS = 10
+# Constants are zero-dimensional: torch takes them on every device, three times as fast as Python's floats.
+_WORD = torch.tensor(0xFFFFFFFF)
+_HALF = torch.tensor(0.5)
+_ONE = torch.tensor(1.0)
+_TO_UNIT = torch.tensor(2.0**-32)
+_BELOW_ONE = torch.tensor(1 - 2.0**-24)
+_NEAR_ZERO = torch.tensor(0.29)  # below it 1 - x has no exponent to split, see `_gumbel`
+# Bits of sqrt(1/2): a float's bits less these hold, above bit 22, its exponent for a mantissa in [sqrt 1/2, sqrt 2).
+_ROOT_HALF_BITS = torch.tensor(0x3F3504F3, dtype=torch.int32)
+_EXPONENT_BITS = torch.tensor(-(1 << 23), dtype=torch.int32)
+# log 2 in two parts, the first short enough for an exact product; 2^-23 as exponents stay in their place.
+_LOG2_HIGH = torch.tensor(0.693359375 * 2.0**-23)
+_LOG2_LOW = torch.tensor(-2.12194440e-4 * 2.0**-23)
+# -(log(1 + f) - f + f^2 / 2) / f^3, highest power first: the minimax polynomial of the Cephes library's logf.
+_MINUS_LOG = torch.tensor(
+    [
+        -7.0376836292e-2,
+        1.1514610310e-1,
+        -1.1676998740e-1,
+        1.2420140846e-1,
+        -1.4249322787e-1,
+        1.6668057665e-1,
+        -2.0000714765e-1,
+        2.4999993993e-1,
+        -3.3333331174e-1,
+    ]
+).unbind()
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise of a batch: `seeds` [B] (64 bits, negative ones as two's complement), `streams` [B], both int64.
+
+    A stream is a request, not a row of the batch; 32 bits of it count. Raises ShapeError on anything else.
+    """
+
+    seeds: Tensor
+    streams: Tensor
+
+    def __post_init__(self) -> None:
+        for name, value in (("seeds", self.seeds), ("streams", self.streams)):
+            if value.dtype != torch.int64 or value.ndim != 1 or value.shape != self.seeds.shape:
+                raise ShapeError(
+                    f"noise: {name} {list(value.shape)} of {value.dtype}, int64 [B] expected for both; "
+                    "give one seed and one stream a row"
+                )
+
+    def select(self, rows: Tensor) -> "Noise":
+        """The noise of some rows (indices or a mask)."""
+        return Noise(self.seeds[rows], self.streams[rows])
+
+    def uniform(self, position: Tensor, purpose: int = ACCEPT) -> Tensor:
+        """One number a row at output indices `position` [B]: float64 [B] strictly between 0 and 1.
+
+        52 bits and a half, so that neither `u < ratio` nor `u <= ratio` keeps a token of probability 0.
+        """
+        words = self._words(position[:, None], 1, purpose)[:, 0, 0]
+        return ((words[:, 0] << 20) + (words[:, 1] >> 12)).double().add_(0.5).mul_(2.0**-52)
+
+    def gumbel(self, position: Tensor, size: int, purpose: int, node: Tensor | None = None) -> Tensor:
+        """Standard Gumbel noise float32 [B, P, size] at output indices `position` [B, P], for each token id.
+
+        `node` [B, P], or any shape that broadcasts to it, is the drafted node whose children are drawn, -1 for
+        the base token; `position` is then the base token's for all nodes. DRAFT needs it: the
+        next draft starts inside what was rejected of this one, and a rule such as block verification has looked at
+        all of it, rejected tokens included, to decide where that start is. Noise used before would no longer be
+        independent of that decision. A start and a node occur together only once.
+        """
+        words = self._words(position, -(-size // 4), purpose, node)
+        return _gumbel(words.flatten(2)[..., :size])
+
+    def _words(self, position: Tensor, blocks: int, purpose: int, node: Tensor | None = None) -> Tensor:
+        """Words of the blocks 0 .. `blocks` - 1 at `position` [B, P]: int64 [B, P, blocks, 4] below 2^32."""
+        if position.ndim != 2 or position.shape[0] != self.seeds.shape[0]:
+            raise ShapeError(
+                f"noise: positions {list(position.shape)} for {self.seeds.shape[0]} seeds, [B, P] or [B] of as many "
+                "rows expected; select the same rows of both"
+            )
+        # Rows 0 and 1 hold the counter's words 0 and 2, which are multiplied, as int64 below 2^32: the halves of a
+        # product are then views, and writing a lower half keeps it there. Of rows 2-3 and 4-5 one pair takes the
+        # products, the other holds words 3 and 1, each where the product is that it meets.
+        table = position.new_zeros(6, *position.shape, blocks)
+        halves = table.view(torch.int32)
+        lower = halves[..., ::2]
+        low, high, lanes = lower.unbind(), halves[..., 1::2].unbind(), lower[:2]
+        low[0].copy_(torch.arange(blocks, device=position.device))
+        low[1].copy_(self.streams[:, None, None])
+        low[2].fill_(purpose)
+        if node is not None:
+            low[2].add_((node[..., None] + 1) << 8)
+        low[3].copy_(position[..., None])
+        factors, *pairs = table.split(2)
+        multipliers, _ = _constants(position.device)
+        for number, key in enumerate(self._keys):
+            held, made = (4, 2) if number % 2 else (2, 4)
+            torch.mul(factors, multipliers, out=pairs[made // 4])
+            torch.bitwise_xor(high[made + 1], low[held + 1], out=low[0])
+            torch.bitwise_xor(high[made], low[held], out=low[1])
+            lanes.bitwise_xor_(key)
+        # An even number of rounds: words 1 and 3 are back in rows 3 and 2, with a product's upper half.
+        word_0, word_2, word_3, word_1 = table[:4].unbind()
+        return torch.stack([word_0, word_1, word_2, word_3], -1).bitwise_and_(_WORD)
+
+    @cached_property
+    def _keys(self) -> tuple[Tensor, ...]:
+        """The rounds' keys, int32 [2, B, 1, 1] each."""
+        halves = self.seeds.contiguous().view(torch.int32).view(-1, 2).T
+        return (halves[..., None, None] + _constants(self.seeds.device)[1]).unbind()
+
+
+@lru_cache(maxsize=8)
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Multipliers of the two lanes, int64 [2, 1, 1, 1], and what each round adds to the key, int32 [10, 2, 1, 1, 1]."""
+    multipliers = torch.tensor([0xD2511F53, 0xCD9E8D57], device=device).view(2, 1, 1, 1)
+    weyl = torch.tensor([0x9E3779B9, 0xBB67AE85], device=device) * torch.arange(_ROUNDS, device=device)[:, None]
+    return multipliers, weyl.to(torch.int32).view(_ROUNDS, 2, 1, 1, 1)
+
+
+def _gumbel(words: Tensor) -> Tensor:
+    """-log(-log u), u = 1 - x from 32-bit words: float32, of the same shape.
+
+    The winning tail is small x, where float32 is fine-grained: -2.8 .. 22.9.
+    """
+    x = words.float().add_(_HALF).mul_(_TO_UNIT).clamp_(max=_BELOW_ONE)
+    exponent, f = _split(_ONE - x)
+    f = torch.where(x < _NEAR_ZERO, x.neg_(), f)  # the exponent is 0 there, and -x has digits that 1 - x has lost
+    return _minus_log(*_split(_minus_log(exponent, f)))
+
+
+def _split(value: Tensor) -> tuple[Tensor, Tensor]:
+    """(2^23 e, f) with value = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for positive normal float32."""
+    bits = value.view(torch.int32)
+    exponent = (bits - _ROOT_HALF_BITS).bitwise_and_(_EXPONENT_BITS)
+    return exponent.float(), (bits - exponent).view(torch.float32).sub_(_ONE)
+
+
+def _minus_log(exponent: Tensor, f: Tensor) -> Tensor:
+    """-log of what `_split` took apart; every product and every sum is rounded by itself, none is fused."""
+    square = f * f
+    y = f * _MINUS_LOG[0]
+    for coefficient in _MINUS_LOG[1:-1]:
+        y.add_(coefficient).mul_(f)
+    y.add_(_MINUS_LOG[-1]).mul_(f).mul_(square)
+    y.sub_(exponent * _LOG2_LOW).add_(square.mul_(_HALF)).sub_(f)
+    return y.sub_(exponent.mul_(_LOG2_HIGH))

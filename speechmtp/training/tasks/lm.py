@@ -1,0 +1,246 @@
+"""Task `lm`: a causal language model of transformers, and its byte-level BPE tokenizer, from plain text alone."""
+
+import gzip
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechmtp.data.batch import seeded
+from speechmtp.errors import ConfigError, DataError
+from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
+from speechmtp.training.loop import LoopConfig, finished, load_finished, run_phase
+from speechmtp.training.losses import in_chunks, rows_ce
+from speechmtp.training.optim import OptimConfig
+
+SPECIAL = ("<pad>", "<s>", "</s>")
+BYTES = 256
+CHUNK = 1024  # tokens whose logits stand in memory at a time
+
+
+@dataclass(frozen=True)
+class LmConfig:
+    """One training of a language model.
+
+    `tokenizer`: a folder with a tokenizer of transformers; none: a byte-level BPE of `vocab_size` pieces is trained on
+    the text. `lines` consecutive lines of a text file make a document; `held_out` of the last documents are the
+    development set where no file is given. `rows` of `size` tokens a batch.
+    """
+
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    model: ScratchTrunkConfig = field(default_factory=ScratchTrunkConfig)
+    tokenizer: str = ""
+    vocab_size: int = 1024
+    lines: int = 8
+    held_out: int = 200
+    steps: int = 2000
+    rows: int = 8
+    size: int = 256
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=2e-3, warmup=100, schedule="cosine", clip=1.0, ema=0.99)
+    )
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("lines", "held_out", "steps", "rows"), 1)
+        least |= {"size": 2, "vocab_size": BYTES + len(SPECIAL)}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise ConfigError(f"lm: {name} {getattr(self, name)}, expected {smallest} or more")
+
+
+@dataclass(frozen=True)
+class LmBatch:
+    """Tokens, the token behind each (-1: none), positions and documents (-1: padding), all [B, L]."""
+
+    ids: Tensor
+    labels: Tensor
+    positions: Tensor
+    segments: Tensor
+
+
+def read_documents(path: str | Path, lines: int) -> list[str]:
+    """Documents of `lines` consecutive lines joined by blanks; `.gz` files are unpacked, empty lines left out."""
+    packed = Path(path).suffix == ".gz"
+    try:
+        raw = Path(path).read_bytes()
+        text = (gzip.decompress(raw) if packed else raw).decode("utf-8")
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}; a text file is expected") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; convert the file") from error
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    if not found:
+        raise DataError(f"{path}: no text; a sentence a line is expected")
+    return [" ".join(found[i : i + lines]) for i in range(0, len(found), lines)]
+
+
+def train_bpe(documents: Iterable[str], vocab_size: int) -> Any:
+    """A byte-level BPE tokenizer of at most `vocab_size` pieces as a fast tokenizer of transformers, which puts `<s>`
+    before a text and knows `</s>` as its end."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = Tokenizer(models.BPE())
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    options: dict[str, Any] = {
+        "vocab_size": vocab_size, "special_tokens": list(SPECIAL), "show_progress": False,
+        "initial_alphabet": pre_tokenizers.ByteLevel.alphabet(),
+    }  # fmt: skip
+    tokens.train_from_iterator(documents, trainers.BpeTrainer(**options))
+    pad, bos, eos = SPECIAL
+    opening = [(bos, tokens.token_to_id(bos))]
+    tokens.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=opening)
+    return PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token=pad, bos_token=bos, eos_token=eos)
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer in a folder of transformers; one without an end token is an error."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"tokenizer {folder}: cannot be loaded: {reason}; give a folder of transformers") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"tokenizer {folder}: no end token; set eos_token in its tokenizer_config.json")
+    return tokenizer
+
+
+def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]]:
+    """Token ids of documents, with the opening token where the tokenizer has one, the end token behind them."""
+    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
+    return [[*opening, *ids, tokenizer.eos_token_id] for ids in encoded]
+
+
+class PackedDocuments:
+    """Documents laid end to end, in another order each epoch, and cut into rows of `size` tokens.
+
+    A document that a row ends in goes on in the next row, whose first token is the one that the last row's last token
+    was asked for: every token but a document's first is asked for once an epoch. Batch n is a function of n.
+    """
+
+    def __init__(self, texts: Sequence[Sequence[int]], rows: int, size: int, seed: int) -> None:
+        self._texts = [np.array(text, dtype=np.int32) for text in texts if len(text) > 1]
+        if not self._texts:
+            raise DataError("lm: no document of two tokens or more; give a longer text")
+        self._together, self._size, self._seed = rows, size, seed
+        self.tokens = sum(len(text) - 1 for text in self._texts)
+        self.rows = math.ceil(self.tokens / size)  # of an epoch
+        self._laid: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def batch(self, number: int) -> LmBatch:
+        """Batch `number`; epochs follow one another without end."""
+        places = (divmod(number * self._together + i, self.rows) for i in range(self._together))
+        return self._batch([self._epoch(epoch)[:, place] for epoch, place in places])
+
+    def epoch(self) -> Iterable[LmBatch]:
+        """Batches of every row once."""
+        laid = self._epoch(0)
+        for start in range(0, self.rows, self._together):
+            yield self._batch(list(laid[:, start : start + self._together].unbind(1)))
+
+    def _batch(self, rows: list[Tensor]) -> LmBatch:
+        ids, labels, segments = torch.stack(rows, 1).long().unbind(0)
+        index = torch.arange(self._size)
+        opens = segments[:, 1:] != segments[:, :-1]
+        starts = torch.nn.functional.pad(opens.long(), (1, 0)) * index
+        return LmBatch(ids, labels, index - starts.cummax(1).values, segments)
+
+    def _epoch(self, number: int) -> Tensor:
+        """Tokens, labels and documents [3, rows, size] of an epoch."""
+        if self._laid[0] != number:
+            order = seeded("lm", self._seed, number).permutation(len(self._texts)).tolist()
+            texts = [self._texts[i] for i in order]
+            laid = np.full((3, self.rows * self._size), -1, dtype=np.int32)
+            laid[0] = 0  # any token will do as padding
+            laid[0, : self.tokens] = np.concatenate([text[:-1] for text in texts])
+            laid[1, : self.tokens] = np.concatenate([text[1:] for text in texts])
+            laid[2, : self.tokens] = np.repeat(order, [len(text) - 1 for text in texts])
+            self._laid = number, torch.from_numpy(laid.reshape(3, self.rows, self._size))
+        return self._laid[1]
+
+
+class LmPhase:
+    """A causal LM on packed documents."""
+
+    name = "lm"
+
+    def __init__(
+        self, config: LmConfig, trunk: Trunk, train: PackedDocuments, dev: PackedDocuments, precision: torch.dtype
+    ) -> None:
+        self.steps, self.optim, self.module = config.steps, config.optim, trunk
+        self._trunk, self._train, self._dev, self._precision = trunk, train, dev, precision
+        self._device = trunk.unembedding().weight.device
+        trunk.train()
+
+    def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
+        """All weights, at the full learning rate."""
+        return ((p, 1.0) for p in self._trunk.parameters())
+
+    def batch(self, number: int) -> LmBatch:
+        """Rows of packed documents."""
+        return self._train.batch(number)
+
+    def weight(self, batch: LmBatch) -> float:
+        """Tokens asked for."""
+        return float((batch.labels >= 0).sum())
+
+    def loss(self, batch: LmBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Summed cross-entropy of the tokens asked for."""
+        with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
+            return self._nats(batch), {}
+
+    def _nats(self, batch: LmBatch) -> Tensor:
+        ids, labels, positions, segments = (
+            part.to(self._device) for part in (batch.ids, batch.labels, batch.positions, batch.segments)
+        )
+        hidden = self._trunk(self._trunk.embed(ids), positions, segments).hidden
+        asked = labels >= 0
+        return in_chunks(lambda h, y: rows_ce(self._trunk.unembed(h), y), CHUNK, hidden[asked], labels[asked])
+
+    def evaluate(self) -> dict[str, float]:
+        """Nats a token and perplexity on the development set."""
+        nats = sum(float(self._nats(batch)) for batch in self._dev.epoch()) / self._dev.tokens
+        return {"score": nats, "nats": nats, "perplexity": math.exp(nats)}
+
+
+def train_lm(
+    config: LmConfig, tokenizer: Any, train: Sequence[str], dev: Sequence[str], out: Path, precision: torch.dtype,
+    resume: bool = False, device: torch.device | None = None,
+) -> tuple[Trunk, dict[str, float]]:  # fmt: skip
+    """Train a model on documents `train`, its checkpoints chosen on `dev`, in folder `out`; returns it with its
+    development figures."""
+    torch.manual_seed(config.seed)
+    trunk = build_trunk(config.model, len(tokenizer)).to(device)
+    set_special_tokens(trunk, tokenizer)
+    text, held_out = (
+        PackedDocuments(encode_documents(tokenizer, texts), config.rows, config.size, config.seed)
+        for texts in (train, dev)
+    )
+    phase = LmPhase(config, trunk, text, held_out, precision)
+    if resume and finished(out):
+        figures = load_finished(trunk, out)
+    else:
+        figures = run_phase(phase, out, config.loop, config.seed, resume)
+    trunk.eval()
+    return trunk, figures | {"epochs": config.steps * config.rows / text.rows}
+
+
+def set_special_tokens(trunk: Trunk, tokenizer: Any) -> None:
+    """Tell a model which of its tokens open, end and pad a text."""
+    from transformers import GenerationConfig
+
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    for name in names:
+        setattr(trunk.model.config, name, getattr(tokenizer, name))
+    trunk.model.generation_config = GenerationConfig(**{name: getattr(tokenizer, name) for name in names})
