@@ -227,18 +227,18 @@ def load_draft_model(name: str, base: Bundle) -> SpeechLM:
     """A small speech LLM that drafts for `base`: its adapter and trunk behind the base's own encoder, whose output
     both can be given, on the base's device and in its dtype; another vocabulary or encoder is a CheckpointError."""
     draft = load_without_heads(name)
+    source = base.name if base.name in EMBEDDED else base.folder
     if draft.tokenizer.sha256 != base.tokenizer.sha256:
         raise CheckpointError(
             f"draft model {name}: another vocabulary, {len(draft.tokenizer)} pieces (sha256 "
-            f"{draft.tokenizer.sha256[:8]}), expected the {len(base.tokenizer)} pieces of {base.name} (sha256 "
+            f"{draft.tokenizer.sha256[:8]}), expected the {len(base.tokenizer)} pieces of {source} (sha256 "
             f"{base.tokenizer.sha256[:8]}); train it with the base's tokenizer"
         )
     own = base.model.encoder
     model = draft.model.to(device=own.mean.device, dtype=own.mean.dtype)
     if model.config.encoder != own.config or weights_digest(model.encoder) != weights_digest(own):
-        source = base.name if base.name in EMBEDDED else base.folder
         raise CheckpointError(
-            f"draft model {name}: its encoder is not that of {base.name}; train it with encoder_from={source}, stored "
+            f"draft model {name}: its encoder is not that of {source}; train it with encoder_from={source}, stored "
             f"alike (--storage)"
         )
     model.encoder = own

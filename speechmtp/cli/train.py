@@ -105,10 +105,11 @@ def _export(trained: "Trained", config: "AsrConfig", train: "DataDir", folder: P
 
     hours = sum(train.durations.values()) / 3600
     figures = "\n".join(f"- {name}: {value:.2f}" for name, value in trained.figures.items() if name != "score")
+    encoder = f", behind the encoder of {config.encoder_from}" if config.encoder_from else ""
     card = (
         f"# Model card\n\nTrained by `speechmtp train asr` on {len(train)} utterances ({hours:.2f} h), seed "
-        f"{config.seed}, phases {', '.join(p.name for p in config.phases)}.\n\nDevelopment figures of the last "
-        f"phase (error rates of words and tokens in percent, `ctc_`: of the CTC head alone):\n{figures}\n"
+        f"{config.seed}, phases {', '.join(p.name for p in config.phases)}{encoder}.\n\nDevelopment figures of the "
+        f"last phase (error rates of words and tokens in percent, `ctc_`: of the CTC head alone):\n{figures}\n"
     )
     bundle = Bundle(
         BundleConfig(features=config.features, model=trained.model.config, normalizer=config.normalizer),

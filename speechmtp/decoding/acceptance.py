@@ -116,9 +116,9 @@ def settle(
         last = stop.argmax(1)
         return accepted_to(last, follow[rows, last].argmax(-1), draft)
     assert drawn is not None
-    up_to = stop.cumsum(1)
+    up_to = stop.double().cumsum(1)
     # The total may miss 1 by rounding, and a slot of probability 0 must not be hit at either end.
-    mark = noise.uniform(drawn, ACCEPT).to(stop.dtype)[:, None] * up_to[:, -1:]
+    mark = noise.uniform(drawn, ACCEPT)[:, None] * up_to[:, -1:]
     last = (up_to <= mark).sum(1).clamp_max(stop.shape[1] - 1)
     count = last if draft.chain else depth_of(last, draft)
     law = follow[rows, last]

@@ -144,7 +144,7 @@ def _start(plan: Plan, batch: Batch, noise: Noise | None, count: int) -> _Lane:
         )
     source = plan.sources.of(drafter.source) if drafter.source else None
     if drafter.source and len(source[1] if drafter.source == "model" and source else source or ()) != len(rows):
-        raise ShapeError(f"strategy: needs {drafter.source} for {len(rows)} rows")
+        raise ShapeError(f"strategy: needs {drafter.source} token lists for {len(rows)} rows")
     index = torch.tensor(rows, dtype=torch.long, device=batch.pending.embeddings.device)
     rule = plan.rule if noise is not None else plan.rule.undrawn()
     state = DecodeState(rows, rows, batch, rule.draws, noise=None if noise is None else noise.select(index))

@@ -81,11 +81,11 @@ class Noise:
     def gumbel(self, position: Tensor, size: int, purpose: int, node: Tensor | None = None) -> Tensor:
         """Standard Gumbel noise float32 [B, P, size] at output indices `position` [B, P], for each token id.
 
-        `node` [B, P], or any shape that broadcasts to it, is the drafted node whose children are drawn, -1 for
-        the base token; `position` is then the base token's for all nodes. DRAFT needs it: the
-        next draft starts inside what was rejected of this one, and a rule such as block verification has looked at
-        all of it, rejected tokens included, to decide where that start is. Noise used before would no longer be
-        independent of that decision. A start and a node occur together only once.
+        `node` [B, P], or a shape that broadcasts to it, belongs to DRAFT: the drafted node whose children are drawn,
+        -1 for the base token, while `position` is the base token's output index for all nodes. Drafts overlap: the
+        next one starts inside what was rejected of this one, at a place that a rule such as block verification
+        chose by looking at every drafted token, the rejected ones included. Noise used again there would depend on
+        that choice. A base token's index and a node meet only once, so nothing is used again.
         """
         words = self._words(position, -(-size // 4), purpose, node)
         return _gumbel(words.flatten(2)[..., :size])
@@ -100,7 +100,7 @@ class Noise:
         # Rows 0 and 1 hold the counter's words 0 and 2, which are multiplied, as int64 below 2^32: the halves of a
         # product are then views, and writing a lower half keeps it there. Of rows 2-3 and 4-5 one pair takes the
         # products, the other holds words 3 and 1, each where the product is that it meets.
-        table = position.new_zeros(6, *position.shape, blocks)
+        table = position.new_zeros(6, *position.shape, blocks, dtype=torch.int64)
         halves = table.view(torch.int32)
         lower = halves[..., ::2]
         low, high, lanes = lower.unbind(), halves[..., 1::2].unbind(), lower[:2]
@@ -144,7 +144,7 @@ def _gumbel(words: Tensor) -> Tensor:
     """
     x = words.float().add_(_HALF).mul_(_TO_UNIT).clamp_(max=_BELOW_ONE)
     exponent, f = _split(_ONE - x)
-    f = torch.where(x < _NEAR_ZERO, x.neg_(), f)  # the exponent is 0 there, and -x has digits that 1 - x has lost
+    f = torch.where(x < _NEAR_ZERO, -x, f)  # the exponent is 0 there, and -x has digits that 1 - x has lost
     return _minus_log(*_split(_minus_log(exponent, f)))
 
 

@@ -10,6 +10,7 @@ from cases import Case, Scripted, make_case
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft, settle
+from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.state import DecodeState
@@ -95,13 +96,8 @@ def test_fault_08_absent_nodes_are_never_accepted(rule: AcceptanceRule) -> None:
     assert accepted.count.tolist() == [1, 0, 3] and accepted.path[2].tolist() == [0, 2, 3, -1]
 
 
-class UnevenTrees:
+class UnevenTrees(Drafter):
     """Trees of zeros whose paths differ in length from row to row; each row has nodes that hang nowhere."""
-
-    heads, source = False, None
-
-    def start(self, state: DecodeState, sources: list[list[int]] | None) -> None:
-        """No state."""
 
     def propose(self, state: DecodeState) -> Draft:
         """Row r has a path of r nodes and absent ones behind it."""
@@ -109,9 +105,9 @@ class UnevenTrees:
         parent = torch.tensor([[*range(-1, row - 1), *[-1] * (4 - row)] for row in state.rows])
         return Draft(tokens, parent, chain=False)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
         """Each row emits its own path and one token."""
-        assert [len(new) for new in emitted] == [min(row + 1, state.limits[row]) for row in state.rows]
+        assert [len(new) for new in emitted] == [min(row + 1, state.batch.limits[row]) for row in state.rows]
 
 
 def test_fault_08_unequal_paths_through_the_loop() -> None:

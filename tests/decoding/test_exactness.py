@@ -4,7 +4,7 @@ import oracle
 import pytest
 import tiny
 import torch
-from cases import Case, RandomTree, last_states, make_case, mutate
+from cases import Case, RandomTree, as_sources, last_states, make_case, mutate
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
@@ -115,7 +115,10 @@ def test_fault_13_heads_after_a_commit_know_what_a_fresh_prefill_knows() -> None
             torch.testing.assert_close(state.head_state.hidden, wanted, rtol=0, atol=1e-8)
             compared.append(len(state.rows))
 
-        drafter = RandomTree(seed, 4, probe=compare, heads=True)
+        class WithHeads(RandomTree):
+            heads = True
+
+        drafter = WithHeads(seed, 4, probe=compare)
         tokens, _ = case.run(drafter, sources=case.tokens, heads=tiny.heads("latent", 2, seed))
         assert tokens == case.tokens
     assert sum(compared) > 15 and max(compared) > 2, "many calls were looked at, some of them ragged"
@@ -150,7 +153,7 @@ def test_fault_30_in_float32_a_difference_sits_at_a_near_tie(seed: int) -> None:
     prompt = case.prompt
     single = type(prompt)(prompt.embeddings.float(), prompt.positions, prompt.lengths, prompt.next_position)
     run = lambda drafter, sources=None: generate(  # noqa: E731
-        case.trunk, None, single, drafter, GreedyMatch(), tiny.EOS, sources, case.limits, record_gaps=True
+        case.trunk, None, single, drafter, GreedyMatch(), tiny.EOS, as_sources(sources), case.limits, record_gaps=True
     )
     for row in range(len(case.tokens)):
         reference, traces = generate(
@@ -177,7 +180,7 @@ def test_from_features_to_tokens(family: str, adapter: CtcMergeConfig | StackCon
     lists = [[t for t in row[:n].unique_consecutive().tolist() if t != tiny.VOCAB]
              for row, n in zip(out.logits.argmax(-1), out.lengths.tolist())]  # fmt: skip
     limits = Limits(1, 4)
-    tokens, _ = generate(model.trunk, None, prompt, Recycled(), GreedyMatch(), tiny.EOS, lists, limits)
+    tokens, _ = generate(model.trunk, None, prompt, Recycled(), GreedyMatch(), tiny.EOS, as_sources(lists), limits)
     assert any(lists) and any(len(row) > 2 for row in tokens)
     for row, size in enumerate(sizes):
         alone = model.prompt(model.encode(frames[row : row + 1, :size], lengths[row : row + 1]))

@@ -11,7 +11,7 @@ from cases import Case, make_case
 from families import CONFIGS, NAMES, D
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import GreedyMatch
+from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.state import DecodeState
@@ -93,10 +93,11 @@ def test_fault_12_a_batch_equals_its_rows_alone(name: str) -> None:
         assert replace(one[0], gaps=[]) == replace(traces[row], gaps=[])
 
 
-class Watched:
+class Watched(AcceptanceRule):
     """Greedy acceptance that keeps the target logits it is shown."""
 
     exact = True
+    draws = "shared"
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []

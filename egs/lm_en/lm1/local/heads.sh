@@ -4,17 +4,18 @@ set -euo pipefail
 # shellcheck source=recipes/lib/stage.sh
 . "$SPEECHMTP_ROOT/recipes/lib/stage.sh"
 model=exp/big/model
-sets=()
+sets=() inputs=()
 mapfile -t lines < <(grep -v '^#' conf/sets.txt)
 for line in "${lines[@]}"; do
   read -r name _ options <<< "$line"
   read -ra words <<< "$options"
   sets+=(--heads "exp/heads/$name")
+  inputs+=(--in "exp/heads/$name/heads.safetensors")
   step --resumable --in "$model" --in data/heads.txt --in data/dev.txt --in conf/heads.yaml \
     --out "exp/heads/$name" --makes "exp/heads/$name/heads.safetensors" \
-    --via "$train_cmd" --log "exp/heads/log/$name.log" -- \
+    --via "${train_cmd:-run.py}" --log "exp/heads/log/$name.log" -- \
     speechmtp train heads --model "$model" --config conf/heads.yaml --train data/heads.txt --dev data/dev.txt \
     --out "exp/heads/$name" --threads 1 "${words[@]}"
 done
-step --in "$model" --in data/dev.txt --in exp/heads --in conf/sets.txt --out exp/report --stdout exp/report.txt -- \
+step --in "$model" --in data/dev.txt "${inputs[@]}" --out exp/report --stdout exp/report.txt -- \
   speechmtp heads report "$model" data/dev.txt "${sets[@]}" --opening 32 --most 96 --threads 1 --out exp/report

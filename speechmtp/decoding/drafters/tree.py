@@ -1,0 +1,287 @@
+"""Trees of the heads' tokens: one shape for all calls, or one grown anew from the heads' confidence at every call."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from speechmtp.decoding.choose import Choice, choose
+from speechmtp.decoding.drafters.contract import Drafter, empty_draft
+from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.trees import MOST_NODES, RANKS, TreeShape
+from speechmtp.errors import ConfigError
+from speechmtp.types import Draft
+
+
+@dataclass(frozen=True)
+class HeadTree(Drafter):
+    """A tree of one shape, `paths` as in `TreeShape.parse`; a node of rank j is the head's choice (or draw) number j
+    (Medusa, arXiv 2401.10774). Siblings stand in the order in which they were drawn, as the ratio rule asks them."""
+
+    paths: str
+    heads: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _ = self.shape  # a wrong path is said at once
+
+    @cached_property
+    def shape(self) -> TreeShape:
+        """The tree."""
+        return TreeShape.parse(self.paths)
+
+    @property
+    def depth(self) -> int:
+        """The deepest level; heads must reach it."""
+        return self.shape.depth
+
+    def start(self, state: DecodeState, source: Any) -> None:
+        """Nothing to keep."""
+        _check_width(state, self.shape.width)
+
+    def propose(self, state: DecodeState) -> Draft:
+        """Nothing at the prompt's call, where the heads have seen no trunk state yet."""
+        shape = self.shape if state.limits is None else self.shape.cut(max(state.limits))
+        if not state.prompted or not shape.paths:
+            return empty_draft(state)
+        plan = _planned(shape, state.device)
+        if _one_pass(state):
+            _, choice = _all_levels(state, shape.depth, shape.width)
+            parts = [_picked(choice, plan.picks)]
+        else:
+            parts = self._level_by_level(state, plan)
+        rows, q = len(state.rows), [part.q for part in parts if part.q is not None]
+        return Draft(
+            torch.cat([part.tokens for part in parts], 1), plan.parent.expand(rows, -1),
+            torch.cat([part.confidence for part in parts], 1), plan.chain, torch.cat(q, 1) if q else None,
+            plan.seen.expand(rows, -1, -1),
+        )  # fmt: skip
+
+    def _level_by_level(self, state: DecodeState, plan: "_Plan") -> list["Choice"]:
+        """Chosen tokens of each level; heads are asked behind nodes that have children."""
+        tokens = state.base_tokens()[:, None]
+        paths = tokens[:, :, None][..., :0]  # drafted tokens before those of the level
+        found: list[Choice] = []
+        first = 0
+        for d, level in enumerate(plan.levels, 1):
+            if d > 1:
+                tokens = found[-1].tokens[:, level.inner]
+                paths = torch.cat([paths[:, level.parent], tokens[..., None]], 2)
+            parent = level.parent.expand(len(tokens), -1)
+            found.append(_picked(_level(state, d, tokens, parent, paths, first, level.width)[1], level.picks))
+            first += tokens.shape[1]
+        return found
+
+
+@dataclass(frozen=True)
+class _LevelPlan:
+    """`inner` nodes of the level above, counted inside it, that have children here; `parent` of each, counted among the
+    inner ones above those; `picks`: this level's nodes among `width` choices behind each inner one."""
+
+    inner: Tensor
+    parent: Tensor
+    picks: Tensor
+    width: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A shape as tensors: `picks` [N] of its nodes among `depth` times `width` choices of all levels at once."""
+
+    parent: Tensor
+    seen: Tensor
+    picks: Tensor
+    chain: bool
+    levels: tuple[_LevelPlan, ...]
+
+
+@lru_cache(maxsize=64)
+def _planned(shape: TreeShape, device: torch.device) -> _Plan:
+    def ids(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    size, parents = len(shape.paths), shape.parents
+    seen = torch.eye(size, dtype=torch.bool)
+    for node, above in enumerate(parents):
+        if above >= 0:
+            seen[node] |= seen[above]
+    levels: list[_LevelPlan] = []
+    before, above_nodes = [-1], [-1]  # inner nodes two levels above, nodes of the level above
+    for nodes in shape.levels:
+        inner = sorted({parents[node] for node in nodes})
+        width = 1 + max(shape.paths[node][-1] for node in nodes)
+        picks = [inner.index(parents[node]) * width + shape.paths[node][-1] for node in nodes]
+        parent = [0 if node < 0 else before.index(parents[node]) for node in inner]
+        levels.append(_LevelPlan(ids([above_nodes.index(node) for node in inner]), ids(parent), ids(picks), width))
+        before, above_nodes = inner, list(nodes)
+    flat = [(len(path) - 1) * shape.width + path[-1] for path in shape.paths]
+    chain = parents == tuple(range(-1, size - 1))
+    return _Plan(ids(parents), seen.to(device), ids(flat), chain, tuple(levels))
+
+
+@dataclass(frozen=True)
+class DynamicTree(Drafter):
+    """The best `nodes` nodes of a tree that the heads' confidence grows (EAGLE-2, arXiv 2406.16858).
+
+    At each level the `width` nodes whose paths are likeliest get `width` children each; of all nodes the best are kept.
+    A node is worth no more than its parent and stands behind it, so that a tie never keeps a child alone.
+
+    Where tokens are drawn by noise of their own, for a ratio rule, leaving a drawn token out because of what it is
+    would bias the output: those left are likelier than their law says. Then every level has its share of the nodes,
+    which is divided among the parents by the laws of their children, before these are drawn, and all that was drawn is
+    kept. What is drawn decides only which nodes get children.
+    """
+
+    depth: int
+    width: int = 4
+    nodes: int = 24
+    heads: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name, low, most in (("depth", 0, None), ("width", 1, RANKS), ("nodes", 1, MOST_NODES)):
+            value = getattr(self, name)
+            if value < low or (most is not None and value > most):
+                raise ConfigError(f"tree: {name} {value}, expected {low} {f'to {most}' if most else 'or more'}")
+
+    def start(self, state: DecodeState, source: Any) -> None:
+        """Nothing to keep."""
+        _check_width(state, self.width)
+
+    def propose(self, state: DecodeState) -> Draft:
+        """Nothing at the prompt's call, where the heads have seen no trunk state yet."""
+        depth = min(self.depth, self.nodes, *([] if state.limits is None else [max(state.limits)]))
+        if not state.prompted or depth == 0:
+            return empty_draft(state)
+        own = state.noise is not None and state.draws == "own"
+        grown = _Grown(state, self.width)
+        once = _all_levels(state, depth, self.width) if _one_pass(state) else None
+        for d in range(1, depth + 1):
+            logits, choice = grown.ask(d) if once is None else grown.share(*once, d)
+            kept = None
+            if own:
+                left = self.nodes - grown.count
+                kept = grown.plan(logits, -(-left // (depth + 1 - d)))
+            grown.add(choice, kept)
+        return grown.draft(grown.count if own else self.nodes, self.width == 1)
+
+
+class _Grown:
+    """A tree of a batch of rows while it grows: candidates of all levels, and the nodes that get children next."""
+
+    def __init__(self, state: DecodeState, width: int) -> None:
+        self.state, self.width = state, width
+        self.count = 0  # candidates a row
+        self.asked = 0  # nodes whose children were chosen
+        self.tokens = state.base_tokens()[:, None]  # of the nodes that get children
+        self.above = torch.zeros_like(self.tokens)  # place of each one's parent among those of the level above
+        self.node = torch.full_like(self.tokens, -1)  # number of each as a candidate
+        self.paths = self.tokens[:, :, None][..., :0]
+        self.value: Tensor | None = None  # log confidence of their paths, None: 0
+        self.levels: list[tuple[Tensor, ...]] = []  # tokens, parent, value, confidence and perhaps q
+
+    def ask(self, d: int) -> tuple[Tensor, Choice]:
+        """Logits and `width` choices behind each node, by the heads."""
+        found = _level(self.state, d, self.tokens, self.above, self.paths, self.asked, self.width)
+        self.asked += self.tokens.shape[1]
+        return found
+
+    def share(self, logits: Tensor, choice: Choice, d: int) -> tuple[Tensor, Choice]:
+        """The same where a level's choices do not depend on the nodes. All may share one draw: at most one of them is
+        accepted, which is decided without these tokens."""
+        nodes, one = self.tokens.shape[1], slice(d - 1, d)
+        q = None if choice.q is None else choice.q[:, one].expand(-1, nodes, -1, -1)
+        shared = Choice(choice.tokens[:, one].expand(-1, nodes, -1), choice.confidence[:, one].expand(-1, nodes, -1), q)
+        return logits[:, one].expand(-1, nodes, -1), shared
+
+    def plan(self, logits: Tensor, most: int) -> Tensor:
+        """Which `most` children are to be drawn, from what is known before: places [B, M] among `width` a node."""
+        likeliest = logits.log_softmax(-1).topk(self.width, -1).values
+        if self.value is not None:
+            likeliest = likeliest + self.value[..., None]
+        flat = likeliest.flatten(1)
+        order = flat.sort(dim=1, descending=True, stable=True).indices[:, :most]  # stable: elder siblings first
+        return order.sort(1).values
+
+    def add(self, choice: Choice, kept: Tensor | None) -> None:
+        """Make children candidates, those at `kept` or all, and the likeliest of them the next to get children."""
+        value = choice.confidence.log().clamp_max(0.0)
+        if self.value is not None:
+            value = value + self.value[..., None]
+        level = [choice.tokens.flatten(1), value.flatten(1), choice.confidence.flatten(1)]
+        rows, size = level[0].shape
+        place = torch.arange(size, device=value.device).expand(rows, -1) if kept is None else kept
+        if kept is not None:
+            level = [part.gather(1, kept) for part in level]
+        q = [] if choice.q is None else [choice.q.flatten(1, 2)]
+        if q and kept is not None:
+            q = [q[0].gather(1, kept[..., None].expand(-1, -1, q[0].shape[-1]))]
+        tokens, value, confidence = level
+        above = place // self.width
+        self.levels.append((tokens, self.node.gather(1, above), value, confidence, *q))
+        best = value.topk(min(self.width, value.shape[1]), 1)
+        self.value, self.tokens, self.above = best.values, tokens.gather(1, best.indices), above.gather(1, best.indices)
+        self.node = self.count + best.indices
+        index = torch.arange(rows, device=value.device)[:, None]
+        self.paths = torch.cat([self.paths[index, self.above], self.tokens[..., None]], 2)
+        self.count += tokens.shape[1]
+
+    def draft(self, most: int, chain: bool) -> Draft:
+        """The best `most` candidates."""
+        tokens, parent, value, confidence, *q = (torch.cat(parts, 1) for parts in zip(*self.levels))
+        law = q[0] if q else None
+        if most < self.count:
+            # Candidates stand level by level, so that a stable order breaks ties by depth.
+            order = value.sort(dim=1, descending=True, stable=True).indices[:, :most].sort(1).values
+            number = torch.full_like(tokens, -1).scatter(
+                1, order, torch.arange(most, device=order.device).expand_as(order)
+            )
+            parent = parent.gather(1, order)
+            parent = number.gather(1, parent.clamp_min(0)).where(parent >= 0, -1)
+            tokens, confidence = tokens.gather(1, order), confidence.gather(1, order)
+            law = None if law is None else law.gather(1, order[..., None].expand(-1, -1, law.shape[-1]))
+        return Draft(tokens, parent, confidence, chain, law)
+
+
+def _check_width(state: DecodeState, width: int) -> None:
+    heads = state.heads
+    if heads is not None and width > heads.vocab_size:
+        raise ConfigError(
+            f"tree: {width} children, expected at most {heads.vocab_size}, the tokens that the heads draft"
+        )
+
+
+def _one_pass(state: DecodeState) -> bool:
+    """Whether choices of all levels are known before any token is."""
+    assert state.heads is not None
+    return state.heads.one_pass and not (state.processors is not None and state.processors.reads_prefix)
+
+
+def _all_levels(state: DecodeState, depth: int, k: int) -> tuple[Tensor, Choice]:
+    """Logits [B, depth, V'] and `k` choices of every level of a family that reads no drafted token."""
+    heads = state.heads
+    assert heads is not None
+    logits = heads.all_logits(heads.all_features(state.head_state)[:, :depth], state.head_state.unembed)
+    steps = torch.arange(1, depth + 1, device=logits.device)
+    return logits, choose(state, logits, heads.shortlist, steps, lambda: [], 0, k)
+
+
+def _level(
+    state: DecodeState, d: int, tokens: Tensor, parent: Tensor, paths: Tensor, first: int, k: int
+) -> tuple[Tensor, Choice]:
+    """Logits and `k` choices of level d behind nodes `tokens` [B, N], where drafted `paths` [B, N, d - 1] end."""
+    heads = state.heads
+    assert heads is not None
+    logits = heads.logits(heads.expand(state.head_state, d, tokens, parent), d, state.head_state.unembed)
+
+    def prefixes() -> list[list[list[int]]]:
+        return [[state.prefix(row) + path for path in nodes] for row, nodes in zip(state.rows, paths.tolist())]
+
+    return logits, choose(state, logits, heads.shortlist, d, prefixes, first, k)
+
+
+def _picked(choice: Choice, picks: Tensor) -> Choice:
+    """Some of all choices [B, N, k], in one row [B, M]."""
+    q = None if choice.q is None else choice.q.flatten(1, 2)[:, picks]
+    return Choice(choice.tokens.flatten(1)[:, picks], choice.confidence.flatten(1)[:, picks], q)

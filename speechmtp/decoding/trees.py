@@ -1,0 +1,122 @@
+"""Shapes of draft trees: which ranks are drafted behind which, and how a shape grows from measured acceptance."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from heapq import heappop, heappush
+from itertools import accumulate
+
+from speechmtp.errors import ConfigError
+
+MOST_NODES = 256
+RANKS = 10  # a rank is one digit
+
+Path = tuple[int, ...]
+Acceptance = Sequence[Sequence[float]] | Callable[[int, int], float]
+
+
+@dataclass(frozen=True)
+class TreeShape:
+    """Nodes as paths of ranks: (0, 2) is the third choice behind the first. Level by level, siblings by rank, so that
+    parents stand before their children and siblings in the order in which they are drawn."""
+
+    paths: tuple[Path, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "TreeShape":
+        """A shape from its `label`; parents have to be there before their children. ConfigError names a wrong path."""
+        found: dict[str, Path] = {}
+        for part in text.split("."):
+            if not (part.isascii() and part.isdigit()):
+                raise ConfigError(f"tree: path {part!r}, expected ranks from 0 to 9 as in 0.00.1")
+            if part in found:
+                raise ConfigError(f"tree: path {part} twice, expected each path once")
+            if len(part) > 1 and part[:-1] not in found:
+                raise ConfigError(
+                    f"tree: path {part} without {part[:-1]} before it; list parents before their children"
+                )
+            found[part] = tuple(map(int, part))
+        if len(found) > MOST_NODES:
+            raise ConfigError(f"tree: {len(found)} nodes, expected at most {MOST_NODES}")
+        return cls.of(found.values())
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> "TreeShape":
+        """A shape of paths in any order, closed under parents."""
+        return cls(tuple(sorted(paths, key=lambda path: (len(path), path))))
+
+    @property
+    def label(self) -> str:
+        """The shape as a strategy's option."""
+        return ".".join("".join(map(str, path)) for path in self.paths)
+
+    @property
+    def depth(self) -> int:
+        """The deepest level, 1 right behind the base token; 0 without nodes."""
+        return len(self.paths[-1]) if self.paths else 0
+
+    @cached_property
+    def width(self) -> int:
+        """Ranks in use."""
+        return 1 + max((path[-1] for path in self.paths), default=-1)
+
+    @cached_property
+    def parents(self) -> tuple[int, ...]:
+        """Each node's parent, -1 for the base token."""
+        index = {path: node for node, path in enumerate(self.paths)}
+        return tuple(index.get(path[:-1], -1) for path in self.paths)
+
+    @cached_property
+    def levels(self) -> tuple[tuple[int, ...], ...]:
+        """Nodes of each level."""
+        found: list[list[int]] = [[] for _ in range(self.depth)]
+        for node, path in enumerate(self.paths):
+            found[len(path) - 1].append(node)
+        return tuple(map(tuple, found))
+
+    def cut(self, depth: int) -> "TreeShape":
+        """The shape without what is deeper than `depth`."""
+        return self if depth >= self.depth else _cut(self, depth)
+
+
+@lru_cache(maxsize=64)
+def _cut(shape: TreeShape, depth: int) -> TreeShape:
+    return TreeShape(tuple(path for path in shape.paths if len(path) <= depth))
+
+
+def grow(acceptance: Acceptance, nodes: int, cost: Callable[[int], float] | None = None) -> TreeShape:
+    """The tree of at most `nodes` nodes with the most expected tokens (Medusa, arXiv 2401.10774, calibrated trees).
+
+    `acceptance` gives for depth d and rank j, both from 0, how often that token is right where its path is: a table
+    [D][J], or a function, which is 0 where there is no such depth. It must not rise with the rank. A node's value is
+    the product along its path; a node lets in its first child and its next sibling. With `cost`, the time of a call
+    with n nodes, the tree ends where expected tokens over time are highest: where that is convex, before the first node
+    whose gain is below its cost.
+    """
+    if not 1 <= nodes <= MOST_NODES:
+        raise ConfigError(f"tree: {nodes} nodes, expected 1 to {MOST_NODES}")
+    rate = acceptance if callable(acceptance) else _from_table(acceptance)
+    waiting: list[tuple[float, Path, float]] = []
+
+    def offer(path: Path, above: float) -> None:
+        value = above * rate(len(path) - 1, path[-1]) if path[-1] < RANKS else 0.0
+        if value > 0:
+            heappush(waiting, (-value, path, above))
+
+    offer((0,), 1.0)
+    paths: list[Path] = []
+    values: list[float] = []
+    while waiting and len(paths) < nodes:
+        value, path, above = heappop(waiting)
+        paths.append(path)
+        values.append(-value)
+        offer((*path, 0), -value)
+        offer((*path[:-1], path[-1] + 1), above)
+    if cost is not None:
+        tokens = list(accumulate(values, initial=1.0))
+        paths = paths[: max(range(len(tokens)), key=lambda n: tokens[n] / cost(n))]
+    return TreeShape.of(paths)
+
+
+def _from_table(table: Sequence[Sequence[float]]) -> Callable[[int, int], float]:
+    return lambda d, j: float(table[d][j]) if d < len(table) and j < len(table[d]) else 0.0
