@@ -18,6 +18,7 @@ from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge
+from speechmtp.models.ctc_labels import ctc_labels
 from speechmtp.types import CtcLabels, Prompt, Result, Trace, stack_prompts
 
 LONGEST_SECONDS = 120  # attention over the whole utterance: memory grows with the square of this
@@ -101,10 +102,9 @@ class Recogniser:
             raise DataError(f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
         out = model.encode(frames.to(self.device, self.dtype), lengths.to(self.device))
         prompt = model.prompt(out)
-        runs = torch.unique_consecutive(out.logits[0].argmax(-1))
-        labels = tuple(int(i) for i in runs[runs != model.encoder.blank].tolist())
-        nothing = isinstance(model.adapter, CtcMerge) and not self.bundle.tokenizer.decode(labels).strip()
-        return Heard(prompt, CtcLabels(labels), len(audio) / self.rate, time.perf_counter() - began, nothing)
+        ctc = ctc_labels(out.logits[0], model.encoder.blank)
+        nothing = isinstance(model.adapter, CtcMerge) and not self.bundle.tokenizer.decode(ctc.labels).strip()
+        return Heard(prompt, ctc, len(audio) / self.rate, time.perf_counter() - began, nothing)
 
     def decode(
         self, heard: Sequence[Heard], strategy: Strategy | Sequence[Strategy],

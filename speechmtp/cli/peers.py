@@ -23,7 +23,7 @@ from speechmtp.types import Prompt, Trace
 
 PEER_MODES = ("greedy", "prompt_lookup", "assistant")
 LOOKUP_TOKENS = 10  # as transformers' documentation has it
-_LOOKUP_SINCE = (5, 18)  # older ones crop the cache to a length that forgets the embeddings of the prompt
+_LOOKUP_SINCE = (5, 18)  # before, its tokens behind a prompt of embeddings were wrong
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def peer_modes(trunk: Trunk, embeddings: bool, assistant: Trunk | None = None) -
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     if embeddings and version < _LOOKUP_SINCE:
         reasons["prompt_lookup"] = (
-            f"transformers {transformers.__version__} loses the prompt's embeddings from its cache when it rejects a "
-            f"candidate; {'.'.join(map(str, _LOOKUP_SINCE))} does not"
+            f"transformers {transformers.__version__} gives wrong tokens behind a prompt of embeddings; "
+            f"{'.'.join(map(str, _LOOKUP_SINCE))} and later do not"
         )
     if embeddings:
         reasons["assistant"] = "transformers gives an assistant token ids alone, and an audio prompt has none"

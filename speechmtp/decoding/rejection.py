@@ -1,4 +1,4 @@
-"""Rules that compare the trunk's law with the law a token was drawn from, and keep the trunk's: R1, R2, R4, R5."""
+"""Rules that compare the trunk's law with the law a token was drawn from, and keep the trunk's: R1-R6."""
 
 from typing import ClassVar
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, law_of
 from speechmtp.decoding.state import Draws
+from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
 
 
@@ -14,8 +15,8 @@ class Ratio(AcceptanceRule):
     """Rejection sampling (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318), siblings included.
 
     A child x, drawn from q, of a node behind which r is left of the trunk's law stays with probability
-    min(1, r(x) / q(x)); else r becomes norm(r - q)+ and the next sibling is asked. Where nothing was drawn q is one-hot:
-    x stays with r(x), and r loses x.
+    min(1, r(x) / q(x)); else r becomes norm(r - q)+ and the next sibling is asked. Where nothing was drawn q is
+    one-hot: x stays with r(x), and r loses x.
     """
 
     exact = True
@@ -29,40 +30,25 @@ class Ratio(AcceptanceRule):
         """The whole law; siblings are asked in the order in which they were drafted."""
         left = law_of(target)
         if draft.chain:
-            return self._chain_law(left, draft)
-        left = left.clone()
-        rows, size = draft.tokens.shape
-        stay = left.new_ones(rows, size + 1)  # that nothing behind a slot was accepted yet
-        reach = torch.cat([left.new_ones(rows, 1), left.new_zeros(rows, size)], 1)
-        index = torch.arange(rows, device=left.device)
-        for node in range(size):
-            above, token = draft.parent[:, node] + 1, draft.tokens[:, node]
-            q = None if draft.q is None else draft.q[:, node]
-            chance, left[index, above] = self._compare(left[index, above], q, token)
-            reach[:, node + 1] = reach[index, above] * stay[index, above] * chance
-            stay[index, above] = stay[index, above] * (1 - chance)
-        return reach * stay, left
+            chance, rest = self.compare(left[:, :-1], draft.q, draft.tokens)
+            reach = torch.cat([left.new_ones(len(left), 1), chance.cumprod(1)], 1)
+            stay = torch.cat([1 - chance, left.new_ones(len(left), 1)], 1)
+            return reach * stay, torch.cat([rest, left[:, -1:]], 1)
+        turns = elders(draft).sum(-1)
+        turns = turns.masked_fill(draft.tokens < 0, -1)
+        chance = left.new_zeros(turns.shape)
+        for turn in range(int(turns.max()) + 1 if turns.numel() else 0):  # all first children, all second ones, ..
+            at = (turns == turn).nonzero(as_tuple=True)
+            above = (at[0], draft.parent[at] + 1)
+            q = None if draft.q is None else draft.q[at]
+            chance[at], left[above] = self.compare(left[above], q, draft.tokens[at])
+        return stops(chance, draft), left
 
-    def _chain_law(self, law: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """The same without siblings, all nodes at once."""
-        chance, rest = self._compare(law[:, :-1], draft.q, draft.tokens)
-        reach = torch.cat([law.new_ones(len(law), 1), chance.cumprod(1)], 1)
-        stay = torch.cat([1 - chance, law.new_ones(len(law), 1)], 1)
-        return reach * stay, torch.cat([rest, law[:, -1:]], 1)
-
-    def _compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
         """Chance [..] that `token` [..] (-1: absent) stays, and what is left of r [.., V] if it does not."""
-        x = token.clamp_min(0)[..., None]
-        if q is None:
-            q = torch.zeros_like(r).scatter_(-1, x, 1.0)
-        q, tiny = q.to(r.dtype), torch.finfo(r.dtype).tiny
-        r_x, q_x = r.gather(-1, x), q.gather(-1, x)
-        possible = (q_x > 0) & (token >= 0)[..., None]  # what cannot have been drawn never stays and takes nothing away
-        chance = torch.where(possible, (r_x / q_x.clamp_min(tiny)).clamp_max(1.0), 0.0)[..., 0]
-        rest = (r - q).clamp_min(0.0)
-        total = rest.sum(-1, keepdim=True)
-        # Nothing left by rounding: x could not have been refused, and r does as well.
-        return chance, torch.where(possible & (total > 0), rest / total.clamp_min(tiny), r)
+        chance, possible = ratio(r, q, token)
+        q = one_hot(r, token) if q is None else q.to(r.dtype)
+        return chance.clamp_max(1.0), residual(r, q, r, possible[..., None])
 
 
 class SampleMatch(Ratio):
@@ -70,5 +56,138 @@ class SampleMatch(Ratio):
 
     draws: ClassVar[Draws] = "best"
 
-    def _compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
-        return super()._compare(r, None, token)
+    def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
+        """As if the draft had been certain."""
+        return super().compare(r, None, token)
+
+
+class Block(Ratio):
+    """Block verification (Sun et al., arXiv 2403.10444): all of a chain is judged together; in expectation it never
+    keeps less than `Ratio`. On a tree: ConfigError."""
+
+    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """The whole law; with P_i the capped running product of p / q, node i is the last kept with h_i if none behind
+        it was."""
+        if not draft.chain:
+            raise ConfigError("block: a tree of drafted tokens, expected a chain; use ratio for trees")
+        law = law_of(target)
+        ones = law.new_ones(len(law), 1)
+        q = one_hot(law[:, :-1], draft.tokens) if draft.q is None else draft.q.to(law.dtype)
+        steps, _ = ratio(law[:, :-1], draft.q, draft.tokens)
+        products = [ones[:, 0]]
+        for step in steps.unbind(1):
+            products.append((products[-1] * step).clamp_max(1.0))
+        product = torch.stack(products, 1)
+        more = torch.cat([draft.tokens >= 0, torch.zeros_like(ones, dtype=torch.bool)], 1)  # something was drafted here
+        scaled, q = product[..., None] * law, torch.cat([q, torch.zeros_like(law[:, :1])], 1)
+        surplus = (scaled - q).clamp_min(0.0).sum(-1)
+        whole = surplus + (1 - product)
+        last = torch.where(whole > 0, surplus / whole.clamp_min(torch.finfo(law.dtype).tiny), 1.0)
+        last = torch.where(more, last, product)
+        beyond = torch.cat([(1 - last[:, 1:]).flip(1).cumprod(1).flip(1), ones], 1)
+        return torch.cat([ones, last[:, 1:]], 1) * beyond, residual(scaled, q, law, more[..., None])
+
+
+class KSeq(Ratio):
+    """k-SEQ (Sun et al., SpecTr, arXiv 2310.15141): each of the k children of a node, all drawn from one q with
+    replacement, stays with min(1, p(x) / (rho q(x))); rho is the least that leaves nothing negative. ConfigError where
+    siblings were not drawn so; one child is `Ratio`."""
+
+    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """The whole law; a row's nodes may have different numbers of children."""
+        if draft.chain:
+            return super().law(target, draft)
+        left = law_of(target)
+        chance = left.new_zeros(draft.tokens.shape)
+        older = elders(draft)
+        at = ((draft.tokens >= 0) & ~older.any(-1)).nonzero(as_tuple=True)  # the first child of each parent
+        if not len(at[0]):
+            return stops(chance, draft), left
+        q = self._common_law(draft, older, left.dtype)
+        row, above = at[0], draft.parent[at] + 1
+        siblings = (draft.parent[row] == draft.parent[at][:, None]) & (draft.tokens[row] >= 0)
+        p, q = left[row, above], q[at]
+        rho, rest = self._scale(p, q, siblings.sum(1))
+        scaled = p / rho[:, None]
+        which, child = siblings.nonzero(as_tuple=True)
+        token = draft.tokens[row[which], child]
+        chance[row[which], child] = ratio(scaled[which], q[which], token)[0].clamp_max(1.0)
+        left[row, above] = rest
+        return stops(chance, draft), left
+
+    def _common_law(self, draft: Draft, older: Tensor, dtype: torch.dtype) -> Tensor:
+        """Laws [B, P, V] of the nodes, found to be the same for siblings."""
+        where = "k-seq: siblings"
+        if draft.q is None:
+            raise ConfigError(f"{where} that were not drawn, expected draws with replacement; use sample-match")
+        first = older.long().argmax(-1)  # of a node without elders some other, which is not looked at
+        rows = torch.arange(len(first), device=first.device)[:, None]
+        other = (draft.q != draft.q[rows, first]).any(-1) & older.any(-1) & (draft.tokens >= 0)
+        if bool(other.any()):
+            raise ConfigError(f"{where} drawn from different laws, expected draws with replacement; use ratio")
+        return draft.q.to(dtype)
+
+    def _scale(self, p: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """The least valid rho [N] by bisection, and the law [N, V] behind k [N] refused children.
+
+        What is left is p - c min(q, p / rho), c the expected number of children looked at: nowhere negative if and
+        only if rho >= c (where p = q, rho is 1).
+        """
+        low, high = torch.ones_like(p[:, 0]), k.to(p.dtype)
+        for _ in range(50):
+            middle = (low + high) / 2
+            valid = middle >= self._looked_at(p, q, middle, k)[0]
+            low, high = torch.where(valid, low, middle), torch.where(valid, middle, high)
+        looked_at, kept = self._looked_at(p, q, high, k)
+        return high, residual(p, looked_at[:, None] * kept, p, torch.ones_like(p[:, :1], dtype=torch.bool))
+
+    def _looked_at(self, p: Tensor, q: Tensor, rho: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected number [N] of children looked at, and min(q, p / rho) [N, V]."""
+        kept = torch.minimum(q, p / rho[:, None])
+        beta = kept.sum(-1).clamp_max(1.0)
+        some = -torch.expm1(k * torch.log1p(-beta))
+        return torch.where(beta > 0, some / beta.clamp_min(torch.finfo(p.dtype).tiny), k.to(p.dtype)), kept
+
+
+def one_hot(like: Tensor, token: Tensor) -> Tensor:
+    """All on `token` [..], in the shape of `like` [.., V]; an absent token (-1) counts as token 0."""
+    return torch.zeros_like(like).scatter_(-1, token.clamp_min(0)[..., None], 1.0)
+
+
+def ratio(p: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
+    """p / q at `token` [..] and whether q (None: one-hot) can have drawn it; 0 where it cannot or is absent."""
+    x = token.clamp_min(0)[..., None]
+    p_x = p.gather(-1, x)[..., 0]
+    if q is None:
+        possible = token >= 0
+        return torch.where(possible, p_x, 0.0), possible
+    q_x = q.gather(-1, x)[..., 0].to(p.dtype)
+    possible = (q_x > 0) & (token >= 0)
+    return torch.where(possible, p_x / q_x.clamp_min(torch.finfo(p.dtype).tiny), 0.0), possible
+
+
+def residual(p: Tensor, q: Tensor, other: Tensor, where: Tensor) -> Tensor:
+    """norm(p - q)+ [.., V], and `other` except `where` [.., 1] or where nothing is left by rounding: what was drafted
+    cannot have been refused there."""
+    rest = (p - q).clamp_min_(0.0)
+    total = rest.sum(-1, keepdim=True)
+    return torch.where(where & (total > 0), rest / total.clamp_min(torch.finfo(rest.dtype).tiny), other)
+
+
+def elders(draft: Draft) -> Tensor:
+    """Bool [B, P, P]: row i is true at the siblings that were drafted before node i."""
+    size = draft.tokens.shape[1]
+    before = torch.ones(size, size, dtype=torch.bool, device=draft.tokens.device).tril_(-1)
+    return (draft.parent[:, :, None] == draft.parent[:, None, :]) & before
+
+
+def stops(chance: Tensor, draft: Draft) -> Tensor:
+    """The probability [B, P + 1] that a slot is the last one kept, if each node stays with `chance` [B, P] once its
+    parent is kept and its elder siblings are refused; 0 for absent nodes."""
+    refused = 1 - chance
+    chosen = chance * torch.where(elders(draft), refused[:, None], 1.0).prod(-1)
+    reach = torch.where(draft.ancestors, chosen[:, None], 1.0).prod(-1)
+    slots = torch.arange(chance.shape[1] + 1, device=chance.device)
+    below = draft.parent[:, None] + 1 == slots[:, None]
+    stay = torch.where(below, refused[:, None], 1.0).prod(-1)
+    return torch.cat([torch.ones_like(stay[:, :1]), reach], 1) * stay

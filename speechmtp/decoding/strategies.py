@@ -7,8 +7,9 @@ from typing import Any
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft
 from speechmtp.decoding.drafters.contract import Drafter, Silent
+from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.drafters.recycle import Oracle, Recycled
+from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.errors import ConfigError
 
 
@@ -73,7 +74,7 @@ STRATEGIES: dict[str, Row] = {
     "ctc": Row(
         "the CTC head drafts the transcript on the prompt's call; its rest is recycled after a mismatch",
         {},
-        lambda: (Recycled(), GreedyMatch()),
+        lambda: (CtcDraft(), GreedyMatch()),
     ),
     "ctc-only": Row("the CTC head alone, no trunk: a reference", {}, lambda: (None, None)),
     "oracle": Row(

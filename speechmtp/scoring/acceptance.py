@@ -5,25 +5,28 @@ Matrices are indexed by start and depth: start k = 0..n - 2 of an output of n to
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 PRODUCT_NOTE = "biased: the text is harder after a miss"
+OUTSIDE = 1 << 20  # rank of a label that the heads cannot draft
 
 
 @dataclass(frozen=True)
 class Forced:
     """One output's pass, arrays [n - 1, D]: `right` (bool: the likeliest token is the label), `near` (bool: it is
     among the five likeliest) and `nats` (float: its cross-entropy, nan where the heads cannot draft it). Entries
-    without a label are rubbish; `tokens` is n."""
+    without a label are rubbish; `tokens` is n. `rank` (int: how many tokens are likelier than the label) is empty
+    where nobody counted."""
 
     right: NDArray[np.bool_]
     near: NDArray[np.bool_]
     nats: NDArray[np.float64]
     tokens: int
+    rank: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
     @property
     def depth(self) -> int:
@@ -128,6 +131,19 @@ def acceptance(passes: Sequence[Forced]) -> Acceptance:
     product = scores[-1].product if scores else 1.0
     share = _ratio(rate, most)
     return Acceptance(len(passes), sum(lengths), calls, rate, most, share, product, tuple(scores))
+
+
+def rank_table(passes: Sequence[Forced], ranks: int = 10) -> list[list[float]]:
+    """How often, at each depth [D], the token of each rank [ranks] is right where those before are of these ranks too:
+    the acceptance of a tree's nodes whose path is right. 0 where a depth was never reached."""
+    table = []
+    depth = passes[0].depth if passes else 0
+    for d in range(depth):
+        reached = [(p.rank[:, :d] < ranks).all(1) & p.labelled[:, d] for p in passes]
+        found = np.concatenate([p.rank[r, d] for p, r in zip(passes, reached)])
+        counts = np.bincount(found[found < ranks], minlength=ranks)
+        table.append((counts / max(1, len(found))).tolist())
+    return table
 
 
 def _walks(passes: Sequence[Forced], depth: int) -> list[Walk]:

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechmtp.heads.contract import HeadSet, TrainBatch, Unembed
 from speechmtp.models.trunk import Trunk
-from speechmtp.scoring.acceptance import Forced
+from speechmtp.scoring.acceptance import OUTSIDE, Forced
 from speechmtp.types import Prompt
 
 CHUNK = 256  # drafts unembedded at a time, so that D * V logits never stand in memory
@@ -26,14 +26,14 @@ def teacher_forced(
     Outputs of one token have no draft and come back empty.
     """
     sizes = [max(0, len(output) - 1) for output in outputs]
-    values = [np.zeros((3, size, heads.depth)) for size in sizes]
+    values = [np.zeros((4, size, heads.depth)) for size in sizes]
     rows = [i for i, size in enumerate(sizes) if size]
     if rows and heads.depth:
         batch = _batch(trunk, heads, [prompts[i] for i in rows], [outputs[i] for i in rows])
         found = _score(heads, batch, [outputs[i] for i in rows]).cpu().numpy()
         for place, i in enumerate(rows):
             values[i] = found[:, place, : sizes[i]]
-    return [Forced(v[0] > 0, v[1] > 0, v[2], len(output)) for v, output in zip(values, outputs)]
+    return [Forced(v[0] > 0, v[1] > 0, v[2], len(output), v[3].astype(np.int64)) for v, output in zip(values, outputs)]
 
 
 def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Sequence[Sequence[int]]) -> TrainBatch:
@@ -59,12 +59,12 @@ def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Seq
 
 
 def _score(heads: HeadSet, batch: TrainBatch, outputs: Sequence[Sequence[int]]) -> Tensor:
-    """Right, near and nats [3, B, A, D] in float64; 0 where there is no label."""
+    """Right, near, nats and rank [4, B, A, D] in float64; 0 where there is no label."""
     assert batch.anchors is not None
     rows, starts = batch.anchors.shape
     device = batch.anchors.device
     text = pad_sequence([torch.tensor(o, device=device) for o in outputs], batch_first=True, padding_value=-1)
-    found = torch.zeros(3, rows, starts, heads.depth, dtype=torch.float64, device=device)
+    found = torch.zeros(4, rows, starts, heads.depth, dtype=torch.float64, device=device)
     for d, features in enumerate(heads.train_depths(batch), 1):
         labels = torch.full((rows, starts), -1, device=device)
         labels[:, : max(0, starts + 1 - d)] = text[:, d:]
@@ -78,12 +78,13 @@ def _score(heads: HeadSet, batch: TrainBatch, outputs: Sequence[Sequence[int]]) 
 
 
 def _look(heads: HeadSet, features: Tensor, wanted: Tensor, d: int, unembed: Unembed) -> Tensor:
-    """Right, near and nats [3, N] of features [N, F] against places `wanted` [N] in the logits (-1: none)."""
+    """Right, near, nats and rank [4, N] of features [N, F] against places `wanted` [N] in the logits (-1: none)."""
     logits = heads.logits(features, d, unembed)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     best = logits.topk(min(5, logits.shape[-1]), -1).indices
     hits = best == wanted[:, None]  # never at -1
-    nats = logits.logsumexp(-1) - logits.gather(1, wanted.clamp_min(0)[:, None])[:, 0]
-    nats = nats.masked_fill(wanted < 0, torch.nan)
+    own = logits.gather(1, wanted.clamp_min(0)[:, None])
+    nats = (logits.logsumexp(-1) - own[:, 0]).masked_fill(wanted < 0, torch.nan)
+    rank = (logits > own).sum(-1).masked_fill(wanted < 0, OUTSIDE)
     # The draft is what `argmax` gives, which may be another of several equally likely tokens than `topk`'s first.
-    return torch.stack([(logits.argmax(-1) == wanted).to(nats), hits.any(-1).to(nats), nats])
+    return torch.stack([(logits.argmax(-1) == wanted).to(nats), hits.any(-1).to(nats), nats, rank.to(nats)])

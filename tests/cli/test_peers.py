@@ -146,7 +146,7 @@ def test_modes_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
     other.vocab_size = 99
     assert peer_modes(trunk, False, other)["assistant"] == "the assistant has 99 tokens, expected 11"
     monkeypatch.setattr(transformers, "__version__", "5.17.3")
-    assert "transformers 5.17.3 loses" in str(peer_modes(trunk, True)["prompt_lookup"])
+    assert "transformers 5.17.3 gives wrong tokens" in str(peer_modes(trunk, True)["prompt_lookup"])
     assert peer_modes(trunk, False)["prompt_lookup"] is None and peer_modes(trunk, True)["greedy"] is None
 
 

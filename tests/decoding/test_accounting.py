@@ -9,8 +9,9 @@ from cases import Scripted, make_case
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
+from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.drafters.recycle import Oracle, Recycled
+from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.loop import Limits, generate
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.types import Trace
@@ -43,14 +44,14 @@ def test_the_oracle_is_the_ceiling_of_its_depth(seed: int, depth: int) -> None:
 def test_a_perfect_ctc_draft_needs_one_call(seed: int) -> None:
     case = make_case(seed)
     lists = [[token for token in tokens if token != tiny.EOS] for tokens in case.tokens]
-    for plain, trace in zip(case.tokens, case.run(Recycled(), sources=lists)[1]):
+    for plain, trace in zip(case.tokens, case.run(CtcDraft(), sources=lists)[1]):
         assert trace.calls == trace.prompt_calls == 1 and trace.tokens_per_call == len(plain)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_empty_ctc_draft_costs_a_call_a_token(seed: int) -> None:
     case = make_case(seed)
-    for plain, trace in zip(case.tokens, case.run(Recycled(), sources=[[]] * len(case.tokens))[1]):
+    for plain, trace in zip(case.tokens, case.run(CtcDraft(), sources=[[]] * len(case.tokens))[1]):
         assert trace.calls == len(plain)
 
 
@@ -94,7 +95,7 @@ class Parrot:
 def test_pitfall_18_tokens_per_call_can_be_recomputed(seed: int) -> None:
     case = make_case(seed)
     rng = tiny.generator(seed)
-    tokens, traces = case.run(Recycled(), sources=tiny.sentences(rng, len(case.tokens), 9))
+    tokens, traces = case.run(CtcDraft(), sources=tiny.sentences(rng, len(case.tokens), 9))
     calls = sum(trace.calls for trace in traces)
     per_call = sum(trace.emitted for trace in traces) / calls
     assert sum(map(len, tokens)) == pytest.approx(per_call * calls)
@@ -122,7 +123,7 @@ def test_fault_09_one_trunk_forward_a_step(seed: int, monkeypatch: pytest.Monkey
     monkeypatch.setattr(case.trunk, "extend", counted)
     for drafter, sources in (
         (HeadChain(3), None),
-        (Recycled(), tiny.sentences(tiny.generator(seed), len(case.tokens), 6)),
+        (CtcDraft(), tiny.sentences(tiny.generator(seed), len(case.tokens), 6)),
     ):
         forwards.clear()
         _, traces = case.run(drafter, sources=sources, heads=heads)
@@ -153,7 +154,7 @@ def test_what_a_strategy_lacks_is_one_clear_line() -> None:
     with pytest.raises(ConfigError, match="needs multi-token heads and the model has none"):
         case.run(HeadChain(1))
     with pytest.raises(ShapeError, match=f"needs ctc token lists for {len(case.tokens)} rows"):
-        case.run(Recycled())
+        case.run(CtcDraft())
     with pytest.raises(ShapeError, match="needs reference token lists"):
         case.run(Oracle(2), sources=[[]] * (len(case.tokens) + 1))
 

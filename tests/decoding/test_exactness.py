@@ -8,8 +8,9 @@ from cases import Case, RandomTree, as_sources, last_states, make_case, mutate
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
+from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.drafters.recycle import Oracle, Recycled
+from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import STRATEGIES, make_strategy
@@ -47,8 +48,8 @@ def run_all(seed: int) -> None:
         "empty": [[] for _ in range(rows)],
     }
     kind = list(drafts)[seed % 3]
-    check(case, case.run(Recycled(), sources=drafts[kind]))
-    check(case, case.run(Recycled(depth=2), sources=drafts["mutated"]))
+    check(case, case.run(CtcDraft(), sources=drafts[kind]))
+    check(case, case.run(CtcDraft(depth=2), sources=drafts["mutated"]))
     check(case, case.run(Oracle(1 + seed % 5), sources=case.tokens))
     check(case, case.run(RandomTree(seed, 1 + seed % 16), sources=case.tokens))
 
@@ -94,7 +95,7 @@ def test_fault_12_a_batch_equals_its_rows_alone(seed: int) -> None:
     drafts = [mutate(tokens, 0.3, rng) for tokens in case.tokens]
     heads = tiny.heads("linear", 2, seed)
     for drafter, sources, head_set in (
-        (Recycled(), drafts, None), (HeadChain(2), None, heads), (Oracle(2), case.tokens, None),
+        (CtcDraft(), drafts, None), (HeadChain(2), None, heads), (Oracle(2), case.tokens, None),
     ):  # fmt: skip
         tokens, traces = case.run(drafter, sources=sources, heads=head_set)
         for row in range(len(tokens)):
@@ -160,7 +161,7 @@ def test_fault_30_in_float32_a_difference_sits_at_a_near_tie(seed: int) -> None:
             case.trunk, None, single.row(row), Silent(), GreedyMatch(), tiny.EOS, None,
             Limits(0, len(case.tokens[row])), record_gaps=True,
         )  # fmt: skip
-        for tokens, _ in (run(Recycled(), case.tokens), run(RandomTree(seed, strict=False), case.tokens)):
+        for tokens, _ in (run(CtcDraft(), case.tokens), run(RandomTree(seed, strict=False), case.tokens)):
             first = oracle.matched(tokens[row], reference[0])
             if first < min(len(tokens[row]), len(reference[0])):
                 assert traces[0].gaps[first] < 1e-4
@@ -180,7 +181,7 @@ def test_from_features_to_tokens(family: str, adapter: CtcMergeConfig | StackCon
     lists = [[t for t in row[:n].unique_consecutive().tolist() if t != tiny.VOCAB]
              for row, n in zip(out.logits.argmax(-1), out.lengths.tolist())]  # fmt: skip
     limits = Limits(1, 4)
-    tokens, _ = generate(model.trunk, None, prompt, Recycled(), GreedyMatch(), tiny.EOS, as_sources(lists), limits)
+    tokens, _ = generate(model.trunk, None, prompt, CtcDraft(), GreedyMatch(), tiny.EOS, as_sources(lists), limits)
     assert any(lists) and any(len(row) > 2 for row in tokens)
     for row, size in enumerate(sizes):
         alone = model.prompt(model.encode(frames[row : row + 1, :size], lengths[row : row + 1]))

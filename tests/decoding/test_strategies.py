@@ -4,8 +4,9 @@ import pytest
 
 from speechmtp.decoding.acceptance import GreedyMatch, KeepDraft
 from speechmtp.decoding.drafters.contract import Silent
+from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.drafters.recycle import Oracle, Recycled
+from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.strategies import STRATEGIES, make_strategy, parse_strategies, parse_strategy
 from speechmtp.errors import ConfigError
 
@@ -17,7 +18,7 @@ from speechmtp.errors import ConfigError
         ("verify", HeadChain, GreedyMatch, "verify:depth=7", True),
         (" verify: depth = 3 ", HeadChain, GreedyMatch, "verify:depth=3", True),
         ("threshold:theta=0.5", HeadChain, KeepDraft, "threshold:depth=7,theta=0.5,measure=token", False),
-        ("ctc", Recycled, GreedyMatch, "ctc", True),
+        ("ctc", CtcDraft, GreedyMatch, "ctc", True),
         ("ctc-only", type(None), type(None), "ctc-only", False),
         ("oracle:depth=0", Oracle, GreedyMatch, "oracle:depth=0", True),
     ],

@@ -84,7 +84,7 @@ class Lookahead(Drafter):
 
     def start(self, state: DecodeState, source: Any) -> dict[int, Window]:
         """Empty windows and pools."""
-        return {row: Window(self._unknown()) for row in state.rows}
+        return {row: Window([[] for _ in range(self.ngram - 1)]) for row in state.rows}
 
     def propose(self, state: DecodeState) -> Draft:
         """Window and n-grams of each row, no deeper than its limit."""
@@ -103,16 +103,11 @@ class Lookahead(Drafter):
     def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
         """New n-grams, and the next window."""
         windows = [state.drafter_state[row] for row in state.rows]
-        most = max(mine.columns for mine in windows)
-        if not most:
-            return
-        first, past = min((mine.columns for mine in windows)) * (self.ngram - 2), most * (self.ngram - 1)
+        columns = [mine.columns for mine in windows]
+        first, past = min(columns) * (self.ngram - 2), max(columns) * (self.ngram - 1)
         best = target[:, first:past].argmax(-1).tolist()
         for mine, choices, new in zip(windows, best, emitted):
-            begin = mine.columns * (self.ngram - 2) - first
+            begin = mine.columns * (self.ngram - 2) - first  # of the last level
             chosen = choices[begin : begin + mine.columns]
             mine.learn(chosen, self.guesses)
             mine.shift(chosen, len(new))
-
-    def _unknown(self) -> list[list[int]]:
-        return [[] for _ in range(self.ngram - 1)]

@@ -1,66 +1,59 @@
-"""Drafts from a token list made beforehand, resumed after every mismatch where it fits best.
-
-The list is the CTC head's greedy transcript (`ctc`): all of it rides on the prompt's call. After a
-mismatch the emitted tokens are aligned to all prefixes of the list by edit distance, and the rest
-behind the best one is drafted again.
-"""
+"""Where to go on in token lists made beforehand, and drafts from the reference itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState
-from speechmtp.types import CtcLabels, Draft
+from speechmtp.types import Draft
 
 
-class Pointer:
-    """Where in `draft` to go on, given what was emitted: one row of the edit-distance table, kept up to date."""
+class Pointers:
+    """Where in each of several drafts to go on, given what was emitted: a row of each one's edit-distance table, kept
+    up to date."""
 
-    def __init__(self, draft: list[int]) -> None:
-        self.draft = draft
-        self._tokens = np.array(draft, dtype=np.int64)
-        self._steps = np.arange(len(draft) + 1)
-        self._row = self._steps.copy()  # distance of nothing to each prefix
+    def __init__(self, drafts: Sequence[Sequence[int]]) -> None:
+        self._drafts = [list(draft) for draft in drafts]
+        lengths = np.array([len(draft) for draft in drafts])
+        self._tokens = np.full((len(drafts), int(lengths.max())), -1)
+        for row, draft in zip(self._tokens, drafts):
+            row[: len(draft)] = draft
+        self._steps = np.arange(self._tokens.shape[1] + 1)
+        self._absent = self._steps > lengths[:, None]
+        self._row = np.tile(self._steps, (len(drafts), 1))  # distance of nothing to each prefix
         self._emitted = 0
 
     def emit(self, token: int) -> None:
-        """Take in one emitted token; O(length of the draft)."""
+        """Take in one emitted token; O(length of the drafts)."""
         row = self._row + 1
-        row[1:] = np.minimum(row[1:], self._row[:-1] + (self._tokens != token))
+        np.minimum(row[:, 1:], self._row[:, :-1] + (self._tokens != token), out=row[:, 1:])
         # Skipping draft tokens costs one each: a running minimum of distance minus index.
-        self._row = np.minimum.accumulate(row - self._steps) + self._steps
+        row -= self._steps
+        np.minimum.accumulate(row, axis=1, out=row)
+        self._row = row + self._steps
         self._emitted += 1
 
-    def rest(self) -> list[int]:
-        """The draft behind the prefix closest to what was emitted; among equals the one nearest the diagonal."""
-        best = np.flatnonzero(self._row == self._row.min())
-        return self.draft[int(best[np.abs(best - self._emitted).argmin()]) :]
-
-
-@dataclass(frozen=True)
-class Recycled(Drafter):
-    """Draft the rest of the CTC labels; at most `depth` tokens a call if given."""
-
-    depth: int | None = None
-    source: ClassVar[str | None] = "ctc"
-
-    def start(self, state: DecodeState, source: Sequence[CtcLabels]) -> dict[int, Pointer]:
-        """A pointer for every row of the batch."""
-        return {row: Pointer([*labels.labels, state.eos]) for row, labels in zip(state.rows, source)}
-
-    def propose(self, state: DecodeState) -> Draft:
-        """The rest of each row's list."""
-        return pad_lists([state.drafter_state[row].rest()[: self.depth] for row in state.rows], state)
-
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
-        """Move every live row's pointer."""
-        for row, tokens in zip(state.rows, emitted):
-            for token in tokens:
-                state.drafter_state[row].emit(token)
+    def best(self, count: int) -> list[tuple[int, int]]:
+        """(draft, length of its prefix) of up to `count` prefixes closest to what was emitted, with a different rest
+        behind each; among equals those of earlier drafts, then those nearest the diagonal."""
+        off = np.abs(self._steps - self._emitted)
+        size = int(off.max()) + 1
+        key = (self._row * len(self._row) + np.arange(len(self._row))[:, None]) * size + off
+        key[self._absent] = np.iinfo(key.dtype).max
+        found: list[tuple[int, int]] = []
+        rests: list[list[int]] = []
+        for place in np.argsort(key, axis=None, kind="stable").tolist():
+            number, start = divmod(place, len(self._steps))
+            rest = self._drafts[number][start:]
+            if start > len(self._drafts[number]) or len(found) == count:
+                break
+            if rest not in rests:
+                found.append((number, start))
+                rests.append(rest)
+        return found
 
 
 @dataclass(frozen=True)

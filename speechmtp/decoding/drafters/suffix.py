@@ -1,7 +1,7 @@
 """Drafts along counted continuations of the longest suffixes of the text (Oliaro et al., arXiv 2411.04975)."""
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from torch import Tensor
 
@@ -11,43 +11,61 @@ from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
 
 
-class Node:
-    """An n-gram in a tree of counts: its last `token`, how often it stood (`count`) and went on (`followed`), the
-    n-grams one longer, and the most frequent of these, the latest of equals."""
+class Counts:
+    """A tree of counted n-grams; node 0 is the empty one. Of each node: its last `token`, how often it stood (`count`)
+    and went on (`followed`), and the most frequent n-gram one longer (`best`, the latest of equals; 0: none).
 
-    __slots__ = ("best", "count", "followed", "longer", "token")
+    Lists of numbers, since a collector of garbage would visit objects by the ten thousand again and again.
+    """
 
-    def __init__(self, token: int = -1) -> None:
-        self.token = token
-        self.count = 0
-        self.followed = 0
-        self.longer: dict[int, Node] = {}
-        self.best: Optional[Node] = None  # noqa: UP045 - the class is not yet defined
+    def __init__(self) -> None:
+        self.token = [-1]
+        self.count = [0]
+        self.followed = [0]
+        self.best = [0]
+        self._longer: dict[tuple[int, int], int] = {}
 
-    def follow(self, token: int) -> "Node":
-        """Count one more `token` behind this n-gram; the longer n-gram."""
-        child = self.longer.get(token)
-        if child is None:
-            child = self.longer[token] = Node(token)
-        child.count += 1
-        self.followed += 1
-        if self.best is None or child.count >= self.best.count:
-            self.best = child
+    def follow(self, node: int, token: int) -> int:
+        """Count one more `token` behind an n-gram; the longer n-gram."""
+        child = self._longer.setdefault((node, token), len(self.token))
+        if child == len(self.token):
+            self.token.append(token)
+            self.count.append(0)
+            self.followed.append(0)
+            self.best.append(0)
+        self.count[child] += 1
+        self.followed[node] += 1
+        best = self.best[node]
+        if not best or self.count[child] >= self.count[best]:
+            self.best[node] = child
         return child
+
+    def walk(self, node: int, most: int, least: float) -> tuple[float, list[int]]:
+        """The likeliest tokens one by one while the path's probability is at least `least`, and the sum of these."""
+        total, probability, tokens = 0.0, 1.0, list[int]()
+        while self.best[node] and len(tokens) < most:
+            below = self.best[node]
+            probability *= self.count[below] / self.followed[node]
+            if probability < least:
+                break
+            node = below
+            total += probability
+            tokens.append(self.token[node])
+        return total, tokens
 
 
 class Cursor:
-    """A text's place in a tree of counts: the nodes of all its suffixes, shortest first, shorter than `depth`."""
+    """A text's place in a tree of counts: the nodes of all its suffixes shorter than `depth`, shortest first."""
 
-    def __init__(self, root: Node, depth: int) -> None:
-        self._root = root
+    def __init__(self, counts: Counts, depth: int) -> None:
+        self._counts = counts
         self._depth = depth
-        self._suffixes: list[Node] = []
+        self._suffixes: list[int] = []
 
     def emit(self, token: int) -> None:
         """Take in one token: `depth` counts."""
-        open_nodes = [self._root, *self._suffixes]
-        grown = [node.follow(token) for node in open_nodes]
+        follow = self._counts.follow
+        grown = [follow(node, token) for node in (0, *self._suffixes)]
         self._suffixes = grown[: self._depth - 1]
 
     def best(self, factor: float, least: float) -> tuple[float, list[int]]:
@@ -57,23 +75,10 @@ class Cursor:
             most = int(factor * length)
             if most <= score:
                 break  # no probability is above 1, and shorter suffixes allow less
-            found, tokens = _walk(self._suffixes[length - 1], most, least)
+            found, tokens = self._counts.walk(self._suffixes[length - 1], most, least)
             if found > score:
                 score, draft = found, tokens
         return score, draft
-
-
-def _walk(node: Node, most: int, least: float) -> tuple[float, list[int]]:
-    """The likeliest tokens one by one while the path's probability is at least `least`, and the sum of these."""
-    total, probability, tokens = 0.0, 1.0, list[int]()
-    while node.best is not None and len(tokens) < most:
-        probability *= node.best.count / node.followed
-        if probability < least:
-            break
-        node = node.best
-        total += probability
-        tokens.append(node.token)
-    return total, tokens
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,8 @@ class Suffix(Drafter):
 
     def start(self, state: DecodeState, source: Any) -> dict[int, list[Cursor]]:
         """Two trees a row, one its own; a single row has that alone."""
-        shared = [Node()] if len(state.rows) > 1 else []
-        cursors = {row: [Cursor(root, self.depth) for root in (Node(), *shared)] for row in state.rows}
+        shared = [Counts()] if len(state.rows) > 1 else []
+        cursors = {row: [Cursor(counts, self.depth) for counts in (Counts(), *shared)] for row in state.rows}
         for row, places in cursors.items():
             for cursor in places:
                 for token in state.prompt_ids[row]:

@@ -163,7 +163,7 @@ class DynamicTree(Drafter):
             if own:
                 left = self.nodes - grown.count
                 kept = grown.plan(logits, -(-left // (depth + 1 - d)))
-            grown.add(choice, kept)
+            grown.add(choice, kept, d == depth)
         return grown.draft(grown.count if own else self.nodes, self.width == 1)
 
 
@@ -177,7 +177,8 @@ class _Grown:
         self.tokens = state.base_tokens()[:, None]  # of the nodes that get children
         self.above = torch.zeros_like(self.tokens)  # place of each one's parent among those of the level above
         self.node = torch.full_like(self.tokens, -1)  # number of each as a candidate
-        self.paths = self.tokens[:, :, None][..., :0]
+        self.prefixed = state.processors is not None and state.processors.reads_prefix
+        self.paths = self.tokens[:, :, None][..., :0]  # kept up where they are read
         self.value: Tensor | None = None  # log confidence of their paths, None: 0
         self.levels: list[tuple[Tensor, ...]] = []  # tokens, parent, value, confidence and perhaps q
 
@@ -204,27 +205,27 @@ class _Grown:
         order = flat.sort(dim=1, descending=True, stable=True).indices[:, :most]  # stable: elder siblings first
         return order.sort(1).values
 
-    def add(self, choice: Choice, kept: Tensor | None) -> None:
-        """Make children candidates, those at `kept` or all, and the likeliest of them the next to get children."""
-        value = choice.confidence.log().clamp_max(0.0)
+    def add(self, choice: Choice, kept: Tensor | None, last: bool) -> None:
+        """Make children candidates, those at `kept` or all, and, unless it is the last level, the likeliest of them
+        the next to get children."""
+        value = choice.confidence.log().clamp_max_(0.0)
         if self.value is not None:
             value = value + self.value[..., None]
-        level = [choice.tokens.flatten(1), value.flatten(1), choice.confidence.flatten(1)]
-        rows, size = level[0].shape
-        place = torch.arange(size, device=value.device).expand(rows, -1) if kept is None else kept
+        level = [choice.tokens, self.node[..., None].expand_as(choice.tokens), value, choice.confidence]
+        level = [part.flatten(1) for part in level]
+        law = None if choice.q is None else choice.q.flatten(1, 2)
         if kept is not None:
             level = [part.gather(1, kept) for part in level]
-        q = [] if choice.q is None else [choice.q.flatten(1, 2)]
-        if q and kept is not None:
-            q = [q[0].gather(1, kept[..., None].expand(-1, -1, q[0].shape[-1]))]
-        tokens, value, confidence = level
-        above = place // self.width
-        self.levels.append((tokens, self.node.gather(1, above), value, confidence, *q))
-        best = value.topk(min(self.width, value.shape[1]), 1)
-        self.value, self.tokens, self.above = best.values, tokens.gather(1, best.indices), above.gather(1, best.indices)
-        self.node = self.count + best.indices
-        index = torch.arange(rows, device=value.device)[:, None]
-        self.paths = torch.cat([self.paths[index, self.above], self.tokens[..., None]], 2)
+            law = None if law is None else law.gather(1, kept[..., None].expand(-1, -1, law.shape[-1]))
+        self.levels.append((*level, *([] if law is None else [law])))
+        tokens, _, value, _ = level
+        if not last:
+            best, index = value.topk(min(self.width, value.shape[1]), 1)
+            self.value, self.tokens, self.node = best, tokens.gather(1, index), index + self.count
+            self.above = (index if kept is None else kept.gather(1, index)) // self.width
+            if self.prefixed:
+                path = self.paths.gather(1, self.above[..., None].expand(-1, -1, self.paths.shape[-1]))
+                self.paths = torch.cat([path, self.tokens[..., None]], 2)
         self.count += tokens.shape[1]
 
     def draft(self, most: int, chain: bool) -> Draft:

@@ -208,6 +208,7 @@ class LmPhase:
         asked = labels >= 0
         return in_chunks(lambda h, y: rows_ce(self._trunk.unembed(h), y), CHUNK, hidden[asked], labels[asked])
 
+    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Nats a token and perplexity on the development set."""
         nats = sum(float(self._nats(batch)) for batch in self._dev.epoch()) / self._dev.tokens

@@ -1,0 +1,99 @@
+"""The likeliest of several beams of a draft model: multi-token assisted decoding's draft (Qin et al. 2024,
+arXiv 2407.09722)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from speechmtp.decoding.drafters.contract import Drafter, empty_draft
+from speechmtp.decoding.drafters.model import DraftCache
+from speechmtp.decoding.drafters.paths import Paths, log_laws, logits_behind, up_to_end
+from speechmtp.decoding.noise import DRAFT
+from speechmtp.decoding.processors import Processors, SamplingConfig
+from speechmtp.decoding.state import DecodeState
+from speechmtp.errors import ConfigError
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Draft, Prompt, chain_draft
+
+
+@dataclass(frozen=True)
+class BeamSample(Drafter):
+    """`width` beams of the draft model, up to `depth` tokens; the one of highest probability is drafted, and
+    `confidence` holds its tokens' probabilities under the (processed) law of the draft model.
+
+    Where tokens are drawn, each step draws the beams to keep, without replacement, by their probability under laws cut
+    to `top_k` tokens and `top_p` of the mass (0 and 1: no cut); else this is beam search. A beam ends with an end
+    token. Beams share one cache, in which only what was emitted is committed: a step feeds all of the tree again.
+    """
+
+    depth: int
+    width: int = 4
+    top_k: int = 10
+    top_p: float = 0.9
+    source: ClassVar[str | None] = "model"
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ConfigError(f"beams: width {self.width}, expected 1 or more")
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"beams: top_k {self.top_k} and top_p {self.top_p}, expected top_k from 0, top_p above 0, at most 1"
+            )
+
+    @cached_property
+    def _cut(self) -> Processors | None:
+        return SamplingConfig(temperature=1.0, top_k=self.top_k, top_p=self.top_p).processors()
+
+    def start(self, state: DecodeState, source: tuple[Trunk, Sequence[Prompt]]) -> DraftCache:
+        """The draft trunk with an empty cache."""
+        return DraftCache.start(state, source)
+
+    def propose(self, state: DecodeState) -> Draft:
+        """A chain a row."""
+        depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
+        if depth == 0:
+            return empty_draft(state)
+        mine: DraftCache = state.drafter_state
+        logits, pending = mine.catch_up(state), mine.behind()
+        paths, index = Paths.none(len(state.rows), state.device), torch.arange(len(state.rows), device=state.device)
+        score = torch.zeros(len(state.rows), 1, device=state.device)
+        chances = score[..., None][..., :0]  # of each beam's tokens [B, n, d]
+        for d in range(1, depth + 1):
+            laws = log_laws(state, state.rows, logits, paths.ends)
+            picks, score = self._step(state, laws, score, d)
+            above, tokens = picks // laws.shape[2], picks % laws.shape[2]
+            chance = laws.flatten(1).gather(1, picks).exp()
+            chances = torch.cat([chances[index[:, None], above], chance[..., None]], 2)
+            paths = paths.grow(tokens, above)
+            best = score.argmax(1)
+            if d == depth or bool((paths.ends[index, best, -1] == state.eos).all()):
+                break
+            logits = logits_behind(mine.trunk, mine.cache, pending, paths)
+            state.count_draft_calls()
+        return chain_draft(up_to_end(paths.ends[index, best], state.eos), chances[index, best])
+
+    def _step(self, state: DecodeState, laws: Tensor, score: Tensor, d: int) -> tuple[Tensor, Tensor]:
+        """Which `width` of all continuations [B, n * V] go on, and their scores [B, width]."""
+        nodes, size = laws.shape[1:]
+        drawn = state.noise is not None and state.draws != "best"
+        if drawn and self._cut is not None:
+            laws = self._cut(laws, lambda: []).log_softmax(-1)
+        total = (score[..., None] + laws).flatten(1)
+        ranked = total
+        if drawn:
+            assert state.noise is not None
+            # Node -1 is the base token, then all beams level by level.
+            first = -1 if d == 1 else (d - 2) * self.width
+            node = torch.arange(first, first + nodes, device=laws.device)
+            noise = state.noise.gumbel(state.base_index[:, None].expand(-1, nodes), size, DRAFT, node)
+            ranked = total + noise.flatten(1).to(total.dtype)
+        picks = ranked.topk(min(self.width, ranked.shape[1]), 1).indices
+        return picks, total.gather(1, picks)
+
+    def drop(self, state: DecodeState, kept: list[int]) -> None:
+        """Rows leave the draft model's cache too."""
+        state.drafter_state.select(kept)

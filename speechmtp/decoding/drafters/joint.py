@@ -1,0 +1,95 @@
+"""The joint law of the next tokens itself, by the trunk (multi-token joint decoding; Qin et al. 2024,
+arXiv 2407.09722): a reference on small vocabularies, at one trunk call a level of the tree of all continuations."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechmtp.decoding.choose import choose
+from speechmtp.decoding.drafters.contract import Drafter, empty_draft
+from speechmtp.decoding.drafters.paths import (
+    Paths,
+    children,
+    log_laws,
+    logits_behind,
+    prefixes_behind,
+    up_to_end,
+)
+from speechmtp.decoding.state import DecodeState
+from speechmtp.errors import ConfigError
+from speechmtp.types import Draft, chain_draft
+
+MOST_NODES = 4096
+
+
+@dataclass(frozen=True)
+class Joint(Drafter):
+    """The likeliest continuation of `depth` tokens under their joint law, of all or of those made of the `top`
+    likeliest tokens behind each node; an end token ends it. To be kept as it is (`KeepDraft`).
+
+    Where tokens are drawn it is a sample of the joint law, which is nothing but drawing token by token, so that no tree
+    is needed. In a mixed batch its calls run through all rows.
+    """
+
+    depth: int
+    top: int | None = None
+
+    def start(self, state: DecodeState, source: Any) -> None:
+        """Nothing to keep; ConfigError for a tree of more than `MOST_NODES` nodes."""
+        if self.top is not None and self.top < 1:
+            raise ConfigError(f"joint: top {self.top}, expected 1 or more")
+        size = state.batch.trunk.vocab_size
+        most, nodes = min(self.top or size, size), 0
+        for level in range(1, self.depth):
+            nodes += most**level
+            if nodes > MOST_NODES:
+                raise ConfigError(
+                    f"joint: depth {self.depth} and top {self.top or f'{size} (all tokens)'} make more than "
+                    f"{MOST_NODES} nodes; lower depth or top"
+                )
+
+    def propose(self, state: DecodeState) -> Draft:
+        """A chain a row."""
+        depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
+        if depth == 0:
+            return empty_draft(state)
+        state.count_draft_calls(depth)
+        if state.noise is not None and state.draws != "best":
+            return self._drawn(state, depth)
+        return chain_draft(up_to_end(self._likeliest(state, depth)[state.places], state.eos))
+
+    def _likeliest(self, state: DecodeState, depth: int) -> Tensor:
+        """The best path [B, depth] of every row of the batch."""
+        batch = state.batch
+        most = min(self.top or batch.trunk.vocab_size, batch.trunk.vocab_size)
+        paths = Paths.none(len(batch.rows), state.device)
+        score = torch.zeros(len(batch.rows), 1, dtype=torch.float32, device=state.device)
+        for d in range(1, depth + 1):
+            laws = log_laws(
+                state, batch.rows, logits_behind(batch.trunk, batch.cache, batch.pending, paths), paths.ends
+            )
+            best = laws.topk(most, -1)
+            score = (score[..., None] + best.values).flatten(1)
+            tokens, above = best.indices.flatten(1), children(laws.shape[1], most, laws)
+            if d < depth:
+                paths = paths.grow(tokens, above)
+        rows, at = torch.arange(len(score), device=score.device), score.argmax(1)
+        return torch.cat([paths.ends[rows, above[rows, at]], tokens[rows, at][:, None]], 1)
+
+    def _drawn(self, state: DecodeState, depth: int) -> Draft:
+        """Token by token."""
+        batch, places = state.batch, torch.tensor(state.places, device=state.device)
+        paths, found = Paths.none(len(batch.rows), state.device), []
+        for d in range(1, depth + 1):
+            logits = logits_behind(batch.trunk, batch.cache, batch.pending, paths)[places]
+            prefixes = prefixes_behind(state, state.rows, paths.ends[places])
+            found.append(choose(state, logits, None, d, prefixes, d - 1))
+            token = found[-1].tokens[..., 0]
+            whole = token.new_zeros(len(batch.rows), 1).index_copy(0, places, token)
+            paths = paths.grow(whole, torch.zeros_like(whole))
+        q = [choice.q[:, :, 0] for choice in found if choice.q is not None]
+        confidence = torch.cat([choice.confidence[..., 0] for choice in found], 1)
+        tokens = up_to_end(paths.ends[places, 0], state.eos)
+        return chain_draft(tokens, confidence, torch.cat(q, 1) if q else None)

@@ -1,0 +1,92 @@
+"""Paths of tokens ahead, as a tree that a trunk is asked about level by level; nothing of it is committed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from speechmtp.decoding.processors import Prefixes
+from speechmtp.decoding.state import DecodeState
+from speechmtp.models.cache import RaggedCache
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Draft, Prompt
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Each row's paths `ends` [B, n, d], which end in the last n nodes of the tree `draft`; at first one of nothing."""
+
+    draft: Draft
+    ends: Tensor
+
+    @classmethod
+    def none(cls, rows: int, device: torch.device) -> "Paths":
+        """No token yet."""
+        empty = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        seen = torch.zeros(rows, 0, 0, dtype=torch.bool, device=device)
+        return cls(Draft(empty, empty, chain=False, seen=seen), empty[:, None])
+
+    def grow(self, tokens: Tensor, above: Tensor) -> "Paths":
+        """One level more: `tokens` [B, m], each behind the path of number `above` [B, m]."""
+        old, size, new = self.draft, self.draft.tokens.shape[1], tokens.shape[1]
+        parent = size - self.ends.shape[1] + above
+        itself = torch.eye(new, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
+        rows = torch.arange(len(tokens), device=tokens.device)[:, None]
+        behind = old.ancestors[rows, parent] if size else itself[..., :0]
+        seen = torch.cat([torch.nn.functional.pad(old.ancestors, (0, new)), torch.cat([behind, itself], 2)], 1)
+        draft = Draft(torch.cat([old.tokens, tokens], 1), torch.cat([old.parent, parent], 1), chain=False, seen=seen)
+        return Paths(draft, torch.cat([self.ends[rows, above], tokens[..., None]], 2))
+
+
+def children(nodes: int, each: int, like: Tensor) -> Tensor:
+    """Numbers [B, nodes * each] of the nodes that their children, `each` a node, stand behind."""
+    return (torch.arange(nodes * each, device=like.device) // each).expand(len(like), -1)
+
+
+@torch.no_grad()
+def logits_behind(trunk: Trunk, cache: RaggedCache, pending: Prompt, paths: Paths) -> Tensor:
+    """Logits [B, n, V] behind the n paths, which stand behind the committed and the `pending` entries of each row."""
+    draft, lengths, device = paths.draft, pending.lengths, pending.embeddings.device
+    size, last = draft.tokens.shape[1], paths.ends.shape[1]
+    slots = lengths[:, None] + torch.arange(size, device=device)
+    inputs, positions, ancestors = pending.embeddings, pending.positions, None
+    if size:
+        inputs = torch.nn.functional.pad(inputs, (0, 0, 0, size))
+        nodes = trunk.embed(draft.tokens).to(inputs.dtype)
+        inputs = inputs.scatter(1, slots[..., None].expand(-1, -1, trunk.width), nodes)
+        positions = torch.nn.functional.pad(positions, (0, size))
+        positions = positions.scatter(1, slots, pending.next_position[:, None] + draft.depth)
+        queries = inputs.shape[1]
+        place = torch.arange(queries, device=device) - lengths[:, None]
+        seen = draft.ancestors.gather(2, place.clamp(0, size - 1)[:, None].expand(-1, size, -1))
+        seen = (place < 0)[:, None] | (seen & ((place >= 0) & (place < size))[:, None])
+        chain = torch.ones(queries, queries, dtype=torch.bool, device=device).tril_().repeat(len(lengths), 1, 1)
+        ancestors = chain.scatter_(1, slots[..., None].expand(-1, -1, queries), seen)
+    states = trunk.extend(inputs, positions, ancestors, cache)
+    ends = lengths[:, None] + torch.arange(size - last, size, device=device)
+    return trunk.unembed(states.hidden.gather(1, ends[..., None].expand(-1, -1, trunk.width)))
+
+
+def prefixes_behind(state: DecodeState, rows: list[int], ends: Tensor) -> Prefixes:
+    """What stands before the token behind each of the paths [B, n, d] of some rows of the batch given."""
+    return lambda: [[state.prefix(row) + path for path in paths] for row, paths in zip(rows, ends.tolist())]
+
+
+def log_laws(state: DecodeState, rows: list[int], logits: Tensor, ends: Tensor) -> Tensor:
+    """Log of the processed laws [B, n, V] behind paths, in float32 at least; behind an end token another one follows,
+    so that ended paths are compared with those that go on."""
+    if state.processors is not None:
+        logits = state.processors(logits, prefixes_behind(state, rows, ends))
+    laws = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    if not ends.shape[2]:
+        return laws
+    ended = (ends[..., -1] == state.eos)[..., None]
+    certain = torch.full_like(laws[:1, :1], -torch.inf)
+    certain[..., state.eos] = 0.0
+    return torch.where(ended, certain, laws)
+
+
+def up_to_end(tokens: Tensor, eos: int) -> Tensor:
+    """Tokens [B, P] of which those behind an end token are absent."""
+    ends = (tokens == eos).long()
+    return tokens.masked_fill(ends.cumsum(1) > ends, -1)

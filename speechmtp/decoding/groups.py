@@ -1,0 +1,100 @@
+"""Coarse acceptance: tokens that sound alike stand in for each other (Yanuka et al., arXiv 2511.13732)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from speechmtp.decoding.acceptance import AcceptanceRule, Keeps
+from speechmtp.decoding.rejection import Ratio
+from speechmtp.decoding.state import Draws
+from speechmtp.errors import ConfigError, ShapeError
+from speechmtp.types import Draft
+
+
+@dataclass(frozen=True, eq=False)
+class Groups(Ratio):
+    """`Ratio` on the law of groups: the drafted token stands in for any member. `groups` [V] int64 are each token's
+    group, 0 or more. The groups follow the trunk's law, as long as it does not tell members apart; which member is
+    heard does not."""
+
+    groups: Tensor
+    exact: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check(self.groups)
+
+    @cached_property
+    def count(self) -> int:
+        """Number of groups."""
+        return int(self.groups.max()) + 1
+
+    def undrawn(self) -> AcceptanceRule:
+        """A token stays in the group of the trunk's choice."""
+        return GroupMatch(self.groups)
+
+    def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
+        """As for tokens, of groups; what is left of a group is shared by its members as in `r`."""
+        groups = _on(self.groups, r)
+        coarse, drafted = (None if law is None else self._sums(law.to(r.dtype), groups) for law in (r, q))
+        assert coarse is not None
+        group = torch.where(token >= 0, groups[token.clamp_min(0)], -1)
+        chance, left = super().compare(coarse, drafted, group)
+        share = left / coarse.clamp_min(torch.finfo(r.dtype).tiny)
+        return chance, r * share[..., groups]
+
+    def _sums(self, law: Tensor, groups: Tensor) -> Tensor:
+        """Probabilities [.., G] of the groups."""
+        return law.new_zeros(*law.shape[:-1], self.count).index_add_(-1, groups, law)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMatch(Keeps):
+    """A drafted token stays if it is in the group of the trunk's choice, which seeded noise may have a part in."""
+
+    groups: Tensor
+    draws: ClassVar[Draws] = "shared"
+
+    def __post_init__(self) -> None:
+        _check(self.groups)
+
+    def kept(self, target: Tensor, draft: Draft) -> Tensor:
+        """Of the same group as the choice behind the parent."""
+        groups = _on(self.groups, target)
+        choice = groups[target.argmax(-1)].gather(1, draft.parent + 1)
+        return (choice == groups[draft.tokens.clamp_min(0)]) & (draft.tokens >= 0)
+
+
+def alike_groups(vectors: Tensor, similarity: float) -> Tensor:
+    """Group numbers [V] int64 of `vectors` [V, C]: two share one if a chain of pairs whose cosine is above `similarity`
+    joins them (single linkage), numbered by their first members."""
+    if vectors.ndim != 2 or not len(vectors):
+        raise ShapeError(f"groups: vectors {list(vectors.shape)}, expected [V, C]; give one vector a token")
+    if not -1 <= similarity <= 1:
+        raise ConfigError(f"groups: similarity {similarity}, expected a cosine from -1 to 1")
+    unit = torch.nn.functional.normalize(vectors.detach().to(torch.promote_types(vectors.dtype, torch.float32)))
+    size = len(unit)
+    label = torch.arange(size, device=unit.device)
+    while True:  # the least label reaches all of its group, twice as far in every round
+        near = [torch.where(part @ unit.T > similarity, label, size).amin(1) for part in unit.split(1024)]
+        found = torch.minimum(label, torch.cat(near))
+        found = found[found]
+        if torch.equal(found, label):
+            return label.unique(return_inverse=True)[1]
+        label = found
+
+
+def _check(groups: Tensor) -> None:
+    if groups.dtype != torch.int64 or groups.ndim != 1 or not len(groups) or int(groups.min()) < 0:
+        raise ConfigError(
+            f"groups: {list(groups.shape)} of {groups.dtype}, expected int64 [V] of 0 or more; number the groups"
+        )
+
+
+def _on(groups: Tensor, law: Tensor) -> Tensor:
+    """The groups on the law's device; ShapeError if they are of another vocabulary."""
+    if len(groups) != law.shape[-1]:
+        raise ShapeError(f"groups: of {len(groups)} tokens, expected {law.shape[-1]}; make them for this vocabulary")
+    return groups.to(law.device)

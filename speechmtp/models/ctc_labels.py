@@ -1,0 +1,62 @@
+"""Greedy CTC labels with how sure they are, and what else may have been said."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from speechmtp.types import CtcLabels
+
+LEAST_GAP = 0.05  # a label that never gets more than this is not worth a mention
+
+
+def ctc_labels(logits: Tensor, blank: int) -> CtcLabels:
+    """Labels of logits [T, V + 1] of one utterance: runs of one label without the blanks between them (Graves et al.
+    2006), each with the means of posteriors over its run.
+
+    `gaps` are labels that were the second choice of a step between two others, or at the edge of one of them, where the
+    best path passes over them.
+    """
+    law: NDArray[np.float32] = logits.float().softmax(-1).cpu().numpy()
+    best: NDArray[np.int64] = logits.argmax(-1).cpu().numpy()
+    if not len(best):
+        return CtcLabels(())
+    starts = np.flatnonzero(np.append(True, best[1:] != best[:-1]))
+    spoken = best[starts] != blank
+    labels = best[starts][spoken]
+    if not len(labels):
+        return CtcLabels((), gaps=_gaps(law, best, starts, spoken, blank))
+    sizes = np.diff(np.append(starts, len(best)))
+    mean = np.add.reduceat(law, starts, 0)[spoken] / sizes[spoken, None]
+    rows = np.arange(len(labels))
+    confidence = mean[rows, labels]
+    mean[rows, labels] = -1.0
+    second = mean.argmax(1)
+    return CtcLabels(
+        tuple(labels.tolist()), tuple(confidence.tolist()), tuple(second.tolist()),
+        tuple(mean[rows, second].tolist()), _gaps(law, best, starts, spoken, blank),
+    )  # fmt: skip
+
+
+def _gaps(
+    law: NDArray[np.float32], best: NDArray[np.int64], starts: NDArray[np.int64], spoken: NDArray[np.bool_], blank: int
+) -> tuple[tuple[int, int, float], ...]:
+    """(labels before it, label, highest posterior) of second choices that neither neighbour accounts for."""
+    steps = np.arange(len(best))
+    others = law.copy()
+    others[:, blank] = others[steps, best] = 0.0
+    second = others.argmax(1)
+    peaks = others[steps, second]
+    labels, before = best[starts][spoken].tolist(), spoken.cumsum().tolist()
+    runs = np.searchsorted(starts, steps, "right") - 1
+    found: dict[tuple[int, int], float] = {}
+    for t in np.flatnonzero(peaks > LEAST_GAP).tolist():
+        run, label, peak = runs[t], int(second[t]), float(peaks[t])
+        places = {before[run]}
+        if spoken[run]:  # before or behind the run's own label, whichever side of its peak this is
+            end = starts[run + 1] if run + 1 < len(starts) else len(best)
+            top = starts[run] + int(law[starts[run] : end, best[t]].argmax())
+            places = {before[run] - (t <= top), before[run] - (t < top)}
+        for place in places:
+            if label not in labels[max(place - 1, 0) : place + 1]:
+                found[place, label] = max(found.get((place, label), 0.0), peak)
+    return tuple((place, label, peak) for (place, label), peak in sorted(found.items()))

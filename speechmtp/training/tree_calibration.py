@@ -1,0 +1,32 @@
+"""Trees of heads grown from what they say of known outputs."""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from speechmtp.decoding.trees import TreeShape, grow
+from speechmtp.errors import DataError
+from speechmtp.heads.contract import HeadSet
+from speechmtp.models.trunk import Trunk
+from speechmtp.scoring.acceptance import rank_table
+from speechmtp.training.teacher_forced import teacher_forced
+from speechmtp.types import Prompt
+
+ROWS = 16  # outputs in one pass
+
+
+def calibrated_tree(
+    trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], nodes: int,
+    cost: Callable[[int], float] | None = None,
+) -> TreeShape:  # fmt: skip
+    """The best tree of at most `nodes` nodes for these heads (see `grow`), on outputs `tokens` that the trunk itself
+    gives behind single-row `prompts` of a development set. DataError where no first token
+    is ever right."""
+    passes = []
+    for start in range(0, len(tokens), ROWS):
+        part = slice(start, start + ROWS)
+        passes += teacher_forced(trunk, heads, prompts[part], tokens[part])
+    # A rank seen more often than the one before it owes that to chance.
+    shape = grow([list(accumulate(row, min)) for row in rank_table(passes)], nodes, cost)
+    if not shape.paths and cost is None:
+        raise DataError("tree: the heads are never right on these outputs; give more of them, or train the heads")
+    return shape
