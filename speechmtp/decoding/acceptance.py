@@ -14,6 +14,7 @@ from torch import Tensor
 
 from speechmtp.decoding.noise import ACCEPT, FOLLOW, Noise
 from speechmtp.decoding.state import Draws
+from speechmtp.models.trunk import Trunk
 from speechmtp.types import Accepted, Draft
 
 
@@ -23,6 +24,10 @@ class AcceptanceRule:
 
     exact: ClassVar[bool] = False
     draws: ClassVar[Draws] = "best"
+
+    def fitted(self, trunk: Trunk) -> "AcceptanceRule":
+        """The rule for a trunk, where it reads something of it."""
+        return self
 
     @abstractmethod
     def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:

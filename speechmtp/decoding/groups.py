@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from speechmtp.decoding.acceptance import AcceptanceRule, Keeps
 from speechmtp.decoding.rejection import Ratio
 from speechmtp.decoding.state import Draws
 from speechmtp.errors import ConfigError, ShapeError
+from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft
 
 
@@ -67,13 +69,40 @@ class GroupMatch(Keeps):
         return (choice == groups[draft.tokens.clamp_min(0)]) & (draft.tokens >= 0)
 
 
+@dataclass(frozen=True)
+class AlikeGroups(AcceptanceRule):
+    """`Groups` of the tokens whose embeddings have a cosine above `similarity`; made for each trunk by `fitted`."""
+
+    similarity: float
+
+    def __post_init__(self) -> None:
+        _cosine(self.similarity)
+
+    def fitted(self, trunk: Trunk) -> AcceptanceRule:
+        """The rule of this trunk's tokens; groups are found once a trunk."""
+        known = _FOUND.setdefault(trunk, {})
+        if self.similarity not in known:
+            known[self.similarity] = alike_groups(trunk.embed(_all_ids(trunk)), self.similarity)
+        return Groups(known[self.similarity])
+
+    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """None without a trunk."""
+        raise ShapeError("groups: no trunk, expected one; call fitted first")
+
+
+_FOUND: WeakKeyDictionary[Trunk, dict[float, Tensor]] = WeakKeyDictionary()
+
+
+def _all_ids(trunk: Trunk) -> Tensor:
+    return torch.arange(trunk.vocab_size, device=trunk.unembedding().weight.device)
+
+
 def alike_groups(vectors: Tensor, similarity: float) -> Tensor:
     """Group numbers [V] int64 of `vectors` [V, C]: two share one if a chain of pairs whose cosine is above `similarity`
     joins them (single linkage), numbered by their first members."""
     if vectors.ndim != 2 or not len(vectors):
         raise ShapeError(f"groups: vectors {list(vectors.shape)}, expected [V, C]; give one vector a token")
-    if not -1 <= similarity <= 1:
-        raise ConfigError(f"groups: similarity {similarity}, expected a cosine from -1 to 1")
+    _cosine(similarity)
     unit = torch.nn.functional.normalize(vectors.detach().to(torch.promote_types(vectors.dtype, torch.float32)))
     size = len(unit)
     label = torch.arange(size, device=unit.device)
@@ -84,6 +113,11 @@ def alike_groups(vectors: Tensor, similarity: float) -> Tensor:
         if torch.equal(found, label):
             return label.unique(return_inverse=True)[1]
         label = found
+
+
+def _cosine(similarity: float) -> None:
+    if not -1 <= similarity <= 1:
+        raise ConfigError(f"groups: similarity {similarity}, expected a cosine from -1 to 1")
 
 
 def _check(groups: Tensor) -> None:

@@ -144,9 +144,13 @@ def _start(plan: Plan, batch: Batch, noise: Noise | None, count: int) -> _Lane:
         )
     source = plan.sources.of(drafter.source) if drafter.source else None
     if drafter.source and len(source[1] if drafter.source == "model" and source else source or ()) != len(rows):
-        raise ShapeError(f"strategy: needs {drafter.source} token lists for {len(rows)} rows")
+        raise ShapeError(
+            "strategy: needs a draft model; give one with --draft-model" if drafter.source == "model" and not source
+            else f"strategy: needs {drafter.source} token lists for {len(rows)} rows"
+        )  # fmt: skip
     index = torch.tensor(rows, dtype=torch.long, device=batch.pending.embeddings.device)
-    rule = plan.rule if noise is not None else plan.rule.undrawn()
+    rule = plan.rule.fitted(batch.trunk)
+    rule = rule if noise is not None else rule.undrawn()
     state = DecodeState(rows, rows, batch, rule.draws, noise=None if noise is None else noise.select(index))
     if drafter.heads and plan.heads is not None:
         state.heads, state.head_state = plan.heads, plan.heads.start(len(rows), batch.trunk, depth)

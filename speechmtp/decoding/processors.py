@@ -55,7 +55,8 @@ class SamplingConfig:
         wanted = {"top_p": "above 0, at most 1", "min_p": "from 0 to 1", "repetition_penalty": "above 0"}
         for name, right in allowed.items():
             if not right:
-                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {wanted.get(name, '0 or more')}")
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} {getattr(self, name)}: expected {wanted.get(name, '0 or more')}")
 
     @property
     def plain(self) -> bool:
@@ -105,8 +106,8 @@ class Processors:
         # Processors take rectangular ids: padding would count as tokens, so equal lengths go together.
         for length in sorted({len(prefix) for prefix in lists}):
             group = [i for i, prefix in enumerate(lists) if len(prefix) == length]
-            ids = torch.tensor([lists[i] for i in group], dtype=torch.long, device=logits.device).view(len(group), length)
-            out[group] = self._run(ids, flat[group])
+            ids = torch.tensor([lists[i] for i in group], dtype=torch.long, device=logits.device)
+            out[group] = self._run(ids.view(len(group), length), flat[group])
         return out.view(rows, nodes, size)
 
     def _run(self, ids: Tensor, logits: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from speechmtp.types import Draft, chain_draft
 class HeadChain(Drafter):
     """Up to `depth` tokens; with `theta` a row stops drafting before the first depth whose confidence falls
     below it: the token's own probability (`token`) or the product of all so far (`product`)
-    (Raj et al. 2024, arXiv 2409.08148). A token drawn for a ratio rule is kept and ends the draft: dropping it because it
-    is unlikely would bias the output."""
+    (Raj et al. 2024, arXiv 2409.08148). A token drawn for a ratio rule is kept and ends the draft: dropping it because
+    it is unlikely would bias the output."""
 
     depth: int
     theta: float | None = None
@@ -36,7 +36,7 @@ class HeadChain(Drafter):
         if self.theta is not None:
             measured = confidence if self.measure == "token" else confidence.cumprod(1)
             sure = (measured >= self.theta).long().cumprod(1).bool()
-            if q is not None:
+            if state.noise is not None and state.draws == "own":
                 sure = torch.cat([torch.ones_like(sure[:, :1]), sure[:, :-1]], 1)
             tokens = tokens.masked_fill(~sure, -1)
         return chain_draft(tokens, confidence, q)

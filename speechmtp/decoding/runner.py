@@ -1,0 +1,148 @@
+"""Batches decoded by strategies: one trunk, its head sets and perhaps a draft model, whatever the prompts are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from speechmtp.decoding.draft_costs import CostTable, measure_costs
+from speechmtp.decoding.draft_length import Costed, DraftLength, Running
+from speechmtp.decoding.drafters.contract import Sources
+from speechmtp.decoding.loop import Drawing, Limits, Plan, generate_mixed
+from speechmtp.decoding.presets import PRESETS, training_command
+from speechmtp.decoding.strategies import Strategy, make_strategy
+from speechmtp.errors import ConfigError
+from speechmtp.heads.contract import HeadSet
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import CtcLabels, Prompt, Trace, stack_prompts
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row to decode: its prompt, and what drafters may know of it. `ids` are the token ids of the prompt, where it
+    has any, `limit` the most tokens to emit (None: by the run's limits), `stream` its noise."""
+
+    prompt: Prompt
+    ids: Sequence[int] = ()
+    ctc: CtcLabels | None = None
+    reference: Sequence[int] | None = None
+    draft_prompt: Prompt | None = None
+    limit: int | None = None
+    stream: int = 0
+
+
+@dataclass
+class Runner:
+    """Decodes requests; `name` is what the user calls the model, `draft` the trunk of a draft model."""
+
+    trunk: Trunk
+    heads: Mapping[str, HeadSet]
+    eos: int
+    name: str = "MODEL"
+    draft: Trunk | None = None
+    limits: Limits = field(default_factory=Limits)
+    _costs: dict[str, CostTable] = field(default_factory=dict)
+
+    def heads_named(self, name: str = "") -> HeadSet:
+        """A head set by name, the default one for the empty name; a ConfigError where there is none."""
+        found = self.heads.get(name) if name else next(iter(self.heads.values()), None)
+        if found is None and not self.heads:
+            raise ConfigError("heads: the model has no heads; give a head folder with --heads, or another strategy")
+        if found is None:
+            raise ConfigError(
+                f"heads {name!r}: not among those loaded, {', '.join(self.heads)}; name it or give its folder "
+                f"with --heads"
+            )
+        return found
+
+    def prepared(self, strategy: Strategy) -> Strategy:
+        """The strategy for this model: a preset's head set found, draft lengths that nobody chose as long as the heads
+        can. ConfigError for what the model cannot do."""
+        if "model" in strategy.needs and self.draft is None:
+            raise ConfigError(f"strategy {strategy.name}: needs a draft model; give one with --draft-model")
+        if "heads" not in strategy.needs:
+            return strategy
+        if strategy.preset is not None:
+            return self._with_heads(strategy)
+        try:
+            heads = self.heads_named(strategy.heads)
+        except ConfigError as error:
+            raise ConfigError(f"strategy {strategy.name}: {error}") from None
+        strategy = strategy.fitted(heads.depth)
+        depth = getattr(strategy.drafter, "depth", 0)
+        if depth > heads.depth:
+            tree = "paths" in strategy.options
+            raise ConfigError(
+                f"strategy {strategy.name}: {f'a tree of depth {depth}' if tree else f'depth={depth}'}, expected at most "
+                f"{heads.depth}, the heads' depth; give {'shorter paths' if tree else f'depth={heads.depth}'}"
+            )
+        return strategy
+
+    def _with_heads(self, strategy: Strategy) -> Strategy:
+        """A preset with a head set of its kind: that named, that of its own name, or the first that fits."""
+        preset = strategy.preset
+        assert preset is not None
+        wanted = [strategy.heads] if strategy.heads else [*([strategy.name] * (strategy.name in self.heads)), *self.heads]
+        for name in wanted:
+            if preset.fits(self.heads_named(name).config):
+                from speechmtp.decoding.presets import make_preset
+
+                return make_preset(strategy.name, {**strategy.given, "heads": name})
+        kind = ", ".join(f"{key} {'given' if value is True else value}" for key, value in preset.heads.items())
+        raise ConfigError(
+            f"strategy {strategy.name}: needs heads of {kind}, depth {preset.options.get('depth', 1)} or more, and "
+            f"{', '.join(wanted) or 'nothing'} is loaded; train them with: {training_command(strategy.name, self.name)}"
+        )
+
+    def usable(self, names: Sequence[str] = (), ctc: bool = True, reference: bool = True) -> list[Strategy]:
+        """Every row of the table and every preset that this model can run, at its defaults."""
+        from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
+
+        found = []
+        for name in names or [*STRATEGIES, *PRESETS]:
+            strategy = make_strategy(name, {}) if name in STRATEGIES else parse_strategy(name)
+            if ("ctc" in strategy.needs and not ctc) or ("reference" in strategy.needs and not reference):
+                continue
+            try:
+                found.append(self.prepared(strategy))
+            except ConfigError:
+                continue
+        return found
+
+    def run(
+        self, requests: Sequence[Request], strategies: Sequence[Strategy], drawing: Drawing | None = None,
+        record_gaps: bool = False, overlap: bool = False,
+    ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
+        """Tokens and traces of every request, each by its own strategy; none may be without a drafter."""
+        chosen = [self.prepared(one) for one in strategies]
+        labels = [one.label for one in chosen]
+        plans = []
+        for label, one in dict(zip(labels, chosen)).items():
+            rows = [n for n, other in enumerate(labels) if other == label]
+            plans.append(self._plan(one, [requests[n] for n in rows], rows))
+        most = [self.limits.of(int(r.prompt.lengths[0])) if r.limit is None else r.limit for r in requests]
+        return generate_mixed(
+            self.trunk, stack_prompts([r.prompt for r in requests]), plans, self.eos, most, drawing,
+            [r.ids for r in requests], record_gaps, overlap,
+        )  # fmt: skip
+
+    def _plan(self, strategy: Strategy, requests: Sequence[Request], rows: list[int]) -> Plan:
+        assert strategy.drafter is not None and strategy.rule is not None
+        heads = self.heads_named(strategy.heads) if strategy.drafter.heads else None
+        prompts = [r.draft_prompt for r in requests if r.draft_prompt is not None]
+        sources = Sources(
+            [r.reference for r in requests if r.reference is not None], [r.ctc for r in requests if r.ctc is not None],
+            (self.draft, prompts) if self.draft is not None and prompts else None,
+        )  # fmt: skip
+        return Plan(strategy.drafter, strategy.rule, heads, sources, self._length(strategy, heads), rows)
+
+    def _length(self, strategy: Strategy, heads: HeadSet | None) -> DraftLength | None:
+        if strategy.length == "running":
+            return Running()
+        if strategy.length == "cost":
+            return Costed(self.costs(strategy.heads, heads))
+        return None
+
+    def costs(self, name: str = "", heads: HeadSet | None = None) -> CostTable:
+        """What calls and drafts cost on this machine, measured at the first use."""
+        if name not in self._costs:
+            self._costs[name] = measure_costs(self.trunk, heads=heads)
+        return self._costs[name]
