@@ -10,14 +10,15 @@ import torch
 
 from speechmtp.audio.features import Fbank
 from speechmtp.audio.io import read_audio, resample
-from speechmtp.bundle import Bundle, load_bundle
-from speechmtp.decoding.drafters.contract import Sources
-from speechmtp.decoding.loop import Drawing, Limits, Plan, generate_mixed
+from speechmtp.bundle import Bundle, load_bundle, load_draft_model
+from speechmtp.decoding.loop import Drawing, Limits
 from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.runner import Request, Runner
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge
+from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.models.ctc_labels import ctc_labels
 from speechmtp.types import CtcLabels, Prompt, Result, Trace, stack_prompts
 
@@ -56,9 +57,13 @@ class Recogniser:
     device: torch.device
     dtype: torch.dtype
     limits: Limits = field(default_factory=Limits)
+    draft: SpeechLM | None = None
 
     def __post_init__(self) -> None:
         self.bundle.to(self.device, self.dtype)
+        trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
+        bundle, name = self.bundle, self.bundle.name or "MODEL"
+        self.runner = Runner(bundle.model.trunk, bundle.heads, bundle.tokenizer.eos, name, trunk, self.limits)
         self._fbank = Fbank(self.bundle.config.features)
 
     @property
@@ -73,15 +78,7 @@ class Recogniser:
 
     def heads_named(self, name: str = "") -> HeadSet:
         """A head set by name, the default one for the empty name; a ConfigError where there is none."""
-        found = self.bundle.heads.get(name) if name else self.heads
-        if found is None and not self.bundle.heads:
-            raise ConfigError("heads: the model has no heads; give a head folder with --heads, or another strategy")
-        if found is None:
-            raise ConfigError(
-                f"heads {name!r}: not among those loaded, {', '.join(self.bundle.heads)}; name it or give its folder "
-                f"with --heads"
-            )
-        return found
+        return self.runner.heads_named(name)
 
     @torch.inference_mode()
     def hear(self, audio: np.ndarray, name: str = "audio") -> Heard:
@@ -102,9 +99,10 @@ class Recogniser:
             raise DataError(f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
         out = model.encode(frames.to(self.device, self.dtype), lengths.to(self.device))
         prompt = model.prompt(out)
+        draft_prompt = None if self.draft is None else self.draft.prompt(out)
         ctc = ctc_labels(out.logits[0], model.encoder.blank)
         nothing = isinstance(model.adapter, CtcMerge) and not self.bundle.tokenizer.decode(ctc.labels).strip()
-        return Heard(prompt, ctc, len(audio) / self.rate, time.perf_counter() - began, nothing)
+        return Heard(prompt, ctc, len(audio) / self.rate, time.perf_counter() - began, nothing, draft_prompt)
 
     def decode(
         self, heard: Sequence[Heard], strategy: Strategy | Sequence[Strategy],
@@ -124,18 +122,10 @@ class Recogniser:
                 found[i] = list(heard[i].labels), Trace(emitted=len(heard[i].labels), finished=True)
         rows = [i for i in spoken if i not in found]
         if rows:
-            chosen = [each[i] for i in rows]
-            known = [references[i] for i in rows] if references else None
-            plans = [
-                self._plan(one, [n for n, s in enumerate(chosen) if s.label == label], [heard[i] for i in rows], known)
-                for label, one in {s.label: s for s in chosen}.items()
-            ]
-            tokens, traces = generate_mixed(
-                self.bundle.model.trunk, stack_prompts([heard[i].prompt for i in rows]), plans,
-                self.bundle.tokenizer.eos, self.limits, Drawing.of(sampling or SamplingConfig(), [streams[i] for i in rows]),
-                record_gaps=record_gaps, overlap=overlap,
-            )  # fmt: skip
-            found |= dict(zip(rows, zip(tokens, traces)))
+            requests = [self.request(heard[i], references[i] if references else None) for i in rows]
+            drawing = Drawing.of(sampling or SamplingConfig(), [streams[i] for i in rows])
+            done = self.runner.run(requests, [each[i] for i in rows], drawing, record_gaps, overlap)
+            found |= dict(zip(rows, zip(*done)))
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
@@ -144,16 +134,10 @@ class Recogniser:
         outputs = [found.get(i, nothing) for i in range(len(heard))]
         return [Result(text(tokens), tuple(tokens), trace, seconds) for tokens, trace in outputs]
 
-    def _plan(
-        self, strategy: Strategy, rows: list[int], heard: Sequence[Heard], references: Sequence[Sequence[int]] | None
-    ) -> Plan:
-        """What a strategy needs for some rows of a batch."""
-        drafter = strategy.drafter
-        heads = self.heads_named(strategy.heads) if drafter is not None and drafter.heads else None
-        strategy = strategy if heads is None else strategy.fitted(heads.depth)
-        assert strategy.drafter is not None and strategy.rule is not None
-        sources = Sources([references[i] for i in rows] if references else (), [heard[i].ctc for i in rows])
-        return Plan(strategy.drafter, strategy.rule, heads, sources, rows=rows)
+    def request(self, heard: Heard, reference: Sequence[int] | None = None) -> Request:
+        """What the decoder is asked for one utterance."""
+        limit = self.limits.of(int(heard.prompt.lengths[0]))
+        return Request(heard.prompt, (), heard.ctc, reference, heard.draft_prompt, limit)
 
     def transcribe(
         self, audio: str | Path | np.ndarray, rate: int | None = None, strategy: str | Strategy = "ctc"
@@ -188,18 +172,20 @@ def mono(audio: np.ndarray) -> np.ndarray:
 
 def load(
     model: str = "default", device: str = "cpu", dtype: str = "float32", heads: str | Path | Sequence[str | Path] = (),
-    allow_stale_heads: bool = False,
+    allow_stale_heads: bool = False, draft_model: str | Path = "",
 ) -> Recogniser:  # fmt: skip
     """A recogniser from a model folder or the name of an embedded model (`default`, `an4`).
 
     `heads` are names of the model's head sets or head folders, the first being the default; with none given the
-    model has all of its own. Those of another trunk are an error unless `allow_stale_heads`.
+    model has all of its own. Those of another trunk are an error unless `allow_stale_heads`. `draft_model` is the
+    folder of a smaller model on the same encoder, for strategies that draft with one.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     wanted = [heads] if isinstance(heads, (str, Path)) else heads
     bundle = load_bundle(model, allow_stale_heads, [str(item) for item in wanted])
-    return Recogniser(bundle, torch.device(device), DTYPES[dtype])
+    draft = load_draft_model(str(draft_model), bundle) if draft_model else None
+    return Recogniser(bundle, torch.device(device), DTYPES[dtype], draft=draft)
 
 
 def transcribe(audio: str | Path | np.ndarray, rate: int | None = None, model: str = "default") -> str:

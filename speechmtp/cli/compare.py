@@ -4,107 +4,201 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from speechmtp.cli.options import add_data_options, add_run_options, check_strategies, hear_all, open_recogniser
+from speechmtp.cli.options import (
+    add_data_options,
+    add_draft_options,
+    add_run_options,
+    add_sampling_options,
+    add_text_options,
+    check_strategies,
+    sampling_of,
+)
 from speechmtp.errors import ConfigError, SpeechMTPError
+
+if TYPE_CHECKING:
+    from speechmtp.decoding.runner import Runner
+    from speechmtp.decoding.strategies import Strategy
+
+ALL, PEERS = "all", "transformers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp compare`."""
-    parser.add_argument("model", metavar="MODEL", help="model folder or embedded model (default, an4)")
-    parser.add_argument("data_dir", metavar="DATA_DIR", help="Kaldi data directory with text")
+    parser.add_argument(
+        "model", metavar="MODEL", help="model folder, embedded model (default, an4), or causal LM's folder"
+    )
+    parser.add_argument("data_dir", metavar="DATA", help="Kaldi data directory with text; for a causal LM a text file")
     parser.add_argument("--strategies", default="ar,verify,threshold,ctc,ctc-only", metavar="LIST",
-                        help="ar,verify:depth=3,... or @FILE with a YAML list `strategies`")  # fmt: skip
+                        help="ar,verify:depth=3,..., `all` that the model can run, `transformers` for its own generate "
+                        "on the same weights, or @FILE with a YAML list `strategies`")  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for compare.json, .md, .png and texts")
     add_run_options(parser)
+    add_draft_options(parser)
+    add_sampling_options(parser)
     add_data_options(parser)
+    add_text_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compares, prints the table, writes the files; 1 if an exact strategy differs beyond near-ties."""
     from speechmtp.cli.comparison import run_comparison
-    from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.cli.subjects import open_subject
     from speechmtp.scoring.tables import render_markdown, render_text
 
-    strategies = read_strategies(args.strategies)
-    recogniser = open_recogniser(args)
-    strategies = check_strategies(strategies, recogniser, with_references=True)
-    data = read_data_dir(args.data_dir, args.root, allow_pipes=args.allow_pipes)
-    heard, seconds = hear_all(recogniser, data, args.allow_pipes)
-    done = run_comparison(recogniser, heard, seconds, data.transcripts(), strategies, args.batch_size, args.seed)
+    wanted, sampling = Wanted(args.strategies), sampling_of(args)
+    wanted.drawn = sampling.temperature > 0
+    subject, strategies = open_subject(args, wanted.strategies)
+    peers, left_out = wanted.peers(subject, args, sampling)
+    done = run_comparison(subject, strategies, args.batch_size, sampling, peers=peers)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    notes: dict[str, Any] = {
+        "peers": left_out,
+        "recommended": wanted.recommended,
+        "chosen_on": wanted.chosen_on,
+        "data": args.data_dir,
+    }
     (out / "compare.json").write_text(json.dumps(done.rows, indent=1) + "\n")
-    columns = table_columns()
-    note = footnote(done.rows)
-    (out / "compare.md").write_text(render_markdown(table_rows(done.rows), columns) + f"\n{note}\n", encoding="utf-8")
-    print(render_text(table_rows(done.rows), columns) + "\n" + note)
+    (out / "notes.json").write_text(json.dumps(notes, indent=1) + "\n")
+    rows, columns, note = table_rows(done.rows), table_columns(done.rows), footnote(done.rows, notes)
+    (out / "compare.md").write_text(render_markdown(rows, columns) + f"\n{note}\n", encoding="utf-8")
+    print(render_text(rows, columns) + "\n" + note)
     for label, texts in done.texts.items():
         folder = out / "text" / label.replace(":", "_").replace(",", "_")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "text").write_text("".join(f"{n} {t}".rstrip() + "\n" for n, t in sorted(texts.items())))
-    _plot(done.rows, out / "compare.png")
+    _plot(done.rows, out)
     return 1 if any(row["differences"] for row in done.rows) else 0
 
 
-def read_strategies(text: str) -> list[Any]:
-    """Strategies from a command-line list or, behind @, the list `strategies` of a YAML file."""
-    from speechmtp.config import read_yaml
-    from speechmtp.decoding.strategies import parse_strategies, parse_strategy
+class Wanted:
+    """The rows that a command line asks for; `recommended` and `chosen_on` are what a file of strategies says."""
 
-    if not text.startswith("@"):
-        return parse_strategies(text)
-    listed = read_yaml(text[1:]).get("strategies")
-    if not isinstance(listed, list) or not listed:
-        raise ConfigError(f"{text[1:]}: a list `strategies` is expected")
-    return [parse_strategy(str(item)) for item in listed]
+    def __init__(self, text: str) -> None:
+        from speechmtp.config import read_yaml
+
+        self.recommended = self.chosen_on = ""
+        if text.startswith("@"):
+            found = read_yaml(text[1:])
+            listed = found.get("strategies")
+            if not isinstance(listed, list) or not listed:
+                raise ConfigError(f"{text[1:]}: a list `strategies` is expected")
+            self.parts = [str(item) for item in listed]
+            self.recommended, self.chosen_on = str(found.get("recommended", "")), str(found.get("chosen_on", ""))
+        else:
+            from speechmtp.decoding.strategies import split_strategies
+
+            self.parts = split_strategies(text)
+        from speechmtp.decoding.strategies import parse_strategy
+
+        self.drawn = False
+        self.all, self.with_peers = ALL in self.parts, PEERS in self.parts or ALL in self.parts
+        self.listed = [parse_strategy(part) for part in self.parts if part not in (ALL, PEERS)]
+
+    def strategies(self, runner: "Runner", ctc: bool) -> list["Strategy"]:
+        """Strategies that the model can run: all of a list, or an error; of `all`, those that can."""
+        found = check_strategies(self.listed, runner, with_references=True, with_ctc=ctc)
+        known = {strategy.label for strategy in found}
+        return found + [s for s in runner.usable(ctc, self.drawn) if s.label not in known] if self.all else found
+
+    def peers(self, subject: Any, args: argparse.Namespace, sampling: Any) -> tuple[list[str], list[str]]:
+        """Modes of transformers' `generate` that can run here, and why the others cannot."""
+        from speechmtp.cli.peers import peer_modes
+
+        if not self.with_peers:
+            return [], []
+        if args.batch_size > 1 or not sampling.plain:
+            return [], ["transformers' own rows are run greedily at batch size 1 only"]
+        modes = peer_modes(subject.runner.trunk, not subject.ids, subject.assistant)
+        notes = [f"transformers:{mode} is left out: {why}" for mode, why in modes.items() if why is not None]
+        return [mode for mode, why in modes.items() if why is None], notes
 
 
-def table_columns() -> list[Any]:
-    """Columns of the table on the screen and in compare.md."""
+def table_columns(rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """Columns of the table on the screen and in compare.md: those that some row has a value for."""
     from speechmtp.scoring.tables import Column
 
+    scored, heard, drawn = (any(row.get(key) is not None for row in rows) for key in ("wer", "rtfx", "acceptance"))
     return [
-        Column("name", "strategy"), Column("exact"), Column("wer", "WER %"), Column("interval", "95 % interval"),
+        Column("name", "strategy"), Column("exact"),
+        *([Column("wer", "WER %"), Column("interval", "95 % interval")] if scored else []),
         Column("same", "same as ar"), Column("trunk_calls", "calls"), Column("tokens_per_call", "tokens/call"),
         Column("oracle_tokens_per_call", "ceiling"), Column("mean_acceptance_length", "mean accepted"),
-        Column("seconds", "decoder s"), Column("speedup_vs_ar", "speed-up"),
-        Column("end_to_end_speedup_vs_ar", "end to end"), Column("rtfx", "RTFx", 1),
+        *([Column("stayed", "stayed %", 1), Column("expected", "sum min(p, q) %", 1)] if drawn else []),
+        Column("positions", "accepted by position %"), Column("draft_ms_per_call", "draft ms"),
+        Column("draft_calls", "draft calls"), Column("seconds", "decoder s"), Column("speedup_vs_ar", "speed-up"),
+        *([Column("end_to_end_speedup_vs_ar", "end to end"), Column("rtfx", "RTFx", 1)] if heard else []),
     ]  # fmt: skip
 
 
 def table_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """compare.json's rows with names and intervals as they are shown."""
-    from speechmtp.scoring.plot import row_label
-
     shown = []
     for row in rows:
         interval = "-" if row["wer_low"] is None else f"{row['wer_low']:.2f}-{row['wer_high']:.2f}"
         same = f"{row['identical_to_ar']}/{row['utterances']}"
         if row["near_ties"]:
             same += f" ({len(row['near_ties'])} near-ties)"
-        exact = "-" if row["strategy"] == "ctc-only" else row["exact"]
-        shown.append(row | {"name": row_label(row), "interval": interval, "same": same, "exact": exact})
+        exact = "-" if row["strategy"] == "ctc-only" else "yes" if row["exact"] else "no"
+        if exact == "yes" and not row.get("seeded", True):
+            exact = "in law"
+        rates = row.get("acceptance_per_position")
+        shares = (row.get("acceptance"), row.get("expected_acceptance"))
+        shown.append(row | {
+            "name": _short(row["label"]), "interval": interval, "same": same, "exact": exact,
+            "positions": " ".join(f"{100 * rate:.0f}" for rate in rates[:8]) if rates else "-",
+            "stayed": None if shares[0] is None else 100 * shares[0],
+            "expected": None if shares[1] is None else 100 * shares[1],
+        })  # fmt: skip
     return shown
 
 
-def footnote(rows: Sequence[dict[str, Any]]) -> str:
-    """What a reader needs to know about the numbers."""
-    row = rows[0]
+def _short(label: str) -> str:
+    """A label without the paths of a tree, which fill lines."""
+    head, _, rest = label.partition("paths=")
+    paths, _, more = rest.partition(",")
+    return f"{head}paths={paths.count('.') + 1} nodes" + (f",{more}" if more else "") if rest else label
+
+
+def footnote(rows: Sequence[dict[str, Any]], notes: dict[str, Any] | None = None) -> str:
+    """What a reader needs to know about the numbers, and which strategy to take."""
+    row, notes = rows[0], notes or {}
     threads = f", {row['threads']} thread{'s' * (row['threads'] > 1)}" if row.get("threads") else ""
-    return (
-        f"{row['utterances']} utterances, {row['audio_seconds']:.1f} s of audio, batch size {row['batch_size']}, "
-        f"{row['dtype']} on {row['device']}{threads}, seed {row['seed']}, normaliser {row['normalizer']}; calls and "
+    audio = f", {row['audio_seconds']:.1f} s of audio" if row.get("audio_seconds") else ""
+    normalizer = f", normaliser {row['normalizer']}" if row.get("normalizer") else ""
+    sampling = ", ".join(f"{key} {value}" for key, value in (row.get("sampling") or {}).items() if key != "seed")
+    text = (
+        f"{row['utterances']} utterances{audio}, batch size {row['batch_size']}, {sampling or 'greedy'}, "
+        f"{row['dtype']} on {row['device']}{threads}, seed {row['seed']}{normalizer}; calls and "
         f"tokens count the prompt's call and end tokens; ceiling: tokens per call if every draft were right; times are "
         f"of this run, strategies interleaved."
     )
+    if any(r["exact"] and not r.get("seeded", True) for r in rows):
+        text += " In law: the tokens are others than `ar`'s with this seed, their law is the same."
+    if any(r.get("acceptance") is not None for r in rows):
+        text += (
+            " Stayed: accepted drafted tokens over those that were judged, a chain's up to its first refused one; "
+            "beside it what a single draw should come to."
+        )
+    flagged = {flag: r["flagged"][flag] for r in rows for flag in r.get("flagged", {}) if r["label"] == "ar"}
+    if flagged:
+        text += " Flagged in `ar`: " + ", ".join(f"{count} {flag}" for flag, count in flagged.items()) + "."
+    for note in notes.get("peers", ()):
+        text += f" {note}."
+    if notes.get("recommended"):
+        text += (
+            f"\n\nTake `{_short(notes['recommended'])}`: the fastest exact strategy on {notes['chosen_on'] or 'dev'}."
+        )
+    return text
 
 
-def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def _plot(rows: Sequence[dict[str, Any]], out: Path) -> None:
     from speechmtp.scoring.plot import plot_tradeoff
 
     try:
-        plot_tradeoff(rows, path)
+        for name, x in (("compare.png", "tokens_per_call"), ("compare_seconds.png", "seconds")):
+            plot_tradeoff(rows, out / name, x)
     except SpeechMTPError as error:
         print(f"no picture: {error}")

@@ -1,36 +1,42 @@
 """Strategies side by side in one process: the rows of `compare`, `tune` and `demo`.
 
 Encoder output, CTC labels and prompt are computed once per utterance and given to every strategy and batch
-size. Strategies take turns batch by batch, each turn starting with another one, so that their times compare.
+size. Strategies take turns batch by batch, each turn starting with another one, so that their times compare; so do the
+rows of transformers' own `generate`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from speechmtp.api import Heard, Recogniser
-from speechmtp.cli.options import batches
 from speechmtp.cli.progress import track
+from speechmtp.cli.subjects import Subject, peer_result
+from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
-from speechmtp.scoring.report import wer_interval
-from speechmtp.scoring.wer import score
-from speechmtp.text.normalize import get_normalizer
 from speechmtp.types import Result, Trace, sum_traces
 
 NEAR_TIE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}  # logits
+PEERS = "transformers"
 
 
 @dataclass
 class Tally:
-    """Results, decoder seconds and trunk calls (a batch's once) of one strategy."""
+    """Results, decoder seconds and trunk calls (a batch's once) of one strategy, or of a mode (`peer`) of
+    transformers' own `generate`."""
 
-    strategy: Strategy
+    strategy: Strategy | None
+    peer: str = ""
     seconds: float = 0.0
     batch_calls: int = 0
     results: dict[str, Result] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What the row is called."""
+        return self.strategy.label if self.strategy is not None else f"{PEERS}:{self.peer}"
 
 
 @dataclass(frozen=True)
@@ -41,112 +47,133 @@ class Comparison:
     texts: dict[str, dict[str, str]]  # by strategy label, then utterance
 
 
-def run_comparison(
-    recogniser: Recogniser, heard: Mapping[str, Heard], hear_seconds: float, references: Mapping[str, str],
-    strategies: Sequence[Strategy], batch_size: int, seed: int, label: str = "comparing",
-) -> Comparison:  # fmt: skip
-    """Rows in the order of `strategies`; `ar` at batch size 1 is the reference of exactness and of `oracle`."""
-    plain = parse_strategy("ar")
-    names = sorted(heard)
-    reference = {n: recogniser.decode([heard[n]], plain, record_gaps=True)[0] for n in track(names, "reference")}
-    tallies = [Tally(strategy) for strategy in strategies]
-    first = next(iter(batches(names, heard, batch_size)))
-    for tally in tallies:  # warm up: the first call of a shape is slower
-        _decode(recogniser, first, heard, reference, tally.strategy)
-    for turn, group in enumerate(track(list(batches(names, heard, batch_size)), label)):
-        for place in range(len(tallies)):
-            tally = tallies[(place + turn) % len(tallies)]
-            results = _decode(recogniser, group, heard, reference, tally.strategy)
-            tally.seconds += results[0].seconds
-            tally.batch_calls += max(r.trace.calls for r in results)
-            tally.results.update(zip(group, results))
-    shared = _Shared(recogniser, heard, hear_seconds, references, reference, batch_size, seed)
-    plain_tally = next((t for t in tallies if t.strategy.name == "ar"), None)
-    rows = [_row(tally, shared, plain_tally) for tally in tallies]
-    return Comparison(rows, {t.strategy.label: {n: t.results[n].text for n in names} for t in tallies})
-
-
-def _decode(
-    recogniser: Recogniser, names: list[str], heard: Mapping[str, Heard], reference: Mapping[str, Result],
-    strategy: Strategy,
-) -> list[Result]:  # fmt: skip
-    return recogniser.decode([heard[n] for n in names], strategy, [reference[n].tokens for n in names])
-
-
 @dataclass(frozen=True)
-class _Shared:
-    recogniser: Recogniser
-    heard: Mapping[str, Heard]
-    hear_seconds: float
-    references: Mapping[str, str]
+class _Run:
+    subject: Subject
     reference: Mapping[str, Result]
     batch_size: int
-    seed: int
+    sampling: SamplingConfig
 
     @property
     def dtype(self) -> str:
-        return str(self.recogniser.dtype).removeprefix("torch.")
+        return str(self.subject.dtype).removeprefix("torch.")
+
+    def decode(self, tally: Tally, names: Sequence[str], overlap: bool = False) -> list[Result]:
+        """Some requests by a row's strategy, or one by one by transformers."""
+        if tally.strategy is None:
+            return [peer_result(self.subject, name, tally.peer) for name in names]
+        return self.subject.decode(names, tally.strategy, self.reference, self.sampling, overlap=overlap)
 
 
-def _row(tally: Tally, shared: _Shared, plain: Tally | None) -> dict[str, Any]:
-    strategy, results = tally.strategy, tally.results
-    report = score(shared.references, {n: r.text for n, r in results.items()},
-                   get_normalizer(shared.recogniser.bundle.config.normalizer))  # fmt: skip
-    interval = wer_interval(report, shared.seed)
+def run_comparison(
+    subject: Subject, strategies: Sequence[Strategy], batch_size: int, sampling: SamplingConfig,
+    label: str = "comparing", peers: Sequence[str] = (),
+) -> Comparison:  # fmt: skip
+    """Rows in the order of `strategies`, those of transformers' modes `peers` behind them; `ar` at batch size 1 is the
+    reference of exactness and of `oracle`."""
+    plain, names = parse_strategy("ar"), subject.names
+    reference = {
+        n: subject.decode([n], plain, sampling=sampling, record_gaps=True)[0] for n in track(names, "reference")
+    }
+    run = _Run(subject, reference, batch_size, sampling)
+    tallies = [Tally(strategy) for strategy in strategies] + [Tally(None, mode) for mode in peers]
+    groups = list(grouped(subject, batch_size))
+    for tally in tallies:  # warm up: the first call of a shape is slower
+        run.decode(tally, groups[0])
+    for turn, group in enumerate(track(groups, label)):
+        for place in range(len(tallies)):
+            tally = tallies[(place + turn) % len(tallies)]
+            results = run.decode(tally, group)
+            alone = tally.strategy is None
+            tally.seconds += sum(r.seconds for r in results) if alone else results[0].seconds
+            tally.batch_calls += sum(r.trace.calls for r in results) if alone else max(r.trace.calls for r in results)
+            tally.results.update(zip(group, results))
+    expected = {t.label: _expected(run, t, groups) for t in tallies} if sampling.temperature else {}
+    plain_tally = next((t for t in tallies if t.label == "ar"), None)
+    rows = [_row(tally, run, plain_tally) | expected.get(tally.label, {}) for tally in tallies]
+    return Comparison(rows, {t.label: {n: t.results[n].text for n in names} for t in tallies})
+
+
+def grouped(subject: Subject, size: int) -> Iterator[list[str]]:
+    """Requests by prompt length, `size` at a time."""
+    ordered = sorted(subject.names, key=lambda name: (subject.sizes[name], name))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def _expected(run: _Run, tally: Tally, groups: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Drawn tokens again, untimed: the rate at which first drafted tokens stayed, and what theory expects of it."""
+    traces = [r.trace for group in groups for r in run.decode(tally, group, overlap=True)]
+    total = sum_traces(traces)
+    if not total.examined:
+        return {"acceptance": None, "expected_acceptance": None}
+    return {"acceptance": total.num_accepted_tokens / total.examined,
+            "expected_acceptance": total.overlap / total.examined}  # fmt: skip
+
+
+def _row(tally: Tally, run: _Run, plain: Tally | None) -> dict[str, Any]:
+    subject, strategy, results = run.subject, tally.strategy, tally.results
+    judged = subject.judge(results, run.sampling.seed)
     total = sum_traces(r.trace for r in results.values())
-    calls, tokens = total.calls, total.emitted
-    audio = sum(h.audio_seconds for h in shared.heard.values())
-    words = report.counts.ref_words
-    differences = list(_differences(strategy, results, shared)) if calls else []
-    end_to_end = shared.hear_seconds + tally.seconds
+    calls, audio = total.calls, subject.audio_seconds
+    same = strategy is None or (strategy.exact and _seeded(strategy, run.sampling))
+    differences = list(_differences(results, run)) if calls and same else []
+    limit = NEAR_TIE[run.dtype]
+    end_to_end = subject.hear_seconds + tally.seconds
+    words = judged.pop("words")
     return {
-        "strategy": strategy.name,
-        "options": strategy.options,
-        "exact": strategy.exact,
-        "identical_to_ar": sum(r.tokens == shared.reference[n].tokens for n, r in results.items()) if calls else
-        sum(r.text == shared.reference[n].text for n, r in results.items()),
-        "near_ties": [d for d in differences if d["gap"] < NEAR_TIE[shared.dtype]],
-        "differences": [d for d in differences if d["gap"] >= NEAR_TIE[shared.dtype]] if strategy.exact else None,
+        "strategy": strategy.name if strategy is not None else PEERS,
+        "options": strategy.options if strategy is not None else {"mode": tally.peer},
+        "label": tally.label,
+        "exact": strategy is None or strategy.exact,
+        "seeded": same,
+        "identical_to_ar": sum(
+            (r.tokens == run.reference[n].tokens if calls else r.text == run.reference[n].text)
+            for n, r in results.items()
+        ),
+        "near_ties": [d for d in differences if d["gap"] < limit],
+        "differences": [d for d in differences if d["gap"] >= limit] if same else None,
         "utterances": len(results),
-        "wer": report.wer,
-        "wer_low": interval.low,
-        "wer_high": interval.high,
-        "cer": report.cer,
-        "normalizer": shared.recogniser.bundle.config.normalizer,
+        **judged,
         "trunk_calls": calls,
         "prompt_calls": total.prompt_calls,
         "draft_calls": total.draft_calls,
         "forwards": calls + total.draft_calls,
         "fed": total.fed,
-        "tokens": tokens,
+        "tokens": total.emitted,
         "tokens_per_call": total.tokens_per_call,
-        "oracle_tokens_per_call": _ceiling(strategy, shared),
+        "oracle_tokens_per_call": None if strategy is None else _ceiling(strategy, run.reference),
         "calls_per_word": calls / words if words else None,
-        "calls_per_audio_second": calls / audio,
+        "calls_per_audio_second": calls / audio if audio else None,
         "mean_acceptance_length": total.mean_acceptance_length,
         "acceptance_per_position": _per_position(total),
         "unfinished": sum(not r.trace.finished for r in results.values()),
-        "draft_ms_per_call": 1000 * total.draft_seconds / tally.batch_calls if tally.batch_calls else None,
+        "flagged": _flagged(results),
+        "draft_ms_per_call": 1000 * total.draft_seconds / tally.batch_calls if tally.batch_calls and strategy else None,
         "seconds": tally.seconds,
         "speedup_vs_ar": plain.seconds / tally.seconds if plain and calls and tally.seconds else None,
         "end_to_end_seconds": end_to_end,
-        "end_to_end_speedup_vs_ar": (shared.hear_seconds + plain.seconds) / end_to_end if plain else None,
-        "rtfx": audio / end_to_end,
+        "end_to_end_speedup_vs_ar": (subject.hear_seconds + plain.seconds) / end_to_end if plain else None,
+        "rtfx": audio / end_to_end if audio else None,
         "audio_seconds": audio,
-        "batch_size": shared.batch_size,
-        "device": str(shared.recogniser.device),
-        "dtype": shared.dtype,
-        "seed": shared.seed,
+        "batch_size": run.batch_size if strategy is not None else 1,
+        "device": str(subject.device),
+        "dtype": run.dtype,
+        "seed": run.sampling.seed,
+        "sampling": run.sampling.described(),
         "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
-def _differences(strategy: Strategy, results: Mapping[str, Result], shared: _Shared) -> Any:
-    """Where an exact strategy first leaves `ar`, with `ar`'s own top-2 gap there."""
-    if not strategy.exact:
-        return
+def _seeded(strategy: Strategy, sampling: SamplingConfig) -> bool:
+    """Whether its tokens, not only their law, are those of `ar` with the same seed."""
+    return not sampling.temperature or (strategy.rule is not None and strategy.rule.draws == "shared")
+
+
+def _differences(results: Mapping[str, Result], run: _Run) -> Iterator[dict[str, Any]]:
+    """Where a row first leaves `ar`, with `ar`'s own top-2 gap there."""
     for name, result in sorted(results.items()):
-        plain = shared.reference[name]
+        plain = run.reference[name]
         if result.tokens == plain.tokens:
             continue
         pairs = zip(result.tokens, plain.tokens)
@@ -155,15 +182,17 @@ def _differences(strategy: Strategy, results: Mapping[str, Result], shared: _Sha
         yield {"utterance": name, "index": index, "gap": gap}
 
 
-def _ceiling(strategy: Strategy, shared: _Shared) -> float | None:
+def _ceiling(strategy: Strategy, reference: Mapping[str, Result]) -> float | None:
     """Tokens per call if every draft were `ar`'s own output: what the depth allows."""
-    lengths = [len(r.tokens) for r in shared.reference.values() if r.tokens]
-    if not lengths or strategy.drafter is None or strategy.name == "ar":
+    lengths = [len(r.tokens) for r in reference.values() if r.tokens]
+    depth = getattr(strategy.drafter, "depth", None)
+    if not lengths or "ctc" in strategy.needs:  # the whole output rides on the prompt's call
+        return sum(lengths) / len(lengths) if lengths and strategy.drafter is not None else None
+    if depth is None:
         return None
-    depth = strategy.options.get("depth")
-    if depth is None:  # the whole output rides on the prompt's call
-        return sum(lengths) / len(lengths)
-    return sum(lengths) / sum(1 + math.ceil((n - 1) / (depth + 1)) for n in lengths)
+    rides = strategy.needs.isdisjoint({"heads", "reference"})  # heads have seen nothing at the prompt's call
+    calls = (math.ceil(n / (depth + 1)) if rides else 1 + math.ceil((n - 1) / (depth + 1)) for n in lengths)
+    return sum(lengths) / sum(calls)
 
 
 def _per_position(total: Trace) -> list[float] | None:
@@ -171,3 +200,18 @@ def _per_position(total: Trace) -> list[float] | None:
     if not total.num_drafts:
         return None
     return [count / total.num_drafts for count in total.num_accepted_tokens_per_pos]
+
+
+def _flagged(results: Mapping[str, Result]) -> dict[str, int]:
+    """How many outputs each flag stands on."""
+    flags = [flag for result in results.values() for flag in result.trace.flags]
+    return {flag: flags.count(flag) for flag in sorted(set(flags))}
+
+
+def recommend(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The fastest exact strategy of a run that is neither a reference nor transformers' own."""
+    allowed = [r for r in rows if r["exact"] and r["strategy"] not in ("ar", "oracle", PEERS) and r["trunk_calls"]]
+    if not allowed:
+        return None
+    best = min(allowed, key=lambda row: (row["seconds"], row["trunk_calls"]))
+    return str(best["label"])

@@ -11,11 +11,16 @@ from typing import Any
 
 from speechmtp.cli.options import (
     add_data_options,
+    add_draft_options,
     add_run_options,
+    add_sampling_options,
     batches,
     check_strategies,
     hear_all,
     open_recogniser,
+    sampling_names,
+    sampling_of,
+    stream_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.types import Trace, sum_traces
@@ -33,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cmd", metavar="LAUNCHER", help="run the jobs through recipes/run.py or slurm.py")
     parser.add_argument("--shard", metavar="I/N", help=argparse.SUPPRESS)
     add_run_options(parser)
+    add_draft_options(parser)
+    add_sampling_options(parser)
     add_data_options(parser)
 
 
@@ -40,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     """Decodes here, or in `--nj` jobs whose results are joined."""
     from speechmtp.config import read_yaml
     from speechmtp.data.kaldi import DataDir, read_data_dir
-    from speechmtp.decoding.strategies import make_strategy
+    from speechmtp.decoding.strategies import parse_strategy
 
     strategy = chosen_strategy(args)
+    sampling_of(args)
     if args.nj < 1:
         raise ConfigError(f"--nj {args.nj}: expected 1 or more")
     data = read_data_dir(args.data_dir, args.root, need_text=False, allow_pipes=args.allow_pipes)
@@ -50,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     if args.nj > 1:
         entries = _run_jobs(args, out)
-        strategy = make_strategy(strategy.name, read_yaml(out / "split" / "1" / "config.yaml")["options"])  # fitted
+        strategy = parse_strategy(str(read_yaml(out / "split" / "1" / "config.yaml")["strategy"]))  # fitted
     else:
         recogniser = open_recogniser(args)
-        [strategy] = check_strategies([strategy], recogniser)
+        [strategy] = check_strategies([strategy], recogniser.runner)
         if args.shard:
             part, parts = (int(x) for x in args.shard.split("/"))
             data = DataDir(data.path, data.utterances[part - 1 :: parts])
@@ -74,8 +82,10 @@ def chosen_strategy(args: argparse.Namespace) -> Any:
 def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace) -> dict[str, Any]:
     heard, _ = hear_all(recogniser, data, args.allow_pipes)
     entries: dict[str, Any] = {}
+    sampling = sampling_of(args)
     for group in batches(list(heard), heard, args.batch_size):
-        for name, result in zip(group, recogniser.decode([heard[n] for n in group], strategy)):
+        rows, streams = [heard[n] for n in group], [stream_of(n) for n in group]
+        for name, result in zip(group, recogniser.decode(rows, strategy, sampling=sampling, streams=streams)):
             trace = {k: v for k, v in vars(result.trace).items() if k != "gaps"}
             entries[name] = {"text": result.text, "tokens": list(result.tokens), "trace": trace,
                              "audio_seconds": heard[name].audio_seconds, "batch_seconds": result.seconds,
@@ -86,7 +96,8 @@ def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace)
 def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """The same command once a job, each on its share of the utterances."""
     command = [sys.executable, "-m", "speechmtp.cli.main", "decode", args.model, args.data_dir]
-    for name in ("strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root"):
+    for name in ("strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root", "draft_model",
+                 *sampling_names()):  # fmt: skip
         if (value := getattr(args, name)) is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
     command += ["--threads", str(args.threads or max(1, (os.cpu_count() or 1) // args.nj))]
@@ -148,8 +159,14 @@ def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strateg
     kept = ("model", "data_dir", "batch_size", "device", "dtype", "seed", "threads")
     settings = {key: getattr(args, key) for key in kept}
     settings |= {"heads": args.heads} if args.heads else {}
-    write_yaml(out / "config.yaml", settings | {"strategy": strategy.name, "options": strategy.options})
+    settings |= {"draft_model": args.draft_model} if args.draft_model else {}
+    settings |= {"sampling": found} if (found := sampling_of(args).described()) else {}
+    write_yaml(out / "config.yaml", settings | {"strategy": strategy.label, "options": strategy.options})
     shown = f", {totals['tokens_per_call']:.2f} tokens a call" if totals["tokens_per_call"] else ""
+    empty, again = ([n for n, e in entries.items() if flag in e["trace"]["flags"]] for flag in ("empty", "repetition"))
+    for names, what in ((again, "end in a repetition"), (empty, "have no text")):
+        if names:
+            print(f"speechmtp: warning: {len(names)} utterances {what}: {', '.join(names[:5])}", file=sys.stderr)
     cut = [name for name, entry in entries.items() if not entry["trace"]["finished"]]
     if cut:
         print(

@@ -17,25 +17,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the texts of every strategy, the comparison table and the next commands."""
     import speechmtp
-    from speechmtp.cli.compare import footnote, read_strategies, table_columns, table_rows
+    from speechmtp.cli.compare import footnote, table_columns, table_rows
     from speechmtp.cli.comparison import run_comparison
     from speechmtp.cli.options import hear_all
+    from speechmtp.cli.subjects import SpeechSubject
     from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.decoding.processors import SamplingConfig
+    from speechmtp.decoding.strategies import parse_strategies
     from speechmtp.scoring.tables import render_text
 
-    strategies = read_strategies(args.strategies)
+    strategies = parse_strategies(args.strategies)
     recogniser = open_recogniser(args)
-    strategies = check_strategies(strategies, recogniser, with_references=True)
+    strategies = check_strategies(strategies, recogniser.runner, with_references=True)
     folder = Path(speechmtp.__file__).parent / "assets" / "examples"
     data = read_data_dir(folder, str(folder))
     heard, seconds = hear_all(recogniser, data, False)
-    done = run_comparison(recogniser, heard, seconds, data.transcripts(), strategies, args.batch_size, args.seed)
+    subject = SpeechSubject(recogniser, heard, seconds, data.transcripts())
+    done = run_comparison(subject, strategies, args.batch_size, SamplingConfig(seed=args.seed))
     width = max(len(label) for label in done.texts)
     for utterance in data.utterances:
         print(f"\n{utterance.audio.removeprefix(str(folder) + '/')}: said {utterance.text}")
         for label, texts in done.texts.items():
             print(f"  {label:{width}}  {texts[utterance.id]}")
-    print("\n" + render_text(table_rows(done.rows), table_columns()) + "\n" + footnote(done.rows))
+    print("\n" + render_text(table_rows(done.rows), table_columns(done.rows)) + "\n" + footnote(done.rows))
     print(
         "\nThe examples are a synthesiser's voice, spelled letters and numbers; the model was trained on 66 people "
         "of the AN4 corpus.\nNext:\n"

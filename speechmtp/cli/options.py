@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,12 @@ from speechmtp.errors import ConfigError
 if TYPE_CHECKING:
     from speechmtp.api import Heard, Recogniser
     from speechmtp.data.kaldi import DataDir
+    from speechmtp.decoding.processors import SamplingConfig
+    from speechmtp.decoding.runner import Runner
     from speechmtp.decoding.strategies import Strategy
+
+
+OPENING, MOST = 32, 32  # tokens of a text that a causal LM goes on behind, and that it may add
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +36,45 @@ def add_head_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads", action="append", metavar="NAME|DIR", default=[],
                         help="a head set of the model, or a head folder; may be repeated, the first is the default "
                         "(without it: all of the model's own)")  # fmt: skip
+
+
+def add_draft_options(parser: argparse.ArgumentParser) -> None:
+    """--draft-model."""
+    parser.add_argument("--draft-model", metavar="DIR", default="",
+                        help="a smaller model of the same vocabulary, for strategies that draft with one")  # fmt: skip
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """--temperature, --top-k, --top-p, --min-p, --repetition-penalty, --no-repeat-ngram-size, as in transformers."""
+    for name, kind, default, text in (
+        ("temperature", float, 0.0, "0 takes the likeliest token (default); else tokens are drawn, by --seed"),
+        ("top-k", int, 0, "draw among the K likeliest (default: all)"),
+        ("top-p", float, 1.0, "draw among the likeliest that have this much together (default 1)"),
+        ("min-p", float, 0.0, "draw among those with this share of the likeliest one's probability (default 0)"),
+        ("repetition-penalty", float, 1.0, "above 1: tokens said before are made less likely (default 1)"),
+        ("no-repeat-ngram-size", int, 0, "say no run of N tokens twice (default: may)"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, metavar=kind.__name__[0].upper(), help=text)
+
+
+def sampling_names() -> tuple[str, ...]:
+    """What `add_sampling_options` adds, as attributes."""
+    return ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size")
+
+
+def sampling_of(args: argparse.Namespace) -> "SamplingConfig":
+    """What the options of `add_sampling_options` and --seed say."""
+    from speechmtp.decoding.processors import SamplingConfig
+
+    return SamplingConfig(**{name: getattr(args, name) for name in sampling_names()}, seed=args.seed)
+
+
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """--opening, --most."""
+    parser.add_argument("--opening", type=int, metavar="N",
+                        help=f"causal LM: tokens of each text that are given (default {OPENING})")  # fmt: skip
+    parser.add_argument("--most", type=int, metavar="N",
+                        help=f"causal LM: tokens that it may add (default {MOST})")  # fmt: skip
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -77,33 +122,26 @@ def open_recogniser(args: argparse.Namespace) -> "Recogniser":
     from speechmtp.api import load
 
     prepare_run(args)
-    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads)
+    draft = getattr(args, "draft_model", "")
+    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads, draft)
 
 
 def check_strategies(
-    strategies: Sequence["Strategy"], recogniser: "Recogniser", with_references: bool = False
+    strategies: Sequence["Strategy"], runner: "Runner", with_references: bool = False, with_ctc: bool = True
 ) -> list["Strategy"]:
     """Refuse now what the model cannot do, before any audio is read; drafts of a length that nobody chose are made
     as long as the heads can."""
-    fitted = []
     for strategy in strategies:
-        drafter = strategy.drafter
-        if drafter is not None and drafter.source == "reference" and not with_references:
+        if "reference" in strategy.needs and not with_references:
             raise ConfigError(f"strategy {strategy.name}: needs `ar`'s output first; use speechmtp compare")
-        if drafter is not None and drafter.heads:
-            try:
-                heads = recogniser.heads_named(strategy.heads)
-            except ConfigError as error:
-                raise ConfigError(f"strategy {strategy.name}: {error}") from None
-            strategy = strategy.fitted(heads.depth)
-            depth = strategy.options["depth"]
-            if depth > heads.depth:
-                raise ConfigError(
-                    f"strategy {strategy.name}: depth={depth}, expected at most {heads.depth}, the heads' depth; "
-                    f"give depth={heads.depth}"
-                )
-        fitted.append(strategy)
-    return fitted
+        if "ctc" in strategy.needs and not with_ctc:
+            raise ConfigError(f"strategy {strategy.name}: needs a CTC head, and a causal LM has none; choose another")
+    return [runner.prepared(strategy) for strategy in strategies]
+
+
+def stream_of(name: str) -> int:
+    """The noise stream of an utterance: the same in every set, batch and job that it is decoded in."""
+    return zlib.crc32(name.encode())
 
 
 def hear_all(

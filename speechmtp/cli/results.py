@@ -55,8 +55,10 @@ def _block(exp: Path) -> str:
             f"{s['words']} words, {s['ins']} ins, {s['del']} del, {s['sub']} sub; CER {s['cer']:.2f} %"
         )
     for path in sorted(exp.glob("compare/*/compare.json")):
-        rows = json.loads(path.read_text())
-        lines += ["", f"### {path.parent.name}", "", render_markdown(table_rows(rows), table_columns()), footnote(rows)]
+        rows, kept = json.loads(path.read_text()), path.parent / "notes.json"
+        notes = json.loads(kept.read_text()) if kept.exists() else {}
+        table = render_markdown(table_rows(rows), table_columns(rows))
+        lines += ["", f"### {path.parent.name}", "", table, footnote(rows, notes)]
         lines += _differences(rows)
     return "\n".join(lines) + "\n"
 

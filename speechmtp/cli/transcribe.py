@@ -5,7 +5,7 @@ import json
 import sys
 
 from speechmtp.cli.decode import chosen_strategy
-from speechmtp.cli.options import add_run_options, batches, check_strategies, open_recogniser
+from speechmtp.cli.options import add_draft_options, add_run_options, batches, check_strategies, open_recogniser
 from speechmtp.types import Result
 
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--theta", help="the strategy's threshold")
     parser.add_argument("--json", action="store_true", help="one JSON object a file, with calls and tokens")
     add_run_options(parser)
+    add_draft_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     strategy = chosen_strategy(args)
     recogniser = open_recogniser(args)
-    [strategy] = check_strategies([strategy], recogniser)
+    [strategy] = check_strategies([strategy], recogniser.runner)
     heard = {
         str(i): recogniser.hear(read_audio(name, recogniser.rate)[0], name)
         for i, name in enumerate(track(args.files, "hearing"))
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             trace = result.trace
             row = {"file": name, "text": result.text, "strategy": strategy.label, "calls": trace.calls}
+            row |= {"flags": list(trace.flags)} if trace.flags else {}
             row |= {"tokens": trace.emitted, "tokens_per_call": trace.tokens_per_call, "finished": trace.finished}
             print(json.dumps(row))
         else:

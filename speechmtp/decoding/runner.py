@@ -1,14 +1,16 @@
 """Batches decoded by strategies: one trunk, its head sets and perhaps a draft model, whatever the prompts are."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.draft_costs import CostTable, measure_costs
 from speechmtp.decoding.draft_length import Costed, DraftLength, Running
 from speechmtp.decoding.drafters.contract import Sources
 from speechmtp.decoding.loop import Drawing, Limits, Plan, generate_mixed
 from speechmtp.decoding.presets import PRESETS, training_command
-from speechmtp.decoding.strategies import Strategy, make_strategy
+from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
@@ -69,10 +71,11 @@ class Runner:
         strategy = strategy.fitted(heads.depth)
         depth = getattr(strategy.drafter, "depth", 0)
         if depth > heads.depth:
-            tree = "paths" in strategy.options
+            found, mend = f"depth={depth}", f"depth={heads.depth}"
+            if "paths" in strategy.options:
+                found, mend = f"a tree of depth {depth}", "shorter paths"
             raise ConfigError(
-                f"strategy {strategy.name}: {f'a tree of depth {depth}' if tree else f'depth={depth}'}, expected at most "
-                f"{heads.depth}, the heads' depth; give {'shorter paths' if tree else f'depth={heads.depth}'}"
+                f"strategy {strategy.name}: {found}, expected at most {heads.depth}, the heads' depth; give {mend}"
             )
         return strategy
 
@@ -80,31 +83,28 @@ class Runner:
         """A preset with a head set of its kind: that named, that of its own name, or the first that fits."""
         preset = strategy.preset
         assert preset is not None
-        wanted = [strategy.heads] if strategy.heads else [*([strategy.name] * (strategy.name in self.heads)), *self.heads]
+        own = [strategy.name] * (strategy.name in self.heads)
+        wanted = [strategy.heads] if strategy.heads else [*own, *self.heads]
         for name in wanted:
             if preset.fits(self.heads_named(name).config):
-                from speechmtp.decoding.presets import make_preset
-
-                return make_preset(strategy.name, {**strategy.given, "heads": name})
+                return make_strategy(strategy.name, {**strategy.given, "heads": name})
         kind = ", ".join(f"{key} {'given' if value is True else value}" for key, value in preset.heads.items())
         raise ConfigError(
             f"strategy {strategy.name}: needs heads of {kind}, depth {preset.options.get('depth', 1)} or more, and "
             f"{', '.join(wanted) or 'nothing'} is loaded; train them with: {training_command(strategy.name, self.name)}"
         )
 
-    def usable(self, names: Sequence[str] = (), ctc: bool = True, reference: bool = True) -> list[Strategy]:
-        """Every row of the table and every preset that this model can run, at its defaults."""
-        from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
-
+    def usable(self, ctc: bool, drawn: bool = False) -> list[Strategy]:
+        """Every row of the table and every preset that this model can run, at its defaults; with `ctc`, those that need
+        a CTC head too, and unless tokens are `drawn` not those that are made for drawing."""
         found = []
-        for name in names or [*STRATEGIES, *PRESETS]:
-            strategy = make_strategy(name, {}) if name in STRATEGIES else parse_strategy(name)
-            if ("ctc" in strategy.needs and not ctc) or ("reference" in strategy.needs and not reference):
-                continue
-            try:
-                found.append(self.prepared(strategy))
-            except ConfigError:
-                continue
+        for name in (*STRATEGIES, *PRESETS):
+            strategy = make_strategy(name, {})
+            if ctc or "ctc" not in strategy.needs:
+                with suppress(ConfigError):
+                    rule = strategy.rule if drawn or strategy.rule is None else strategy.rule.undrawn()
+                    if strategy.exact or type(rule) is not GreedyMatch:
+                        found.append(self.prepared(strategy))
         return found
 
     def run(

@@ -268,7 +268,7 @@ _CHOICES = {"measure": ("token", "product"), "length": LENGTHS[1:], "rule": ("ma
 
 def parse_strategy(text: str) -> Strategy:
     """A strategy or preset from `name` or `name:key=value,key=value`."""
-    from speechmtp.decoding.presets import PRESETS, make_preset
+    from speechmtp.decoding.presets import PRESETS
 
     name, _, rest = text.strip().partition(":")
     if name not in STRATEGIES and name not in PRESETS:
@@ -282,11 +282,15 @@ def parse_strategy(text: str) -> Strategy:
         if not equals:
             raise ConfigError(f"strategy {name}: {item!r}, expected key=value")
         given[key.strip()] = value.strip()
-    return make_preset(name, given) if name in PRESETS else make_strategy(name, given)
+    return make_strategy(name, given)
 
 
 def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
-    """A strategy of the table with some options; the others keep their defaults."""
+    """A strategy of the table, or a preset, with some options; the others keep their defaults."""
+    if name not in STRATEGIES:
+        from speechmtp.decoding.presets import make_preset
+
+        return make_preset(name, given)
     row = STRATEGIES[name]
     options = dict(row.options)
     for key, value in given.items():
@@ -320,8 +324,8 @@ def _read_option(strategy: str, key: str, value: Any, kind: type) -> Any:
     return "" if (key, read) == ("rule", "match") else read
 
 
-def parse_strategies(text: str) -> list[Strategy]:
-    """Strategies from a list such as `ar,verify:depth=3,threshold:theta=0.9,depth=5`.
+def split_strategies(text: str) -> list[str]:
+    """The parts of a list such as `ar,verify:depth=3,threshold:theta=0.9,depth=5`.
 
     A comma starts a new strategy unless what follows is an option of the one before.
     """
@@ -334,4 +338,9 @@ def parse_strategies(text: str) -> list[Strategy]:
             groups.append(part)
     if not groups:
         raise ConfigError("strategy: none given; name at least one")
-    return [parse_strategy(group) for group in groups]
+    return groups
+
+
+def parse_strategies(text: str) -> list[Strategy]:
+    """The strategies of a list, see `split_strategies`."""
+    return [parse_strategy(part) for part in split_strategies(text)]

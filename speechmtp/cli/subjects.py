@@ -1,0 +1,178 @@
+"""What a comparison decodes: utterances of a speech LLM, or openings of texts that a causal LM goes on with."""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechmtp.api import DTYPES, Heard, Recogniser
+from speechmtp.bundle import find_heads, load_heads, own_heads, trunk_digest
+from speechmtp.cli.options import MOST, OPENING, hear_all, open_recogniser, prepare_run, stream_of
+from speechmtp.cli.peers import run_peer
+from speechmtp.data.kaldi import read_data_dir
+from speechmtp.decoding.loop import Drawing
+from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.runner import Request, Runner
+from speechmtp.decoding.strategies import Strategy
+from speechmtp.errors import ConfigError
+from speechmtp.models.causal_lm import check_same_vocabulary, is_causal_lm, load_causal_lm
+from speechmtp.models.trunk import Trunk
+from speechmtp.scoring.report import wer_interval
+from speechmtp.scoring.wer import score
+from speechmtp.text.normalize import get_normalizer
+from speechmtp.training.tasks.head_bases import long_texts, opened
+from speechmtp.types import Result, Trace
+
+
+@dataclass
+class Subject:
+    """Named requests and how their outputs are judged; the same for every strategy and batch size."""
+
+    runner: Runner
+    requests: Mapping[str, Request]
+    text: Callable[[Sequence[int]], str]
+    device: torch.device
+    dtype: torch.dtype
+    sizes: Mapping[str, int]  # entries of each prompt, by which batches are sorted
+    hear_seconds: float = 0.0  # spent on all prompts together
+    audio_seconds: float = 0.0
+    assistant: Trunk | None = None
+    ids: Mapping[str, Sequence[int]] = field(default_factory=dict)  # prompts of ids
+
+    @property
+    def names(self) -> list[str]:
+        """Every request, sorted."""
+        return sorted(self.sizes)
+
+    def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
+        """Figures of the outputs besides counts and times."""
+        return {"wer": None, "wer_low": None, "wer_high": None, "cer": None, "normalizer": None, "words": None}
+
+    def decode(
+        self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
+        sampling: SamplingConfig | None = None, record_gaps: bool = False, overlap: bool = False,
+    ) -> list[Result]:  # fmt: skip
+        """Results of some requests in one batch; `seconds` of each is the batch's."""
+        raise NotImplementedError
+
+
+class SpeechSubject(Subject):
+    """Utterances that a recogniser has heard, with their transcripts."""
+
+    def __init__(
+        self, recogniser: Recogniser, heard: Mapping[str, Heard], seconds: float, transcripts: Mapping[str, str]
+    ) -> None:
+        self.recogniser, self.heard, self.transcripts = recogniser, heard, transcripts
+        super().__init__(
+            recogniser.runner, {n: recogniser.request(h) for n, h in heard.items() if not h.nothing},
+            recogniser.bundle.tokenizer.decode, recogniser.device, recogniser.dtype,
+            {n: int(h.prompt.lengths[0]) for n, h in heard.items()}, seconds,
+            sum(h.audio_seconds for h in heard.values()),
+        )  # fmt: skip
+
+    def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
+        """Error rates with the interval of the word error rate."""
+        name = self.recogniser.bundle.config.normalizer
+        report = score(self.transcripts, {n: r.text for n, r in results.items()}, get_normalizer(name))
+        interval = wer_interval(report, seed)
+        return {"wer": report.wer, "wer_low": interval.low, "wer_high": interval.high, "cer": report.cer,
+                "normalizer": name, "words": report.counts.ref_words}  # fmt: skip
+
+    def decode(
+        self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
+        sampling: SamplingConfig | None = None, record_gaps: bool = False, overlap: bool = False,
+    ) -> list[Result]:  # fmt: skip
+        """By the recogniser."""
+        known = None if references is None else [references[n].tokens for n in names]
+        return self.recogniser.decode(
+            [self.heard[n] for n in names],
+            strategy,
+            known,
+            record_gaps,
+            sampling,
+            [stream_of(n) for n in names],
+            overlap,
+        )
+
+
+class TextSubject(Subject):
+    """Openings of texts."""
+
+    def decode(
+        self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
+        sampling: SamplingConfig | None = None, record_gaps: bool = False, overlap: bool = False,
+    ) -> list[Result]:  # fmt: skip
+        """By the runner alone."""
+        requests = [self.requests[n] for n in names]
+        if references is not None:
+            requests = [replace(r, reference=references[n].tokens) for r, n in zip(requests, names)]
+        began = time.perf_counter()
+        drawing = Drawing.of(sampling or SamplingConfig(), [stream_of(n) for n in names])
+        done = self.runner.run(requests, [strategy] * len(requests), drawing, record_gaps, overlap)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+        return [Result(self.text(tokens), tuple(tokens), trace, seconds) for tokens, trace in zip(*done)]
+
+
+def peer_result(subject: Subject, name: str, mode: str) -> Result:
+    """One request by transformers' own `generate`."""
+    request = subject.requests.get(name)
+    if request is None:  # nothing was heard
+        return Result("", (), Trace(finished=True, flags=("empty",)))
+    prompt = subject.ids.get(name, request.prompt)
+    assert request.limit is not None
+    run = run_peer(subject.runner.trunk, mode, prompt, subject.runner.eos, request.limit, subject.assistant)
+    return Result(subject.text(run.tokens), tuple(run.tokens), run.trace, run.seconds)
+
+
+def open_subject(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -> tuple[Subject, Any]:
+    """What the command line names: a speech model and a data directory, or a causal LM's folder and a text file.
+    `check` gets the runner, and whether there is a CTC head, before anything is heard; its answer comes back too."""
+    if is_causal_lm(args.model):
+        subject = _open_text(args)
+        return subject, check(subject.runner, False)
+    if args.opening is not None or args.most is not None:
+        raise ConfigError("--opening, --most: for causal LMs, and this is a speech model; leave them out")
+    recogniser = open_recogniser(args)
+    checked = check(recogniser.runner, True)
+    data = read_data_dir(args.data_dir, args.root, allow_pipes=args.allow_pipes)
+    heard, seconds = hear_all(recogniser, data, args.allow_pipes)
+    return SpeechSubject(recogniser, heard, seconds, data.transcripts()), checked
+
+
+def _open_text(args: argparse.Namespace) -> TextSubject:
+    """The subject of a causal LM's folder and a text file, a text a line."""
+    opening, most = (default if n is None else n for n, default in ((args.opening, OPENING), (args.most, MOST)))
+    if min(opening, most) < 1:
+        raise ConfigError(f"--opening {opening}, --most {most}: expected 1 or more")
+    if args.dtype not in DTYPES:
+        raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
+    prepare_run(args)
+    lm, device, dtype = load_causal_lm(args.model), torch.device(args.device), DTYPES[args.dtype]
+    folders = find_heads(Path(args.model), args.heads) if args.heads else own_heads(Path(args.model))
+    digest = trunk_digest(lm) if folders else ""
+    heads = {name: load_heads(path, lm, args.allow_stale_heads, digest) for name, path in folders.items()}
+    draft = load_causal_lm(args.draft_model) if args.draft_model else None
+    if draft is not None:
+        check_same_vocabulary(lm, draft)
+        draft.trunk.to(device=device, dtype=dtype)
+    for module in (lm.trunk, *heads.values()):
+        module.to(device=device, dtype=dtype)
+    requests = {}
+    for number, text in enumerate(long_texts(lm, [args.data_dir], opening), 1):
+        ids = text[:opening]
+        with torch.no_grad():
+            prompt = opened(lm.trunk, [ids])
+            small = None if draft is None else opened(draft.trunk, [ids])
+        requests[f"{number:05}"] = Request(prompt, ids, draft_prompt=small, limit=most)
+    runner = Runner(lm.trunk, heads, lm.eos, args.model, None if draft is None else draft.trunk)
+    return TextSubject(
+        runner, requests, lambda tokens: lm.decode(list(tokens)), device, dtype,
+        {name: len(r.ids) for name, r in requests.items()}, assistant=runner.draft,
+        ids={name: r.ids for name, r in requests.items()},
+    )  # fmt: skip
