@@ -12,7 +12,7 @@ SHELL_FILES = $(shell find recipes egs tools .ci \( -name data -o -name exp -o -
 	-o -type f \( -name '*.sh' -o -path .ci/run \) -print | sort)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint check clean
+.PHONY: help setup demo test test-all lint check docs clean
 
 help:
 	@echo "make setup     the virtual environment $(VENV) with speechmtp in it"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-all  the long random checks too"
 	@echo "make lint      ruff, mypy, shellcheck"
 	@echo "make check     lint and test"
+	@echo "make docs      write the tables of docs/strategies.md from the code"
 	@echo "make clean     remove the virtual environment"
 
 setup: $(STAMP)
@@ -52,6 +53,9 @@ lint: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" shellcheck -x $(SHELL_FILES)
 
 check: lint test
+
+docs: setup
+	$(BIN)/speechmtp strategies --markdown docs/strategies.md
 
 clean:
 	rm -rf $(VENV)

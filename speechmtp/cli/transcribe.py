@@ -3,10 +3,26 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from speechmtp.cli.decode import chosen_strategy
-from speechmtp.cli.options import add_draft_options, add_run_options, batches, check_strategies, open_recogniser
+from speechmtp.cli.options import (
+    add_draft_options,
+    add_run_options,
+    add_sampling_options,
+    batches,
+    check_strategies,
+    open_recogniser,
+    sampling_of,
+    stream_of,
+)
 from speechmtp.types import Result
+
+WARNINGS = {
+    "empty": "nothing was said",
+    "limit": "stopped at the limit of tokens, the text may be cut",
+    "repetition": "the text ends in a repetition",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a file, with calls and tokens")
     add_run_options(parser)
     add_draft_options(parser)
+    add_sampling_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from speechmtp.audio.io import read_audio
     from speechmtp.cli.progress import track
 
-    strategy = chosen_strategy(args)
+    strategy, sampling = chosen_strategy(args), sampling_of(args)
     recogniser = open_recogniser(args)
     [strategy] = check_strategies([strategy], recogniser.runner)
     heard = {
@@ -35,11 +52,13 @@ def run(args: argparse.Namespace) -> int:
     }
     results: dict[str, Result] = {}
     for group in batches(list(heard), heard, args.batch_size):
-        results.update(zip(group, recogniser.decode([heard[n] for n in group], strategy)))
+        streams = [stream_of(Path(args.files[int(n)]).stem) for n in group]  # as `decode` of an utterance so called
+        rows = [heard[n] for n in group]
+        results.update(zip(group, recogniser.decode(rows, strategy, sampling=sampling, streams=streams)))
     for index, name in enumerate(args.files):
         result = results[str(index)]
-        if not result.trace.finished:
-            print(f"speechmtp: warning: {name}: stopped at the limit of tokens, the text may be cut", file=sys.stderr)
+        for flag in result.trace.flags:
+            print(f"speechmtp: warning: {name}: {WARNINGS[flag]}", file=sys.stderr)
         if args.json:
             trace = result.trace
             row = {"file": name, "text": result.text, "strategy": strategy.label, "calls": trace.calls}

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares all candidates, keeps the best of each kind, writes both files."""
-    from speechmtp.cli.comparison import recommend, run_comparison
+    from speechmtp.cli.comparison import PEERS, recommend, run_comparison
     from speechmtp.cli.subjects import open_subject
     from speechmtp.config import write_yaml
     from speechmtp.decoding.processors import SamplingConfig
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     depth = _deepest(subject.runner)
     labels = [row["label"] for row in chosen]
     labels += [make_strategy("oracle", {"depth": d}).label for d in sorted({min(3, depth), depth} - {0})]
+    labels += [PEERS] * args.all
     conf = Path(args.conf)
     conf.parent.mkdir(parents=True, exist_ok=True)
     written = {"chosen_on": Path(args.data_dir).name, "loss": args.loss, "strategies": labels}
@@ -129,8 +130,12 @@ def _further(subject: "Subject", known: set[str]) -> list["Strategy"]:
         if name in usable:
             found += [make_strategy(name, dict(zip(grid, values))) for values in product(*grid.values())]
     found += [make_strategy("ctc", {"mode": mode}) for mode in MODES if "ctc" in usable]
-    for length in ("running", "cost"):
-        found += [make_strategy("verify", {"length": length})] * bool(runner.heads)
+    adapting: list[dict[str, Any]] = [
+        {"length": "running"},
+        {"length": "cost"},
+        *({"theta": t} for t in (0.3, 0.5, 0.8)),
+    ]
+    found += [make_strategy("verify", options) for options in adapting if runner.heads]
     for heads, shapes in trees.items():
         options = {"heads": heads} if len(trees) > 1 else {}
         found += [make_strategy("tree", {"paths": paths, **options}) for paths in shapes]
@@ -173,20 +178,18 @@ def _choose(rows: list[dict[str, Any]], loss: float) -> list[dict[str, Any]]:
     kinds: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         options = row["options"]
-        kinds.setdefault(
-            (
-                row["strategy"],
-                *(options.get(key) for key in ("heads", "length")),
-                options.get("measure") if row["strategy"] == "threshold" else None,
-                options.get("mode") if row["strategy"] == "ctc" else None,
-            ),
-            [],
-        ).append(row)
+        kind = (
+            row["strategy"], options.get("heads"), options.get("length"),
+            options.get("measure") if row["strategy"] == "threshold" else None,
+            options.get("mode") if row["strategy"] == "ctc" else None,
+            "theta" in options if row["strategy"] == "verify" else None,
+        )  # fmt: skip
+        kinds.setdefault(kind, []).append(row)
     kept: list[dict[str, Any]] = []
     for kind, group in kinds.items():
         if group[0]["exact"]:
             best = [min(group, key=lambda row: row["seconds"])]
-            if kind[0] == "verify" and kind[2] is None:
+            if kind[0] == "verify" and kind[2] is None and not kind[5]:
                 depths = [row["options"]["depth"] for row in group]
                 best += [r for r in group if r["options"]["depth"] in (3, max(depths)) and r is not best[0]]
             kept += sorted(best, key=lambda row: row["options"].get("depth", 0))

@@ -72,10 +72,19 @@ class GreedyMatch(Keeps):
     draws: ClassVar[Draws] = "shared"
 
     def kept(self, target: Tensor, draft: Draft) -> Tensor:
-        """Equal to the trunk's choice behind the parent."""
+        """Those that match."""
+        return self.matches(target.argmax(-1), draft)
+
+    def matches(self, best: Tensor, draft: Draft) -> Tensor:
+        """Whether each node [B, P] is the choice behind its parent, of the trunk's first choices [B, P + 1]; absent
+        ones are no choice."""
+        return (best[:, :-1] if draft.chain else best.gather(1, draft.parent + 1)) == draft.tokens
+
+    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
+        """As for all rules of this kind, with the first choices found once."""
         best = target.argmax(-1)
-        above = best[:, :-1] if draft.chain else best.gather(1, draft.parent + 1)
-        return (above == draft.tokens) & (draft.tokens >= 0)
+        last = deepest(self.matches(best, draft), draft)
+        return accepted_to(last, best.gather(1, last[:, None])[:, 0], draft)
 
 
 class KeepDraft(Keeps):
@@ -100,12 +109,18 @@ def one_hot_best(target: Tensor) -> Tensor:
 
 def deepest(kept: Tensor, draft: Draft) -> Tensor:
     """Slot [B] of the deepest node whose whole path is `kept` [B, P]; 0, the base token, if there is none."""
-    if draft.chain or not kept.shape[1]:
-        return kept.long().cumprod(1).sum(1)
-    alive = (kept[:, None, :] | ~draft.ancestors).all(-1)
-    depth = torch.where(alive, draft.depth + 1, 0)
-    best = depth.max(1)  # of equally deep ones the first, as drafted
-    return torch.where(best.values > 0, best.indices + 1, 0)
+    if draft.chain:
+        return kept.cumprod(1).sum(1)
+    found = []
+    for stays, parents in zip(kept.tolist(), draft.parent.tolist()):
+        depth, last = [0], 0  # of slots, -1 off the path
+        for slot, (stay, above) in enumerate(zip(stays, parents), 1):
+            before = depth[above + 1]
+            depth.append(before + 1 if stay and before >= 0 else -1)
+            if depth[slot] > depth[last]:  # of equally deep ones the first, as drafted
+                last = slot
+        found.append(last)
+    return torch.tensor(found, device=kept.device)
 
 
 def settle(
@@ -141,11 +156,16 @@ def depth_of(last: Tensor, draft: Draft) -> Tensor:
 
 def accepted_to(last: Tensor, token: Tensor, draft: Draft) -> Accepted:
     """All nodes from the root to slot `last` [B], and the `token` [B] that follows."""
-    size = draft.tokens.shape[1]
-    steps = torch.arange(size, device=last.device)
-    if draft.chain or not size:
+    if draft.chain:
+        steps = torch.arange(draft.tokens.shape[1], device=last.device)
         return Accepted(torch.where(steps < last[:, None], steps, -1), last, token)
-    rows = torch.arange(len(last), device=last.device)
-    on_path = draft.ancestors[rows, (last - 1).clamp_min(0)] & (last > 0)[:, None]
-    path = torch.where(on_path, steps, size).sort(1).values
-    return Accepted(path.masked_fill(path == size, -1), on_path.sum(1), token)
+    paths = []
+    for slot, parents in zip(last.tolist(), draft.parent.tolist()):
+        path, node = list[int](), slot - 1
+        while node >= 0:
+            path.append(node)
+            node = parents[node]
+        paths.append(path[::-1])
+    count, most = [len(path) for path in paths], max(map(len, paths))
+    padded = [path + [-1] * (most - len(path)) for path in paths]
+    return Accepted(torch.tensor(padded, dtype=torch.long, device=last.device), last.new_tensor(count), token)

@@ -46,22 +46,25 @@ def _behind(ancestors: Tensor, entries: int) -> Tensor:
     return seen
 
 
-def slots_behind(hidden: Tensor, lengths: Tensor, size: int) -> Tensor:
+def slots_behind(batch: Batch, hidden: Tensor, size: int) -> Tensor:
     """States [B, P + 1, C] of each row's last pending entry and its draft, from those [B, Q, C] of the call."""
-    nodes = torch.arange(-1, size, device=hidden.device)
-    slots = (lengths[:, None] + nodes).clamp(max=hidden.shape[1] - 1)
-    return hidden.gather(1, slots[..., None].expand(-1, -1, hidden.shape[-1]))
+    if min(batch.entries) + size == hidden.shape[1]:
+        return hidden[:, -size - 1 :]
+    slots = batch.pending.lengths[:, None] + torch.arange(-1, size, device=hidden.device)
+    return hidden.gather(1, slots.clamp_(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def committed(batch: Batch, accepted: Accepted, queries: int) -> Tensor:
-    """Entries [B, Q] of the call to keep: the pending ones, then the accepted path."""
-    path = accepted.path
-    steps = torch.arange(queries, device=path.device)
-    if path.shape[1] == 0:
-        return steps.expand(len(path), -1)
-    place = steps - batch.pending.lengths[:, None]
-    nodes = path.gather(1, place.clamp(0, path.shape[1] - 1)) + batch.pending.lengths[:, None]
-    return torch.where((place >= 0) & (place < accepted.count[:, None]), nodes, steps)
+def committed(batch: Batch, draft: Draft, accepted: Accepted, queries: int) -> Tensor:
+    """Entries [B, A] of the call's `queries` to keep: the pending ones, then the accepted path; anything behind."""
+    rows, device = len(batch.rows), accepted.path.device
+    if draft.chain:
+        return torch.arange(queries, device=device).expand(rows, -1)
+    kept = [
+        [*range(entries), *(entries + node for node in path if node >= 0)]
+        for entries, path in zip(batch.entries, accepted.path.tolist())
+    ]
+    most = max(map(len, kept))
+    return torch.tensor([row + [0] * (most - len(row)) for row in kept], device=device)
 
 
 def trim(draft: Draft, limits: Sequence[int]) -> Draft:

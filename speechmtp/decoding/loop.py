@@ -21,6 +21,7 @@ from speechmtp.decoding.layout import (
     trim,
 )
 from speechmtp.decoding.noise import TARGET, Noise
+from speechmtp.decoding.noise_ahead import NoiseAhead
 from speechmtp.decoding.processors import Processors, SamplingConfig
 from speechmtp.decoding.state import Batch, DecodeState
 from speechmtp.decoding.tally import record, record_overlap
@@ -86,7 +87,8 @@ class Drawing:
         streams = range(rows) if self.streams is None else self.streams
         # A seed is 64 bits; torch's integers have a sign.
         signed = [(seed + 2**63) % 2**64 - 2**63 for seed in self.seeds]
-        return Noise(torch.tensor(signed, device=device), torch.tensor(list(streams), device=device))
+        kind = NoiseAhead if device.type == "cpu" else Noise
+        return kind(torch.tensor(signed, device=device), torch.tensor(list(streams), device=device))
 
 
 def generate(
@@ -170,14 +172,13 @@ def _call(batch: Batch, lanes: list[_Lane]) -> None:
     taps = _taps(lanes)
     states = batch.trunk.extend(inputs, positions, ancestors, batch.cache, taps)
     size = draft.tokens.shape[1]
-    hidden = states.hidden if inputs.shape[1] == size + 1 else slots_behind(states.hidden, batch.pending.lengths, size)
-    target = batch.trunk.unembed(hidden)
+    target = batch.trunk.unembed(slots_behind(batch, states.hidden, size))
     if batch.processors is not None:
         live = [batch.prompt_ids[row] + batch.tokens[row] for row in batch.rows]
         target = batch.processors(target, lambda: path_prefixes(live, draft))
     verdicts = [_judge(lane, target, one, len(lanes) > 1) for lane, one in zip(lanes, drafts)]
     accepted = verdicts[0][0] if len(lanes) == 1 else merge_accepted([v[0] for v in verdicts], parts, size)
-    seconds = _commit(batch, lanes, (states, taps), inputs, positions, accepted)
+    seconds = _commit(batch, lanes, (states, taps), inputs, positions, draft, accepted)
     for lane, (_, drafting), advancing in zip(lanes, spent, seconds):
         for row in lane.state.rows:
             batch.traces[row].draft_seconds += (drafting + advancing) / len(lane.state.rows)
@@ -189,7 +190,9 @@ def _call(batch: Batch, lanes: list[_Lane]) -> None:
         lane.plan.drafter.observe(lane.state, mine, drawn)
         if lane.plan.length is not None:
             lane.plan.length.observe(lane.state, mine)
-    if len(kept) < len(batch.rows):
+    if not kept:
+        batch.rows = []
+    elif len(kept) < len(batch.rows):
         batch.keep(kept)
         _replace(lanes, kept)
 
@@ -232,12 +235,12 @@ def _taps(lanes: list[_Lane]) -> tuple[int, ...]:
 
 def _commit(
     batch: Batch, lanes: list[_Lane], tapped: tuple[States, tuple[int, ...]], inputs: Tensor, positions: Tensor,
-    accepted: Accepted,
+    draft: Draft, accepted: Accepted,
 ) -> list[float]:  # fmt: skip
     """Keep the pending entries and the accepted path, in the cache and in the heads; the heads' seconds."""
     (states, taps), total = tapped, batch.pending.lengths + accepted.count
-    keep = committed(batch, accepted, inputs.shape[1])
-    batch.cache.commit(total, keep)
+    keep = committed(batch, draft, accepted, inputs.shape[1])
+    batch.cache.commit(total, None if draft.chain else keep)
     seconds = []
     for lane in lanes:
         state, heads = lane.state, lane.state.heads

@@ -71,12 +71,13 @@ class Noise:
         return Noise(self.seeds[rows], self.streams[rows])
 
     def uniform(self, position: Tensor, purpose: int = ACCEPT) -> Tensor:
-        """One number a row at output indices `position` [B]: float64 [B] strictly between 0 and 1.
+        """One number a row and index at output indices `position` [B] or [B, P]: float64 of that shape, strictly between
+        0 and 1.
 
         52 bits and a half, so that neither `u < ratio` nor `u <= ratio` keeps a token of probability 0.
         """
-        words = self._words(position[:, None], 1, purpose)[:, 0, 0]
-        return ((words[:, 0] << 20) + (words[:, 1] >> 12)).double().add_(0.5).mul_(2.0**-52)
+        words = self._words(position.view(len(position), -1), 1, purpose)[..., 0, :].view(*position.shape, 4)
+        return ((words[..., 0] << 20) + (words[..., 1] >> 12)).double().add_(0.5).mul_(2.0**-52)
 
     def gumbel(self, position: Tensor, size: int, purpose: int, node: Tensor | None = None) -> Tensor:
         """Standard Gumbel noise float32 [B, P, size] at output indices `position` [B, P], for each token id.

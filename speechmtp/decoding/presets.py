@@ -32,6 +32,11 @@ class Preset:
         return all(bool(found[key]) if wanted is True else found[key] == wanted for key, wanted in self.heads.items())
 
     @property
+    def free(self) -> tuple[str, ...]:
+        """Options that can be given: the head set, and what `tune` chooses."""
+        return tuple(k for k in ("heads", "theta", "paths") if (k == "heads" and self.heads) or k in self.options)
+
+    @property
     def loss(self) -> str:
         """The training losses as its options say them."""
         return ", ".join(word for word in self.training.split() if word.startswith(("loss.", "mode=", "targets=")))
@@ -42,8 +47,9 @@ PRESETS: dict[str, Preset] = {
         "one feed-forward block a depth on the last state, shared unembedding, greedy match",
         "Stern et al. 2018, arXiv 1811.03115",
         "verify",
-        "frozen trunk and all depths in every update, where the paper trains one depth an update, and the trunk too in "
-        "its best rows; its relaxed rules are the strategies top-k, distance and min-block",
+        "one SiLU matrix a depth in place of a feed-forward layer with a wider hidden one; all depths in every update, "
+        "where the paper draws one, and a frozen trunk, where its best rows train it too; its relaxed rules are the "
+        "strategies top-k, distance and min-block",
         {"depth": 7},
         {"kind": "residual", "unembedding": "shared"},
         "--heads residual --depth 7 loss.decay=1",
@@ -52,94 +58,103 @@ PRESETS: dict[str, Preset] = {
         "residual blocks with unembeddings of their own, a static tree, typical acceptance",
         "Cai et al. 2024, arXiv 2401.10774",
         "typical",
-        "Medusa-1 training (frozen trunk, losses weighted by 0.8^d); the tree's ranks are the table's default unless "
-        "`tune` has calibrated one, its own are for a 7 B chat model; the base token is the trunk's first choice or a "
-        "draw of its law",
+        "Medusa-1 training (frozen trunk, losses weighted by 0.8^d) on the model's own output; a tree of 16 nodes, "
+        "ranks by hand unless `paths` gives calibrated ones, where theirs has 63 for a 7 B chat model; at temperature "
+        "0 the rule reads the law of temperature 1, where theirs is greedy match; above it the token behind the "
+        "accepted ones is drawn, where theirs is the likeliest; of equally long paths the first drafted wins, theirs "
+        "is the likeliest",
         {"depth": 4, "paths": "0.1.2.00.01.02.10.11.20.000.001.010.100.0000.0001.0010"},
         {"kind": "residual", "unembedding": "own"},
-        "--heads residual heads.unembedding=own --depth 4 loss.decay=0.8",
+        "--heads residual --depth 4 heads.unembedding=own loss.decay=0.8",
     ),
     "eagle": Preset(
         "one shared decoder layer run in a chain on three tapped layers, a tree that its confidence grows",
         "Li et al. 2024 and 2025, arXiv 2406.16858, 2503.01840",
         "dynamic-tree",
-        "EAGLE-3's taps and training on its own states, EAGLE-2's tree, of 24 nodes in place of 60; full vocabulary; "
-        "the trunk's unembedding; no feature loss",
+        "EAGLE-3's taps and training on its own states, with EAGLE-2's tree of 24 nodes, 4 a level, in place of 60 "
+        "and 10; labels in place of the trunk's law (loss.kind=kd trains on that); the trunk's unembedding, where "
+        "EAGLE-3 has one of its own over fewer tokens",
         {"depth": 7, "width": 4, "nodes": 24},
         {"kind": "chain", "layers": "shared", "attention": "ttt", "taps": True},
-        "--heads chain heads.attention=ttt heads.taps=[1,2] --depth 7 loss.decay=0.8",
+        "--heads chain --depth 7 heads.attention=ttt 'heads.taps=[1,2]' loss.decay=0.8",
     ),
     "dflash": Preset(
         "a block drafter: all tokens from one pass over masks, trunk states injected as keys and values",
         "Chen et al. 2026, arXiv 2602.06036",
         "verify",
-        "two draft layers in place of five; losses weighted by 0.8^d in place of exp(-d / gamma), the same form",
+        "two draft layers and two taps besides the last state in place of five and five, 7 drafted tokens in place of "
+        "15; every place of a text starts a block, where theirs are drawn; losses weighted by 0.8^d, the same form as "
+        "their exp(-(d - 1) / gamma) up to a factor",
         {"depth": 7},
         {"kind": "block", "correction": "none", "taps": True},
-        "--heads block heads.taps=[1,2] heads.layers=2 --depth 7 loss.decay=0.8",
+        "--heads block --depth 7 heads.layers=2 'heads.taps=[1,2]' loss.decay=0.8",
     ),
     "deepseek-mtp": Preset(
         "one module of a projection and a decoder layer, one token ahead",
         "DeepSeek-AI 2024, arXiv 2412.19437",
         "verify",
-        "frozen trunk by default, where the paper trains the module with the trunk (mode=joint does); dense layer",
+        "frozen trunk by default, where the paper trains module and trunk together (mode=joint does); a dense layer, "
+        "where theirs has experts",
         {"depth": 1},
         {"kind": "chain", "layers": "own", "attention": "roll"},
-        "--heads chain heads.layers=own --depth 1",
+        "--heads chain --depth 1 heads.layers=own",
     ),
     "speech-llama": Preset(
-        "latent-space heads, tokens kept while their confidence holds",
+        "latent-space heads, tokens kept while their confidence holds, nothing verified",
         "Raj et al. 2024, arXiv 2409.08148",
         "threshold",
-        "the paper trains heads and model together and does not say theta; ours is tuned on development data or 0.9; "
-        "its verified form is `verify` with the same heads, its prefix beam search is not built",
+        "frozen trunk by default (mode=joint trains both); depth 3 and theta 0.9, unless development data chose "
+        "another, are ours, the paper's are not known here; its verified form is `verify` with the same heads, its "
+        "prefix beam search is not built",
         {"depth": 3, "theta": 0.9, "measure": "token"},
         {"kind": "latent"},
         "--heads latent --depth 3",
     ),
     "vocalnet": Preset(
         "decoder layers in a chain without tokens, three tokens a call, nothing verified",
-        "Wang et al. 2025, VocalNet, github.com/SJTU-OmniAgent/VocalNet",
+        "Wang et al. 2025, arXiv 2504.04060, and its code as released",
         "threshold",
-        "for text here, for codec tokens there; penalties apply at every depth, theirs at the first alone",
+        "heads of a frozen trunk for text, theirs learn with the decoder of speech tokens; sampling and penalties "
+        "apply at every depth, theirs at the first alone",
         {"depth": 2, "theta": 0.0, "measure": "token"},
         {"kind": "vocalnet"},
         "--heads vocalnet --depth 5 loss.decay=0.8",
     ),
     "mtad": Preset(
-        "the likeliest beam of a small model, kept while its joint probability under the trunk holds",
+        "the likeliest beam of a small model, its longest prefix with joint probability enough under the trunk",
         "Qin et al. 2024, arXiv 2407.09722",
         "joint-ratio",
-        "the chain form; at temperature 0 beams are searched, not drawn",
+        "the chain form, not that of several candidates in a tree; at temperature 0 beams are searched, not drawn; a "
+        "beam ends with an end token",
         {"depth": 4, "width": 4, "top_k": 10, "top_p": 0.9, "tau": 0.5},
     ),
     "lookahead": Preset(
         "Jacobi guesses in a window and n-grams pooled from them",
         "Fu et al. 2024, arXiv 2402.02057",
         "jacobi",
-        "window columns that are not known yet repeat the text, there they are random; columns move by all that is "
-        "emitted",
+        "window columns that are not known yet repeat the text, theirs are random; columns move by all that is "
+        "emitted, theirs by one; the window's own guesses are verified too",
         {"window": 15, "ngram": 5, "guesses": 15},
     ),
     "prompt-lookup": Preset(
-        "copies what followed the first place where the text's last two tokens stood",
-        "Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding; transformers' options",
+        "copies what followed the first place where the text's last two tokens, or the last one, stood before",
+        "Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding",
         "lookup",
-        "a copy that reaches the text's end goes on with what it copied",
+        "transformers' options: n-grams of 2 tokens, Saxena's code has 3; a copy that reaches the text's end goes on "
+        "with what it copied",
         {"depth": 10, "longest": 2, "shortest": 1, "match": "first"},
     ),
 }
 
 
 def make_preset(name: str, given: Mapping[str, Any]) -> Strategy:
-    """The strategy of a published system; only its head set, and what `tune` chooses, can be given."""
+    """The strategy of a published system; only its `free` options can be given."""
     preset = PRESETS[name]
-    allowed = [key for key in ("heads", "theta", "paths") if (key == "heads" and preset.heads) or key in preset.options]
     for key in given:
-        if key not in allowed:
+        if key not in preset.free:
             raise ConfigError(
-                f"strategy {name}: no option {key!r}, a preset is fixed; allowed: {', '.join(allowed) or 'none'}; its "
-                f"row is {make_strategy(preset.strategy, dict(preset.options)).label}"
+                f"strategy {name}: no option {key!r}, a preset is fixed; allowed: {', '.join(preset.free) or 'none'}; "
+                f"its row is {make_strategy(preset.strategy, dict(preset.options)).label}"
             )
     row = make_strategy(preset.strategy, {**preset.options, **given})
     return replace(row, name=name, given=dict(given), preset=preset)

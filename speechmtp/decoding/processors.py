@@ -88,7 +88,9 @@ class SamplingConfig:
 
 
 class Processors:
-    """A list of transformers' processors; pure functions of prefix and logits."""
+    """A list of transformers' processors. They have to be pure functions of prefix and logits: they are asked about
+    tokens that are refused afterwards, and about many prefixes at once; what one remembers of an earlier call is wrong
+    then."""
 
     def __init__(self, processors: Sequence[Any]) -> None:
         self._list = LogitsProcessorList(processors)

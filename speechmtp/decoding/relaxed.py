@@ -97,9 +97,9 @@ class MinBlock(GreedyMatch):
     def __post_init__(self) -> None:
         _require(self.least >= 1, f"min-block: least {self.least}, expected 1 or more")
 
-    def kept(self, target: Tensor, draft: Draft) -> Tensor:
+    def matches(self, best: Tensor, draft: Draft) -> Tensor:
         """Not deep, or the trunk's choice."""
-        return super().kept(target, draft) | ((draft.depth < self.least) & (draft.tokens >= 0))
+        return super().matches(best, draft) | ((draft.depth < self.least) & (draft.tokens >= 0))
 
 
 @dataclass(frozen=True)

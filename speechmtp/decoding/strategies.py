@@ -153,7 +153,7 @@ STRATEGIES: dict[str, Row] = {
         _matched(HeadChain, "theta"),
     ),
     "tree": Row(
-        "a tree of the heads' tokens of one shape, calibrated on development data",
+        "a tree of the heads' tokens of one shape, which development data can calibrate",
         {"paths": _PATHS, **_BY_HEADS, **_ADAPTS},
         _matched(HeadTree),
     ),
@@ -191,7 +191,7 @@ STRATEGIES: dict[str, Row] = {
         _matched(Lookahead),
     ),
     "marginal": Row(
-        "the trunk's own marginal laws draft: a reference for heads",
+        "the trunk's own marginal laws draft, at a call a token: a reference for heads",
         {"depth": 2, "top": 8, "rule": ""},
         _matched(Marginal),
     ),
@@ -231,27 +231,27 @@ STRATEGIES: dict[str, Row] = {
         _judged(MinBlock),
     ),
     "groups": Row(
-        "the heads' tokens stay if they are alike the trunk's choice by their embeddings",
+        "the heads' tokens stay if their embeddings are like that of the trunk's choice",
         {"depth": 7, "similarity": 0.6, **_BY_HEADS},
         _judged(AlikeGroups),
     ),
     "window": Row(
-        "a mismatch where the trunk is unsure stays if the tokens behind it match",
+        "a refused token stays where the trunk is unsure, if the tokens behind it pass",
         {"depth": 7, "size": 3, "entropy": 0.3, **_BY_HEADS},
         _judged(Window),
     ),
     "thresholds": Row(
-        "one coin a node: the heads' tokens stay above a probability, or with more than their share",
+        "SGLang's thresholds: the heads' tokens stay above a probability, or if one coin a node falls on them",
         {"depth": 7, "single": 0.5, "acc": 0.5, **_BY_HEADS},
         _judged(Thresholds),
     ),
     "ensemble": Row(
-        "sampling from a mixture of trunk and heads",
+        "draws from a mixture of trunk and heads; for temperatures above 0",
         {"depth": 7, "weight": 0.8, **_BY_HEADS},
         _judged(Ensemble),
     ),
     "joint-ratio": Row(
-        "the likeliest beam of a small model, kept while the joint ratio is above tau",
+        "the likeliest beam of a small model, its longest prefix with a joint ratio above tau",
         {"depth": 4, "width": 4, "top_k": 10, "top_p": 0.9, "tau": 0.5},
         lambda tau, **beams: (BeamSample(**beams), JointRatio(tau)),
     ),
@@ -297,7 +297,7 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
         if key not in options:
             allowed = ", ".join(options) or "none"
             raise ConfigError(f"strategy {name}: no option {key!r}; allowed: {allowed}")
-        options[key] = _read_option(name, key, value, type(options[key]))
+        options[key] = _read_option(name, key, value, row.options[key])
     options = {key: value for key, value in options.items() if value != ""}
     try:
         return Strategy(name, options, *row.make(**options), dict(given))
@@ -305,10 +305,12 @@ def make_strategy(name: str, given: dict[str, Any]) -> Strategy:
         raise ConfigError(f"strategy {name}: {error}") from None
 
 
-def _read_option(strategy: str, key: str, value: Any, kind: type) -> Any:
-    if value == "" and kind is str:
+def _read_option(strategy: str, key: str, value: Any, default: Any) -> Any:
+    if value == "":
+        if default != "":
+            raise ConfigError(f"strategy {strategy}: {key} is empty, expected a value; its default is {default}")
         return value
-    kind = _NUMBERS.get(key, kind)
+    kind: type = _NUMBERS[key] if key in _NUMBERS else type(default)
     try:
         read = kind(value)
     except ValueError:

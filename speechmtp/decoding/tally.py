@@ -11,14 +11,14 @@ from speechmtp.types import Accepted, Draft
 def record(batch: Batch, draft: Draft, accepted: Accepted, target: Tensor) -> tuple[list[list[int]], list[int]]:
     """Append and count what is emitted, trimmed at end tokens and limits, an end token winning over a limit; that, a
     live row each, and the places of the rows that go on."""
-    drafted = draft.count.tolist()
     gaps = _gaps(target, accepted) if batch.record_gaps else None
-    chosen = draft.tokens.gather(1, accepted.path.clamp_min(0)).tolist()
+    drafts, paths = draft.tokens.tolist(), accepted.path.tolist()
+    drafted = [len(row) - row.count(-1) for row in drafts]
     counts, following = accepted.count.tolist(), accepted.next.tolist()
     emitted, kept = [], []
     for place, row in enumerate(batch.rows):
         tokens, trace, count = batch.tokens[row], batch.traces[row], counts[place]
-        new = [*chosen[place][:count], following[place]]
+        new = [*(drafts[place][node] for node in paths[place][:count]), following[place]]
         if batch.eos in new:
             del new[new.index(batch.eos) + 1 :]
         del new[batch.limits[row] - len(tokens) :]

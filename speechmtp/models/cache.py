@@ -36,12 +36,12 @@ class RaggedLayer(CacheLayerMixin):
         assert self.keys is not None and self.values is not None
         if self.keys.shape[2] < self._cache.capacity:
             self._grow(self._cache.capacity)
-        start, slots, width = self._cache.start, self._cache.slots, self._cache.width
+        start, width = self._cache.start, self._cache.width
         if start is not None:
             self.keys[:, :, start:width] = key_states
             self.values[:, :, start:width] = value_states
         else:
-            rows = torch.arange(len(slots), device=slots.device)[:, None]
+            rows, slots = self._cache.rows, self._cache.slots
             self.keys[rows, :, slots] = key_states.transpose(1, 2)
             self.values[rows, :, slots] = value_states.transpose(1, 2)
         return self.keys[:, :, :width], self.values[:, :, :width]
@@ -55,15 +55,17 @@ class RaggedLayer(CacheLayerMixin):
     def move(self, source: Tensor, target: Tensor) -> None:
         """Copy entries of slots `source` [B, A] to slots `target` [B, A]."""
         assert self.keys is not None and self.values is not None
-        rows = torch.arange(len(source), device=source.device)[:, None]
-        self.keys[rows, :, target] = self.keys[rows, :, source]
-        self.values[rows, :, target] = self.values[rows, :, source]
+        for states in (self.keys, self.values):
+            if len(source) == 1:  # half the time
+                states.index_copy_(2, target[0], states.index_select(2, source[0]))
+            else:
+                states[self._cache.rows, :, target] = states[self._cache.rows, :, source]
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order."""
         if self.is_initialized:
             assert self.keys is not None and self.values is not None
-            self.keys, self.values = self.keys[rows], self.values[rows]
+            self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
         """Width and offset of a mask; the trunk always gets its mask ready-made."""
@@ -96,7 +98,8 @@ class RaggedCache(Cache):
         self.longest = 0
         self.width = 0
         self.start: int | None = 0  # where all rows write, if they write at one place
-        self.slots = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        self.rows = torch.arange(rows, device=device)[:, None]
+        self.slots = self.rows[:, :0]  # [B, Q] where they write, if not
 
     def begin(self, queries: int) -> None:
         """Fix where the next call's `queries` entries of each row go."""
@@ -104,7 +107,8 @@ class RaggedCache(Cache):
         self.longest = max(lengths, default=0)
         self.start = self.longest if min(lengths, default=0) == self.longest else None
         self.width = self.longest + queries
-        self.slots = self.lengths[:, None] + torch.arange(queries, device=self.lengths.device)
+        if self.start is None:
+            self.slots = self.lengths[:, None] + torch.arange(queries, device=self.lengths.device)
         while self.capacity < self.width:
             self.capacity *= 2
 
@@ -114,18 +118,20 @@ class RaggedCache(Cache):
         if count.shape != self.lengths.shape:
             raise ShapeError(f"cache: count {tuple(count.shape)}, expected {tuple(self.lengths.shape)}")
         if path is not None:
-            steps = torch.arange(path.shape[1], device=path.device).expand_as(path)
+            steps = torch.arange(path.shape[1], device=path.device)
             # Past a row's count the target is the source: nothing moves.
             source = torch.where(steps < count[:, None], path, steps)
-            if not torch.equal(source, steps):
+            moved = (source != steps).any(0).nonzero()[:, 0]
+            if len(moved):
+                source, target = source[:, moved], self.lengths[:, None] + moved
                 for layer in self.layers:
                     assert isinstance(layer, RaggedLayer)
-                    layer.move(self.lengths[:, None] + source, self.lengths[:, None] + steps)
+                    layer.move(self.lengths[:, None] + source, target)
         self.lengths = self.lengths + count
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order."""
-        self.lengths = self.lengths[rows]
+        self.lengths, self.rows = self.lengths[rows], torch.arange(len(rows), device=rows.device)[:, None]
         for layer in self.layers:
             assert isinstance(layer, RaggedLayer)
             layer.select(rows)

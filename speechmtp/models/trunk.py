@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
@@ -111,6 +112,12 @@ class Trunk(nn.Module):
         if "position_ids" not in names:
             raise ConfigError(f"trunk: {type(model).__name__} takes no position ids, which the trunk has to give")
 
+    @cached_property
+    def _decoder(self) -> nn.Module:
+        """The layers' module: looking for it takes time at every call. Not a child of its own, it is the model's."""
+        decoder: nn.Module = self.model.get_decoder()
+        return decoder
+
     def train(self, mode: bool = True) -> "Trunk":
         """Switch training mode; written-out attention trains a fifth faster on a CPU, the fused one decodes faster."""
         super().train(mode)
@@ -190,9 +197,7 @@ class Trunk(nn.Module):
     ) -> States:
         extra = {self._cache_name: cache, "use_cache": True} if cache is not None else {"use_cache": False}
         with self._tapped(embeddings, taps) as found:
-            out = self.model.get_decoder()(
-                inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, **extra
-            )
+            out = self._decoder(inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, **extra)
         return States(out.last_hidden_state, torch.stack([found[i] for i in taps], 2) if taps else None)
 
     @contextmanager
@@ -209,7 +214,7 @@ class Trunk(nn.Module):
 
             return hook
 
-        layers = self.model.get_decoder().layers
+        layers = self._decoder.layers
         handles = [layers[t - 1].register_forward_hook(note(t)) for t in set(taps) if t]
         try:
             yield found
@@ -228,8 +233,19 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 def extend_mask(cache: RaggedCache, queries: int, ancestors: Tensor | None, dtype: torch.dtype) -> Tensor:
     """`extend_seen` as an additive mask [B, 1, Q, width]."""
-    mask = additive(extend_seen(cache, queries, ancestors), dtype)
+    if cache.start is None:
+        mask = additive(extend_seen(cache, queries, ancestors), dtype)
+    else:  # the new entries' part behind committed ones that all are seen
+        triangle = _triangle if queries <= 64 else _triangle.__wrapped__  # a prompt's is not worth keeping
+        own = triangle(queries, dtype, cache.lengths.device) if ancestors is None else additive(ancestors, dtype)
+        mask = torch.nn.functional.pad(own, (cache.start, 0))
     return mask.expand(len(cache.lengths), -1, -1, -1)
+
+
+@lru_cache(maxsize=64)
+def _triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return additive(torch.ones(1, size, size, dtype=torch.bool, device=device).tril_(), dtype)
 
 
 def extend_seen(cache: RaggedCache, queries: int, ancestors: Tensor | None) -> Tensor:

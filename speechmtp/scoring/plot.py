@@ -1,42 +1,69 @@
-"""The trade-off plot of a comparison: word error rate against trunk calls, one labelled point a strategy."""
+"""Pictures of a comparison: word error rate against tokens per call or seconds, and every row's name and place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechmtp.errors import DataError
 from speechmtp.scoring.plot_labels import Label, place_labels
-from speechmtp.scoring.tables import format_option
+from speechmtp.scoring.tables import short_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 AXES = {
-    "calls_per_word": "trunk calls per word (fewer is faster)",
     "tokens_per_call": "tokens per trunk call (more is faster)",
+    "seconds": "decoder seconds (fewer is faster)",
+    "speedup_vs_ar": "speed-up over ar (more is faster)",
 }
-_EXACT, _LOSSY, _REFERENCE = "#0b62a4", "#c8501e", "#444444"  # apart in print and for the colour-blind
-_FONT_SIZE = 8.5
+_FEW = 12  # rows that can all be named among the points
+_FONT_SIZE, _LIST_SIZE = 8.5, 7.0
+_LINE = 0.145  # inches a row of the list
 
 Row = Mapping[str, Any]
 
 
-def plot_tradeoff(rows: Sequence[Row], path: str | Path, x: str = "calls_per_word") -> None:
+@dataclass(frozen=True)
+class _Kind:
+    """How rows of one kind are drawn; colours are apart in print and for the colour-blind, and so are markers."""
+
+    marker: str
+    colour: str
+    legend: str
+    holds: Callable[[Row], bool]
+    hollow: bool = False
+
+
+_KINDS = (  # the first that holds
+    _Kind("s", "#444444", "ar", lambda row: bool(row["strategy"] == "ar")),
+    _Kind("D", "#444444", "oracle (ceiling)", lambda row: bool(row["strategy"] == "oracle"), hollow=True),
+    _Kind("^", "#00795c", "transformers' own", lambda row: bool(row["strategy"] == "transformers")),
+    _Kind("o", "#0b62a4", "exact", lambda row: bool(row.get("exact"))),
+    _Kind("o", "#c8501e", "lossy", lambda row: True, hollow=True),
+)
+_AR, _ORACLE, _PEER, _EXACT, _LOSSY = _KINDS
+
+
+def plot_tradeoff(rows: Sequence[Row], path: str | Path, x: str = "tokens_per_call", recommended: str = "") -> None:
     """Writes the picture of comparison rows to `path` (the suffix names the format).
 
-    `x` is `calls_per_word` or `tokens_per_call`, on a logarithmic axis. Rows have `strategy`, `options`,
-    `exact`, `wer` and optionally `wer_low`, `wer_high` (percent), and `x`; a row without trunk calls is a
-    dotted line. `ar` is a dashed line with its interval as a band, which stands for every row with the same
-    interval; other rows have bars. Exact strategies are filled, lossy ones hollow. Raises DataError when
-    matplotlib is missing or there is nothing to draw.
+    `x`, one of AXES, is a logarithmic axis; above it stands the word error rate, or tokens per call where no row has
+    one (texts that a causal LM goes on with). Rows have `label`, `strategy`, `exact`, `x`, and `wer` in percent with
+    `wer_low` and `wer_high` if known; a row that calls no trunk is a dotted line. Up to 12 points are all named; of
+    more only `ar`, transformers' own, the label `recommended` and those that no other of their kind beats, while a
+    list on the same axis below has every name. Raises DataError when matplotlib is missing or there is nothing to draw.
     """
     if x not in AXES:
         raise DataError(f"plot: no axis '{x}'; use one of {', '.join(AXES)}")
-    drawn = [row for row in rows if row.get("wer") is not None]
-    if not drawn:
-        raise DataError("plot: no row with a word error rate, at least one expected; score the strategies first")
+    y = "wer" if any(row.get("wer") is not None for row in rows) else "tokens_per_call"
+    drawn = [row for row in rows if row.get(y) is not None]
+    points = [row for row in drawn if row.get(x) and row.get("trunk_calls") != 0]
+    if not drawn or (y != "wer" and not points):
+        raise DataError(f"plot: no row with {'a word error rate' if y == 'wer' else x}, at least one expected")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -44,127 +71,163 @@ def plot_tradeoff(rows: Sequence[Row], path: str | Path, x: str = "calls_per_wor
         raise DataError(
             f"plot: matplotlib is missing ({error}), it draws the picture; pip install 'speechmtp[plot]'"
         ) from error
-    figure = Figure(figsize=(8.0, 5.0), dpi=150, layout="constrained")
+    listed = len(points) if len(points) > _FEW else 0
+    figure = Figure(figsize=(9.0 if listed else 8.0, 5.0 + listed * _LINE), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display and leaves the caller's pyplot state alone
-    axes = figure.add_subplot()
-    points = [row for row in drawn if row.get(x)]
-    lines = [row for row in drawn if not row.get(x)]
-    reference = next((row for row in points if _is_ar(row)), None)
-    _set_limits(axes, drawn, points, x)
-    _draw_lines(axes, lines, reference)
-    _draw_points(axes, points, reference, x)
-    axes.set_xlabel(AXES[x])
-    axes.set_ylabel("word error rate, % (bars and band: 95 % interval)")
-    axes.grid(which="major", color="#e6e6e6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    _draw_legend(axes, points)
-    place_labels(
-        axes,
-        [Label(row_label(row), row[x], row["wer"], _colour(row), _interval(row)) for row in points],
-        line=None if reference is None else reference["wer"],
-        size=_FONT_SIZE,
-    )
+    heights = [4.6, 0.4 + listed * _LINE] if listed else [1]
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0].tolist()
+    _set_limits(panels[0], drawn, points, x, y)
+    if listed:
+        _draw_list(panels[1], points, x, recommended)
+    panels[-1].set_xlabel(AXES[x])
+    _draw_panel(panels[0], drawn, points, (x, y), recommended)
     figure.savefig(path)
 
 
-def row_label(row: Row) -> str:
-    """What a row is called: `verify`, or with options `verify:depth=3`."""
-    options = row.get("options")
-    if isinstance(options, Mapping):
-        options = ",".join(f"{key}={format_option(value)}" for key, value in options.items())
-    return f"{row['strategy']}:{options}" if options else str(row["strategy"])
+def frontier(rows: Sequence[Row], x: str, y: str = "wer") -> list[Row]:
+    """Of the exact and of the lossy strategies those that no other of their kind beats on both axes; neither `ar`, nor
+    `oracle`, nor transformers' own."""
+    found = []
+    for kind in (_EXACT, _LOSSY):
+        members = [row for row in rows if _kind(row) is kind]
+        places = [(_worth(row, x), _worth(row, y)) for row in members]
+        for row, (right, up) in zip(members, places):
+            if not any(a >= right and b >= up and (a, b) != (right, up) for a, b in places):
+                found.append(row)
+    return found
 
 
-def _colour(row: Row) -> str:
-    if _is_ar(row):
-        return _REFERENCE
-    return _EXACT if row.get("exact") else _LOSSY
+def _worth(row: Row, axis: str) -> float:
+    """A value of which more is better."""
+    value = float(row[axis])
+    return -value if axis in ("wer", "seconds") else value
+
+
+def _kind(row: Row) -> _Kind:
+    return next(kind for kind in _KINDS if kind.holds(row))
 
 
 def _interval(row: Row) -> tuple[float, float] | None:
-    """The interval of a row, None where it has none."""
+    """The interval of a row's word error rate, None where it has none."""
     if row.get("wer_low") is None or row.get("wer_high") is None:
         return None
     return row["wer_low"], row["wer_high"]
 
 
-def _draw_points(axes: Axes, points: Sequence[Row], reference: Row | None, x: str) -> None:
-    """Markers, with bars where the band of `ar` does not tell the interval; lossy settings are joined."""
-    band = _interval(reference) if reference is not None else None
+def _draw_panel(
+    axes: Axes, drawn: Sequence[Row], points: Sequence[Row], sides: tuple[str, str], recommended: str
+) -> None:
+    """Points, lines, legend, and the names of those that deserve one."""
+    x, y = sides
+    ar = next((row for row in points if _kind(row) is _AR), None)
+    named: Sequence[Row] = points
+    if len(points) > _FEW:
+        best = frontier(points, x, y)
+        named = [r for r in points if _kind(r) in (_AR, _PEER) or r in best or r["label"] == recommended]
+    band = _interval(ar) if ar is not None and y == "wer" else None
+    _draw_lines(axes, [row for row in drawn if row not in points], ar, y)
     for row in points:
-        colour, interval = _colour(row), _interval(row)
-        if interval is not None and interval != band:
-            axes.vlines(row[x], *interval, color=colour, alpha=0.35, linewidth=1.4)
-        face = colour if row.get("exact") else "white"
-        marker = "s" if _is_ar(row) else "o"
-        axes.plot(row[x], row["wer"], marker, color=colour, markerfacecolor=face, markersize=7, zorder=3)
-    for name in sorted({row["strategy"] for row in points if not row.get("exact")}):
-        curve = sorted((row[x], row["wer"]) for row in points if row["strategy"] == name)
-        axes.plot(*zip(*curve), color=_LOSSY, alpha=0.35, linewidth=1, zorder=1)
+        shown, interval = row in named, _interval(row) if y == "wer" else None
+        if shown and interval is not None and interval != band:
+            axes.vlines(row[x], *interval, color=_kind(row).colour, alpha=0.35, linewidth=1.4)
+        _draw_marker(axes, row, row[x], row[y], 7 if shown else 4.5, row["label"] == recommended)
+    axes.set_ylabel("word error rate, % (bars and band: 95 % interval)" if y == "wer" else "tokens per trunk call")
+    axes.grid(which="major", color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    _draw_legend(axes, points, recommended)
+    labels = [
+        Label(short_label(row["label"]), row[x], row[y], _kind(row).colour, _interval(row) if y == "wer" else None)
+        for row in named
+    ]
+    others = [(row[x], row[y]) for row in points if row not in named]
+    place_labels(axes, labels, line=ar["wer"] if ar is not None and y == "wer" else None, size=_FONT_SIZE, avoid=others)
 
 
-def _set_limits(axes: Axes, drawn: Sequence[Row], points: Sequence[Row], x: str) -> None:
-    """Axes that hold all points, bars and some room for labels, with plain numbers at the ticks."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+def _draw_marker(axes: Axes, row: Row, x: float, y: float, size: float, ringed: bool) -> None:
+    kind = _kind(row)
+    face = "white" if kind.hollow else kind.colour
+    if ringed:
+        axes.plot(x, y, "o", color=kind.colour, markerfacecolor="none", markersize=size + 6, zorder=3)
+    axes.plot(x, y, kind.marker, color=kind.colour, markerfacecolor=face, markersize=size, zorder=3)
 
-    values = [row[key] for row in drawn for key in ("wer", "wer_low", "wer_high") if row.get(key) is not None]
+
+def _draw_list(axes: Axes, points: Sequence[Row], x: str, recommended: str) -> None:
+    """Every row on a line of its own, its name beside its marker: exact ones first, the best on top."""
+    ordered = sorted(points, key=lambda row: (_kind(row) is _LOSSY, -_worth(row, x)))
+    low, high = axes.get_xlim()
+    for line, row in enumerate(ordered):
+        kind, text = _kind(row), short_label(row["label"])
+        if kind is _LOSSY and row.get("utterances"):
+            text += f"  {row['identical_to_ar']}/{row['utterances']} as ar"
+        left = math.log(row[x] / low) > 0.5 * math.log(high / low)
+        axes.hlines(line, *((row[x], high) if not left else (low, row[x])), color="#f2f2f2", linewidth=0.6, zorder=0)
+        _draw_marker(axes, row, row[x], line, 4.5, row["label"] == recommended)
+        name = axes.annotate(
+            text, (row[x], line), xytext=(-8 if left else 8, 0), textcoords="offset points", va="center",
+            ha="right" if left else "left", fontsize=_LIST_SIZE, color=kind.colour,
+        )  # fmt: skip
+        name.set_in_layout(False)  # the axes are as wide as without it
+    axes.set_ylim(len(ordered) - 0.3, -0.7)
+    axes.yaxis.set_visible(False)
+    axes.grid(which="major", axis="x", color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "left", "right"]].set_visible(False)
+
+
+def _set_limits(axes: Axes, drawn: Sequence[Row], points: Sequence[Row], x: str, y: str) -> None:
+    """Axes that hold all points, the band and some room for labels, with plain numbers at the ticks."""
+    places = [row[x] for row in points] or [1.0]
+    _set_logarithmic(axes, "x", min(places) / 1.5, max(places) * 1.5)
+    if y != "wer":
+        heights = [row[y] for row in points]
+        _set_logarithmic(axes, "y", min(heights) / 1.4, max(heights) * 1.4)
+        return
+    keys = ("wer", "wer_low", "wer_high")
+    values = [row[key] for row in drawn for key in keys if row.get(key) is not None]
     room = 0.15 * (max(values) - min(values)) or 1.0
     axes.set_ylim(max(0.0, min(values) - room), max(values) + room)
-    places = [row[x] for row in points] or [1.0]
-    low, high = min(places) / 1.5, max(places) * 1.5
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    ticks = [digit * 10.0**power for power in range(-4, 5) for digit in (1, 2, 3, 5)]
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _draw_lines(axes: Axes, lines: Sequence[Row], reference: Row | None) -> None:
+def _set_logarithmic(axes: Axes, side: str, low: float, high: float) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set(**{f"{side}scale": "log", f"{side}lim": (low, high)})
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    ticks = [digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 3, 5)]
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _draw_lines(axes: Axes, lines: Sequence[Row], ar: Row | None, y: str) -> None:
     """`ar` dashed and unnamed (its point has a name) with its band, rows without calls dotted and named."""
-    if reference is not None:
-        axes.axhline(reference["wer"], color=_REFERENCE, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
-        band = _interval(reference)
+    if ar is not None:
+        axes.axhline(ar[y], color=_AR.colour, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
+        band = _interval(ar)
         if band is not None:
-            axes.axhspan(*band, color=_REFERENCE, alpha=0.08, linewidth=0, zorder=0)
+            axes.axhspan(*band, color=_AR.colour, alpha=0.08, linewidth=0, zorder=0)
     for row in lines:
-        axes.axhline(row["wer"], color=_colour(row), linestyle=":", linewidth=1.2, zorder=0)
-        axes.annotate(
-            f"{row_label(row)} (no trunk call)",
-            (1.0, row["wer"]),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=_FONT_SIZE,
-            color=_colour(row),
-        )
+        axes.axhline(row[y], color=_kind(row).colour, linestyle=":", linewidth=1.2, zorder=0)
+        axes.annotate(f"{row['label']} (no trunk call)", (1.0, row[y]), xycoords=("axes fraction", "data"),
+                      xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=_FONT_SIZE,
+                      color=_kind(row).colour)  # fmt: skip
 
 
-def _draw_legend(axes: Axes, points: Sequence[Row]) -> None:
+def _draw_legend(axes: Axes, points: Sequence[Row], recommended: str) -> None:
     """What the markers mean, above the plot where it hides nothing."""
     from matplotlib.lines import Line2D
 
-    kinds = [("s", _REFERENCE, _REFERENCE, "ar (one token per call)", [r for r in points if _is_ar(r)])]
-    exact = [row for row in points if row.get("exact") and not _is_ar(row)]
-    kinds.append(("o", _EXACT, _EXACT, "exact (the texts of ar)", exact))
-    kinds.append(("o", _LOSSY, "white", "lossy", [row for row in points if not row.get("exact")]))
     handles = [
-        Line2D([], [], linestyle="", marker=marker, color=edge, markerfacecolor=face, label=label)
-        for marker, edge, face, label, members in kinds
-        if members
-    ]
+        Line2D([], [], linestyle="", marker=kind.marker, color=kind.colour, label=kind.legend,
+               markerfacecolor="white" if kind.hollow else kind.colour)
+        for kind in _KINDS
+        if any(_kind(row) is kind for row in points)
+    ]  # fmt: skip
+    if any(row["label"] == recommended for row in points):
+        ring = Line2D([], [], linestyle="", marker="o", color=_EXACT.colour, markerfacecolor="none", markersize=12)
+        ring.set_label("recommended")
+        handles.append(ring)
     if handles:
-        axes.legend(
-            handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=3,
-            frameon=False,
-            fontsize=_FONT_SIZE,
-        )
-
-
-def _is_ar(row: Row) -> bool:
-    return bool(row["strategy"] == "ar")
+        style: Any = {"ncols": 6, "frameon": False, "fontsize": _FONT_SIZE}
+        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), **style)

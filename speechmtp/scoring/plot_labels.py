@@ -26,8 +26,10 @@ class Label:
     bar: tuple[float, float] | None = None
 
 
-def place_labels(axes: Axes, labels: Sequence[Label], *, line: float | None, size: float) -> None:
-    """Writes the labels at font size `size`, each joined to its point by a hair line.
+def place_labels(
+    axes: Axes, labels: Sequence[Label], *, line: float | None, size: float, avoid: Sequence[tuple[float, float]] = ()
+) -> None:
+    """Writes the labels at font size `size`, each joined to its point by a hair line; `avoid` are points without names.
 
     Greedy from left to right: a label takes the cheapest of a grid of places, where covering a name or a
     marker costs much, covering a bar or the horizontal `line` (data units), or a hair line that crosses a
@@ -49,6 +51,9 @@ def place_labels(axes: Axes, labels: Sequence[Label], *, line: float | None, siz
         if label.bar is not None:
             low, high = (axes.transData.transform((label.x, end))[1] for end in label.bar)
             thin.append(Bbox.from_extents(x - scale, low, x + scale, high))
+    for spot in avoid:
+        x, y = axes.transData.transform(spot)
+        solid.append(Bbox.from_extents(x - radius, y - radius, x + radius, y + radius))
     if line is not None:
         y = axes.transData.transform((1.0, line))[1]
         thin.append(Bbox.from_extents(axes.bbox.x0, y - scale, axes.bbox.x1, y + scale))

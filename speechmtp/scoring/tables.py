@@ -50,6 +50,13 @@ def format_option(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def short_label(label: str) -> str:
+    """A strategy's label with the number of a tree's paths in place of the paths, which fill lines."""
+    head, _, rest = label.partition("paths=")
+    paths, _, more = rest.partition(",")
+    return f"{head}paths={paths.count('.') + 1} nodes" + (f",{more}" if more else "") if rest else label
+
+
 def render_text(rows: Sequence[Row], columns: Sequence[Column | str]) -> str:
     """The rows under a heading and a rule, in columns two spaces apart, ending in a newline."""
     chosen, cells, aligns = _layout(rows, columns)

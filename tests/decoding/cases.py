@@ -1,6 +1,7 @@
 """Random decoding cases with their plain greedy answers, and drafters that exist only to test the loop."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -75,6 +76,15 @@ def mutate(tokens: list[int], rate: float, rng: torch.Generator, vocab: int = ti
         elif kind < 0.8:
             out += [wrong, token]
     return out
+
+
+def near(trunk: Trunk, seed: int, by: float) -> Trunk:
+    """A trunk that is often, not always, of the same opinion."""
+    other, rng = deepcopy(trunk), tiny.generator(seed)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(1 + by * torch.randn(weight.shape, generator=rng, dtype=weight.dtype))
+    return other
 
 
 @dataclass(frozen=True)

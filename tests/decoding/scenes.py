@@ -1,14 +1,14 @@
 """Random ragged batches for `Runner`, and every exact strategy of the table with its options changed one at a time."""
 
-from dataclasses import dataclass, field
-from functools import cache, cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 from typing import Any, get_args
 
 import oracle
 import tiny
 import torch
 from cases import mutate, near
-from families import CONFIGS, D
+from families import CONFIGS
 from random_trees import random_shape
 
 from speechmtp.decoding.draft_costs import CostTable
@@ -31,7 +31,7 @@ MORE = (
     "dynamic-tree:width=1,nodes=2", "tree:paths=5", "ctc:mode=tree,pointers=5,alternatives=6,nodes=64",
     "ctc-heads:theta=1,mode=resume", "suffix:depth=6,factor=3,least=0", "lookup:depth=3,longest=5,shortest=2",
     "jacobi:ngram=2,guesses=0", "jacobi:window=2,ngram=3,guesses=1", "marginal:depth=3,top=2",
-    "draft-model:depth=1,theta=0.5", "oracle:depth=1", "thresholds:depth=3,single=1,acc=1",
+    "draft-model:depth=1,theta=0.5", "oracle:depth=0", "oracle:depth=1", "thresholds:depth=3,single=1,acc=1",
 )  # fmt: skip
 
 
@@ -61,14 +61,16 @@ def preset_heads(name: str, shape: TrunkShape) -> HeadSet:
     """Random heads of the kind that a preset wants."""
     preset = PRESETS[name]
     wanted = {key: (0, 1) if value is True else value for key, value in preset.heads.items()}
-    family: Any = next(config for config in FAMILIES if config.kind == wanted.pop("kind"))  # type: ignore[attr-defined]
+    kind = wanted.pop("kind")
+    family: Any = next(config for config in FAMILIES if config.kind == kind)  # type: ignore[attr-defined]
     built: HeadSet = tiny.random_heads(family(preset.options.get("depth", 1), **wanted), 3, shape)
     return built
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A model, heads of one family, a draft model, and a ragged batch of requests."""
+    """A model, heads of one family, a draft model, a ragged batch of requests, and the answer of plain greedy decoding
+    to each alone."""
 
     seed: int
     trunk: Trunk
@@ -76,26 +78,37 @@ class Scene:
     family: str
     heads: HeadSet = field(repr=False)
     requests: list[Request] = field(repr=False)
+    plain: list[oracle.Plain] = field(repr=False)
 
-    @cached_property
-    def plain(self) -> list[oracle.Plain]:
-        """Each row by plain greedy decoding alone."""
-        return [oracle.plain_greedy(self.trunk, r.prompt, tiny.EOS, r.limit) for r in self.requests]
+    @property
+    def tokens(self) -> list[list[int]]:
+        """The answers' tokens."""
+        return [row.tokens for row in self.plain]
 
     def run(
-        self, strategies: list[str], rows: list[int] | None = None, drawing: Drawing | None = None,
-        draft: Trunk | None = None, **options: Any,
+        self, strategies: list[str], rows: list[int] | None = None, drawing: Drawing | None = None, **options: Any
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Some rows (all) by a strategy each, or all by one; those that need it know the greedy answer."""
         chosen = [self.requests[row] for row in (range(len(self.requests)) if rows is None else rows)]
         parsed = [parse_strategy(text) for text in strategies] * (1 if len(strategies) > 1 else len(chosen))
         presets = {s.name: preset_heads(s.name, self.trunk.shape) for s in parsed if s.preset and s.preset.heads}
-        runner = Priced(self.trunk, {"own": self.heads, **presets}, tiny.EOS, draft=draft or self.draft)
+        runner = Priced(self.trunk, {"own": self.heads, **presets}, tiny.EOS, draft=self.draft)
         return runner.run(chosen, parsed, drawing, **options)
+
+    def drafting_itself(self) -> "Scene":
+        """The same with the trunk as its own draft model."""
+        requests = [replace(r, draft_prompt=r.prompt) for r in self.requests]
+        return replace(self, draft=self.trunk, requests=requests)
+
+    def transcribed(self, labels: list[list[int]]) -> "Scene":
+        """The same with these CTC labels."""
+        requests = [replace(r, ctc=CtcLabels(tuple(said))) for r, said in zip(self.requests, labels, strict=True)]
+        return replace(self, requests=requests)
 
     def tree(self) -> str:
         """A tree of up to 64 nodes."""
-        return f"tree:paths={random_shape(self.seed)}"
+        paths = random_shape(self.seed, 160).split(".")  # parents stand before their children
+        return f"tree:paths={'.'.join(paths[:64])}"
 
     def some(self, labels: list[str], count: int, salt: int = 0) -> list[str]:
         """As many of these labels, chosen by chance."""
@@ -105,26 +118,25 @@ class Scene:
 
 @lru_cache(maxsize=64)
 def make_scene(seed: int, most_rows: int = 16, most: int = 12) -> Scene:
-    """1 to `most_rows` rows, their prompts ids, embeddings or some of each, their limits 1 to `most`; CTC labels are the
-    greedy answer with mistakes, heads and draft model sometimes of the trunk's opinion."""
+    """1 to `most_rows` rows whose prompts are ids, embeddings or some of each and whose limits are 1 to `most`; CTC
+    labels are the greedy answer with mistakes, heads and draft model sometimes of the trunk's opinion."""
     rng = tiny.generator(3000 + seed)
-    rows = int(torch.randint(1, most_rows + 1, (), generator=rng))
+    rows = 1 + int(most_rows * torch.rand((), generator=rng) ** 2)  # small ones more often
     trunk = tiny.trunk(seed, tiny.TRUNKS[seed % 2])
     family = list(CONFIGS)[seed % len(CONFIGS)]
     heads = tiny.random_heads(CONFIGS[family], seed, trunk.shape)
     if seed % 3 == 0:
         heads.start_from(trunk)
-    prompts = [_prompt(trunk, seed % 3, rng) for _ in range(rows)]
     limits = torch.randint(1, most + 1, (rows,), generator=rng).tolist()
-    requests = [Request(prompt, ids, limit=limit) for (prompt, ids), limit in zip(prompts, limits)]
-    scene = Scene(seed, trunk, near(trunk, seed, 0.25), family, heads, requests)
-    for row, (request, plain) in enumerate(zip(requests, scene.plain)):
+    requests, answers = [], []
+    for row, limit in enumerate(limits):
+        prompt, ids = _prompt(trunk, seed % 3, rng)
+        plain = oracle.plain_greedy(trunk, prompt, tiny.EOS, limit)
         # The draft model hears more or less than the trunk.
-        own = request.prompt if seed % 2 else _prompt(trunk, 0, rng)[0]
-        requests[row] = Request(
-            request.prompt, request.ids, _labels(plain.tokens, rng), plain.tokens, own, request.limit, row
-        )
-    return scene
+        own = prompt if seed % 2 else _prompt(trunk, 0, rng)[0]
+        requests.append(Request(prompt, ids, _labels(plain.tokens, rng), plain.tokens, own, limit, row))
+        answers.append(plain)
+    return Scene(seed, trunk, near(trunk, seed, 0.1), family, heads, requests, answers)
 
 
 def _prompt(trunk: Trunk, kind: int, rng: torch.Generator) -> tuple[Prompt, list[int]]:

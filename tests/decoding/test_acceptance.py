@@ -6,7 +6,7 @@ import oracle
 import pytest
 import tiny
 import torch
-from cases import Case, Scripted, make_case
+from cases import Case, make_case
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft, settle
@@ -120,65 +120,6 @@ def test_fault_08_unequal_paths_through_the_loop() -> None:
     )  # fmt: skip
     assert tokens == [[0] * 60] * 5
     assert [trace.calls for trace in traces] == [60, 30, 20, 15, 12]
-
-
-def beyond(case: Case, row: int, more: int) -> list[int]:
-    """What the trunk would say if end tokens did not end anything."""
-    return oracle.plain_greedy(case.trunk, case.prompt.row(row), -1, more).tokens
-
-
-def ending(least: int, seed: int = 0) -> tuple[Case, int, list[int]]:
-    """A case, a row whose answer ends by itself after at least `least` tokens, and the answer continued."""
-    for number in range(seed, seed + 60):
-        case = make_case(number, most_rows=6, most=40)
-        for row, tokens in enumerate(case.tokens):
-            if len(tokens) >= least and tokens[-1] == tiny.EOS:
-                return case, row, beyond(case, row, len(tokens) + 6)
-    raise AssertionError("no such row")
-
-
-def test_fault_20_an_end_token_inside_a_draft_ends_the_row_at_every_index() -> None:
-    """The drafted tokens behind the end token are the trunk's own: only the end token stops them."""
-    case, row, said = ending(5)
-    n = len(case.tokens[row])
-    for index in range(n):
-        start = n - 1 - index  # tokens emitted before the draft; the end token is its node `index`
-        script = [{start: said[start : start + index + 4]} for _ in case.tokens]
-        for rule in RULES:
-            tokens, traces = case.run(Scripted(script), rule, rows=None)
-            trace = traces[row]
-            assert tokens[row] == case.tokens[row] and trace.finished
-            assert trace.emitted == n and trace.calls == start + 1
-            assert trace.num_draft_tokens == len(said[start : start + index + 4])
-            assert trace.num_accepted_tokens == index + 1, "what stands behind the end token is not accepted"
-            assert trace.num_accepted_tokens_per_pos == [1] * (index + 1)
-            assert len(trace.gaps) == n
-
-
-def test_fault_20_an_end_token_behind_a_draft_ends_the_row() -> None:
-    case, row, said = ending(4)
-    n = len(case.tokens[row])
-    tokens, traces = case.run(Scripted([{0: said[: n - 1]} for _ in case.tokens]))
-    assert tokens[row] == case.tokens[row] and traces[row].calls == 1
-    assert traces[row].num_accepted_tokens == n - 1 and traces[row].mean_acceptance_length == n
-
-
-def test_fault_21_the_limit_inside_a_draft_and_the_end_token_beside_it() -> None:
-    """Stop wins where both stand in one call; a token past the limit never leaks."""
-    case, row, said = ending(5)
-    n = len(case.tokens[row])
-    prompt = case.prompt.row(row)
-    for limit in range(n + 4):
-        for start in (0, 1, 2):
-            script = Scripted([{start: said[start:]}])
-            for rule in RULES:
-                tokens, traces = generate(
-                    case.trunk, None, prompt, script, rule, tiny.EOS, limits=Limits(0, limit), record_gaps=True
-                )  # fmt: skip
-                assert tokens == [said[: min(limit, n)]]
-                assert traces[0].finished == (limit >= n)
-                assert traces[0].emitted == len(traces[0].gaps) == min(limit, n)
-                assert traces[0].num_accepted_tokens <= max(0, min(limit, n) - start)
 
 
 def test_limits() -> None:

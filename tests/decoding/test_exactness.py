@@ -1,4 +1,4 @@
-"""Exact strategies give the tokens of plain greedy decoding, one for one, whatever is drafted."""
+"""What verification has to give whatever is drafted; test_every_strategy.py has the strategies of the table."""
 
 import oracle
 import pytest
@@ -13,78 +13,28 @@ from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.state import DecodeState
-from speechmtp.decoding.strategies import STRATEGIES, make_strategy
 from speechmtp.models.adapter import CtcMergeConfig, StackConfig
-from speechmtp.types import Trace
-
-
-def check(case: Case, result: tuple[list[list[int]], list[Trace]]) -> None:
-    """Tokens, end marks, counts and gaps against the reference."""
-    tokens, traces = result
-    assert tokens == case.tokens
-    for plain, trace in zip(case.plain, traces):
-        assert trace.emitted == len(plain.tokens) and trace.finished == (plain.tokens[-1:] == [tiny.EOS])
-        assert trace.gaps == pytest.approx(plain.gaps, abs=1e-8)
-        assert trace.num_accepted_tokens <= trace.num_draft_tokens and trace.num_drafts <= trace.calls
-        assert sum(trace.num_accepted_tokens_per_pos) == trace.num_accepted_tokens
-        assert trace.calls - 1 <= trace.emitted - trace.num_accepted_tokens <= trace.calls
 
 
 def run_all(seed: int) -> None:
-    """One case under every exact strategy and every kind of draft."""
+    """One case under trees and lists that no strategy would draft."""
     case = make_case(seed)
     rng = tiny.generator(seed)
-    rows = len(case.tokens)
-    heads = tiny.heads(("latent", "linear")[seed % 2], 3, seed)
-    if seed % 3 == 0:  # heads that repeat the base head's choice are right where the model repeats itself
-        with torch.no_grad():
-            heads.weight.copy_(torch.eye(tiny.WIDTH) if heads.weight.shape[1] == tiny.WIDTH else heads.weight)
-    check(case, case.run(Silent()))
-    for depth in (1, 3):
-        check(case, case.run(HeadChain(depth), heads=heads))
-    drafts = {
-        "random": tiny.sentences(rng, rows, 12),
-        "mutated": [mutate(tokens, 0.3, rng) for tokens in case.tokens],
-        "empty": [[] for _ in range(rows)],
-    }
-    kind = list(drafts)[seed % 3]
-    check(case, case.run(CtcDraft(), sources=drafts[kind]))
-    check(case, case.run(CtcDraft(depth=2), sources=drafts["mutated"]))
-    check(case, case.run(Oracle(1 + seed % 5), sources=case.tokens))
-    check(case, case.run(RandomTree(seed, 1 + seed % 16), sources=case.tokens))
+    assert case.run(RandomTree(seed, 1 + seed % 16), sources=case.tokens)[0] == case.tokens
+    drafts = (tiny.sentences(rng, len(case.tokens), 12), [mutate(tokens, 0.3, rng) for tokens in case.tokens])
+    for drafter, lists in zip((CtcDraft(), CtcDraft(depth=2)), drafts):
+        assert case.run(drafter, sources=lists)[0] == case.tokens
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_exact_strategies_equal_plain_greedy(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(12))
+def test_random_drafts_equal_plain_greedy(seed: int) -> None:
     run_all(seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 600))
-def test_exact_strategies_equal_plain_greedy_at_length(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(100, 200))
+def test_random_drafts_equal_plain_greedy_at_length(seed: int) -> None:
     run_all(seed)
-
-
-def test_the_random_cases_cover_what_they_should() -> None:
-    cases = [make_case(seed) for seed in range(0, 60, 6)]
-    answers = [row for case in cases for row in case.tokens]
-    ended = sum(tokens[-1] == tiny.EOS for tokens in answers)
-    assert 0.1 < ended / len(answers) < 0.9, "rows that end by themselves, and rows cut by their limit"
-    assert sum(len(set(tokens)) > 3 for tokens in answers) > 20, "and answers that do not repeat one token"
-    assert len({len(case.tokens) for case in cases}) > 5, "and batches of many sizes"
-
-
-def test_every_exact_row_of_the_table_is_exact() -> None:
-    case = make_case(7)
-    heads = tiny.heads("latent", 7, 7)
-    for name in STRATEGIES:
-        strategy = make_strategy(name, {})
-        if not strategy.exact:
-            continue
-        assert strategy.drafter is not None and strategy.rule is not None
-        needed = {"ctc": [tokens[::-1] for tokens in case.tokens], "reference": case.tokens, None: None}
-        sources = needed[strategy.drafter.source]
-        check(case, case.run(strategy.drafter, strategy.rule, sources, heads if strategy.drafter.heads else None))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -74,7 +74,7 @@ def drawn(seed: int, drafter: Drafter) -> tuple[list[list[int]], int]:
 @pytest.mark.parametrize("drafter", DRAFTERS, ids=repr)
 def test_greedy_output_is_that_of_plain_decoding(drafter: Drafter) -> None:
     accepted = 0
-    for seed in range(6):
+    for seed in range(4):
         case = case_of(seed, 5, 16)
         tokens, traces = case.run(drafter)
         assert tokens == case.tokens
@@ -84,9 +84,9 @@ def test_greedy_output_is_that_of_plain_decoding(drafter: Drafter) -> None:
 
 @pytest.mark.parametrize("drafter", DRAFTERS, ids=repr)
 def test_with_seeded_coupling_output_is_that_of_plain_sampling(drafter: Drafter) -> None:
-    for seed in range(20):
+    for seed in range(10):
         assert drawn(seed, drafter)[0] == drawn(seed, PLAIN)[0]
-    assert sum(drawn(seed, drafter)[1] for seed in range(20)) > 10
+    assert sum(drawn(seed, drafter)[1] for seed in range(10)) > 5
 
 
 @pytest.mark.parametrize("drafter", DRAFTERS, ids=repr)

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -12,7 +11,7 @@ import oracle
 import pytest
 import tiny
 import torch
-from cases import Case, make_case
+from cases import Case, make_case, near
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft
@@ -31,6 +30,12 @@ from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
 from speechmtp.types import Accepted, Draft, Prompt, Trace
 
+
+def some(count: int, often: int) -> list[Any]:
+    """Seeds of which the first `often` run with every test."""
+    return [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= often)) for seed in range(count)]
+
+
 EXACT = [
     DraftModel(3), DraftModel(4, theta=0.4), BeamSample(3, 3, 5, 0.9), BeamSample(2, 4, 2, 0.5), Marginal(2),
     Marginal(3, top=2),
@@ -40,15 +45,6 @@ SAMPLED = [
     SamplingConfig(1.0, no_repeat_ngram_size=2, top_p=0.9),
 ]  # fmt: skip
 Out = tuple[list[list[int]], list[Trace]]
-
-
-def near(trunk: Trunk, seed: int, by: float) -> Trunk:
-    """A trunk that is often, not always, of the same opinion."""
-    other, rng = deepcopy(trunk), tiny.generator(seed)
-    with torch.no_grad():
-        for weight in other.parameters():
-            weight.mul_(1 + by * torch.randn(weight.shape, generator=rng, dtype=weight.dtype))
-    return other
 
 
 def case_and_draft(seed: int, by: float = 0.25, **sizes: Any) -> tuple[Case, Sources]:
@@ -76,7 +72,7 @@ def decode(
     )
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", some(5, 2))
 def test_greedy_equals_plain_decoding(seed: int) -> None:
     case, sources = case_and_draft(seed, most_rows=5, most=8)
     for drafter in EXACT:
@@ -85,7 +81,7 @@ def test_greedy_equals_plain_decoding(seed: int) -> None:
     assert decode(case, sources, Joint(1), rule=KeepDraft())[0] == case.tokens, "a joint law of one token is its law"
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", some(20, 8))
 def test_seeded_coupling_equals_plain_sampling(seed: int) -> None:
     case, sources = case_and_draft(seed, most_rows=2, most=6)
     config = replace(SAMPLED[seed % 4], seed=seed)
@@ -97,7 +93,7 @@ def test_seeded_coupling_equals_plain_sampling(seed: int) -> None:
 
 def test_processors_apply_to_greedy_drafts_as_well() -> None:
     calls = 0
-    for seed in range(4):
+    for seed in range(2):
         case, sources = case_and_draft(seed, most_rows=3, most=8)
         config = SamplingConfig(repetition_penalty=1.5, no_repeat_ngram_size=2)
         plain, _ = decode(case, Sources(), Silent(), config)
@@ -108,7 +104,7 @@ def test_processors_apply_to_greedy_drafts_as_well() -> None:
             "the prefix counts for the draft"
         )
         calls += sum(t.calls for t in traces)
-    assert calls > 10
+    assert calls > 5
 
 
 @pytest.mark.parametrize(
@@ -176,7 +172,7 @@ def test_fault_13_a_draft_after_a_commit_is_that_of_a_fresh_prefill() -> None:
     """After full acceptance the last drafted token is fed, what was rejected is overwritten, and a row whose draft was
     cut off may emit what the draft model has read already."""
     whole = refused = 0
-    for seed in range(12):
+    for seed in range(6):
         case, sources = case_and_draft(seed, by=0.05, most_rows=5, most=16)
         Watched.own = sources.model
         plan = Plan(Watched(3), GreedyMatch(), None, sources, Uneven() if seed % 3 == 0 else None)
@@ -185,7 +181,7 @@ def test_fault_13_a_draft_after_a_commit_is_that_of_a_fresh_prefill() -> None:
         for trace in traces:
             whole += sum(trace.num_accepted_tokens_per_pos[2:])
             refused += trace.num_draft_tokens - trace.num_accepted_tokens
-    assert whole > 8 and refused > 10 and Watched.compared > 50
+    assert whole > 4 and refused > 5 and Watched.compared > 25
 
 
 def test_accepted_tokens_are_not_fed_again() -> None:
@@ -222,7 +218,7 @@ def test_rows_of_a_batch_leave_the_draft_model_with_it(seed: int) -> None:
 
 
 @pytest.mark.parametrize("config", [None, SamplingConfig(1.0, seed=3), SamplingConfig(1.2, repetition_penalty=1.3)])
-@pytest.mark.parametrize("seed", [3, 6])
+@pytest.mark.parametrize("seed", [6, pytest.param(3, marks=pytest.mark.slow)])
 def test_rows_under_different_strategies(seed: int, config: SamplingConfig | None) -> None:
     case, sources = case_and_draft(seed, most_rows=16, most=9)
     assert sources.model is not None
@@ -316,8 +312,8 @@ def chi_squared(tokens: list[list[int]], law: dict[tuple[int, ...], float]) -> f
 PLAIN = SamplingConfig(1.0, seed=1)
 RATIO = [
     (DraftModel(3), PLAIN), (DraftModel(3), replace(PLAIN, temperature=0.7, top_k=2)),
-    (DraftModel(3), replace(PLAIN, repetition_penalty=1.5)), (DraftModel(3, theta=0.4), PLAIN), (Marginal(2), PLAIN),
-    (BeamSample(2, 3), PLAIN),
+    (DraftModel(3), replace(PLAIN, repetition_penalty=1.5)), (Marginal(2), PLAIN),
+    *(pytest.param(drafter, PLAIN, marks=pytest.mark.slow) for drafter in (DraftModel(3, theta=0.4), BeamSample(2, 3))),
 ]  # fmt: skip
 
 
@@ -376,7 +372,7 @@ def likeliest(trunk: Trunk, depth: int) -> tuple[int, ...]:
 
 def test_the_joint_drafter_finds_the_likeliest_text() -> None:
     differ = 0
-    for seed in range(12):
+    for seed in range(6):
         trunk = small(seed)
         best = likeliest(trunk, 3)
         for top in (None, SMALL, 3):
@@ -385,7 +381,7 @@ def test_the_joint_drafter_finds_the_likeliest_text() -> None:
             assert said == best or (top == 3 and scored(trunk, said)[0] < scored(trunk, best)[0])
         greedy = oracle.plain_greedy(trunk, copies(trunk, 1), tiny.EOS, 3)
         differ += tuple(greedy.tokens) != best
-    assert differ > 1, "it is not greedy decoding"
+    assert differ, "it is not greedy decoding"
 
 
 def test_joint_calls_are_counted_and_its_tree_is_bounded() -> None:
@@ -396,6 +392,8 @@ def test_joint_calls_are_counted_and_its_tree_is_bounded() -> None:
         (Joint(5), r"joint: depth 5 and top 11 \(all tokens\) make more than 4096 nodes; lower depth or top"),
         (Joint(100_000, top=2), "joint: depth 100000 and top 2 make more than 4096 nodes"),
         (Joint(2, top=0), "joint: top 0, expected 1 or more"),
+        (Marginal(9, top=8), "marginal: depth 9 and top 8 make more than 4096 nodes; lower depth or top"),
+        (Marginal(1, top=0), "marginal: top 0, expected 1 or more"),
     ):
         with pytest.raises(ConfigError, match=message):
             decode(case, Sources(), joint, rule=KeepDraft())

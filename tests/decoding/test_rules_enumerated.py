@@ -57,7 +57,7 @@ def test_rows_of_one_batch_whose_drafts_end_behind_a_token(rule: AcceptanceRule)
         assert distance(found, joint(target, 4)) < 1e-12
 
 
-@pytest.mark.parametrize("rule", [Ratio(), Block()])
+@pytest.mark.parametrize("rule", [pytest.param(Ratio(), marks=pytest.mark.slow), Block()])
 def test_five_tokens_and_a_chain_of_three(rule: AcceptanceRule) -> None:
     target, draft = random_laws(7, 5), random_laws(8, 5)
     found = outputs(ByRule(rule, True, True), target, Drafts(draft, ((-1, 0, 1),)), 4)

@@ -11,6 +11,7 @@ from speechmtp.decoding.choose import choose
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import (
     Paths,
+    check_size,
     children,
     log_laws,
     logits_behind,
@@ -18,10 +19,7 @@ from speechmtp.decoding.drafters.paths import (
     up_to_end,
 )
 from speechmtp.decoding.state import DecodeState
-from speechmtp.errors import ConfigError
 from speechmtp.types import Draft, chain_draft
-
-MOST_NODES = 4096
 
 
 @dataclass(frozen=True)
@@ -37,18 +35,8 @@ class Joint(Drafter):
     top: int | None = None
 
     def start(self, state: DecodeState, source: Any) -> None:
-        """Nothing to keep; ConfigError for a tree of more than `MOST_NODES` nodes."""
-        if self.top is not None and self.top < 1:
-            raise ConfigError(f"joint: top {self.top}, expected 1 or more")
-        size = state.batch.trunk.vocab_size
-        most, nodes = min(self.top or size, size), 0
-        for level in range(1, self.depth):
-            nodes += most**level
-            if nodes > MOST_NODES:
-                raise ConfigError(
-                    f"joint: depth {self.depth} and top {self.top or f'{size} (all tokens)'} make more than "
-                    f"{MOST_NODES} nodes; lower depth or top"
-                )
+        """Nothing to keep; ConfigError for a tree that is too large."""
+        check_size("joint", self.depth, self.top, state.batch.trunk.vocab_size)
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""

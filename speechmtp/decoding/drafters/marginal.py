@@ -5,13 +5,14 @@ whole vocabulary at V^d tree nodes; with `top` each node keeps its likeliest m t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from speechmtp.decoding.choose import choose
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
-from speechmtp.decoding.drafters.paths import Paths, children, logits_behind, prefixes_behind
+from speechmtp.decoding.drafters.paths import Paths, check_size, children, logits_behind, prefixes_behind
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
@@ -27,6 +28,10 @@ class Marginal(Drafter):
 
     depth: int
     top: int | None = None
+
+    def start(self, state: DecodeState, source: Any) -> None:
+        """Nothing to keep; ConfigError for a tree that is too large."""
+        check_size("marginal", self.depth, self.top, state.batch.trunk.vocab_size)
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""

@@ -7,9 +7,12 @@ from torch import Tensor
 
 from speechmtp.decoding.processors import Prefixes
 from speechmtp.decoding.state import DecodeState
+from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Prompt
+
+MOST_NODES = 4096
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,21 @@ class Paths:
         seen = torch.cat([torch.nn.functional.pad(old.ancestors, (0, new)), torch.cat([behind, itself], 2)], 1)
         draft = Draft(torch.cat([old.tokens, tokens], 1), torch.cat([old.parent, parent], 1), chain=False, seen=seen)
         return Paths(draft, torch.cat([self.ends[rows, above], tokens[..., None]], 2))
+
+
+def check_size(who: str, depth: int, top: int | None, size: int) -> None:
+    """ConfigError if the paths of `depth` tokens, the `top` likeliest of `size` tokens (None: all) behind each node,
+    make a tree of more than `MOST_NODES` nodes; the last tokens are no nodes."""
+    if top is not None and top < 1:
+        raise ConfigError(f"{who}: top {top}, expected 1 or more")
+    most, nodes = min(top or size, size), 0
+    for level in range(1, depth):
+        nodes += most**level
+        if nodes > MOST_NODES:
+            raise ConfigError(
+                f"{who}: depth {depth} and top {top or f'{size} (all tokens)'} make more than {MOST_NODES} nodes; "
+                f"lower depth or top"
+            )
 
 
 def children(nodes: int, each: int, like: Tensor) -> Tensor:
