@@ -88,13 +88,14 @@ def _cheapest(
                 moved = extent.translated(right, up)
                 contained = inside.x0 <= moved.x0 and moved.x1 <= inside.x1
                 contained = contained and inside.y0 <= moved.y0 and moved.y1 <= inside.y1
+                cost = (0 if contained else 2000) + (abs(up) + 0.7 * abs(right)) / scale
+                if cost >= least:  # a place nearer by is free already
+                    continue
                 hair = [(x + right * part / 12, y + up * part / 12) for part in range(3, 13)]
-                cost = (
-                    (0 if contained else 2000)
-                    + 1000 * sum(moved.overlaps(other) for other in solid)
+                cost += (
+                    1000 * sum(moved.overlaps(other) for other in solid)
                     + 25 * sum(moved.overlaps(other) for other in thin)
                     + 40 * sum(other.contains(*spot) for other in solid for spot in hair)
-                    + (abs(up) + 0.7 * abs(right)) / scale
                 )
                 if cost < least:
                     best, least = (right, up), cost

@@ -1,4 +1,4 @@
-"""What the tests of `compare`, `tune` and `decode` share: two spoken examples, tiny causal LMs, and what an error is."""
+"""What the tests of `compare`, `tune` and `decode` share: two spoken examples, tiny causal LMs, what an error is."""
 
 import shutil
 from collections.abc import Callable

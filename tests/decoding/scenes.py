@@ -123,7 +123,8 @@ def make_scene(seed: int, most_rows: int = 16, most: int = 12) -> Scene:
     rng = tiny.generator(3000 + seed)
     rows = 1 + int(most_rows * torch.rand((), generator=rng) ** 2)  # small ones more often
     trunk = tiny.trunk(seed, tiny.TRUNKS[seed % 2])
-    family = list(CONFIGS)[seed % len(CONFIGS)]
+    # Every family comes with trunks and prompts of each kind.
+    family = list(CONFIGS)[(seed + seed // len(CONFIGS)) % len(CONFIGS)]
     heads = tiny.random_heads(CONFIGS[family], seed, trunk.shape)
     if seed % 3 == 0:
         heads.start_from(trunk)

@@ -98,7 +98,7 @@ def test_fault_09_processors_see_each_nodes_own_prefix(seed: int, monkeypatch: p
 
 
 @pytest.mark.parametrize("seed", [1, 8, 13])
-def test_fault_09_and_23_penalties_are_those_of_plain_decoding_at_every_depth(seed: int) -> None:
+def test_fault_23_penalties_are_those_of_plain_decoding_at_every_depth(seed: int) -> None:
     """One token a call or many, in chains and in trees; what was refused counts for nothing."""
     scene = make_scene(seed)
     wanted = [penalised(scene.trunk, scene, row) for row in range(len(scene.requests))]

@@ -20,6 +20,7 @@ SAMPLING = [
     SamplingConfig(0.7, no_repeat_ngram_size=2), SamplingConfig(0.6, repetition_penalty=0.8, no_repeat_ngram_size=3),
     SamplingConfig(1.1, top_k=6, top_p=0.9, min_p=0.05),
     SamplingConfig(0.9, 5, 0.95, 0.02, repetition_penalty=1.2, no_repeat_ngram_size=3),
+    SamplingConfig(repetition_penalty=1.3, no_repeat_ngram_size=2),  # the likeliest, after processing
 ]  # fmt: skip
 
 
@@ -45,7 +46,8 @@ class Draws:
 
     def drawing(self, rows: list[int]) -> Drawing:
         """Processors and the noise of these rows."""
-        return Drawing(self.config.processors(), [self.seeds[row] for row in rows], [self.streams[row] for row in rows])
+        seeds = [self.seeds[row] for row in rows] if self.config.temperature else None
+        return Drawing(self.config.processors(), seeds, [self.streams[row] for row in rows])
 
     def check(self, strategies: list[str], rows: list[int] | None = None) -> list[Trace]:
         """Tokens of plain sampling, in the order of the rows."""
@@ -77,6 +79,16 @@ def test_one_seed_one_output(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(SEEDS, 1000))
 def test_one_seed_one_output_many_more_times(seed: int) -> None:
     run_all(seed)
+
+
+@pytest.mark.parametrize("seed", range(len(SAMPLING)))
+def test_a_trunk_that_drafts_for_itself_is_accepted_whole(seed: int) -> None:
+    """Its drafts see the same prefixes, processors and noise."""
+    draws = Draws(seed)
+    draws.scene = draws.scene.drafting_itself()
+    for label, block in (("draft-model", 5), ("draft-model:depth=2", 3)):
+        for trace in draws.check([label]):
+            assert trace.calls == -(-trace.emitted // block)
 
 
 def test_drafts_are_accepted_and_outputs_are_drawn() -> None:

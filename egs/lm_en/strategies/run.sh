@@ -11,7 +11,7 @@ if [[ $* != *--help* ]]; then
   [[ -f $lm/exp/report.txt ]] || "$lm/run.sh"
   mkdir -p data # some of the held-out documents are enough for strategies
   head -n 60 $lm/data/dev.txt > data/dev.txt
-  head -n 120 $lm/data/test.txt > data/test.txt
+  head -n 80 $lm/data/test.txt > data/test.txt
 fi
 
 export RECIPE_SCRIPT=./run.sh RECIPE_ARGUMENTS="$*"
