@@ -183,7 +183,7 @@ class Bench:
 
 
 class Line:
-    """What was measured of one strategy: seconds of every call and, number -1, around them, of every batch and round."""
+    """Measured of one strategy: seconds of every call and, number -1, around them, of every batch and round."""
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy

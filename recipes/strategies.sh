@@ -78,5 +78,8 @@ fi
 if begin_stage 4 results "the page of results"; then
   step --in "$exp/compare" --in-place --out "$results" --record "$exp/.results.done.json" -- \
     speechmtp results "$exp" --out "$results"
+  folder=$exp/compare/test_batch${batch_sizes%% *}
+  [[ ! -f $folder/compare.png ]] || cp "$folder/compare.png" "$(dirname "$results")/STRATEGIES.png"
+  [[ ! -f $folder/compare_seconds.png ]] || cp "$folder/compare_seconds.png" "$(dirname "$results")/STRATEGIES_seconds.png"
 fi
 finish_stages

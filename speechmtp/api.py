@@ -18,9 +18,9 @@ from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge
-from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.models.ctc_labels import ctc_labels
-from speechmtp.types import CtcLabels, Prompt, Result, Trace, stack_prompts
+from speechmtp.models.speech_lm import SpeechLM
+from speechmtp.types import CtcLabels, Prompt, Result, Trace
 
 LONGEST_SECONDS = 120  # attention over the whole utterance: memory grows with the square of this
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}

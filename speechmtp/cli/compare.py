@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from speechmtp.decoding.strategies import Strategy
 
 ALL, PEERS = "all", "transformers"
+_GUESSED = ("oracle", "jacobi", "lookahead")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +154,9 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "name": short_label(row["label"]), "interval": interval, "same": same, "exact": exact,
             "positions": " ".join(f"{100 * rate:.0f}" for rate in rates[:8]) if rates else "-",
             "stayed": None if shares[0] is None else 100 * shares[0],
-            "expected": None if shares[1] is None else 100 * shares[1],
+            # Guesses that come from the trunk's own noise, and rules of another law, have no such expectation.
+            "expected": 100 * shares[1] if shares[1] is not None and exact != "no" and row["strategy"] not in _GUESSED
+            else None,
         })  # fmt: skip
     return shown
 

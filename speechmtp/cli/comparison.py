@@ -18,6 +18,7 @@ from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.types import Result, Trace, sum_traces
 
+NO_GAP = 1e9  # behind the end of `ar`'s text there is nothing to tie with, and JSON has no infinity
 NEAR_TIE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}  # logits
 PEERS = "transformers"
 
@@ -178,7 +179,7 @@ def _differences(results: Mapping[str, Result], run: _Run) -> Iterator[dict[str,
             continue
         pairs = zip(result.tokens, plain.tokens)
         index = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(result.tokens), len(plain.tokens)))
-        gap = plain.trace.gaps[index] if index < len(plain.trace.gaps) else math.inf
+        gap = plain.trace.gaps[index] if index < len(plain.trace.gaps) else NO_GAP
         yield {"utterance": name, "index": index, "gap": gap}
 
 

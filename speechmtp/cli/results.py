@@ -77,7 +77,7 @@ def _circumstances(exp: Path) -> str:
     recorded = exp / "run.sh"
     if recorded.exists():
         words = [line for line in recorded.read_text().splitlines() if "run.sh" in line and not line.startswith("#")]
-        line = re.sub(r" --(stop-)?stage \S+", "", words[-1].strip()) if words else ""
+        line = re.sub(r" --(only|stop-stage|stage) \S+", "", words[-1].strip()) if words else ""
         if corpora := os.environ.get("SPEECHMTP_CORPORA"):
             line = line.replace(corpora, "$SPEECHMTP_CORPORA")  # a page is for every machine
         command = f" Command: `{line}`." if line else ""

@@ -71,8 +71,8 @@ class Noise:
         return Noise(self.seeds[rows], self.streams[rows])
 
     def uniform(self, position: Tensor, purpose: int = ACCEPT) -> Tensor:
-        """One number a row and index at output indices `position` [B] or [B, P]: float64 of that shape, strictly between
-        0 and 1.
+        """One number a row and index at output indices `position` [B] or [B, P]: float64 of that shape, above 0 and
+        below 1.
 
         52 bits and a half, so that neither `u < ratio` nor `u <= ratio` keeps a token of probability 0.
         """

@@ -214,7 +214,7 @@ class Trunk(nn.Module):
 
             return hook
 
-        layers = self._decoder.layers
+        layers: Any = self._decoder.layers
         handles = [layers[t - 1].register_forward_hook(note(t)) for t in set(taps) if t]
         try:
             yield found
