@@ -4,7 +4,8 @@ Utterances of a data directory are decoded by every strategy that the model can 
 into the trunk's decoder with its unembedding, the forwards of heads and draft models, the drafter's own work around
 them, and the rest of the loop: masks, cache, acceptance, noise, processors, trace. The functions are wrapped here; a
 nested one takes its time away from the one around it. Strategies take turns batch by batch, and of every call the
-median over rounds counts. The last but one column is the rest of the loop over what a trunk call of `ar` takes in the
+median over rounds counts. On one CPU thread it is the thread's processor time, which other work on the machine does
+not lengthen by its turns; else that of the clock. The last but one column is the rest of the loop over what a trunk call of `ar` takes in the
 same block. What is done once a batch (caches, plans, hypotheses) has a column of its own.
 
     python benchmarks/loop_overhead.py
@@ -54,15 +55,16 @@ PENALISED = ["ar", "verify", "tree", "dynamic-tree", "ctc", "ctc:mode=tree"]
 class Clock:
     """Seconds by part, of each call of the loop and of all that is around them; only the innermost part's run."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: list[dict[str, float]] = []
         self.parts = ["outside"]
-        self.mark = time.perf_counter()
+        self.mark = now()
 
     def turn(self) -> None:
         """Give what has passed to the part that was on."""
-        now = time.perf_counter()
+        now = self.now()
         self.seconds[self.parts[-1]] += now - self.mark
         self.mark = now
 
@@ -102,9 +104,9 @@ def kinds(kind: type[Drafter]) -> Iterator[type[Drafter]]:
 
 
 @contextmanager
-def clocked(recogniser: Recogniser) -> Iterator[Clock]:
+def clocked(recogniser: Recogniser, now: Callable[[], float] = time.perf_counter) -> Iterator[Clock]:
     """A clock on all that takes part in decoding."""
-    clock, runner = Clock(), recogniser.runner
+    clock, runner = Clock(now), recogniser.runner
     wanted: list[tuple[Any, str, str, str]] = [(type(runner), "run", "once", "")]
     trunks: list[Trunk] = [trunk for trunk in (runner.trunk, runner.draft) if trunk is not None]
     for trunk in trunks:
@@ -142,6 +144,8 @@ class Bench:
         heard = {name: one for name, one in hear_all(self.recogniser, data, False)[0].items() if not one.nothing}
         self.heard = [heard[name] for name in sorted(heard)]
         self.rounds, self.utterances = options.rounds, options.utterances
+        alone = self.recogniser.device.type == "cpu" and options.threads == 1
+        self.now = time.thread_time if alone else time.perf_counter
 
     def usable(self, block: Block) -> list[Strategy]:
         """Those that call the trunk and have what they need."""
@@ -174,7 +178,7 @@ class Bench:
             for number, group in enumerate(groups):
                 for place in range(len(lines)):
                     line = lines[(place + turn + number) % len(lines)]
-                    with clocked(self.recogniser) as clock:
+                    with clocked(self.recogniser, self.now) as clock:
                         _, traces = self.decode(group, line.strategy, block.sampling, known[number])
                     if turn:
                         line.add(number, clock, traces)
