@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from speechmtp.decoding.state import Batch
@@ -38,12 +39,9 @@ def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
 
 def _behind(ancestors: Tensor, entries: int) -> Tensor:
     """Ancestors [B, Q, Q] of nodes behind a chain of `entries` entries."""
-    rows, size, _ = ancestors.shape
-    seen = ancestors.new_zeros(rows, entries + size, entries + size)
-    seen[:, :entries, :entries] = torch.ones(entries, entries, dtype=torch.bool, device=seen.device).tril_()
-    seen[:, entries:, :entries] = True
-    seen[:, entries:, entries:] = ancestors
-    return seen
+    seen = F.pad(F.pad(ancestors, (entries, 0), value=True), (0, 0, entries, 0), value=False)
+    seen[:, :entries, :entries] = True
+    return seen if entries == 1 else seen.tril_()
 
 
 def slots_behind(batch: Batch, hidden: Tensor, size: int) -> Tensor:

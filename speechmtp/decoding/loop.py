@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule
@@ -219,7 +220,7 @@ def _judge(lane: _Lane, target: Tensor, draft: Draft, mixed: bool) -> tuple[Acce
     index = state.base_index if state.noise is not None else None
     if state.noise is not None and rule.draws == "shared":
         assert index is not None
-        steps = torch.cat([index.new_zeros(len(index), 1), draft.depth + 1], 1)
+        steps = torch.arange(size + 1, device=index.device) if draft.chain else F.pad(draft.depth + 1, (1, 0))
         drawn = target + state.noise.gumbel(index[:, None] + steps, target.shape[-1], TARGET).to(target.dtype)
     accepted = rule.accept(drawn, draft, state.noise, index)
     if state.batch.record_overlap and size:

@@ -118,15 +118,16 @@ class RaggedCache(Cache):
         if count.shape != self.lengths.shape:
             raise ShapeError(f"cache: count {tuple(count.shape)}, expected {tuple(self.lengths.shape)}")
         if path is not None:
-            steps = torch.arange(path.shape[1], device=path.device)
             # Past a row's count the target is the source: nothing moves.
-            source = torch.where(steps < count[:, None], path, steps)
-            moved = (source != steps).any(0).nonzero()[:, 0]
-            if len(moved):
-                source, target = source[:, moved], self.lengths[:, None] + moved
+            width = path.shape[1]
+            rows = [[*row[:kept], *range(kept, width)] for row, kept in zip(path.tolist(), count.tolist())]
+            moved = [i for i in range(width) if any(row[i] != i for row in rows)]
+            if moved:
+                sources = [[row[i] for i in moved] for row in rows]
+                source, target = (self.lengths[:, None] + count.new_tensor(one) for one in (sources, moved))
                 for layer in self.layers:
                     assert isinstance(layer, RaggedLayer)
-                    layer.move(self.lengths[:, None] + source, target)
+                    layer.move(source, target)
         self.lengths = self.lengths + count
 
     def select(self, rows: Tensor) -> None:

@@ -112,11 +112,16 @@ class Trunk(nn.Module):
         if "position_ids" not in names:
             raise ConfigError(f"trunk: {type(model).__name__} takes no position ids, which the trunk has to give")
 
+    # The model's own modules, kept here (not as children) since transformers looks for them at every call.
     @cached_property
     def _decoder(self) -> nn.Module:
-        """The layers' module: looking for it takes time at every call. Not a child of its own, it is the model's."""
         decoder: nn.Module = self.model.get_decoder()
         return decoder
+
+    @cached_property
+    def _embedding(self) -> nn.Module:
+        embedding: nn.Module = self.model.get_input_embeddings()
+        return embedding
 
     def train(self, mode: bool = True) -> "Trunk":
         """Switch training mode; written-out attention trains a fifth faster on a CPU, the fused one decodes faster."""
@@ -155,7 +160,8 @@ class Trunk(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings [..., C] of token ids [...]."""
-        return self.model.get_input_embeddings()(ids)
+        embeddings: Tensor = self._embedding(ids)
+        return embeddings
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of trunk states [..., C]."""

@@ -7,8 +7,10 @@ import torch
 from tiny import BOS, EOS, VOCAB, frames, heads, randomise, speech_lm
 from torch import Tensor
 
-from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.acceptance import GreedyMatch
+from speechmtp.decoding.choose import Choice, choose
 from speechmtp.decoding.loop import Limits, generate
+from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.heads.contract import HeadSet
@@ -22,6 +24,7 @@ from speechmtp.training import multi_token as module
 from speechmtp.training.losses import MultiTokenConfig
 from speechmtp.training.multi_token import pad_text
 from speechmtp.training.tasks.trunk_loss import trunk_loss
+from speechmtp.types import Accepted, Draft
 
 SENTENCE = [4, 7, 3, 9, 4, 5, 8, 3, 6, 10, 5, 7]
 DEPTH = 3
@@ -98,16 +101,15 @@ def test_the_sentence_is_decoded_with_as_few_calls_as_the_depth_allows(
     assert traces[0].calls == calls  # 13 tokens: one from the prompt's call, then blocks of 4
 
 
-class Watched:
-    """An acceptance rule that notes the target logits it is shown."""
+class Watched(GreedyMatch):
+    """Greedy match that notes the target logits it is shown."""
 
-    def __init__(self, rule: Any) -> None:
-        self._rule, self.exact, self.seen = rule, rule.exact, []
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
 
-    def law(self, target: Tensor, draft: Any) -> tuple[Tensor, Tensor]:
+    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
         self.seen.append(target)
-        result: tuple[Tensor, Tensor] = self._rule.law(target, draft)
-        return result
+        return super().accept(target, draft, noise, drawn)
 
 
 def ragged_prompt(adapter: AdapterConfig) -> tuple[SpeechLM, AudioPrompt]:
@@ -131,7 +133,7 @@ def test_teacher_forced_logits_are_those_of_incremental_decoding(
     eos = VOCAB if never_ends else EOS
     strategy = make_strategy("ar", {})
     assert strategy.drafter is not None
-    rule = Watched(strategy.rule)
+    rule = Watched()
     limits = Limits(0.0, 12)
     with torch.no_grad():
         tokens, _ = generate(model.trunk, None, model.close_prompt(audio), strategy.drafter, rule, eos, limits=limits)
@@ -155,14 +157,12 @@ def test_heads_see_in_decoding_what_they_were_trained_on(
     model, audio = ragged_prompt(adapter)
     head_set = heads("latent", DEPTH, 4)
     drafts: list[tuple[list[int], list[int], Tensor]] = []
-    real = HeadChain._logits
 
-    def watched(self: HeadChain, state: DecodeState) -> Tensor:
-        logits = real(self, state)
+    def watched(state: DecodeState, logits: Tensor, *rest: Any) -> Choice:
         drafts.append((list(state.rows), [len(state.tokens[r]) for r in state.rows], logits))
-        return logits
+        return choose(state, logits, *rest)
 
-    monkeypatch.setattr(HeadChain, "_logits", watched)
+    monkeypatch.setattr("speechmtp.decoding.drafters.heads.choose", watched)
     strategy = make_strategy("verify", {"depth": DEPTH})
     assert strategy.drafter is not None and strategy.rule is not None
     with torch.no_grad():
