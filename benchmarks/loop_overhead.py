@@ -1,12 +1,13 @@
 """Where does the time of a decoding call go: trunk, what drafts, or the loop around them?
 
-Utterances of a data directory are decoded by every strategy that the model can run, and the clock of each call is split
+Utterances of a data directory are decoded by every strategy that the model can run, and the time of each call is split
 into the trunk's decoder with its unembedding, the forwards of heads and draft models, the drafter's own work around
 them, and the rest of the loop: masks, cache, acceptance, noise, processors, trace. The functions are wrapped here; a
 nested one takes its time away from the one around it. Strategies take turns batch by batch, and of every call the
-median over rounds counts. On one CPU thread it is the thread's processor time, which other work on the machine does
-not lengthen by its turns; else that of the clock. The last but one column is the rest of the loop over what a trunk call of `ar` takes in the
-same block. What is done once a batch (caches, plans, hypotheses) has a column of its own.
+median over rounds counts. On one CPU thread it is the thread's processor time, so that other work on the machine has
+less part in it; else it is that of the clock. The share is the rest of the loop over what a trunk call of `ar` takes in
+the same block. What is done once a batch (caches, plans, hypotheses) has a column of its own; noise is made for many
+output indices at once, here mostly once an utterance, and counts for the loop.
 
     python benchmarks/loop_overhead.py
     python benchmarks/loop_overhead.py --draft-model exp/small/model --write
@@ -36,6 +37,7 @@ from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding import loop
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.loop import Drawing
+from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, parse_strategy
 from speechmtp.errors import ConfigError
@@ -45,7 +47,7 @@ from speechmtp.scoring.tables import Column, render_markdown
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- loop_overhead.py -->", "<!-- end of loop_overhead.py -->"
 HEADS = ("expand", "logits", "all_logits", "all_features", "advance")
-PARTS = ("trunk", "forwards", "drafter", "rest", "once")
+PARTS = ("trunk", "forwards", "drafter", "rest", "noise", "once")
 GREEDY = [*STRATEGIES, "dynamic-tree:width=8,nodes=64", "ctc:mode=tree", "verify:length=running"]
 DRAWN = ["ar", "verify", "tree", "dynamic-tree", "dynamic-tree:width=8,nodes=64", "ctc", "ctc:mode=tree"]
 DRAWN += ["verify:rule=ratio", "verify:rule=block", "tree:rule=ratio", "dynamic-tree:rule=ratio", "ctc:rule=ratio"]
@@ -96,7 +98,7 @@ class Clock:
         return wrapped
 
 
-def kinds(kind: type[Drafter]) -> Iterator[type[Drafter]]:
+def kinds(kind: Any) -> Iterator[type[Drafter]]:
     """All drafters."""
     for each in kind.__subclasses__():
         yield each
@@ -114,6 +116,7 @@ def clocked(recogniser: Recogniser, now: Callable[[], float] = time.perf_counter
     wanted += [(heads, name, "forwards", "") for heads in runner.heads.values() for name in HEADS]
     drafts = {"propose": "drafter", "observe": "drafter", "start": "once", "drop": "drafter"}
     wanted += [(kind, name, part, "") for kind in kinds(Drafter) for name, part in drafts.items() if name in vars(kind)]
+    wanted.append((Noise, "gumbel", "noise", "drafter"))
     changed = [mock.patch.object(owner, name, clock.timed(getattr(owner, name), *to)) for owner, name, *to in wanted]
     changed.append(mock.patch.object(loop, "_call", clock.call(loop._call)))
     for one in changed:
@@ -214,6 +217,7 @@ class Line:
     def shown(self, trunk: float) -> dict[str, Any]:
         """A row of the table; `trunk`: milliseconds of a plain trunk call."""
         parts = {name: self.part(name) for name in PARTS}
+        parts["rest"] += parts["noise"]
         share = f"{100 * parts['rest'] / trunk:.0f} %"
         return {"strategy": self.strategy.label, "drafted": self.drafted / self.calls, **parts, "share": share}
 
@@ -254,6 +258,7 @@ def circumstances(options: argparse.Namespace) -> str:
 COLUMNS = [
     Column("strategy"), Column("drafted", "drafted/row", 1), Column("trunk", "trunk ms"),
     Column("forwards", "heads, draft model ms"), Column("drafter", "drafter ms"), Column("rest", "loop ms"),
+    Column("noise", "of it noise"),
     Column("share", "loop / trunk call of `ar`", align="right"), Column("once", "once a batch ms"),
 ]  # fmt: skip
 

@@ -156,9 +156,6 @@ def depth_of(last: Tensor, draft: Draft) -> Tensor:
 
 def accepted_to(last: Tensor, token: Tensor, draft: Draft) -> Accepted:
     """All nodes from the root to slot `last` [B], and the `token` [B] that follows."""
-    if draft.chain:
-        steps = torch.arange(draft.tokens.shape[1], device=last.device)
-        return Accepted(torch.where(steps < last[:, None], steps, -1), last, token)
     paths = []
     for slot, parents in zip(last.tolist(), draft.parent.tolist()):
         path, node = list[int](), slot - 1
@@ -166,6 +163,7 @@ def accepted_to(last: Tensor, token: Tensor, draft: Draft) -> Accepted:
             path.append(node)
             node = parents[node]
         paths.append(path[::-1])
-    count, most = [len(path) for path in paths], max(map(len, paths))
+    count, most = [len(path) for path in paths], max(map(len, paths), default=0)
     padded = [path + [-1] * (most - len(path)) for path in paths]
-    return Accepted(torch.tensor(padded, dtype=torch.long, device=last.device), last.new_tensor(count), token)
+    nodes = torch.tensor(padded, dtype=torch.long, device=last.device).view(len(paths), most)
+    return Accepted(nodes, last if draft.chain else last.new_tensor(count), token)

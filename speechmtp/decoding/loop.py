@@ -268,7 +268,8 @@ def _set_pending(batch: Batch, accepted: Accepted) -> None:
     """The next call feeds the base token just emitted."""
     position = batch.pending.next_position + accepted.count
     embeddings = batch.trunk.embed(accepted.next)[:, None].to(batch.pending.embeddings.dtype)
-    batch.pending = Prompt(embeddings, position[:, None], torch.ones_like(position), position + 1)
+    ones = batch.pending.lengths if max(batch.entries) == 1 else torch.ones_like(position)
+    batch.pending = Prompt(embeddings, position[:, None], ones, position + 1)
     batch.entries = [1] * len(batch.rows)
 
 

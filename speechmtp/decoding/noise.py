@@ -76,8 +76,8 @@ class Noise:
 
         52 bits and a half, so that neither `u < ratio` nor `u <= ratio` keeps a token of probability 0.
         """
-        words = self._words(position.view(len(position), -1), 1, purpose)[..., 0, :].view(*position.shape, 4)
-        return ((words[..., 0] << 20) + (words[..., 1] >> 12)).double().add_(0.5).mul_(2.0**-52)
+        words = self._words(position[:, None], 1, purpose)[:, 0, 0]
+        return ((words[:, 0] << 20) + (words[:, 1] >> 12)).double().add_(0.5).mul_(2.0**-52)
 
     def gumbel(self, position: Tensor, size: int, purpose: int, node: Tensor | None = None) -> Tensor:
         """Standard Gumbel noise float32 [B, P, size] at output indices `position` [B, P], for each token id.

@@ -3,7 +3,6 @@
 Drafter and trunk ask for the same indices under seeded coupling, and the next call goes on where this one ended.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from speechmtp.decoding.noise import ACCEPT, DRAFT, Noise
 
 _AHEAD = 64  # output indices
+_LOW = 0xFFFFFFFF
 _NUMBERS = 1 << 14  # that many numbers cost little more than one
 
 
@@ -43,20 +43,15 @@ class NoiseAhead(Noise):
         return NoiseAhead(self.seeds[rows], self.streams[rows], kept)
 
     def uniform(self, position: Tensor, purpose: int = ACCEPT) -> Tensor:
-        """As `Noise.uniform`."""
-        whole = super().uniform
-        wanted = position.view(len(position), -1)
-        return self._read(wanted, 1, purpose, lambda p: whole(p, purpose)[..., None]).view(position.shape)
+        """As `Noise.uniform`, a number a row, in Python's integers: a tenth of the time at batch size 1."""
+        rows = zip(self.seeds.tolist(), self.streams.tolist(), position.tolist())
+        words = [_two_words(seed, (0, at & _LOW, stream & _LOW, purpose)) for seed, stream, at in rows]
+        return torch.tensor([((one << 20) + (two >> 12) + 0.5) * 2.0**-52 for one, two in words], dtype=torch.float64)
 
     def gumbel(self, position: Tensor, size: int, purpose: int, node: Tensor | None = None) -> Tensor:
-        """As `Noise.gumbel`; what belongs to nodes is asked for once and made as it is asked for."""
-        whole = super().gumbel
+        """As `Noise.gumbel`, out of what is made or from more of it; that of drafts is made as it is asked for."""
         if purpose == DRAFT:
-            return whole(position, size, purpose, node)
-        return self._read(position, size, purpose, lambda p: whole(p, size, purpose))
-
-    def _read(self, position: Tensor, size: int, purpose: int, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """Noise [B, P, size] at output indices `position` [B, P], out of what is made or from more of it."""
+            return super().gumbel(position, size, purpose, node)
         wanted = position.tolist()
         first, last = list(map(min, wanted)), list(map(max, wanted))
         found = self._windows.get((purpose, size))
@@ -64,9 +59,20 @@ class NoiseAhead(Noise):
             # One more than asked for: behind a draft the trunk itself needs one.
             width = max(2 + max(e - f for f, e in zip(first, last)), min(_AHEAD, _NUMBERS // (size * len(first))))
             origin = torch.tensor(first)
-            values = make(origin[:, None] + torch.arange(width))
+            values = super().gumbel(origin[:, None] + torch.arange(width), size, purpose)
             found = self._windows[purpose, size] = _Window(origin, first, width, values)
         index = position - found.origin[:, None]
         if len(index) == 1:
             return found.values.index_select(1, index[0])
         return found.values.gather(1, index[..., None].expand(-1, -1, size))
+
+
+def _two_words(seed: int, counter: tuple[int, int, int, int]) -> tuple[int, int]:
+    """The first two words of a block of Philox, as in `noise.py`."""
+    one, two, three, four = counter
+    low, high = seed & _LOW, seed >> 32 & _LOW
+    for _ in range(10):
+        first, second = 0xD2511F53 * one, 0xCD9E8D57 * three
+        one, two, three, four = second >> 32 ^ two ^ low, second & _LOW, first >> 32 ^ four ^ high, first & _LOW
+        low, high = low + 0x9E3779B9 & _LOW, high + 0xBB67AE85 & _LOW
+    return one, two

@@ -94,7 +94,12 @@ class Processors:
 
     def __init__(self, processors: Sequence[Any]) -> None:
         self._list = LogitsProcessorList(processors)
-        self.reads_prefix = any(not isinstance(p, _WITHOUT_PREFIX) for p in processors)
+        readers = [p for p in processors if not isinstance(p, _WITHOUT_PREFIX)]
+        self.reads_prefix = bool(readers)
+        self._reads_sets = all(
+            type(p) is RepetitionPenaltyLogitsProcessor and not getattr(p, "prompt_ignore_length", None)
+            for p in readers
+        )  # which tokens are there, not where or how often
 
     def __call__(self, logits: Tensor, prefixes: Prefixes) -> Tensor:
         """Processed logits [B, N, V]; `prefixes` gives B lists of N token lists, asked only where one is read."""
@@ -104,12 +109,18 @@ class Processors:
             nothing = torch.zeros(len(flat), 0, dtype=torch.long, device=logits.device)
             return self._run(nothing, flat).view(rows, nodes, size)
         lists = [list(prefix) for row in prefixes() for prefix in row]
-        out = torch.empty_like(flat)
+        if self._reads_sets:  # a prefix may repeat itself
+            longest = max(map(len, lists))
+            lists = [prefix + prefix[-1:] * (longest - len(prefix)) for prefix in lists]
         # Processors take rectangular ids: padding would count as tokens, so equal lengths go together.
-        for length in sorted({len(prefix) for prefix in lists}):
-            group = [i for i, prefix in enumerate(lists) if len(prefix) == length]
+        groups: dict[int, list[int]] = {}
+        for i, prefix in enumerate(lists):
+            groups.setdefault(len(prefix), []).append(i)
+        out = torch.empty_like(flat)
+        for length, group in groups.items():
             ids = torch.tensor([lists[i] for i in group], dtype=torch.long, device=logits.device)
-            out[group] = self._run(ids.view(len(group), length), flat[group])
+            at = slice(None) if len(groups) == 1 else group
+            out[at] = self._run(ids.view(len(group), length), flat[at])
         return out.view(rows, nodes, size)
 
     def _run(self, ids: Tensor, logits: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, law_of
@@ -29,20 +30,20 @@ class Ratio(AcceptanceRule):
     def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """The whole law; siblings are asked in the order in which they were drafted."""
         left = law_of(target)
-        if draft.chain:
+        if draft.chain or not draft.tokens.shape[1]:
             chance, rest = self.compare(left[:, :-1], draft.q, draft.tokens)
-            reach = torch.cat([left.new_ones(len(left), 1), chance.cumprod(1)], 1)
-            stay = torch.cat([1 - chance, left.new_ones(len(left), 1)], 1)
-            return reach * stay, torch.cat([rest, left[:, -1:]], 1)
-        turns = elders(draft).sum(-1)
-        turns = turns.masked_fill(draft.tokens < 0, -1)
-        chance = left.new_zeros(turns.shape)
-        for turn in range(int(turns.max()) + 1 if turns.numel() else 0):  # all first children, all second ones, ..
-            at = (turns == turn).nonzero(as_tuple=True)
-            above = (at[0], draft.parent[at] + 1)
-            q = None if draft.q is None else draft.q[at]
-            chance[at], left[above] = self.compare(left[above], q, draft.tokens[at])
-        return stops(chance, draft), left
+            stop = F.pad(chance.cumprod(1), (1, 0), value=1.0) * F.pad(1 - chance, (0, 1), value=1.0)
+            return stop, torch.cat([rest, left[:, -1:]], 1)
+        slots, children = families(draft)
+        flat, size = children.clamp_min(0).flatten(1), left.shape[-1]
+        token = torch.where(children < 0, -1, draft.tokens.gather(1, flat).view_as(children))
+        q = None if draft.q is None else behind(draft.q, flat).view(*children.shape, size)
+        r, chances = behind(left, slots), []
+        for turn in range(children.shape[2]):  # all first children, all second ones, ..
+            chance, r = self.compare(r, None if q is None else q[:, :, turn], token[:, :, turn])
+            chances.append(chance)
+        left = left.scatter(1, slots[..., None].expand_as(r), r)
+        return _stops(torch.stack(chances, -1), slots, children, draft), left
 
     def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
         """Chance [..] that `token` [..] (-1: absent) stays, and what is left of r [.., V] if it does not."""
@@ -163,7 +164,7 @@ def ratio(p: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
         return torch.where(possible, p_x, 0.0), possible
     q_x = q.gather(-1, x)[..., 0].to(p.dtype)
     possible = (q_x > 0) & (token >= 0)
-    return torch.where(possible, p_x / q_x.clamp_min(torch.finfo(p.dtype).tiny), 0.0), possible
+    return torch.where(possible, p_x / q_x, 0.0), possible
 
 
 def residual(p: Tensor, q: Tensor, other: Tensor, where: Tensor) -> Tensor:
@@ -171,7 +172,44 @@ def residual(p: Tensor, q: Tensor, other: Tensor, where: Tensor) -> Tensor:
     cannot have been refused there."""
     rest = (p - q).clamp_min_(0.0)
     total = rest.sum(-1, keepdim=True)
-    return torch.where(where & (total > 0), rest / total.clamp_min(torch.finfo(rest.dtype).tiny), other)
+    return torch.where(where & (total > 0), rest / total, other)
+
+
+def families(draft: Draft) -> tuple[Tensor, Tensor]:
+    """Slots [B, N] that have children, and these, [B, N, K] nodes as drafted, -1 behind them; rows with fewer such
+    slots are filled up with a leaf."""
+    found = []
+    for tokens, parents in zip(draft.tokens.tolist(), draft.parent.tolist()):
+        mine: dict[int, list[int]] = {}
+        for node, (token, above) in enumerate(zip(tokens, parents)):
+            if token >= 0:
+                mine.setdefault(above + 1, []).append(node)
+        found.append(mine)
+    most = max(1, *map(len, found))
+    width = max((len(nodes) for mine in found for nodes in mine.values()), default=1)
+    slots, children = [], []
+    for mine in found:
+        leaf, rest = next(slot for slot in range(len(mine) + 1) if slot not in mine), most - len(mine)
+        slots.append([*mine, *[leaf] * rest])
+        children.append([*(nodes + [-1] * (width - len(nodes)) for nodes in mine.values()), *[[-1] * width] * rest])
+    like = draft.parent
+    return like.new_tensor(slots), like.new_tensor(children)
+
+
+def behind(laws: Tensor, slots: Tensor) -> Tensor:
+    """Laws [B, N, V] at some of all slots."""
+    return laws.gather(1, slots[..., None].expand(-1, -1, laws.shape[-1]))
+
+
+def _stops(chance: Tensor, slots: Tensor, children: Tensor, draft: Draft) -> Tensor:
+    """`stops` by families: `chance` [B, N, K] of `children` [B, N, K] of `slots` [B, N]."""
+    rows, size = draft.tokens.shape
+    refused = F.pad((1 - chance).cumprod(-1), (1, 0), value=1.0)  # all of the first 0 .. K children
+    chosen = chance.new_zeros(rows, size + 1)  # -1 falls into the last column, which is cut
+    chosen.scatter_(1, children.remainder(size + 1).flatten(1), (chance * refused[..., :-1]).flatten(1))
+    reach = torch.where(draft.ancestors, chosen[:, None, :-1], 1.0).prod(-1)
+    stay = chance.new_ones(rows, size + 1).scatter_(1, slots, refused[..., -1])
+    return F.pad(reach, (1, 0), value=1.0) * stay
 
 
 def elders(draft: Draft) -> Tensor:

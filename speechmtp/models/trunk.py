@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -202,7 +202,8 @@ class Trunk(nn.Module):
         self, embeddings: Tensor, positions: Tensor, mask: Tensor, taps: tuple[int, ...], cache: RaggedCache | None
     ) -> States:
         extra = {self._cache_name: cache, "use_cache": True} if cache is not None else {"use_cache": False}
-        with self._tapped(embeddings, taps) as found:
+        tapped: AbstractContextManager[Any] = self._tapped(embeddings, taps) if taps else nullcontext()
+        with tapped as found:
             out = self._decoder(inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, **extra)
         return States(out.last_hidden_state, torch.stack([found[i] for i in taps], 2) if taps else None)
 
