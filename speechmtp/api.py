@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from speechmtp.audio.features import Fbank
 from speechmtp.audio.io import read_audio, resample
-from speechmtp.bundle import Bundle, load_bundle, load_draft_model
+from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_draft_model
 from speechmtp.decoding.loop import Drawing, Limits
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Request, Runner
@@ -20,7 +20,9 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge
 from speechmtp.models.ctc_labels import ctc_labels
 from speechmtp.models.speech_lm import SpeechLM
-from speechmtp.types import CtcLabels, Prompt, Result, Trace
+from speechmtp.models.speech_seq2seq import RATE, SpeechSeq2Seq
+from speechmtp.text.hub_tokenizer import HubTokenizer
+from speechmtp.types import CtcLabels, CtcText, Prompt, Result, Trace
 
 LONGEST_SECONDS = 120  # attention over the whole utterance: memory grows with the square of this
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -31,16 +33,12 @@ class Heard:
     """One utterance ready for decoding, alone and unpadded: the same for every strategy and batch size."""
 
     prompt: Prompt
-    ctc: CtcLabels
+    ctc: CtcLabels | CtcText | None  # None: the model has no CTC head
     audio_seconds: float
     seconds: float  # spent on features, encoder and prompt
     nothing: bool = False  # not one letter among the segments, as in silence
     draft_prompt: Prompt | None = None  # for a draft model
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """Greedy CTC labels."""
-        return self.ctc.labels
+    limit: int | None = None  # the most tokens that the model's law allows; None: the run's limits say
 
 
 @dataclass
@@ -64,12 +62,27 @@ class Recogniser:
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, bundle.tokenizer.eos, name, trunk, self.limits)
-        self._fbank = Fbank(self.bundle.config.features)
+        if isinstance(bundle.tokenizer, HubTokenizer):
+            self.runner.speller = bundle.tokenizer.speller()
+        self._fbank = Fbank(bundle.config.features) if isinstance(bundle.config, BundleConfig) else None
 
     @property
     def rate(self) -> int:
         """Sampling rate in Hz that the model hears."""
-        return self.bundle.config.features.sample_rate
+        if isinstance(self.bundle.config, BundleConfig):
+            return self.bundle.config.features.sample_rate
+        return RATE
+
+    @property
+    def longest(self) -> float:
+        """The most seconds that are heard at a time."""
+        model = self.bundle.model
+        return model.longest if isinstance(model, SpeechSeq2Seq) else LONGEST_SECONDS
+
+    @property
+    def has_ctc(self) -> bool:
+        """Whether the model has a CTC head."""
+        return isinstance(self.bundle.model, SpeechLM) or self.bundle.ctc is not None
 
     @property
     def heads(self) -> HeadSet | None:
@@ -88,21 +101,37 @@ class Recogniser:
             raise DataError(f"{name}: samples of shape {audio.shape}, expected one channel [N]")
         if not np.isfinite(audio).all():
             raise DataError(f"{name}: has samples that are not finite numbers")
-        if len(audio) > LONGEST_SECONDS * self.rate:
+        if len(audio) > self.longest * self.rate:
             raise DataError(
-                f"{name}: {len(audio) / self.rate:.0f} s, at most {LONGEST_SECONDS} s are heard at a time; "
+                f"{name}: {len(audio) / self.rate:.0f} s, at most {self.longest:.0f} s are heard at a time; "
                 f"cut it into parts"
             )
-        frames, lengths = self._fbank(torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))[None], None)
-        model = self.bundle.model
+        samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
+        listen = self._listen if isinstance(self.bundle.model, SpeechLM) else self._listen_pretrained
+        heard = listen(samples, f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
+        return replace(heard, audio_seconds=len(audio) / self.rate, seconds=time.perf_counter() - began)
+
+    def _listen(self, samples: torch.Tensor, too_short: str) -> Heard:
+        _, model, tokenizer = self.bundle.speech_lm
+        assert self._fbank is not None
+        frames, lengths = self._fbank(samples[None], None)
         if frames.shape[1] < model.encoder.stride:
-            raise DataError(f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
+            raise DataError(too_short)
         out = model.encode(frames.to(self.device, self.dtype), lengths.to(self.device))
         prompt = model.prompt(out)
         draft_prompt = None if self.draft is None else self.draft.prompt(out)
         ctc = ctc_labels(out.logits[0], model.encoder.blank)
-        nothing = isinstance(model.adapter, CtcMerge) and not self.bundle.tokenizer.decode(ctc.labels).strip()
-        return Heard(prompt, ctc, len(audio) / self.rate, time.perf_counter() - began, nothing, draft_prompt)
+        nothing = isinstance(model.adapter, CtcMerge) and not tokenizer.decode(ctc.labels).strip()
+        return Heard(prompt, ctc, 0.0, 0.0, nothing, draft_prompt, self.limits.of(int(prompt.lengths[0])))
+
+    def _listen_pretrained(self, samples: torch.Tensor, too_short: str) -> Heard:
+        model = self.bundle.model
+        assert isinstance(model, SpeechSeq2Seq)
+        if len(samples) < model.shortest:
+            raise DataError(too_short)
+        memory = model.memory(samples)
+        ctc = None if self.bundle.ctc is None else self.bundle.ctc.spell(memory)
+        return Heard(model.prompt(memory), ctc, 0.0, 0.0, limit=model.limit(len(samples) / self.rate))
 
     def decode(
         self, heard: Sequence[Heard], strategy: Strategy | Sequence[Strategy],
@@ -119,7 +148,8 @@ class Recogniser:
         found: dict[int, tuple[list[int], Trace]] = {}
         for i in spoken:
             if each[i].drafter is None:
-                found[i] = list(heard[i].labels), Trace(emitted=len(heard[i].labels), finished=True)
+                labels = self.labels(heard[i])
+                found[i] = labels, Trace(emitted=len(labels), finished=True)
         rows = [i for i in spoken if i not in found]
         if rows:
             requests = [self.request(heard[i], references[i] if references else None) for i in rows]
@@ -134,10 +164,17 @@ class Recogniser:
         outputs = [found.get(i, nothing) for i in range(len(heard))]
         return [Result(text(tokens), tuple(tokens), trace, seconds) for tokens, trace in outputs]
 
+    def labels(self, heard: Heard) -> list[int]:
+        """What the CTC head says, as tokens; a ConfigError where there is none."""
+        if heard.ctc is None:
+            raise ConfigError("ctc-only: needs a CTC head and the model has none; choose another strategy")
+        if isinstance(heard.ctc, CtcLabels):
+            return list(heard.ctc.labels)
+        return self.bundle.tokenizer.encode(heard.ctc.text)
+
     def request(self, heard: Heard, reference: Sequence[int] | None = None) -> Request:
         """What the decoder is asked for one utterance."""
-        limit = self.limits.of(int(heard.prompt.lengths[0]))
-        return Request(heard.prompt, (), heard.ctc, reference, heard.draft_prompt, limit)
+        return Request(heard.prompt, (), heard.ctc, reference, heard.draft_prompt, heard.limit)
 
     def transcribe(
         self, audio: str | Path | np.ndarray, rate: int | None = None, strategy: str | Strategy = "ctc"

@@ -3,10 +3,11 @@
 Letters: B rows, P prompt or draft entries, Q fed entries, C trunk width, D depth, V vocabulary, n taps.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
+from typing import Literal
 
 import numpy as np
 import torch
@@ -83,37 +84,48 @@ class Prompt:
     """What the trunk reads before the first output token.
 
     `embeddings` [B, P, C]; `positions` [B, P] rotary positions; `lengths` [B]; `next_position` [B] is the
-    position of the first output token. Zeros past the lengths.
+    position of the first output token. Zeros past the lengths. `memory` [B, S, E] with `memory_lengths` [B] is the
+    audio of an encoder-decoder trunk, which its layers look at from every entry; None where there is none.
     """
 
     embeddings: Tensor
     positions: Tensor
     lengths: Tensor
     next_position: Tensor
+    memory: Tensor | None = None
+    memory_lengths: Tensor | None = None
 
     def row(self, index: int) -> "Prompt":
         """One row without padding."""
         size = int(self.lengths[index])
         one = slice(index, index + 1)
+        memory, lengths = self.memory, self.memory_lengths
+        if memory is not None and lengths is not None:
+            memory, lengths = memory[one, : int(lengths[index])], lengths[one]
         return Prompt(self.embeddings[one, :size], self.positions[one, :size], self.lengths[one],
-                      self.next_position[one])  # fmt: skip
+                      self.next_position[one], memory, lengths)  # fmt: skip
 
 
 def stack_prompts(prompts: list[Prompt]) -> Prompt:
     """One padded batch of several single-row prompts."""
     pad = torch.nn.utils.rnn.pad_sequence
+    memories = [p.memory[0] for p in prompts if p.memory is not None]
+    lengths = [p.memory_lengths for p in prompts if p.memory_lengths is not None]
     return Prompt(
         pad([p.embeddings[0] for p in prompts], batch_first=True),
         pad([p.positions[0] for p in prompts], batch_first=True),
         torch.cat([p.lengths for p in prompts]),
         torch.cat([p.next_position for p in prompts]),
+        pad(memories, batch_first=True) if memories else None,
+        torch.cat(lengths) if lengths else None,
     )
 
 
 @dataclass(frozen=True)
 class TrunkShape:
     """Sizes of a trunk and of one of its layers, as far as heads need them; `memory_width` is that of a
-    cross-attention trunk's audio, None where there is none."""
+    cross-attention trunk's audio, None where there is none. `norm` is the trunk's kind of norm; positions turn the
+    first `rotary_dim` numbers of each head, 0: all."""
 
     width: int
     vocab_size: int
@@ -127,6 +139,9 @@ class TrunkShape:
     qk_norm: bool = False
     attention_bias: bool = False
     memory_width: int | None = None
+    norm: Literal["rms", "layer"] = "rms"
+    norm_bias: bool = False
+    rotary_dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -226,6 +241,23 @@ class CtcLabels:
     runner_up: tuple[int, ...] = ()
     runner_up_confidence: tuple[float, ...] = ()
     gaps: tuple[tuple[int, int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class CtcText:
+    """Greedy characters of one utterance by a CTC head that spells, and the posterior of each."""
+
+    text: str
+    confidence: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Speller:
+    """What drafters need to know of text: the string that each token id adds to a text (special tokens none), and the
+    ids of a string that stands inside a text."""
+
+    pieces: Sequence[str]
+    encode: Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,25 @@
 """Real models of a few thousand random weights in float64, and random inputs for them; all seeded."""
 
+from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    MoonshineConfig,
+    MoonshineForConditionalGeneration,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
 
 from speechmtp.heads.table import FAMILIES, HeadsConfig, build_heads
 from speechmtp.models.adapter import AdapterConfig, CtcMergeConfig
 from speechmtp.models.encoder import Encoder, EncoderConfig
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
+from speechmtp.models.speech_seq2seq import Seq2SeqConfig, SpeechSeq2Seq
 from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
 from speechmtp.types import Prompt, TrunkShape
 
@@ -150,3 +161,73 @@ def path_to(parent: list[int], node: int) -> list[int]:
         path.insert(0, node)
         node = parent[node]
     return path
+
+
+def tiny_moonshine(seed: int = 0, vocab: int = VOCAB, gain: float = 3.0) -> SpeechSeq2Seq:
+    """A Moonshine of 2 decoder layers; bos 1, end token 2; a memory entry every 384 samples."""
+    config = MoonshineConfig(
+        vocab_size=vocab, hidden_size=WIDTH, intermediate_size=24, encoder_num_hidden_layers=1,
+        decoder_num_hidden_layers=2, encoder_num_attention_heads=2, decoder_num_attention_heads=2,
+        max_position_embeddings=64, bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS, pad_token_id=EOS,
+    )  # fmt: skip
+    generation = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS)
+    with torch.random.fork_rng():
+        built = SpeechSeq2Seq(Seq2SeqConfig(), MoonshineForConditionalGeneration(config), None, generation)
+    randomise(built, seed, gain)
+    return built
+
+
+def tiny_whisper(seed: int = 0, vocab: int = VOCAB + 4, gain: float = 3.0) -> SpeechSeq2Seq:
+    """A Whisper of 2 decoder layers that hears one second; opening token 1, end token 2, the last three ids for no
+    timestamps and two timestamps; ids 1 and 5 are never said, 2 and 4 never first; 40 positions."""
+    config = WhisperConfig(
+        vocab_size=vocab, d_model=WIDTH, num_mel_bins=8, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_source_positions=50,
+        max_target_positions=40, bos_token_id=EOS, eos_token_id=EOS, decoder_start_token_id=BOS, pad_token_id=EOS,
+        suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    generation = GenerationConfig(
+        bos_token_id=EOS, eos_token_id=EOS, decoder_start_token_id=BOS, suppress_tokens=[BOS, 5],
+        begin_suppress_tokens=[EOS, 4], no_timestamps_token_id=vocab - 3, is_multilingual=False,
+    )  # fmt: skip
+    extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
+    with torch.random.fork_rng():
+        built = SpeechSeq2Seq(
+            Seq2SeqConfig(family="whisper", extra=8), WhisperForConditionalGeneration(config), extractor, generation
+        )
+    randomise(built, seed, gain)
+    return built
+
+
+def memory_prompts(model: SpeechSeq2Seq, lengths: list[int], seed: int = 0) -> Prompt:
+    """The opening tokens before random memories of these lengths (Whisper: all alike), rubbish past them."""
+    memory = torch.randn(len(lengths), max(lengths), model.trunk.width, generator=generator(seed), dtype=torch.float64)
+    return model.prompt(2 * memory, torch.tensor(lengths))
+
+
+_SPELT = " etaoinshrdlcumwfgypbvkxjqz'"  # the space is a mark in front of words
+
+
+def write_seq2seq(folder: Path, family: str = "moonshine", seed: int = 0) -> Path:
+    """A folder as transformers has it, of a tiny model that speaks letters, 32 tokens or a few more, in float32."""
+    pieces = ["<unk>", "<s>", "</s>", *_SPELT.replace(" ", "\N{LOWER ONE EIGHTH BLOCK}")]
+    size = len(pieces) + 4  # four pairs of letters
+    merges = [("t", "h"), ("th", "e"), ("i", "n"), ("a", "n")]
+    pieces += ["".join(pair) for pair in merges]
+    model = tiny_moonshine(seed, size) if family == "moonshine" else tiny_whisper(seed, size + 3)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.trunk.model.float().save_pretrained(folder)
+    model.save_settings(folder)
+    built = tokenizers.Tokenizer(
+        tokenizers.models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>")
+    )
+    mark = "\N{LOWER ONE EIGHTH BLOCK}"
+    built.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend(mark), tokenizers.normalizers.Replace(" ", mark)]
+    )
+    built.decoder = tokenizers.decoders.Sequence(
+        [tokenizers.decoders.Replace(mark, " "), tokenizers.decoders.Fuse(), tokenizers.decoders.Strip(" ", 1, 0)]
+    )
+    built.add_special_tokens(pieces[:3])
+    built.save(str(folder / "tokenizer.json"))
+    return folder

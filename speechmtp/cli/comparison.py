@@ -96,7 +96,7 @@ def run_comparison(
 
 
 def grouped(subject: Subject, size: int) -> Iterator[list[str]]:
-    """Requests by prompt length, `size` at a time."""
+    """Requests by the size of their prompts, `size` at a time."""
     ordered = sorted(subject.names, key=lambda name: (subject.sizes[name], name))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

@@ -127,15 +127,18 @@ def open_recogniser(args: argparse.Namespace) -> "Recogniser":
 
 
 def check_strategies(
-    strategies: Sequence["Strategy"], runner: "Runner", with_references: bool = False, with_ctc: bool = True
-) -> list["Strategy"]:
+    strategies: Sequence["Strategy"], runner: "Runner", with_references: bool = False, with_ctc: bool = True,
+    with_previous: bool = False,
+) -> list["Strategy"]:  # fmt: skip
     """Refuse now what the model cannot do, before any audio is read; drafts of a length that nobody chose are made
     as long as the heads can."""
     for strategy in strategies:
         if "reference" in strategy.needs and not with_references:
             raise ConfigError(f"strategy {strategy.name}: needs `ar`'s output first; use speechmtp compare")
         if "ctc" in strategy.needs and not with_ctc:
-            raise ConfigError(f"strategy {strategy.name}: needs a CTC head, and a causal LM has none; choose another")
+            raise ConfigError(f"strategy {strategy.name}: needs a CTC head, and the model has none; choose another")
+        if "previous" in strategy.needs and not with_previous:
+            raise ConfigError(f"strategy {strategy.name}: needs a pass before over the same audio; choose another")
     return [runner.prepared(strategy) for strategy in strategies]
 
 
@@ -160,8 +163,16 @@ def hear_all(
     return heard, time.perf_counter() - began
 
 
+def prompt_size(heard: "Heard") -> int:
+    """What batches are sorted by: a prompt's entries, or the milliseconds of audio where prompts are all alike beside a
+    memory (Whisper's memories are all of one length too)."""
+    if heard.prompt.memory is not None:
+        return round(1000 * heard.audio_seconds)
+    return int(heard.prompt.lengths[0])
+
+
 def batches(names: Sequence[str], heard: Mapping[str, "Heard"], size: int) -> Iterator[list[str]]:
-    """Utterances by prompt length, `size` at a time."""
-    ordered = sorted(names, key=lambda name: (int(heard[name].prompt.lengths[0]), name))
+    """Utterances by the size of their prompts, `size` at a time."""
+    ordered = sorted(names, key=lambda name: (prompt_size(heard[name]), name))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

@@ -2,7 +2,8 @@
 
 Loop, cache and candidates are transformers'; nothing is added but a hook that counts the calls.
 `generate` takes explicit positions beside embeddings, goes on from the last one, and reads positions that repeat as
-one sequence as long as it keeps a cache, so an audio prompt needs no mask of ours.
+one sequence as long as it keeps a cache, so an audio prompt needs no mask of ours. An encoder-decoder is given the
+encoder output that our decoding has, and the ids that it never says.
 """
 
 import time
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.causal_lm import quiet_transformers
+from speechmtp.models.seq2seq import Seq2SeqTrunk
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, Trace
 
@@ -38,6 +41,13 @@ class PeerRun:
     seconds: float
 
 
+@dataclass
+class _Heard(BaseModelOutput):
+    """Encoder output of one row, none of it padding; Moonshine looks for the mask."""
+
+    attention_mask: Tensor | None = None
+
+
 def peer_modes(trunk: Trunk, embeddings: bool, assistant: Trunk | None = None) -> dict[str, str | None]:
     """Every mode with the reason why it cannot run, None where it can; `embeddings`: prompts are no token ids."""
     reasons: dict[str, str | None] = dict.fromkeys(PEER_MODES)
@@ -47,7 +57,11 @@ def peer_modes(trunk: Trunk, embeddings: bool, assistant: Trunk | None = None) -
             f"transformers {transformers.__version__} gives wrong tokens behind a prompt of embeddings; "
             f"{'.'.join(map(str, _LOOKUP_SINCE))} and later do not"
         )
-    if embeddings:
+    if isinstance(trunk, Seq2SeqTrunk):
+        reasons["assistant"] = (
+            "transformers' assistant of an encoder-decoder is a smaller one with its own encoder, and none is given"
+        )
+    elif embeddings:
         reasons["assistant"] = "transformers gives an assistant token ids alone, and an audio prompt has none"
     elif assistant is None:
         reasons["assistant"] = "no assistant is given"
@@ -57,9 +71,11 @@ def peer_modes(trunk: Trunk, embeddings: bool, assistant: Trunk | None = None) -
 
 
 def run_peer(
-    trunk: Trunk, mode: str, prompt: Prompt | Sequence[int], eos: int, limit: int, assistant: Trunk | None = None
-) -> PeerRun:
-    """Decode one unpadded prompt, or one list of token ids, greedily until `eos` or `limit` tokens.
+    trunk: Trunk, mode: str, prompt: Prompt | Sequence[int], eos: int, limit: int, assistant: Trunk | None = None,
+    memory: Tensor | None = None,
+) -> PeerRun:  # fmt: skip
+    """Decode one unpadded prompt, or one list of token ids (of an encoder-decoder beside its `memory` [1, S, E]),
+    greedily until `eos` or `limit` tokens.
 
     ConfigError where `peer_modes` has a reason; ShapeError for a prompt that `generate` would read otherwise.
     """
@@ -68,8 +84,10 @@ def run_peer(
     reason = peer_modes(trunk, isinstance(prompt, Prompt), assistant)[mode]
     if reason is not None:
         raise ConfigError(f"peers: {mode} cannot run: {reason}")
-    inputs = _inputs(prompt, trunk.model.device)
+    inputs = _inputs(trunk, prompt, memory)
     settings: Any = {"eos_token_id": eos, "pad_token_id": eos, "max_new_tokens": limit, "do_sample": False}
+    if isinstance(trunk, Seq2SeqTrunk):
+        settings |= _never_said(trunk) | {"decoder_start_token_id": int(inputs["decoder_input_ids"][0, 0])}
     if mode == "prompt_lookup":
         settings["prompt_lookup_num_tokens"] = LOOKUP_TOKENS
     drafter = assistant.model if assistant is not None and mode == "assistant" else None
@@ -78,15 +96,28 @@ def run_peer(
     config = GenerationConfig(**settings)
     with _plain(model), _calls(model) as calls, _calls(drafter) as drafts, torch.inference_mode():
         began = _clock(model.device)
-        out = model.generate(**inputs, generation_config=config, **extra)
+        # Whisper's own `generate` cuts long recordings itself; the one of all models does not.
+        out = GenerationMixin.generate(model, **inputs, generation_config=config, **extra)
         seconds = _clock(model.device) - began
-    size = inputs["position_ids"].shape[1]
+    size = prompt.embeddings.shape[1] if isinstance(prompt, Prompt) else len(prompt)
     tokens: list[int] = out[0].tolist()[0 if isinstance(prompt, Prompt) else size :]
     return PeerRun(tokens, _trace(tokens, eos, size, calls, len(drafts)), seconds)
 
 
-def _inputs(prompt: Prompt | Sequence[int], device: torch.device) -> dict[str, Any]:
+def _never_said(trunk: Seq2SeqTrunk) -> dict[str, Any]:
+    """Settings of `generate` for the ids that a trunk never says, or never first."""
+    found = {"suppress_tokens": trunk.suppressed, "begin_suppress_tokens": trunk.opening_suppressed}
+    return {name: ids.tolist() for name, ids in found.items() if ids is not None}
+
+
+def _inputs(trunk: Trunk, prompt: Prompt | Sequence[int], memory: Tensor | None) -> dict[str, Any]:
     """Arguments of `generate` that hold the prompt, with its positions and a mask that hides nothing."""
+    device = trunk.model.device
+    if isinstance(trunk, Seq2SeqTrunk):
+        if memory is None or len(memory) != 1 or isinstance(prompt, Prompt):
+            raise ShapeError("peers: an encoder-decoder takes the ids that open its text beside a memory of one row")
+        ids = torch.tensor([list(prompt)], dtype=torch.long, device=device)
+        return {"encoder_outputs": _Heard(last_hidden_state=memory), "decoder_input_ids": ids}
     if not isinstance(prompt, Prompt):
         ids = torch.tensor([list(prompt)], dtype=torch.long, device=device)
         positions = torch.arange(ids.shape[1], device=device)[None]
@@ -117,12 +148,14 @@ def _plain(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _calls(model: PreTrainedModel | None) -> Iterator[list[Tensor | None]]:
-    """The token ids [1, Q] of every forward of a model inside; None for embeddings."""
+    """The token ids [1, Q] of every forward of a model inside, of an encoder-decoder its decoder's; None for
+    embeddings."""
     found: list[Tensor | None] = []
     if model is None:
         yield found
         return
-    hook = model.register_forward_pre_hook(lambda _, __, given: found.append(given.get("input_ids")), with_kwargs=True)
+    name = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
+    hook = model.register_forward_pre_hook(lambda _, __, given: found.append(given.get(name)), with_kwargs=True)
     try:
         yield found
     finally:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from speechmtp.decoding.presets import Preset
     from speechmtp.decoding.strategies import Strategy
 
-NEEDS = {"heads": "heads", "ctc": "CTC head", "model": "draft model", "reference": "reference"}
+NEEDS = {
+    "heads": "heads", "ctc": "CTC head", "model": "draft model", "reference": "reference", "previous": "previous pass",
+}  # fmt: skip
 PROMISES = {
     "exact": "follows the trunk's own law",
     "lossy": "leaves the trunk's law on purpose",

@@ -11,7 +11,16 @@ import torch
 
 from speechmtp.api import DTYPES, Heard, Recogniser
 from speechmtp.bundle import find_heads, load_heads, own_heads, trunk_digest
-from speechmtp.cli.options import MOST, OPENING, check_kind, hear_all, open_recogniser, prepare_run, stream_of
+from speechmtp.cli.options import (
+    MOST,
+    OPENING,
+    check_kind,
+    hear_all,
+    open_recogniser,
+    prepare_run,
+    prompt_size,
+    stream_of,
+)
 from speechmtp.cli.peers import run_peer
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding.loop import Drawing
@@ -20,6 +29,7 @@ from speechmtp.decoding.runner import Request, Runner
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
 from speechmtp.models.causal_lm import check_same_vocabulary, is_causal_lm, load_causal_lm
+from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.report import wer_interval
 from speechmtp.scoring.wer import score
@@ -37,11 +47,11 @@ class Subject:
     text: Callable[[Sequence[int]], str]
     device: torch.device
     dtype: torch.dtype
-    sizes: Mapping[str, int]  # entries of each prompt, by which batches are sorted
+    sizes: Mapping[str, int]  # of each prompt, by which batches are sorted
     hear_seconds: float = 0.0  # spent on all prompts together
     audio_seconds: float = 0.0
     assistant: Trunk | None = None
-    ids: Mapping[str, Sequence[int]] = field(default_factory=dict)  # prompts of ids
+    ids: Mapping[str, Sequence[int]] = field(default_factory=dict)  # prompts of ids, or the ids beside a memory
 
     @property
     def names(self) -> list[str]:
@@ -67,11 +77,12 @@ class SpeechSubject(Subject):
         self, recogniser: Recogniser, heard: Mapping[str, Heard], seconds: float, transcripts: Mapping[str, str]
     ) -> None:
         self.recogniser, self.heard, self.transcripts = recogniser, heard, transcripts
+        model = recogniser.bundle.model
         super().__init__(
             recogniser.runner, {n: recogniser.request(h) for n, h in heard.items() if not h.nothing},
             recogniser.bundle.tokenizer.decode, recogniser.device, recogniser.dtype,
-            {n: int(h.prompt.lengths[0]) for n, h in heard.items()}, seconds,
-            sum(h.audio_seconds for h in heard.values()),
+            {n: prompt_size(h) for n, h in heard.items()}, seconds, sum(h.audio_seconds for h in heard.values()),
+            ids=dict.fromkeys(heard, model.law.prompt) if isinstance(model, SpeechSeq2Seq) else {},
         )  # fmt: skip
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
@@ -126,7 +137,8 @@ def peer_result(subject: Subject, name: str, mode: str) -> Result:
         return Result("", (), Trace(finished=True, flags=("empty",)))
     prompt = subject.ids.get(name, request.prompt)
     assert request.limit is not None
-    run = run_peer(subject.runner.trunk, mode, prompt, subject.runner.eos, request.limit, subject.assistant)
+    runner, memory = subject.runner, request.prompt.memory
+    run = run_peer(runner.trunk, mode, prompt, runner.eos, request.limit, subject.assistant, memory)
     return Result(subject.text(run.tokens), tuple(run.tokens), run.trace, run.seconds)
 
 
@@ -139,7 +151,7 @@ def open_subject(args: argparse.Namespace, check: Callable[[Runner, bool], Any])
     if args.opening is not None or args.most is not None:
         raise ConfigError("--opening, --most: for causal LMs, and this is a speech model; leave them out")
     recogniser = open_recogniser(args)
-    checked = check(recogniser.runner, True)
+    checked = check(recogniser.runner, recogniser.has_ctc)
     data = read_data_dir(args.data_dir, args.root, allow_pipes=args.allow_pipes)
     heard, seconds = hear_all(recogniser, data, args.allow_pipes)
     return SpeechSubject(recogniser, heard, seconds, data.transcripts()), checked

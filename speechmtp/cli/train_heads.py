@@ -31,7 +31,9 @@ def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
                         help="Kaldi data directory; for a causal LM a text file, repeatable")  # fmt: skip
     parser.add_argument("--dev", action="append", default=[], metavar="DATA", help="the same, to choose checkpoints on")
     parser.add_argument(
-        "--prompts", metavar="FILE", help="keep the audio prompts here, for the next heads of this model"
+        "--prompts",
+        metavar="FILE",
+        help="keep the audio prompts (a pretrained recogniser's memories) here, for the next heads of this model",
     )
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
     parser.add_argument("--device", default="cpu")
@@ -144,7 +146,16 @@ def _data(
     from speechmtp.bundle import Bundle
     from speechmtp.cli.progress import counter
     from speechmtp.data.kaldi import read_data_dir
-    from speechmtp.training.tasks.head_bases import heard_data, heard_dev, long_texts, packed_data, text_dev
+    from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+    from speechmtp.training.tasks.head_bases import (
+        heard_data,
+        heard_dev,
+        long_texts,
+        memory_data,
+        memory_dev,
+        packed_data,
+        text_dev,
+    )
 
     check_kind(args.model, [*args.train, *args.dev], isinstance(base, Bundle))
     if not isinstance(base, Bundle):
@@ -155,6 +166,12 @@ def _data(
     if max(len(args.train), len(args.dev)) > 1:
         raise ConfigError("train heads: one --train and one --dev data directory expected; join them with data combine")
     train, dev = (read_data_dir(d[0], args.root, allow_pipes=args.allow_pipes) for d in (args.train, args.dev))
+    if isinstance(base.model, SpeechSeq2Seq):
+        prompts = Path(args.prompts) if args.prompts else None
+        kept = None if prompts is None else prompts.with_name(f"dev_{prompts.name}")
+        with counter("audio") as note:
+            held_out = memory_dev(base, [dev], kept, args.allow_pipes, note)
+            return memory_data(base, [train], config, prompts, args.allow_pipes, note), held_out
     held_out = heard_dev(base, dev, args.allow_pipes)
     with counter("prompts") as note:
         prompts = Path(args.prompts) if args.prompts else None

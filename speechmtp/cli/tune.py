@@ -124,7 +124,7 @@ def _further(subject: "Subject", known: set[str]) -> list["Strategy"]:
     from speechmtp.decoding.strategies import STRATEGIES, make_strategy
 
     runner, found = subject.runner, []
-    usable = {s.name for s in runner.usable(any(r.ctc for r in subject.requests.values()))}
+    usable = {s.name for s in runner.usable(any(r.ctc is not None for r in subject.requests.values()))}
     trees = _trees(subject) if runner.heads else {}
     for name, grid in GRIDS.items():
         if name in usable:

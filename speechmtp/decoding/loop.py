@@ -94,7 +94,7 @@ class Drawing:
 
 def generate(
     trunk: Trunk, heads: HeadSet | None, prompt: Prompt, drafter: Drafter, rule: AcceptanceRule, eos: int,
-    sources: Sources | None = None, limits: Limits | None = None, record_gaps: bool = False,
+    sources: Sources | None = None, limits: Limits | Sequence[int] | None = None, record_gaps: bool = False,
     drawing: Drawing | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
     """`generate_mixed` with one strategy for all rows."""
@@ -119,7 +119,7 @@ def generate_mixed(
     most = [limits.of(n) for n in prompt.lengths.tolist()] if isinstance(limits, Limits) else list(limits)
     drawing = drawing or Drawing()
     batch = Batch(
-        trunk, list(range(rows)), trunk.new_cache(rows), prompt, prompt.lengths.tolist(), most,
+        trunk, list(range(rows)), trunk.new_cache(rows, prompt), prompt, prompt.lengths.tolist(), most,
         [[] for _ in range(rows)], [Trace() for _ in range(rows)],
         [list(ids) for ids in prompt_ids] if prompt_ids is not None else [[] for _ in range(rows)], eos,
         drawing.processors, record_gaps=record_gaps, record_overlap=overlap,
@@ -156,7 +156,10 @@ def _start(plan: Plan, batch: Batch, noise: Noise | None, count: int) -> _Lane:
     rule = rule if noise is not None else rule.undrawn()
     state = DecodeState(rows, rows, batch, rule.draws, noise=None if noise is None else noise.select(index))
     if drafter.heads and plan.heads is not None:
-        state.heads, state.head_state = plan.heads, plan.heads.start(len(rows), batch.trunk, depth)
+        memory, lengths = batch.pending.memory, batch.pending.memory_lengths
+        memory, lengths = (None if part is None else part[index] for part in (memory, lengths))
+        state.heads = plan.heads
+        state.head_state = plan.heads.start(len(rows), batch.trunk, depth, memory, lengths)
     state.drafter_state = drafter.start(state, source)
     if plan.length is not None:
         state.length_state = plan.length.start(state)
@@ -174,6 +177,7 @@ def _call(batch: Batch, lanes: list[_Lane]) -> None:
     states = batch.trunk.extend(inputs, positions, ancestors, batch.cache, taps)
     size = draft.tokens.shape[1]
     target = batch.trunk.unembed(slots_behind(batch, states.hidden, size))
+    target = target if batch.prompted else batch.trunk.opening(target)
     if batch.processors is not None:
         live = [batch.prompt_ids[row] + batch.tokens[row] for row in batch.rows]
         target = batch.processors(target, lambda: path_prefixes(live, draft))

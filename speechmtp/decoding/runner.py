@@ -14,26 +14,29 @@ from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcLabels, Prompt, Trace, stack_prompts
+from speechmtp.types import CtcLabels, CtcText, Prompt, Speller, Trace, stack_prompts
 
 
 @dataclass(frozen=True)
 class Request:
     """One row to decode: its prompt, and what drafters may know of it. `ids` are the token ids of the prompt, where it
-    has any, `limit` the most tokens to emit (None: by the run's limits), `stream` its noise."""
+    has any, `limit` the most tokens to emit (None: by the run's limits), `stream` its noise, `previous` the tokens of
+    the pass before over an overlapping or growing window."""
 
     prompt: Prompt
     ids: Sequence[int] = ()
-    ctc: CtcLabels | None = None
+    ctc: CtcLabels | CtcText | None = None
     reference: Sequence[int] | None = None
     draft_prompt: Prompt | None = None
     limit: int | None = None
     stream: int = 0
+    previous: Sequence[int] | None = None
 
 
 @dataclass
 class Runner:
-    """Decodes requests; `name` is what the user calls the model, `draft` the trunk of a draft model."""
+    """Decodes requests; `name` is what the user calls the model, `draft` the trunk of a draft model. Requests with CTC
+    texts need the `speller` of the trunk's tokenizer."""
 
     trunk: Trunk
     heads: Mapping[str, HeadSet]
@@ -41,6 +44,7 @@ class Runner:
     name: str = "MODEL"
     draft: Trunk | None = None
     limits: Limits = field(default_factory=Limits)
+    speller: Speller | None = None
     _costs: dict[str, CostTable] = field(default_factory=dict)
 
     def heads_named(self, name: str = "") -> HeadSet:
@@ -96,11 +100,12 @@ class Runner:
 
     def usable(self, ctc: bool, drawn: bool = False) -> list[Strategy]:
         """Every row of the table and every preset that this model can run, at its defaults; with `ctc`, those that need
-        a CTC head too, and unless tokens are `drawn` not those that are made for drawing."""
+        a CTC head too, and unless tokens are `drawn` not those that are made for drawing. Those that repeat a previous
+        pass are for windows that overlap, not for requests of their own."""
         found = []
         for name in (*STRATEGIES, *PRESETS):
             strategy = make_strategy(name, {})
-            if ctc or "ctc" not in strategy.needs:
+            if (ctc or "ctc" not in strategy.needs) and "previous" not in strategy.needs:
                 with suppress(ConfigError):
                     rule = strategy.rule if drawn or strategy.rule is None else strategy.rule.undrawn()
                     if strategy.exact or type(rule) is not GreedyMatch:
@@ -131,6 +136,7 @@ class Runner:
         sources = Sources(
             [r.reference for r in requests if r.reference is not None], [r.ctc for r in requests if r.ctc is not None],
             (self.draft, prompts) if self.draft is not None and prompts else None,
+            [r.previous or () for r in requests], self.speller,
         )  # fmt: skip
         return Plan(strategy.drafter, strategy.rule, heads, sources, self._length(strategy, heads), rows)
 

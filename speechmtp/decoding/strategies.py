@@ -15,6 +15,7 @@ from speechmtp.decoding.drafters.lookahead import Lookahead
 from speechmtp.decoding.drafters.lookup import PromptLookup
 from speechmtp.decoding.drafters.marginal import Marginal
 from speechmtp.decoding.drafters.model import DraftModel
+from speechmtp.decoding.drafters.previous import PreviousHeads, PreviousPass
 from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.drafters.suffix import Suffix
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
@@ -167,13 +168,23 @@ STRATEGIES: dict[str, Row] = {
     ),
     "ctc": Row(
         "the CTC head drafts the transcript on the prompt's call; its rest is recycled after a mismatch",
-        {"mode": "recycle", "pointers": 3, "alternatives": 2, "nodes": 96, "least": 0.5, "rule": ""},
+        {"mode": "recycle", "depth": "", "pointers": 3, "alternatives": 2, "nodes": 96, "least": 0.5, "rule": ""},
         _matched(CtcDraft),
     ),
     "ctc-heads": Row(
         "the CTC head's transcript, and the heads' chain beside it where a label is unsure",
         {"depth": 7, "theta": 0.9, "mode": "tree", "pointers": 3, "alternatives": 2, **_BY_HEADS, "rule": ""},
         lambda depth, theta, heads="", rule="", **ctc: (CtcHeads(depth, theta, CtcDraft(**ctc)), RULES[rule]()),
+    ),
+    "previous": Row(
+        "what the pass before said over an overlapping or growing window; its rest is recycled after a mismatch",
+        {"depth": "", "pointers": 3, "rule": ""},
+        _matched(PreviousPass),
+    ),
+    "previous-heads": Row(
+        "the pass before on the prompt's call, then the heads' chain beside what is left of it",
+        {"depth": 7, "pointers": 3, **_BY_HEADS, "rule": ""},
+        lambda depth, pointers, heads="", rule="": (PreviousHeads(depth, PreviousPass(pointers)), RULES[rule]()),
     ),
     "lookup": Row(
         "copies what followed the last place where the text's last tokens stood before",
@@ -262,7 +273,7 @@ STRATEGIES: dict[str, Row] = {
     ),
     "ctc-only": Row("the CTC head alone, no trunk: a reference", {}, lambda: (None, None)),
 }
-_NUMBERS = {"theta": float}  # options that may be empty, and what they are if not
+_NUMBERS = {"theta": float, "depth": int}  # options that may be empty, and what they are if not
 _CHOICES = {"measure": ("token", "product"), "length": LENGTHS[1:], "rule": ("match", *list(RULES)[1:])}
 
 

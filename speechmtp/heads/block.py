@@ -20,7 +20,7 @@ from speechmtp.errors import ConfigError
 from speechmtp.heads.block_attention import drafted_seen, taught_seen
 from speechmtp.heads.block_correction import GruCorrection
 from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
-from speechmtp.heads.decoder_layer import DecoderLayer, Memory, RmsNorm, rotary
+from speechmtp.heads.decoder_layer import DecoderLayer, Memory, norm_of, rotary
 from speechmtp.heads.layered import LayeredState, take_fresh
 from speechmtp.models.cache import RaggedCache
 from speechmtp.types import States, TrunkShape
@@ -83,9 +83,9 @@ class BlockHeads(HeadSet):
         super().__init__(config, shape)
         self.causal = config.inside == "causal"
         self.mask = nn.Parameter(INIT_STD * torch.randn(shape.width))
-        self.context_norm = RmsNorm(shape.width, shape.eps)
+        self.context_norm = norm_of(shape)
         self.layers = nn.ModuleList(DecoderLayer(shape) for _ in range(config.layers if config.depth else 0))
-        self.norm = RmsNorm(shape.width, shape.eps)
+        self.norm = norm_of(shape)
         self.correction = GruCorrection(shape) if config.correction == "gru" else None
         self.revealed_count: Tensor | None = None
 

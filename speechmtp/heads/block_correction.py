@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from speechmtp.heads.decoder_layer import RmsNorm
+from speechmtp.heads.decoder_layer import norm_of
 from speechmtp.types import TrunkShape
 
 
@@ -13,7 +13,7 @@ class GruCorrection(nn.Module):
 
     def __init__(self, shape: TrunkShape) -> None:
         super().__init__()
-        self.norm = RmsNorm(shape.width, shape.eps)
+        self.norm = norm_of(shape)
         self.first = nn.Linear(shape.width, shape.width)
         self.cell = nn.GRUCell(shape.width, shape.width)
         self.out = nn.Linear(shape.width, shape.width, bias=False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from speechmtp.heads.contract import TrunkFace
-from speechmtp.heads.decoder_layer import DecoderLayer, RmsNorm
+from speechmtp.heads.decoder_layer import DecoderLayer, norm_of, start_norm
 from speechmtp.heads.layered import LayeredState
 from speechmtp.types import TrunkShape
 
@@ -18,11 +18,11 @@ class ChainModule(nn.Module):
     def __init__(self, embedding_first: bool, shape: TrunkShape) -> None:
         super().__init__()
         self.embedding_first = embedding_first
-        self.enorm = RmsNorm(shape.width, shape.eps)
-        self.hnorm = RmsNorm(shape.width, shape.eps)
+        self.enorm = norm_of(shape)
+        self.hnorm = norm_of(shape)
         self.eh_proj = nn.Linear(2 * shape.width, shape.width, bias=False)
         self.layer = DecoderLayer(shape)
-        self.norm = RmsNorm(shape.width, shape.eps)
+        self.norm = norm_of(shape)
 
     def join(self, nexts: Tensor, hidden: Tensor) -> Tensor:
         """The layer's input [..., C] of embeddings and states [..., C]."""
@@ -39,8 +39,7 @@ class ChainModule(nn.Module):
             self.eh_proj.weight.zero_()
             first = width if self.embedding_first else 0
             self.eh_proj.weight[:, first : first + width] = torch.eye(width)
-            if "final_norm.weight" in weights:
-                self.norm.weight.copy_(weights["final_norm.weight"])
+        start_norm(self.norm, weights, "final_norm")
 
 
 @dataclass

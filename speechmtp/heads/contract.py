@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechmtp.heads.decoder_layer import RmsNorm
+from speechmtp.heads.decoder_layer import norm_of
 from speechmtp.types import States, TrunkShape
 
 Unembed = Callable[[Tensor], Tensor]
@@ -114,7 +114,7 @@ class Reads(nn.Module):
         self.count, self.mix = len(config.taps), config.mix
         self.dropout = nn.Dropout(config.dropout)
         if self.count:
-            self.norms = nn.ModuleList(RmsNorm(shape.width, shape.eps) for _ in config.taps)
+            self.norms = nn.ModuleList(norm_of(shape) for _ in config.taps)
             size = shape.width * self.count if config.mix == "linear" else self.count
             self.weight = nn.Parameter(torch.zeros(shape.width, size) if config.mix == "linear" else torch.zeros(size))
 

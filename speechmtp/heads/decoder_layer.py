@@ -18,8 +18,8 @@ Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values
 
 
 def rotary(positions: Tensor, shape: TrunkShape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [B, 1, Q, head_dim] of positions [B, Q] (arXiv 2104.09864, halves rotated)."""
-    size = shape.head_dim
+    """Cosines and sines [B, 1, Q, rotary dim] of positions [B, Q] (arXiv 2104.09864, halves rotated)."""
+    size = shape.rotary_dim or shape.head_dim
     steps = torch.arange(0, size, 2, device=positions.device, dtype=torch.float64 if dtype == torch.float64 else None)
     angles = positions[:, None, :, None].to(steps.dtype if dtype == torch.float64 else torch.float32) / (
         shape.rope_theta ** (steps / size)
@@ -29,10 +29,12 @@ def rotary(positions: Tensor, shape: TrunkShape, dtype: torch.dtype) -> tuple[Te
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """x [B, H, Q, head_dim] turned by `rotary`'s angles."""
+    """x [B, H, Q, head_dim] turned by `rotary`'s angles; what is behind their width stays."""
     cos, sin = turn
+    x, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
+    turned = x * cos + torch.cat([-second, first], -1) * sin
+    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
 
 
 class RmsNorm(nn.RMSNorm):
@@ -41,6 +43,31 @@ class RmsNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """The normed x [..., C], in x's dtype."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """A layer norm that also takes half-precision input with float32 weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normed x [..., C], in x's dtype."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+
+
+def norm_of(shape: TrunkShape) -> RmsNorm | LayerNorm:
+    """A norm over the trunk's width, of the trunk's kind."""
+    if shape.norm == "rms":
+        return RmsNorm(shape.width, shape.eps)
+    return LayerNorm(shape.width, shape.eps, bias=shape.norm_bias)
+
+
+def start_norm(norm: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
+    """Copy the trunk's norm `name`, where it is among the weights of its last layer."""
+    with torch.no_grad():
+        for part, own in norm.named_parameters():
+            found = weights.get(f"{name}.{part}")
+            if found is not None and found.shape == own.shape:
+                own.copy_(found)
 
 
 @dataclass(frozen=True)
@@ -112,11 +139,11 @@ class DecoderLayer(nn.Module):
         self.shape = shape
         self.self_attn = Attention(shape, shape.width)
         self.mlp = GatedMlp(shape)
-        self.input_layernorm = RmsNorm(shape.width, shape.eps)
-        self.post_attention_layernorm = RmsNorm(shape.width, shape.eps)
+        self.input_layernorm = norm_of(shape)
+        self.post_attention_layernorm = norm_of(shape)
         if shape.memory_width is not None:
             self.encoder_attn = Attention(shape, shape.memory_width)
-            self.encoder_attn_layernorm = RmsNorm(shape.width, shape.eps)
+            self.encoder_attn_layernorm = norm_of(shape)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Copy the trunk's layer where names and shapes agree, and start as the identity: what the layer adds

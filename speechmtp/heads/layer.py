@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
-from speechmtp.heads.decoder_layer import DecoderLayer, Memory, RmsNorm, Store, causal, rotary
+from speechmtp.heads.decoder_layer import DecoderLayer, Memory, Store, causal, norm_of, rotary, start_norm
 from speechmtp.heads.layered import LayeredState, take_fresh
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import extend_seen
@@ -34,15 +34,13 @@ class LayerModule(nn.Module):
     def __init__(self, shape: TrunkShape) -> None:
         super().__init__()
         self.layer = DecoderLayer(shape)
-        self.norm = RmsNorm(shape.width, shape.eps)
+        self.norm = norm_of(shape)
 
     def start_from(self, trunk: TrunkFace) -> None:
         """A layer that passes its input on, and the trunk's final norm."""
         weights = trunk.last_layer()
         self.layer.start_from(weights)
-        if "final_norm.weight" in weights:
-            with torch.no_grad():
-                self.norm.weight.copy_(weights["final_norm.weight"])
+        start_norm(self.norm, weights, "final_norm")
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.models.speech_seq2seq import family_of
 from speechmtp.models.trunk import Trunk
 
 
@@ -51,8 +52,10 @@ def check_same_vocabulary(base: CausalLM, draft: CausalLM) -> None:
 
 
 def is_causal_lm(folder: str | Path) -> bool:
-    """Whether a folder is a model of transformers rather than one of ours."""
-    return (Path(folder) / "config.json").exists() and not (Path(folder) / "config.yaml").exists()
+    """Whether a folder is a causal LM of transformers rather than a speech model."""
+    folder = Path(folder)
+    known = (folder / "config.json").exists() and not (folder / "config.yaml").exists()
+    return known and family_of(folder) is None
 
 
 @contextmanager

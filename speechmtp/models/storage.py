@@ -1,4 +1,9 @@
-"""Weights as they are stored: float32 or 8-bit integers with scales, tied tensors once; and their digest."""
+"""Weights as they are stored: float32 or 8-bit integers with scales, tied tensors once; and their digest.
+
+`int8` rounds each row to signed integers. `uint8` rounds nothing that was published as unsigned integers with one scale
+and zero point a tensor (Moonshine): those are found again, so that loading gives the published values, in float16, bit
+for bit; every other tensor is stored in float16.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from speechmtp.errors import CheckpointError
+from speechmtp.models.affine import dequantise, recover_affine
 
 SCALE = ".scale"  # suffix of the float32 scales beside 8-bit integers
+ZERO = ".zero"  # suffix of the zero point beside unsigned ones
 SMALLEST = 1024  # tensors with fewer numbers stay as they are
 
-Storage = Literal["int8", "float32"]
+Storage = Literal["int8", "uint8", "float32"]
 
 
 def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,25 +43,34 @@ def pack(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
         if tensor.numel() and tensor.data_ptr() in seen:
             continue
         seen.add(tensor.data_ptr())
-        value = tensor.detach().cpu().contiguous()
-        if storage == "int8" and value.is_floating_point() and value.dim() > 1 and value.numel() >= SMALLEST:
-            # A two-dimensional convolution has one scale an output channel.
-            integers, scale = quantise(value.flatten(1) if value.dim() == 4 else value)
-            packed[name], packed[name + SCALE] = integers.reshape(value.shape), scale
-        else:
-            small = torch.float16 if storage == "int8" else torch.float32  # biases, norms, statistics
-            packed[name] = value.to(small) if value.is_floating_point() else value
+        packed |= _pack_one(name, tensor.detach().cpu().contiguous(), storage)
     return packed
+
+
+def _pack_one(name: str, value: Tensor, storage: Storage) -> dict[str, Tensor]:
+    if not value.is_floating_point():
+        return {name: value}
+    matrix = value.dim() > 1 and value.numel() >= SMALLEST
+    if storage == "int8" and matrix:
+        # A two-dimensional convolution has one scale an output channel.
+        integers, scale = quantise(value.flatten(1) if value.dim() == 4 else value)
+        return {name: integers.reshape(value.shape), name + SCALE: scale}
+    found = recover_affine(value) if storage == "uint8" and matrix else None
+    if found is not None:
+        return dict(zip((name, name + SCALE, name + ZERO), found, strict=True))
+    return {name: value.to(torch.float32 if storage == "float32" else torch.float16)}  # biases, norms, statistics
 
 
 def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Float32 tensors of what `pack` stored."""
     state = {}
     for name, tensor in packed.items():
-        if name.endswith(SCALE) and name[: -len(SCALE)] in packed:
+        if any(name.endswith(end) and name[: -len(end)] + SCALE in packed for end in (SCALE, ZERO)):
             continue
-        scale = packed.get(name + SCALE)
-        if scale is not None:
+        scale, zero = packed.get(name + SCALE), packed.get(name + ZERO)
+        if scale is not None and zero is not None:
+            tensor = dequantise(tensor, scale, zero)
+        elif scale is not None:
             while scale.dim() < tensor.dim():
                 scale = scale.unsqueeze(-1)
             tensor = tensor.float() * scale

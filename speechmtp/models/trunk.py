@@ -20,7 +20,7 @@ from transformers import (
 
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
 from speechmtp.models.cache import RaggedCache
-from speechmtp.types import States, TrunkShape
+from speechmtp.types import Prompt, States, TrunkShape
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,12 @@ class Trunk(nn.Module):
         """Logits [..., V] of trunk states [..., C]."""
         return self.model.get_output_embeddings()(hidden)
 
-    def new_cache(self, rows: int) -> RaggedCache:
-        """An empty cache for `rows` rows."""
+    def opening(self, logits: Tensor) -> Tensor:
+        """Logits [B, P + 1, V] of the prompt's call as the law has them for the first token."""
+        return logits
+
+    def new_cache(self, rows: int, prompt: Prompt | None = None) -> RaggedCache:
+        """An empty cache for `rows` rows; `prompt` has the memory of encoder-decoder trunks."""
         return RaggedCache(self.layers, rows, self.model.device)
 
     def extend(
@@ -190,22 +194,34 @@ class Trunk(nn.Module):
         mask = extend_mask(cache, queries, ancestors, embeddings.dtype)
         return self._run(embeddings, positions, mask, taps, cache)
 
-    def forward(self, embeddings: Tensor, positions: Tensor, segments: Tensor, taps: tuple[int, ...] = ()) -> States:
+    def forward(
+        self, embeddings: Tensor, positions: Tensor, segments: Tensor, taps: tuple[int, ...] = (),
+        memory: Tensor | None = None, memory_lengths: Tensor | None = None,
+    ) -> States:  # fmt: skip
         """Training: causal states of a batch [B, L, C] without cache. Entries see those of their own sample:
-        `segments` [B, L] numbers the samples of a row, -1 is padding."""
+        `segments` [B, L] numbers the samples of a row, -1 is padding. A `memory` is for encoder-decoder trunks."""
         size = embeddings.shape[1]
         index = torch.arange(size, device=embeddings.device)
         seen = (index[None, :] <= index[:, None]) & (segments[:, :, None] == segments[:, None, :])
-        return self._run(embeddings, positions, additive(seen, embeddings.dtype), taps, None)
+        mask = additive(seen, embeddings.dtype)
+        return self._run(embeddings, positions, mask, taps, None, memory, memory_lengths)
 
     def _run(
-        self, embeddings: Tensor, positions: Tensor, mask: Tensor, taps: tuple[int, ...], cache: RaggedCache | None
-    ) -> States:
-        extra = {self._cache_name: cache, "use_cache": True} if cache is not None else {"use_cache": False}
+        self, embeddings: Tensor, positions: Tensor, mask: Tensor, taps: tuple[int, ...], cache: RaggedCache | None,
+        memory: Tensor | None = None, memory_lengths: Tensor | None = None,
+    ) -> States:  # fmt: skip
+        extra = self._arguments(positions, cache, memory, memory_lengths)
         tapped: AbstractContextManager[Any] = self._tapped(embeddings, taps) if taps else nullcontext()
         with tapped as found:
-            out = self._decoder(inputs_embeds=embeddings, position_ids=positions, attention_mask=mask, **extra)
+            out = self._decoder(inputs_embeds=embeddings, attention_mask=mask, **extra)
         return States(out.last_hidden_state, torch.stack([found[i] for i in taps], 2) if taps else None)
+
+    def _arguments(
+        self, positions: Tensor, cache: RaggedCache | None, memory: Tensor | None, memory_lengths: Tensor | None
+    ) -> dict[str, Any]:
+        """What the decoder is given besides entries and their mask; in decoding the cache has the memory."""
+        extra = {self._cache_name: cache, "use_cache": True} if cache is not None else {"use_cache": False}
+        return {"position_ids": positions, **extra}
 
     @contextmanager
     def _tapped(self, embeddings: Tensor, taps: tuple[int, ...]) -> Iterator[dict[int, Tensor]]:

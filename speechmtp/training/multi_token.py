@@ -20,7 +20,8 @@ class Sequences:
     """Rows of entries as decoding sees them: prompt, then text, then padding.
 
     `embeddings` [B, L, C]; `positions`, `ids` (-1: no token), `segments` (-1: padding) [B, L]; `starts` [B, L] where
-    a call can start; `wanted` [B, L] the loss mask over target tokens, None for all.
+    a call can start; `wanted` [B, L] the loss mask over target tokens, None for all; `memory` [B, S, E] with its
+    lengths [B] is the audio of an encoder-decoder trunk.
     """
 
     embeddings: Tensor
@@ -29,6 +30,8 @@ class Sequences:
     segments: Tensor
     starts: Tensor
     wanted: Tensor | None = None
+    memory: Tensor | None = None
+    memory_lengths: Tensor | None = None
 
 
 def pad_text(texts: Sequence[Sequence[int]], bos: int, eos: int) -> tuple[Tensor, Tensor]:
@@ -77,7 +80,10 @@ def multi_token_loss(
     number of block starts a row (0: all).
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        states = trunk(sequences.embeddings, sequences.positions, sequences.segments, heads.taps)
+        states = trunk(
+            sequences.embeddings, sequences.positions, sequences.segments, heads.taps, sequences.memory,
+            sequences.memory_lengths,
+        )  # fmt: skip
     labels = shifted_labels(sequences.ids, sequences.segments, heads.depth, sequences.wanted, sequences.starts)
     weights = depth_weights(config, heads.depth, step)
     base = (labels[..., 0] != IGNORED).sum()
@@ -94,7 +100,7 @@ def multi_token_loss(
         inputs, embed = inputs.detach(), lambda ids: trunk.embed(ids).detach()
     batch = TrainBatch(
         states, inputs, sequences.ids, sequences.positions, sequences.segments, embed,
-        heads.narrow(trunk, frozen), anchors=chosen,
+        heads.narrow(trunk, frozen), sequences.memory, sequences.memory_lengths, chosen,
     )  # fmt: skip
     asked = batch.at_anchors(labels)[..., 1:]
     heads_loss = _HeadsLoss(trunk, heads, batch, asked, weights[1:], config, base)

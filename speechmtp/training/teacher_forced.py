@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from speechmtp.heads.contract import HeadSet, TrainBatch, Unembed
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.acceptance import OUTSIDE, Forced
-from speechmtp.types import Prompt
+from speechmtp.types import Prompt, stack_prompts
 
 CHUNK = 256  # drafts unembedded at a time, so that D * V logits never stand in memory
 
@@ -51,10 +51,15 @@ def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Seq
     lengths = torch.tensor([len(row) for row in ids], device=device)
     embedded, places = pad_sequence(inputs, batch_first=True), pad_sequence(positions, batch_first=True)
     valid = torch.arange(embedded.shape[1], device=device) < lengths[:, None]
-    states = trunk(embedded, places, valid, heads.taps)
+    memory = memory_lengths = None
+    if prompts[0].memory is not None:
+        batch = stack_prompts(list(prompts))
+        memory, memory_lengths = batch.memory, batch.memory_lengths
+    states = trunk(embedded, places, valid, heads.taps, memory, memory_lengths)
     return TrainBatch(
         states, embedded, pad_sequence(ids, batch_first=True, padding_value=-1), places,
-        torch.where(valid, 0, -1), trunk.embed, heads.narrow(trunk), anchors=pad_sequence(anchors, batch_first=True),
+        torch.where(valid, 0, -1), trunk.embed, heads.narrow(trunk), memory, memory_lengths,
+        pad_sequence(anchors, batch_first=True),
     )  # fmt: skip
 
 

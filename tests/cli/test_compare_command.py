@@ -234,7 +234,7 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*speech, "--draft-model", "LMS/draft"], "not a model folder"
     yield ["an4", "LMS/lines.txt"], "give a Kaldi data directory"
     yield ["LMS/lm", "SPOKEN"], "give a text file, a text a line"
-    yield [*text, "--strategies", "ar,ctc"], "strategy ctc: needs a CTC head, and a causal LM has none"
+    yield [*text, "--strategies", "ar,ctc"], "strategy ctc: needs a CTC head, and the model has none"
     yield [*text, "--strategies", "verify"], "strategy verify: heads: the model has no heads"
     yield [*text, "--strategies", "mtad"], "strategy mtad: needs a draft model"
     yield [*text, "--strategies", "eagle"], "train them with: speechmtp train heads --model LMS/lm --heads chain"

@@ -135,7 +135,9 @@ def make_scene(seed: int, most_rows: int = 16, most: int = 12) -> Scene:
         plain = oracle.plain_greedy(trunk, prompt, tiny.EOS, limit)
         # The draft model hears more or less than the trunk.
         own = prompt if seed % 2 else _prompt(trunk, 0, rng)[0]
-        requests.append(Request(prompt, ids, _labels(plain.tokens, rng), plain.tokens, own, limit, row))
+        labels = _labels(plain.tokens, rng)
+        before = mutate(plain.tokens[: 3 * (seed % 5)], 0.2, tiny.generator(1000 * seed + row)) if row % 3 else None
+        requests.append(Request(prompt, ids, labels, plain.tokens, own, limit, row, before))
         answers.append(plain)
     return Scene(seed, trunk, near(trunk, seed, 0.1), family, heads, requests, answers)
 

@@ -1,7 +1,8 @@
 """Drafts from the CTC head's transcript: all of it on the prompt's call, and what is left of it after a mismatch.
 
 How to go on is the `mode`: not at all (Saon et al., arXiv 2603.11243), at the label behind as many as were emitted,
-where the transcript fits best by edit distance, or at several such places of several transcripts as one tree.
+where the transcript fits best by edit distance, or at several such places of several transcripts as one tree. A head
+that spells gives characters: the places are then among these, and the rest is made tokens anew.
 """
 
 import math
@@ -9,39 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from speechmtp.decoding.drafters.contract import Drafter, Trie, tree_draft
+from speechmtp.decoding.drafters.contract import Drafter, Spelled, Trie, tree_draft
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.drafters.recycle import Pointers
+from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
+from speechmtp.decoding.drafters.spelled import TextRow
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.types import CtcLabels, Draft
 
 Mode = Literal["whole", "resume", "recycle", "tree"]
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """What may have been said: tokens and the posterior of each."""
-
-    tokens: list[int]
-    confidence: list[float]
-
-
-@dataclass
-class CtcRow:
-    """What one row keeps: its hypotheses, likeliest first, where they go on, and how many tokens that knows of."""
-
-    hypotheses: list[Hypothesis]
-    pointers: Pointers
-    known: int = 0
+CtcRow = TokenRow | TextRow
 
 
 @dataclass(frozen=True)
 class CtcDraft(Drafter):
-    """Draft the CTC labels and an end token; at most `depth` of them a call if given.
+    """Draft the CTC labels, or the tokens of its text, and an end token; at most `depth` of them a call if given.
 
     `tree` merges up to `alternatives` hypotheses (edits at least `least` times as likely as what they replace) and,
     after a mismatch, the `pointers` best rests of them, into one tree of at most `nodes` nodes; the best is never cut.
+    A text has no other hypotheses.
     """
 
     mode: Mode = "recycle"
@@ -64,14 +51,16 @@ class CtcDraft(Drafter):
         if not 0 < self.least <= 1:
             raise ConfigError(f"ctc: least={self.least}, expected a number above 0 and up to 1")
 
-    def start(self, state: DecodeState, source: Sequence[CtcLabels]) -> dict[int, CtcRow]:
+    def start(self, state: DecodeState, source: Sequence[CtcLabels | Spelled]) -> dict[int, CtcRow]:
         """Hypotheses of every row of the batch."""
-        count, size = self.alternatives if self.mode == "tree" else 1, state.batch.trunk.vocab_size
-        rows = {}
-        for row, labels in zip(state.rows, source):
-            found = hypotheses(labels, count, self.least, size, state.eos)
-            rows[row] = CtcRow(found, Pointers([one.tokens for one in found]))
-        return rows
+        return {row: self._row(one, state) for row, one in zip(state.rows, source)}
+
+    def _row(self, one: CtcLabels | Spelled, state: DecodeState) -> CtcRow:
+        if isinstance(one, Spelled):
+            return TextRow(one.text, one.speller, state.eos)
+        count = self.alternatives if self.mode == "tree" else 1
+        found = hypotheses(one, count, self.least, state.batch.trunk.vocab_size, state.eos)
+        return TokenRow(found, Pointers([each.tokens for each in found]))
 
     def propose(self, state: DecodeState) -> Draft:
         """The rest of each row's hypotheses."""
@@ -83,25 +72,21 @@ class CtcDraft(Drafter):
         return [self._rests(mine[row], state.tokens[row]) for row in state.rows]
 
     def _rests(self, row: CtcRow, emitted: list[int]) -> list[Hypothesis]:
+        if self.mode == "whole" and emitted:
+            return []
+        row.hear(emitted)
         if not emitted:
-            places = [(number, 0) for number in range(len(row.hypotheses))]
-        elif self.mode in ("whole", "resume"):
-            places = [(0, len(emitted))] if self.mode == "resume" else []
+            places = [(number, 0) for number in range(row.count)]
+        elif self.mode == "resume":
+            places = [(0, row.pointers.emitted)]
         else:
-            for token in emitted[row.known :]:
-                row.pointers.emit(token)
-            row.known = len(emitted)
             places = row.pointers.best(self.pointers if self.mode == "tree" else 1)
-        found = []
-        for number, start in places:
-            one, end = row.hypotheses[number], None if self.depth is None else start + self.depth
-            found.append(Hypothesis(one.tokens[start:end], one.confidence[start:end]))
-        return found
+        return [row.rest(number, start, self.depth) for number, start in places]
 
 
 @dataclass(frozen=True)
 class CtcHeads(Drafter):
-    """The CTC transcript (`draft`) and, where one of its next `depth` labels is less sure than `theta` or none is left,
+    """The CTC transcript (`draft`) and, where one of its next `depth` tokens is less sure than `theta` or none is left,
     a chain of the heads as one more branch of the same tree."""
 
     depth: int
@@ -110,27 +95,34 @@ class CtcHeads(Drafter):
     heads: ClassVar[bool] = True
     source: ClassVar[str | None] = "ctc"
 
-    def start(self, state: DecodeState, source: Sequence[CtcLabels]) -> dict[int, CtcRow]:
+    def start(self, state: DecodeState, source: Sequence[CtcLabels | Spelled]) -> dict[int, CtcRow]:
         """What the CTC draft keeps."""
         return self.draft.start(state, source)
 
     def propose(self, state: DecodeState) -> Draft:
-        """The CTC branches, and the heads' behind the first of them; the CTC's alone at the prompt's call, where the
-        heads have seen no trunk state yet."""
+        """The CTC branches, and the heads' behind the first of them."""
         rests = self.draft.rests(state)
-        lists = [[one.tokens for one in row] for row in rests]
         unsure = [self._unsure(row[0] if row else None) for row in rests]
-        if state.prompted and any(unsure):
-            # However the heads' tokens were drawn, here they are as given: ratio rules take a draft without `q` so.
-            chains = HeadChain(self.depth).propose(state).tokens.tolist()
-            for row, chain, asked in zip(lists, chains, unsure):
-                if asked:
-                    row.insert(1, chain)
-        return merged(lists, self.draft.nodes, state)
+        return beside_heads(rests, unsure, self.depth, self.draft.nodes, state)
 
     def _unsure(self, best: Hypothesis | None) -> bool:
         """Whether a draft may go wrong within the heads' reach; one of an end token alone has run out."""
         return best is None or len(best.tokens) < 2 or any(c < self.theta for c in best.confidence[: self.depth])
+
+
+def beside_heads(
+    rests: Sequence[Sequence[Hypothesis]], asked: Sequence[bool], depth: int, nodes: int, state: DecodeState
+) -> Draft:
+    """Each row's rests as one tree, with a chain of the heads behind the best of them where it is `asked` for; the
+    rests alone at the prompt's call, where the heads have seen no trunk state yet."""
+    lists = [[one.tokens for one in row] for row in rests]
+    if state.prompted and any(asked):
+        # However the heads' tokens were drawn, here they are as given: ratio rules take a draft without `q` so.
+        chains = HeadChain(depth).propose(state).tokens.tolist()
+        for row, chain, wanted in zip(lists, chains, asked):
+            if wanted:
+                row.insert(1, chain)
+    return merged(lists, nodes, state)
 
 
 def merged(lists: Sequence[Sequence[list[int]]], nodes: int, state: DecodeState) -> Draft:

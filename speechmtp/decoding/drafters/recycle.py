@@ -1,4 +1,4 @@
-"""Where to go on in token lists made beforehand, and drafts from the reference itself."""
+"""Where to go on in drafts made beforehand, and drafts from the reference itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ class Pointers:
     """Where in each of several drafts to go on, given what was emitted: a row of each one's edit-distance table, kept
     up to date."""
 
-    def __init__(self, drafts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, drafts: Sequence[Sequence[int]], skip: int | None = None) -> None:
+        """Leaving out the beginning of a draft costs at most `skip`; without it, each token of it as any other."""
         self._drafts = [list(draft) for draft in drafts]
         lengths = np.array([len(draft) for draft in drafts])
         self._tokens = np.full((len(drafts), int(lengths.max())), -1)
@@ -23,8 +24,9 @@ class Pointers:
             row[: len(draft)] = draft
         self._steps = np.arange(self._tokens.shape[1] + 1)
         self._absent = self._steps > lengths[:, None]
-        self._row = np.tile(self._steps, (len(drafts), 1))  # distance of nothing to each prefix
-        self._emitted = 0
+        first = self._steps if skip is None else np.minimum(self._steps, skip)
+        self._row = np.tile(first, (len(drafts), 1))  # distance of nothing to each prefix
+        self.emitted = 0  # how many tokens it knows of
 
     def emit(self, token: int) -> None:
         """Take in one emitted token; O(length of the drafts)."""
@@ -34,12 +36,12 @@ class Pointers:
         row -= self._steps
         np.minimum.accumulate(row, axis=1, out=row)
         self._row = row + self._steps
-        self._emitted += 1
+        self.emitted += 1
 
     def best(self, count: int) -> list[tuple[int, int]]:
         """(draft, length of its prefix) of up to `count` prefixes closest to what was emitted, with a different rest
         behind each; among equals those of earlier drafts, then those nearest the diagonal."""
-        off = np.abs(self._steps - self._emitted)
+        off = np.abs(self._steps - self.emitted)
         size = int(off.max()) + 1
         key = (self._row * len(self._row) + np.arange(len(self._row))[:, None]) * size + off
         key[self._absent] = np.iinfo(key.dtype).max
@@ -54,6 +56,37 @@ class Pointers:
                 found.append((number, start))
                 rests.append(rest)
         return found
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What may have been said: tokens and the posterior of each."""
+
+    tokens: list[int]
+    confidence: list[float]
+
+
+@dataclass
+class TokenRow:
+    """What one row keeps of its hypotheses, likeliest first: where each goes on behind what was emitted."""
+
+    hypotheses: list[Hypothesis]
+    pointers: Pointers
+
+    @property
+    def count(self) -> int:
+        """How many hypotheses there are."""
+        return len(self.hypotheses)
+
+    def hear(self, emitted: list[int]) -> None:
+        """Take in all that the row has emitted so far."""
+        for token in emitted[self.pointers.emitted :]:
+            self.pointers.emit(token)
+
+    def rest(self, number: int, start: int, most: int | None) -> Hypothesis:
+        """Up to `most` tokens of a hypothesis, from a place of its pointer on."""
+        one, end = self.hypotheses[number], None if most is None else start + most
+        return Hypothesis(one.tokens[start:end], one.confidence[start:end])
 
 
 @dataclass(frozen=True)

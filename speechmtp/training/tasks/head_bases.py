@@ -18,8 +18,10 @@ from speechmtp.errors import DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.causal_lm import CausalLM
+from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.acceptance import acceptance
+from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.tasks.asr import audio_data
 from speechmtp.training.tasks.ctc import evaluation_batches
 from speechmtp.training.tasks.head_data import (
@@ -32,6 +34,15 @@ from speechmtp.training.tasks.head_data import (
     plain_outputs,
 )
 from speechmtp.training.tasks.heads import HeadsTrainConfig
+from speechmtp.training.tasks.memories import (
+    MemoryData,
+    MemoryText,
+    hear_memories,
+    memories_key,
+    prompts_of,
+    read_memories,
+    write_memories,
+)
 from speechmtp.training.tasks.trunk_loss import error_rate
 from speechmtp.training.teacher_forced import teacher_forced
 from speechmtp.types import Prompt, stack_prompts
@@ -43,20 +54,21 @@ def heard_data(
     bundle: Bundle, data: DataDir, config: HeadsTrainConfig, prompts: Path | None, allow_pipes: bool, note: Note
 ) -> HeardData:
     """Training data from audio; prompts are computed once and, with `prompts`, kept in that file."""
-    tokenizer, features = bundle.tokenizer, bundle.config.features
+    own_config, model, tokenizer = bundle.speech_lm
+    features = own_config.features
     heard = [[u.id, u.text, u.audio, u.start, u.end, u.channel] for u in data.utterances]
-    facts = [weights_digest(bundle.model), str(bundle.config), config.passes, config.targets, config.prompts_seed]
+    facts = [weights_digest(model), str(own_config), config.passes, config.targets, config.prompts_seed]
     key = hashlib.sha256(json.dumps([*facts, str(config.augment), heard]).encode()).hexdigest()
     items = None if prompts is None or not prompts.exists() else read_prompts(prompts, key)
     if items is None:
-        audio = audio_data(data, features, bundle.config.normalizer, tokenizer, allow_pipes)
+        audio = audio_data(data, features, own_config.normalizer, tokenizer, allow_pipes)
         own = config.targets == "own"
         items = hear_texts(
-            bundle.model, audio, config.passes, config.augment, tokenizer.eos, own, config.prompts_seed, note
+            model, audio, config.passes, config.augment, tokenizer.eos, own, config.prompts_seed, note
         )  # fmt: skip
         if prompts is not None:
             write_prompts(prompts, items, key)
-    return HeardData(bundle.model.trunk, items, config.rows, tokenizer.bos, tokenizer.eos, config.seed)
+    return HeardData(model.trunk, items, config.rows, tokenizer.bos, tokenizer.eos, config.seed)
 
 
 def packed_data(lm: CausalLM, files: Sequence[str], config: HeadsTrainConfig) -> PackedText:
@@ -124,7 +136,7 @@ class HeldOut:
     trunk: Trunk
     prompts: Callable[[], list[Prompt]]
     eos: int
-    limits: Limits
+    limits: Limits | Sequence[int]  # by the length of prompts, or one a prompt
     word_errors: Callable[[Sequence[Sequence[int]]], float] | None = None  # in percent, where there are transcripts
     _known: tuple[list[Prompt], list[list[int]]] | None = None
 
@@ -153,15 +165,16 @@ class HeldOut:
         found: list[list[int]] = []
         for start in range(0, len(prompts), size):
             batch = stack_prompts(list(prompts[start : start + size]))
-            found += plain_outputs(self.trunk, batch, self.eos, self.limits)
+            limits = self.limits if isinstance(self.limits, Limits) else self.limits[start : start + size]
+            found += plain_outputs(self.trunk, batch, self.eos, limits)
         return found
 
 
 @torch.no_grad()
 def heard_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
     """The development set of a speech LLM."""
-    tokenizer, model = bundle.tokenizer, bundle.model
-    audio = audio_data(data, bundle.config.features, bundle.config.normalizer, tokenizer, allow_pipes)
+    config, model, tokenizer = bundle.speech_lm
+    audio = audio_data(data, config.features, config.normalizer, tokenizer, allow_pipes)
     device = model.encoder.mean.device
     heard: list[AudioPrompt] = []
     names: list[str] = []
@@ -179,6 +192,55 @@ def heard_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
         return error_rate((tokenizer.decode(audio.tokens[n]).split(), words) for n, words in zip(names, said))
 
     return HeldOut(model.trunk, prompts, tokenizer.eos, Limits(), word_errors)
+
+
+def memory_data(
+    bundle: Bundle, data: Sequence[DataDir], config: HeadsTrainConfig, file: Path | None, allow_pipes: bool, note: Note
+) -> MemoryData:
+    """Training data of a pretrained recogniser; memories are computed once and, with `file`, kept there."""
+    return MemoryData(_pretrained(bundle), memory_items(bundle, data, config.targets, file, allow_pipes, note),
+                      config.rows, config.seed)  # fmt: skip
+
+
+def memory_items(
+    bundle: Bundle, data: Sequence[DataDir], targets: str, file: Path | None, allow_pipes: bool, note: Note
+) -> list[MemoryText]:
+    """Memories of data directories with what the model itself says (targets `own`) or the transcripts (`text`)."""
+    model, own = _pretrained(bundle), targets == "own"
+    key = memories_key(model, data, not own)
+    if file is not None and file.exists():
+        return read_memories(file, key)
+    utterances = [u for directory in data for u in directory.utterances]
+    texts = None if own else [bundle.tokenizer.encode(u.text or "") for u in utterances]
+    items = hear_memories(model, utterances, texts, allow_pipes, note=note)
+    if file is not None:
+        write_memories(file, items, key)
+    return items
+
+
+def memory_dev(bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow_pipes: bool, note: Note) -> HeldOut:
+    """The development set of a pretrained recogniser; outputs that reached their limit are left out."""
+    model = _pretrained(bundle)
+    items = [i for i in memory_items(bundle, data, "own", file, allow_pipes, note) if i.ended and i.text]
+    prompts = prompts_of(model, items)
+    limits, eos = [model.limit(i.seconds) for i in items], model.law.eos
+    transcripts = {u.id: u.text or "" for directory in data for u in directory.utterances}
+    normalize = get_normalizer(bundle.config.normalizer)
+
+    def word_errors(found: Sequence[Sequence[int]]) -> float:
+        pairs = zip(items, found)
+        said = (
+            (normalize(transcripts[i.id]).split(), normalize(bundle.tokenizer.decode(row)).split()) for i, row in pairs
+        )
+        return error_rate(said)
+
+    known = prompts, [[*i.text, eos] for i in items]
+    return HeldOut(model.trunk, lambda: prompts_of(model, items), eos, limits, word_errors, known)
+
+
+def _pretrained(bundle: Bundle) -> SpeechSeq2Seq:
+    assert isinstance(bundle.model, SpeechSeq2Seq)
+    return bundle.model
 
 
 def long_texts(lm: CausalLM, files: Sequence[str], opening: int) -> list[list[int]]:

@@ -1,0 +1,85 @@
+"""Drafts from a text: where it goes on is found among its characters, and what is left is made tokens anew.
+
+One wrong letter changes several tokens, so a place found among tokens would lose more of the text than is wrong.
+"""
+
+from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers
+from speechmtp.types import CtcText, Speller
+
+NEXT = 80  # characters of a rest that are drafted at once: its tokens are made, and looked at, at every mismatch
+
+
+class TextRow:
+    """What one row keeps of its text: where it goes on behind what was emitted.
+
+    Places are counted in letters, digits and spaces; case and punctuation do not matter to them.
+    """
+
+    count = 1
+
+    def __init__(self, text: CtcText, speller: Speller, eos: int) -> None:
+        self._speller, self._eos, self._known, self._last = speller, eos, 0, ""
+        self._text, self._sure = _spaced(text)
+        self._kept = [i for i, letter in enumerate(self._text) if _matters(letter)]
+        self.pointers = Pointers([[_folded(self._text[i]) for i in self._kept]])
+
+    def hear(self, emitted: list[int]) -> None:
+        """Take in all that the row has emitted so far."""
+        pieces = self._speller.pieces
+        # A trunk may have more tokens than its tokenizer.
+        said = "".join(pieces[token] for token in emitted[self._known :] if token < len(pieces))
+        self._known, self._last = len(emitted), (self._last + said)[-1:]
+        for letter in filter(_matters, said):
+            self.pointers.emit(_folded(letter))
+
+    def rest(self, number: int, start: int, most: int | None) -> Hypothesis:
+        """Up to `most` tokens of the text from a place on, and an end token behind the last; behind the prompt the
+        whole text, later whole words of its next `NEXT` characters."""
+        begin = self._begin(start)
+        text = self._text[begin:]
+        cut = self._known > 0 and len(text) > NEXT
+        if cut:
+            text = text[: text.rfind(" ", 1, NEXT + 1)] if " " in text[1 : NEXT + 1] else text[:NEXT]
+        tokens = self._speller.encode(text) if text else []
+        found = Hypothesis([*tokens], self._confidence(tokens, begin))
+        if not cut:
+            found.tokens.append(self._eos)
+            found.confidence.append(1.0)
+        return Hypothesis(found.tokens[:most], found.confidence[:most])
+
+    def _begin(self, start: int) -> int:
+        """The character behind as many that matter; behind punctuation that was emitted none is drafted again."""
+        begin = 0 if start == 0 else len(self._text) if start > len(self._kept) else self._kept[start - 1] + 1
+        if self._last and not _matters(self._last):
+            while begin < len(self._text) and not _matters(self._text[begin]):
+                begin += 1
+        return begin
+
+    def _confidence(self, tokens: list[int], begin: int) -> list[float]:
+        """Of each token: that of its least sure character."""
+        found = []
+        for token in tokens:
+            end = begin + len(self._speller.pieces[token])
+            found.append(min(self._sure[begin:end], default=1.0))
+            begin = end
+        return found
+
+
+def _spaced(text: CtcText) -> tuple[str, list[float]]:
+    """The text as a trunk says it, a space before every word, and the posterior of each character."""
+    letters, sure = [""], [1.0]
+    for letter, confidence in zip(" " + text.text, (1.0, *(text.confidence or [1.0] * len(text.text)))):
+        if letter != " " or letters[-1] != " ":
+            letters.append(letter)
+            sure.append(confidence)
+    end = -1 if letters[-1] == " " else None
+    return "".join(letters[1:end]), sure[1:end]
+
+
+def _matters(letter: str) -> bool:
+    return letter.isalnum() or letter == " "
+
+
+def _folded(letter: str) -> int:
+    """A number that is the same for small and capital letters; one a character, whatever its small form is."""
+    return ord(letter.lower()[0])

@@ -1,0 +1,186 @@
+"""The decoder of an encoder-decoder speech model of transformers (Moonshine, Whisper) as a trunk.
+
+Its audio is a memory that every layer looks at, fixed for a row; self-attention runs on the ragged cache. Keys and
+values of the memory are computed by the model's own layers in the first call, once a row.
+"""
+
+import inspect
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from speechmtp.errors import ShapeError
+from speechmtp.models.cache import RaggedCache
+from speechmtp.models.trunk import Trunk, additive
+from speechmtp.types import Prompt, TrunkShape
+
+# Names of a decoder layer's parts in Moonshine and Whisper, and in the layers of heads.
+_RENAMED = (
+    {"post_attention_layernorm": "encoder_attn_layernorm", "final_layernorm": "post_attention_layernorm"},
+    {
+        "self_attn_layer_norm": "input_layernorm", "encoder_attn_layer_norm": "encoder_attn_layernorm",
+        "final_layer_norm": "post_attention_layernorm",
+    },
+)  # fmt: skip
+
+
+class MemoryCache(RaggedCache):
+    """A ragged cache beside the memory of each row and, after the first call, its keys and values."""
+
+    def __init__(
+        self, layers: int, rows: int, device: torch.device | str, memory: Tensor, lengths: Tensor | None
+    ) -> None:  # fmt: skip
+        super().__init__(layers, rows, device)
+        self.memory, self.mask = memory, memory_mask(memory, lengths)
+        self.pair = EncoderDecoderCache(self, DynamicCache())
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+        super().select(rows)
+        self.memory = self.memory[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
+        for layer in self.pair.cross_attention_cache.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+
+
+def memory_mask(memory: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """Additive mask [B, 1, 1, S] over memory [B, S, E]; None where all of it is there."""
+    size = memory.shape[1]
+    if lengths is None or int(lengths.min()) == size:
+        return None
+    return additive((torch.arange(size, device=memory.device) < lengths[:, None])[:, None], memory.dtype)
+
+
+class Seq2SeqTrunk(Trunk):
+    """`embed`, `extend`, `unembed` over the decoder of `model`; `suppressed` ids are never said, `opening_suppressed`
+    ones never first.
+
+    Learned positions end somewhere: those past the last one are the last one's, since a draft may reach beyond the
+    limit of tokens, where nothing of it is kept.
+    """
+
+    suppressed: Tensor | None
+    opening_suppressed: Tensor | None
+
+    def __init__(
+        self, model: PreTrainedModel, suppressed: tuple[int, ...] = (), opening_suppressed: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__(model)
+        decoder: Any = self._decoder
+        self.layers = len(decoder.layers)
+        learned = getattr(decoder, "embed_positions", None)
+        self.last_position = None if learned is None else int(learned.weight.shape[0]) - 1
+        # Whisper's decoder looks at all of the memory, whatever it is told.
+        self._masks = "encoder_attention_mask" in inspect.signature(type(decoder).forward).parameters
+        for name, ids in (("suppressed", suppressed), ("opening_suppressed", opening_suppressed)):
+            self.register_buffer(name, torch.tensor(ids, dtype=torch.long) if ids else None, persistent=False)
+
+    @cached_property
+    def _embedding(self) -> nn.Module:
+        embedding: nn.Module = self._decoder.embed_tokens  # type: ignore[assignment]
+        return embedding
+
+    @property
+    def shape(self) -> TrunkShape:
+        """Sizes that heads need."""
+        config: Any = self.model.config
+        attention: Any = self._decoder.layers[-1].self_attn  # type: ignore[index, union-attr]
+        heads = int(getattr(config, "decoder_attention_heads", None) or config.decoder_num_attention_heads)
+        size = self.width // heads
+        rope = getattr(config, "rope_parameters", None) or {}
+        norm: Any = self._norm
+        groups, turned = getattr(attention, "num_key_value_groups", 1), float(rope.get("partial_rotary_factor", 1.0))
+        return TrunkShape(
+            self.width, self.vocab_size, self.layers, heads, heads // groups, size,
+            int(getattr(config, "decoder_ffn_dim", None) or config.intermediate_size),
+            float(rope.get("rope_theta", 10000.0)), float(norm.eps), memory_width=self.width, norm="layer",
+            norm_bias=norm.bias is not None, rotary_dim=int(size * turned) // 2 * 2,
+        )  # fmt: skip
+
+    @property
+    def _norm(self) -> nn.Module:
+        decoder: Any = self._decoder
+        norm: nn.Module = decoder.norm if hasattr(decoder, "norm") else decoder.layer_norm
+        return norm
+
+    def last_layer(self) -> dict[str, Tensor]:
+        """Weights of the last layer under the names of the heads' layers, and those of the final norm."""
+        layer: Any = self._decoder.layers[-1]  # type: ignore[index, union-attr]
+        weights = dict(_renamed({name: weight.detach() for name, weight in layer.state_dict().items()}))
+        if self.last_position is None:  # pairs of neighbours turn in Moonshine, halves in the heads' layers
+            order = _halves(self.shape).to(weights["self_attn.q_proj.weight"].device)
+            for name in ("self_attn.q_proj.weight", "self_attn.k_proj.weight"):
+                weights[name] = weights[name].unflatten(0, (-1, len(order)))[:, order].flatten(0, 1)
+        return weights | {f"final_norm.{name}": weight.detach() for name, weight in self._norm.named_parameters()}
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of trunk states [..., C], the lowest number at suppressed ids."""
+        logits: Tensor = self.unembedding()(hidden)
+        if self.suppressed is None:
+            return logits
+        return logits.index_fill(-1, self.suppressed, torch.finfo(logits.dtype).min)
+
+    def opening(self, logits: Tensor) -> Tensor:
+        """Logits [B, P + 1, V] of the prompt's call, where some ids may not come first."""
+        if self.opening_suppressed is None:
+            return logits
+        first = logits[:, :1].index_fill(-1, self.opening_suppressed, torch.finfo(logits.dtype).min)
+        return torch.cat([first, logits[:, 1:]], 1)
+
+    def new_cache(self, rows: int, prompt: Prompt | None = None) -> RaggedCache:
+        """An empty cache for `rows` rows with the memory of their prompt; without one, rows of silence as a stand-in,
+        for timing."""
+        weight = self.unembedding().weight
+        if prompt is None or prompt.memory is None:
+            memory, lengths = weight.new_zeros(rows, 1500 if not self._masks else 400, self.width), None
+        else:
+            memory, lengths = prompt.memory, prompt.memory_lengths
+        self._check(memory, lengths)
+        return MemoryCache(self.layers, rows, weight.device, memory, lengths)
+
+    def _check(self, memory: Tensor, lengths: Tensor | None) -> None:
+        if not self._masks and lengths is not None and int(lengths.min()) < memory.shape[1]:
+            raise ShapeError(
+                f"trunk: memories of {sorted(set(lengths.tolist()))} entries in a batch, expected one length: "
+                f"{type(self.model).__name__} looks at padding; pad the audio itself"
+            )
+
+    def _arguments(
+        self, positions: Tensor, cache: RaggedCache | None, memory: Tensor | None, memory_lengths: Tensor | None
+    ) -> dict[str, Any]:
+        """What the decoder is given besides entries and their mask; in decoding the cache has the memory."""
+        if self.last_position is not None:
+            positions = positions.clamp_max(self.last_position)
+        if cache is not None:
+            assert isinstance(cache, MemoryCache)
+            memory, mask, extra = cache.memory, cache.mask, {self._cache_name: cache.pair, "use_cache": True}
+        else:
+            assert memory is not None
+            self._check(memory, memory_lengths)
+            mask, extra = memory_mask(memory, memory_lengths), {"use_cache": False}
+        return {"position_ids": positions, "encoder_hidden_states": memory, **extra,
+                **({"encoder_attention_mask": mask} if self._masks else {})}  # fmt: skip
+
+
+def _renamed(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Names of the heads' layers; the gated MLP's first matrix holds values, then gates."""
+    names = _RENAMED["self_attn_layer_norm.weight" in weights]
+    for name, weight in weights.items():
+        part, dot, rest = name.partition(".")
+        if name == "mlp.fc1.weight" and "mlp.fc2.weight" in weights:
+            half = weights["mlp.fc2.weight"].shape[1]
+            yield "mlp.up_proj.weight", weight[:half]
+            yield "mlp.gate_proj.weight", weight[half:]
+        else:
+            yield names.get(part, part) + dot + rest, weight
+
+
+def _halves(shape: TrunkShape) -> Tensor:
+    """Order in which the numbers of a head whose neighbours turn together stand where its halves do."""
+    turned = torch.arange(shape.rotary_dim)
+    return torch.cat([turned[::2], turned[1::2], torch.arange(shape.rotary_dim, shape.head_dim)])

@@ -1,0 +1,164 @@
+"""Text to token ids and back by a `tokenizer.json` of transformers, and the strings of its tokens for drafters."""
+
+import hashlib
+import json
+import lzma
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers.decoders import ByteLevel
+
+from speechmtp.errors import CheckpointError
+from speechmtp.types import Speller
+
+PLAIN, PACKED = "tokenizer.json", "tokenizer.json.xz"
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_FIRST = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space in a sentencepiece vocabulary
+
+
+class HubTokenizer:
+    """A tokenizer of the `tokenizers` library with the face of `Tokenizer`; `bos` and `eos` are the model's ids.
+
+    Every added token counts as special, marked so or not (Whisper's timestamps are not): it is never read out of a
+    text, and leaves nothing in one. So does a piece that no merge makes, such as Moonshine's `<<ST_0>>`. `unk` is eos
+    where the vocabulary spells everything.
+    """
+
+    def __init__(self, source: str | bytes, bos: int, eos: int, name: str = PLAIN) -> None:
+        """CheckpointError where `source` is no tokenizer, or has no such ids."""
+        self._settings = _parse(source, name)
+        self._tokens = _build(self._settings, name)
+        self.bos, self.eos = bos, eos
+        vocabulary = self._tokens.get_vocab(with_added_tokens=True)
+        self._size = max(vocabulary.values(), default=-1) + 1
+        if not (0 <= bos < self._size and 0 <= eos < self._size):
+            raise CheckpointError(
+                f"{name}: {self._size} tokens, bos {bos} and eos {eos} are none of them; give the model's own tokenizer"
+            )
+        self.unk = vocabulary.get(self._settings["model"].get("unk_token"), eos)
+        self._special = {bos, eos, *self._tokens.get_added_tokens_decoder(), *_placeholders(self._settings["model"])}
+
+    @classmethod
+    def load(cls, path: str | Path, bos: int, eos: int) -> "HubTokenizer":
+        """The tokenizer stored in a file, `tokenizer.json` or packed with xz; CheckpointError where it is none."""
+        try:
+            data = Path(path).read_bytes()
+            return cls(lzma.decompress(data) if Path(path).suffix == ".xz" else data, bos, eos, str(path))
+        except (OSError, lzma.LZMAError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"{path}: {reason}; a tokenizer.json of transformers is expected") from error
+
+    def save(self, path: str | Path, packed: bool = False) -> Path:
+        """Write `tokenizer.json`, packed `tokenizer.json.xz`, into a folder, or a file of any name; its path."""
+        path = Path(path)
+        path = path / (PACKED if packed else PLAIN) if path.is_dir() else path
+        path.write_bytes(lzma.compress(self._json, preset=9 | lzma.PRESET_EXTREME) if packed else self._json)
+        return path
+
+    def __len__(self) -> int:
+        return self._size
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without special tokens."""
+        return list(self._tokens.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, without a space in front; special tokens leave nothing."""
+        return str(self._tokens.decode([int(i) for i in ids if int(i) not in self._special])).lstrip(" ")
+
+    def piece(self, token: int) -> str:
+        """The token of one id as the vocabulary has it; nothing for an id beyond it."""
+        return self._tokens.id_to_token(int(token)) or ""
+
+    def speller(self, size: int = 0) -> Speller:
+        """What each token adds to a running text, and the ids of a string inside one; `size` is that of the model's
+        vocabulary, where it may be larger than the tokenizer's."""
+        inside = _build(_unprefixed(self._settings), "speller")
+        pieces = [self._added_text(i) for i in range(max(size, self._size))]
+        return Speller(pieces, lambda text: list(inside.encode(text, add_special_tokens=False).ids))
+
+    def _added_text(self, token: int) -> str:
+        """Bytes that are no text on their own add nothing."""
+        piece = "" if token in self._special else self.piece(token)
+        if self._of_type("ByteLevel"):
+            text = str(ByteLevel().decode([piece]))
+            return "" if "\N{REPLACEMENT CHARACTER}" in text else text
+        byte = _BYTE.fullmatch(piece) if self._settings["model"].get("byte_fallback") else None
+        if byte is None:
+            return "" if token == self.unk else piece.replace(_FIRST, " ")
+        text = chr(int(byte[1], 16))
+        return text if text.isascii() and text.isprintable() else ""
+
+    def _of_type(self, kind: str) -> bool:
+        return any(part["type"] == kind for part in _parts(self._settings.get("decoder"), "decoders"))
+
+    @property
+    def _json(self) -> bytes:
+        return json.dumps(self._settings, ensure_ascii=False, separators=(",", ":")).encode()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the content, packed or not, for checking that two models share a vocabulary."""
+        return hashlib.sha256(self._json).hexdigest()
+
+
+def _parse(source: str | bytes, name: str) -> dict[str, Any]:
+    try:
+        settings = json.loads(source)
+    except ValueError as error:  # of JSON as of UTF-8
+        raise CheckpointError(f"{name}: not JSON ({error}); a tokenizer.json of transformers is expected") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
+        raise CheckpointError(
+            f"{name}: JSON without a tokenizer's `model`; a tokenizer.json of transformers is expected"
+        )
+    return settings
+
+
+def _build(settings: dict[str, Any], name: str) -> tokenizers.Tokenizer:
+    """A tokenizer that takes no special token out of a text."""
+    added = [token | {"special": True} for token in settings.get("added_tokens") or []]
+    try:
+        built = tokenizers.Tokenizer.from_str(json.dumps(settings | {"added_tokens": added}))
+    except Exception as error:  # the library raises nothing narrower
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{name}: not a tokenizer ({reason}); give the model's own tokenizer.json") from error
+    built.encode_special_tokens = True
+    built.no_truncation()
+    built.no_padding()
+    return built
+
+
+def _placeholders(model: dict[str, Any]) -> set[int]:
+    """Ids of byte-pair pieces that no text can give: longer than a character, made by no merge, no fallback byte."""
+    if model["type"] != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        return set()
+    made = {merge.replace(" ", "") if isinstance(merge, str) else "".join(merge) for merge in model["merges"]}
+    return {
+        token
+        for piece, token in model["vocab"].items()
+        if len(piece) > 1 and piece not in made and not _BYTE.fullmatch(piece)
+    }
+
+
+def _parts(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    """A normaliser, pre-tokenizer or decoder as the list of those it is made of."""
+    return part[key] if part is not None and part["type"] == "Sequence" else [part] if part is not None else []
+
+
+def _unprefixed(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer with nothing put in front of a text."""
+    normalizers = [p for p in _parts(settings.get("normalizer"), "normalizers") if p["type"] != "Prepend"]
+    splitters = [
+        part
+        | ({"prepend_scheme": "never"} if part["type"] == "Metaspace" else {})
+        | ({"add_prefix_space": False} if part["type"] == "ByteLevel" else {})
+        for part in _parts(settings.get("pre_tokenizer"), "pretokenizers")
+    ]
+    return settings | {
+        "normalizer": {"type": "Sequence", "normalizers": normalizers},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splitters},
+    }

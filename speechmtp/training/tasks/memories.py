@@ -1,0 +1,190 @@
+"""What heads of an encoder-decoder trunk are trained on: memories of utterances with texts behind them."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from speechmtp.data.batch import seeded
+from speechmtp.data.kaldi import DataDir, Utterance
+from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
+from speechmtp.decoding.strategies import make_strategy
+from speechmtp.errors import DataError
+from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.models.storage import weights_digest
+from speechmtp.training.multi_token import Sequences, pad_text
+from speechmtp.types import Prompt, stack_prompts
+
+Note = Callable[[int, int], None]
+POOL = 16  # batches whose rows are drawn together and sorted by length
+TOGETHER = 128  # utterances whose memories are kept before they are decoded, by length
+
+
+@dataclass(frozen=True)
+class MemoryText:
+    """An utterance: its memory [S, E] in half precision, what is said of it (no end token), whether the output ended by
+    itself, and its seconds."""
+
+    id: str
+    memory: Tensor
+    text: list[int]
+    ended: bool
+    seconds: float
+
+
+@torch.inference_mode()
+def hear_memories(
+    model: SpeechSeq2Seq, utterances: Sequence[Utterance], texts: Sequence[list[int]] | None = None,
+    allow_pipes: bool = False, rows: int = 16, note: Note = lambda done, total: None,
+) -> list[MemoryText]:  # fmt: skip
+    """Memories of utterances, each alone, with `texts` or, without them, what the model itself says by its own law
+    (self-distillation: heads learn the law that they will be verified against)."""
+    device = model.trunk.unembedding().weight.device
+    found: list[MemoryText] = []
+    for start in range(0, len(utterances), TOGETHER):
+        part = utterances[start : start + TOGETHER]
+        memories, limits, seconds = [], [], []
+        for utterance in part:
+            audio = torch.from_numpy(utterance.load(model.rate, allow_pipes))
+            length = len(audio) / model.rate
+            if length > model.longest or len(audio) < model.shortest:
+                raise DataError(
+                    f"{utterance.origin}: {utterance.id}: {length:.2f} s, expected at most {model.longest:.0f} s; cut it"
+                )
+            memories.append(model.memory(audio.to(device)))
+            limits.append(model.limit(length))
+            seconds.append(length)
+        if texts is None:
+            said = own_outputs(model, memories, limits, rows)
+        else:
+            said = [[*text, model.law.eos] for text in texts[start : start + TOGETHER]]
+        for utterance, memory, tokens, length in zip(part, memories, said, seconds):
+            ended = tokens[-1:] == [model.law.eos]
+            text = tokens[:-1] if ended else tokens
+            found.append(MemoryText(utterance.id, memory[0].half().cpu().clone(), text, ended, length))
+        note(len(found), len(utterances))
+    return found
+
+
+def own_outputs(
+    model: SpeechSeq2Seq, memories: Sequence[Tensor], limits: Sequence[int], rows: int = 16
+) -> list[list[int]]:
+    """What the model says by its own law, `rows` utterances of about one length at a time; memories [1, S, E]."""
+    plain = make_strategy("ar", {})
+    assert plain.drafter is not None and plain.rule is not None
+    plan = Plan(plain.drafter, plain.rule)
+    order = sorted(range(len(memories)), key=lambda i: (memories[i].shape[1], i))
+    found: list[list[int]] = [[] for _ in memories]
+    for start in range(0, len(order), rows):
+        group = order[start : start + rows]
+        prompt = stack_prompts([model.prompt(memories[i]) for i in group])
+        tokens, _ = generate_mixed(model.trunk, prompt, [plan], model.law.eos, [limits[i] for i in group], Drawing())
+        for i, row in zip(group, tokens):
+            found[i] = row
+    return found
+
+
+class MemoryData:
+    """Batches of memories with texts, of about one length each, every item once an epoch."""
+
+    def __init__(self, model: SpeechSeq2Seq, items: Iterable[MemoryText], rows: int, seed: int) -> None:
+        self._items = [item for item in items if item.text and item.ended]  # a runaway teaches repetitions
+        if not self._items:
+            raise DataError("heads: no utterance to train on; check the data directory")
+        self._model, self._rows, self._seed = model, min(rows, len(self._items)), seed
+
+    def batch(self, number: int) -> list[MemoryText]:
+        """Rows of about one length, drawn without replacement over an epoch; what does not fill a batch is left out,
+        other items each time."""
+        per_epoch = len(self._items) // self._rows
+        epoch, place = divmod(number, per_epoch)
+        order = seeded("memories", self._seed, epoch).permutation(len(self._items))[: per_epoch * self._rows]
+        pool = sorted(
+            order[place // POOL * POOL * self._rows :][: POOL * self._rows].tolist(),
+            key=lambda i: (len(self._items[i].text), i),
+        )
+        size = len(pool) // self._rows
+        mixed = seeded("memories-order", self._seed, epoch, place // POOL).permutation(size)
+        start = int(mixed[place % POOL]) * self._rows
+        return [self._items[i] for i in pool[start : start + self._rows]]
+
+    def count(self, batch: Sequence[MemoryText]) -> int:
+        """Tokens with their end tokens."""
+        return sum(len(item.text) + 1 for item in batch)
+
+    def sequences(self, batch: Sequence[MemoryText]) -> Sequences:
+        """The rows as decoding sees them: opening tokens, text, end token."""
+        trunk, law = self._model.trunk, self._model.law
+        like = trunk.unembedding().weight
+        opening = list(law.prompt)
+        ids, lengths = pad_text([[*opening[1:], *item.text] for item in batch], opening[0], law.eos)
+        ids, lengths = ids.to(like.device), lengths.to(like.device)
+        steps = torch.arange(ids.shape[1], device=like.device)
+        inside = steps < lengths[:, None]
+        sizes = torch.tensor([len(item.memory) for item in batch], device=like.device)
+        return Sequences(
+            trunk.embed(ids), steps.expand_as(ids), ids.masked_fill(~inside, -1), torch.where(inside, 0, -1),
+            inside & (steps >= len(opening) - 1), None,
+            pad_sequence([item.memory for item in batch], batch_first=True).to(like), sizes,
+        )  # fmt: skip
+
+    def tokens(self) -> Sequence[Sequence[int]]:
+        """Texts with their end token."""
+        return [[*item.text, self._model.law.eos] for item in self._items]
+
+
+def prompts_of(model: SpeechSeq2Seq, items: Sequence[MemoryText]) -> list[Prompt]:
+    """A prompt for each item, one row each."""
+    like = model.trunk.unembedding().weight
+    return [model.prompt(item.memory[None].to(like)) for item in items]
+
+
+def memories_key(model: SpeechSeq2Seq, data: Sequence[DataDir], texts: bool) -> str:
+    """What memories depend on: the model, its law, the audio, and whether texts are the transcripts."""
+    heard = [[u.id, u.text if texts else "", u.audio, u.start, u.end, u.channel] for d in data for u in d.utterances]
+    facts = [weights_digest(model.trunk), str(model.law), str(model.config), heard]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def write_memories(path: Path, items: Sequence[MemoryText], key: str) -> None:
+    """Keep memories, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    tensors = {
+        "memory": torch.cat([item.memory for item in items]),
+        "sizes": torch.tensor([len(item.memory) for item in items]),
+        "texts": torch.tensor([token for item in items for token in item.text], dtype=torch.long),
+        "text_sizes": torch.tensor([len(item.text) for item in items]),
+        "ended": torch.tensor([item.ended for item in items]),
+        "seconds": torch.tensor([item.seconds for item in items], dtype=torch.float64),
+    }
+    names = json.dumps([item.id for item in items])
+    save_file(tensors, temporary, {"format": "pt", "key": key, "ids": names})
+    temporary.replace(path)
+
+
+def read_memories(path: Path, key: str) -> list[MemoryText]:
+    """Memories kept by `write_memories` for the same model and data; others are a DataError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata() or {}
+            if notes.get("key") != key:
+                raise DataError(f"{path}: memories of another model or other data; remove it or name another")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}; remove it") from error
+    memories = tensors["memory"].split(tensors["sizes"].tolist())
+    texts = tensors["texts"].split(tensors["text_sizes"].tolist())
+    rest = zip(tensors["ended"].tolist(), tensors["seconds"].tolist())
+    return [
+        MemoryText(name, memory, text.tolist(), ended, seconds)
+        for name, memory, text, (ended, seconds) in zip(json.loads(notes["ids"]), memories, texts, rest)
+    ]
