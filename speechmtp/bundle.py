@@ -92,7 +92,9 @@ class Bundle:
     def speech_lm(self) -> tuple[BundleConfig, SpeechLM, Tokenizer]:
         """Configuration, model and tokenizer of a speech LLM of ours; a ConfigError for another kind of model."""
         parts = self.config, self.model, self.tokenizer
-        if not (isinstance(parts[0], BundleConfig) and isinstance(parts[1], SpeechLM) and isinstance(parts[2], Tokenizer)):
+        if not (
+            isinstance(parts[0], BundleConfig) and isinstance(parts[1], SpeechLM) and isinstance(parts[2], Tokenizer)
+        ):
             raise ConfigError(f"{self.folder}: a pretrained encoder-decoder model, expected a speech LLM of ours")
         return parts  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""A pretrained encoder-decoder recogniser of transformers (Moonshine, Whisper): audio in, a memory for its trunk out."""
+"""A pretrained encoder-decoder recogniser of transformers (Moonshine, Whisper): audio in, its trunk's memory out."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -40,7 +40,9 @@ class DraftCache:
             )
         prompt = stack_prompts(list(source[1]))
         shift = prompt.next_position - prompt.lengths
-        return cls(trunk, trunk.new_cache(rows, prompt), prompt, prompt.lengths, shift, [0] * rows, [[] for _ in range(rows)])
+        return cls(
+            trunk, trunk.new_cache(rows, prompt), prompt, prompt.lengths, shift, [0] * rows, [[] for _ in range(rows)]
+        )
 
     def select(self, kept: list[int]) -> None:
         """Keep these rows, in this order."""

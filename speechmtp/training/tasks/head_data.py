@@ -224,7 +224,9 @@ def opened(trunk: Trunk, openings: Sequence[Sequence[int]]) -> Prompt:
     return Prompt(trunk.embed(ids), torch.arange(size, device=ids.device).expand(rows, -1), full, full)
 
 
-def plain_outputs(trunk: Trunk, prompt: Prompt, eos: int, limits: Limits | Sequence[int] | None = None) -> list[list[int]]:
+def plain_outputs(
+    trunk: Trunk, prompt: Prompt, eos: int, limits: Limits | Sequence[int] | None = None
+) -> list[list[int]]:
     """What `ar` says behind a batch of prompts, end tokens included."""
     plain = make_strategy("ar", {})
     assert plain.drafter is not None and plain.rule is not None
