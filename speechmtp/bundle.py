@@ -23,7 +23,7 @@ from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
-from speechmtp.models.ctc_speller import CtcSpeller
+from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
 from speechmtp.models.speech_seq2seq import Seq2SeqConfig, SpeechSeq2Seq, default_config, empty_model, family_of
 from speechmtp.models.storage import Storage, load_state, pack, unpack, weights_digest
@@ -65,6 +65,15 @@ class HeadFolderConfig:
     taps: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class SpellerFolderConfig:
+    """`ctc/config.yaml`."""
+
+    ctc: CtcSpellerConfig = field(default_factory=CtcSpellerConfig)
+    base: str = ""
+    encoder_sha256: str = ""
+
+
 class HasTrunk(Protocol):
     """A speech LLM of ours, or a causal LM of transformers."""
 
@@ -103,6 +112,8 @@ class Bundle:
         self.model.to(device=device, dtype=dtype)
         for heads in self.heads.values():
             heads.to(device=device, dtype=dtype)
+        if self.ctc is not None:
+            self.ctc.to(device=device, dtype=dtype)
         return self
 
 
@@ -128,6 +139,8 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
     digest = trunk_digest(bundle.model, storage)
     for name, heads in bundle.heads.items():
         save_heads(heads, folder / "heads" / name, bundle.name or folder.name, digest, storage)
+    if bundle.ctc is not None:
+        save_speller(bundle.ctc, folder / "ctc", bundle, storage)
 
 
 def _weights(model: SpeechLM | SpeechSeq2Seq, storage: Storage) -> dict[str, Tensor]:
@@ -166,6 +179,34 @@ def load_heads(folder: Path, model: HasTrunk, allow_stale: bool = False, digest:
         )
     load_state(heads, unpack(_read(folder / "heads.safetensors")), folder)
     return heads.eval()
+
+
+def save_speller(speller: CtcSpeller, folder: Path, base: Bundle, storage: Storage, card: str = "") -> None:
+    """Write the folder of a CTC draft head, which carries the digest of the encoder it was trained on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(folder / "config.yaml", SpellerFolderConfig(speller.config, base.name, _encoder_digest(base)))
+    save_file(pack(speller.state_dict(), storage), folder / "ctc.safetensors", {"format": "pt"})
+    if card:
+        (folder / "card.md").write_text(card, encoding="utf-8")
+
+
+def load_speller(folder: Path, base: Bundle, allow_stale: bool = False) -> CtcSpeller:
+    """A CTC draft head trained on this very encoder; another encoder's is an error unless allowed."""
+    config = load_config(SpellerFolderConfig, folder / "config.yaml")
+    if config.encoder_sha256 != _encoder_digest(base) and not allow_stale:
+        raise CheckpointError(
+            f"{folder}: this CTC head was trained on another encoder ({config.base or 'its name was not kept'}); train "
+            f"it again on this one, or let it through with --allow-stale-heads"
+        )
+    speller = CtcSpeller(config.ctc)
+    load_state(speller, unpack(_read(folder / "ctc.safetensors")), folder)
+    return speller.eval()
+
+
+def _encoder_digest(base: Bundle) -> str:
+    if not isinstance(base.model, SpeechSeq2Seq):
+        raise CheckpointError(f"{base.folder}: has a CTC head of its own, expected a folder of Moonshine or Whisper")
+    return weights_digest(base.model.trunk.model.get_encoder())
 
 
 def own_heads(folder: Path) -> dict[str, Path]:
@@ -308,11 +349,11 @@ def load_draft_model(name: str, base: Bundle) -> SpeechLM:
     return model
 
 
-def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str] = ()) -> Bundle:
+def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str] = (), ctc: str = "") -> Bundle:
     """A model folder, or an embedded model by name, on the CPU in float32.
 
     `heads` are names in its `heads/` or head folders anywhere, the first being the default; with none given it
-    has all of its own.
+    has all of its own. `ctc` is the folder of a CTC draft head (default: its own `ctc/`, where there is one).
     """
     bundle = load_without_heads(name)
     bundle.head_folders = find_heads(bundle.folder, heads) if heads else own_heads(bundle.folder)
@@ -322,4 +363,7 @@ def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str]
         key: load_heads(path, bundle.model, allow_stale_heads, bundle.trunk_sha256)
         for key, path in bundle.head_folders.items()
     }
+    speller = Path(ctc) if ctc else bundle.folder / "ctc"
+    if ctc or (speller / "config.yaml").exists():
+        bundle.ctc = load_speller(speller, bundle, allow_stale_heads)
     return bundle

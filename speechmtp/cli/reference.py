@@ -14,6 +14,7 @@ from speechmtp.cli.progress import track
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.text.normalize import get_normalizer
+from speechmtp.types import CtcLabels
 
 Tokens = dict[str, list[int]]
 
@@ -70,10 +71,14 @@ def kept_tokens(
 
 
 def heard_digest(heard: Mapping[str, Heard]) -> str:
-    """SHA-256 over the utterance ids and what the encoder made of each: length of the prompt and CTC labels."""
+    """SHA-256 over the utterance ids and what the encoder made of each: sizes of the prompt, and what the CTC head
+    says."""
     digest = hashlib.sha256()
     for name, one in sorted(heard.items()):
-        digest.update(json.dumps([name, int(one.prompt.lengths[0]), one.labels]).encode())
+        ctc = one.ctc.labels if isinstance(one.ctc, CtcLabels) else one.ctc and one.ctc.text
+        memory = one.prompt.memory_lengths
+        sizes = [int(one.prompt.lengths[0]), None if memory is None else int(memory[0])]
+        digest.update(json.dumps([name, sizes, ctc]).encode())
     return digest.hexdigest()
 
 

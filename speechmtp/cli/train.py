@@ -1,4 +1,4 @@
-"""train a tokenizer, a speech model (`asr`), multi-token heads (`heads`) or a language model (`lm`)"""
+"""train a tokenizer, a speech model (`asr`), multi-token heads (`heads`), a CTC draft head (`ctc`) or a language model (`lm`)"""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_data_options
+from speechmtp.cli.train_ctc import add_ctc_arguments, run_ctc
 from speechmtp.cli.train_heads import add_heads_arguments, run_heads
 from speechmtp.cli.train_lm import add_lm_arguments, run_lm
 from speechmtp.errors import ConfigError, DataError
@@ -39,12 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asr.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's")
     add_data_options(asr)
     add_heads_arguments(kinds.add_parser("heads", help="multi-token heads for a trained model"))
+    add_ctc_arguments(kinds.add_parser("ctc", help="a draft head that spells, for Moonshine or Whisper"))
     add_lm_arguments(kinds.add_parser("lm", help="a causal language model from plain text"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains what was asked for."""
-    return {"tokenizer": _tokenizer, "asr": _asr, "heads": run_heads, "lm": run_lm}[args.kind](args)
+    return {"tokenizer": _tokenizer, "asr": _asr, "heads": run_heads, "ctc": run_ctc, "lm": run_lm}[args.kind](args)
 
 
 def _tokenizer(args: argparse.Namespace) -> int:

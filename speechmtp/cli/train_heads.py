@@ -56,7 +56,7 @@ def run_heads(args: argparse.Namespace) -> int:
     from speechmtp.training.tasks.heads import likely_tokens, train_heads
 
     config = read_heads_config(args)
-    _check(args)
+    check_training(args)
     out = Path(args.out)
     target = distributed.own_device(args.device)
     rank, _ = distributed.start(target)
@@ -70,7 +70,7 @@ def run_heads(args: argparse.Namespace) -> int:
         heads.shortlist.copy_(ids)
     heads.start_from(trunk)
     if rank == 0:
-        _keep_config(config, out)
+        keep_config(config, out)
     figures = train_heads(
         config, trunk, heads, data, dev.figures, pick_precision(config.precision, target), out / "training", args.resume
     )  # fmt: skip
@@ -79,7 +79,7 @@ def run_heads(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
+def check_training(args: argparse.Namespace) -> None:
     """Refuse wrong options before anything is loaded, and set the threads."""
     import torch
 
@@ -92,7 +92,7 @@ def _check(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     if not args.train or not args.dev:
         raise ConfigError(
-            "train heads: --train and --dev are needed; heads are chosen on data they were not trained on"
+            f"train {args.kind}: --train and --dev are needed; heads are chosen on data they were not trained on"
         )
     out = Path(args.out)
     begun = (out / "train.yaml").exists()
@@ -178,7 +178,8 @@ def _data(
         return heard_data(base, train, config, prompts, args.allow_pipes, note), held_out
 
 
-def _keep_config(config: "HeadsTrainConfig", out: Path) -> None:
+def keep_config(config: Any, out: Path) -> None:
+    """Write the training's configuration, or check that a training goes on with its own."""
     from speechmtp.config import write_yaml
     from speechmtp.errors import CheckpointError
 

@@ -1,25 +1,84 @@
-"""A small CTC head on the encoder of a pretrained recogniser that spells what was said, for drafts alone."""
+"""A small CTC head on the encoder of a pretrained recogniser that spells what was said, for drafts alone.
+
+The recogniser's own tokens are far more than a small head can tell apart, and where one letter is wrong its neighbours
+still make good drafts; so it writes characters, with case and punctuation as the recogniser does.
+"""
 
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechmtp.errors import ConfigError, ShapeError
+from speechmtp.models.ctc_labels import ctc_labels
+from speechmtp.models.encoder import Block, EncoderConfig, rotary_tables
 from speechmtp.types import CtcText
 
 
 @dataclass(frozen=True)
 class CtcSpellerConfig:
-    """Sizes, and the characters that it can write."""
+    """Sizes, and the `characters` that it can write, in order; blank is the class behind them. `stride` memory states
+    make one step of the layers, behind which each state has a class of its own again."""
 
     characters: str = ""
-    width: int = 256
-    layers: int = 2
+    memory_width: int = 288
+    width: int = 192
+    layers: int = 3
+    heads: int = 4
+    ff_width: int = 384
+    kernel: int = 15
     stride: int = 2
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """ConfigError for a size below 1, or a character that comes twice."""
+        for name in ("memory_width", "width", "layers", "heads", "ff_width", "kernel", "stride"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"ctc: {name} {getattr(self, name)}, expected 1 or more")
+        twice = [c for c in self.characters if self.characters.count(c) > 1]
+        if twice:
+            raise ConfigError(f"ctc: characters has {twice[0]!r} twice, expected each once")
 
 
 class CtcSpeller(nn.Module):
-    """Characters from encoder states."""
+    """Conformer layers (arXiv 2005.08100) over encoder states, and a class for each state."""
 
+    def __init__(self, config: CtcSpellerConfig) -> None:
+        super().__init__()
+        self.config, self.blank = config, len(config.characters)
+        sizes = EncoderConfig(
+            width=config.width, heads=config.heads, ff_width=config.ff_width, kernel=config.kernel,
+            dropout=config.dropout,
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(config.memory_width)
+        self.reduce = nn.Linear(config.stride * config.memory_width, config.width)
+        self.blocks = nn.ModuleList(Block(sizes) for _ in range(config.layers))
+        self.out = nn.Linear(config.width, config.stride * (self.blank + 1))
+
+    def forward(self, memory: Tensor, lengths: Tensor) -> Tensor:
+        """Logits [B, S', characters + 1], blank last, of padded memory [B, S, E] with `lengths` [B]; S' is S filled up
+        to whole strides. A row's logits within its length do not depend on the padding."""
+        stride, width = self.config.stride, self.config.memory_width
+        if memory.dim() != 3 or memory.shape[2] != width:
+            raise ShapeError(f"ctc: memory {list(memory.shape)}, expected [B, S, {width}]")
+        inside = torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]
+        x = F.pad(self.norm(memory) * inside[..., None], (0, 0, 0, -memory.shape[1] % stride))
+        x = self.reduce(x.reshape(len(x), -1, stride * width))
+        steps = x.shape[1]
+        valid = torch.arange(steps, device=x.device) < -(-lengths // stride)[:, None]
+        # A padded query sees itself, so that no softmax runs over nothing.
+        mask = (valid[:, None, :] | torch.eye(steps, dtype=torch.bool, device=x.device))[:, None]
+        rotary = rotary_tables(0, steps, self.config.width // self.config.heads, x.device)
+        for block in self.blocks:
+            x = block(x, mask, rotary, valid)
+        logits: Tensor = self.out(x)
+        return logits.view(len(x), steps * stride, self.blank + 1)
+
+    @torch.inference_mode()
     def spell(self, memory: Tensor) -> CtcText:
-        """The greedy text of memory [1, S, E]."""
-        raise NotImplementedError
+        """The greedy text of memory [1, S, E], with the mean posterior of each character."""
+        size = memory.shape[1]
+        logits = self(memory, torch.tensor([size], device=memory.device))[0, :size]
+        found = ctc_labels(logits, self.blank)
+        return CtcText("".join(self.config.characters[label] for label in found.labels), found.confidence)

@@ -44,6 +44,7 @@ class MemoryCache(RaggedCache):
         super().select(rows)
         self.memory = self.memory[rows]
         self.mask = None if self.mask is None else self.mask[rows]
+        layer: Any
         for layer in self.pair.cross_attention_cache.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
@@ -110,7 +111,7 @@ class Seq2SeqTrunk(Trunk):
 
     def last_layer(self) -> dict[str, Tensor]:
         """Weights of the last layer under the names of the heads' layers, and those of the final norm."""
-        layer: Any = self._decoder.layers[-1]  # type: ignore[index, union-attr]
+        layer: Any = self._decoder.layers[-1]  # type: ignore[index]
         weights = dict(_renamed({name: weight.detach() for name, weight in layer.state_dict().items()}))
         if self.last_position is None:  # pairs of neighbours turn in Moonshine, halves in the heads' layers
             order = _halves(self.shape).to(weights["self_attn.q_proj.weight"].device)

@@ -127,9 +127,9 @@ def new_model(config: AsrConfig, tokenizer: Tokenizer) -> SpeechLM:
     """A model with fresh weights, behind the frozen encoder of `encoder_from` where that is given."""
     if not config.encoder_from:
         return SpeechLM(config.model, len(tokenizer), tokenizer.bos)
-    source = encoder_source(config, tokenizer)
-    model = SpeechLM(replace(config.model, encoder=source.config.model.encoder), len(tokenizer), tokenizer.bos)
-    model.encoder = source.model.encoder.requires_grad_(False)
+    source_config, source, _ = encoder_source(config, tokenizer).speech_lm
+    model = SpeechLM(replace(config.model, encoder=source_config.model.encoder), len(tokenizer), tokenizer.bos)
+    model.encoder = source.encoder.requires_grad_(False)
     return model
 
 
@@ -137,7 +137,8 @@ def encoder_source(config: AsrConfig, tokenizer: Tokenizer) -> Bundle:
     """The model of `encoder_from`; a ConfigError where features, normaliser, tokenizer or sizes are not its own."""
     name = config.encoder_from
     source = load_without_heads(name)
-    own, theirs = config.features, source.config.features
+    source_config, _, _ = source.speech_lm
+    own, theirs = config.features, source_config.features
     differing = [f.name for f in fields(own) if getattr(own, f.name) != getattr(theirs, f.name)]
     if differing:
         key = differing[0]
@@ -151,7 +152,7 @@ def encoder_source(config: AsrConfig, tokenizer: Tokenizer) -> Bundle:
             f"tokenizer: {config.tokenizer} is not that of encoder_from {name}, whose CTC head speaks in its own "
             f"pieces; use {source.folder / 'tokenizer.model'}"
         )
-    if config.model.encoder not in (EncoderConfig(), source.config.model.encoder):
+    if config.model.encoder not in (EncoderConfig(), source_config.model.encoder):
         raise ConfigError(f"model.encoder: other sizes than those of encoder_from {name}; leave model.encoder out")
     return source
 

@@ -56,9 +56,8 @@ def hear_memories(
             audio = torch.from_numpy(utterance.load(model.rate, allow_pipes))
             length = len(audio) / model.rate
             if length > model.longest or len(audio) < model.shortest:
-                raise DataError(
-                    f"{utterance.origin}: {utterance.id}: {length:.2f} s, expected at most {model.longest:.0f} s; cut it"
-                )
+                where = f"{utterance.origin}: {utterance.id}"
+                raise DataError(f"{where}: {length:.2f} s, expected at most {model.longest:.0f} s; cut it")
             memories.append(model.memory(audio.to(device)))
             limits.append(model.limit(length))
             seconds.append(length)

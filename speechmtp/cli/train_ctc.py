@@ -1,0 +1,97 @@
+"""`train ctc`: a draft head that spells, on the encoder of a pretrained recogniser"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechmtp.cli.options import add_data_options
+from speechmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from speechmtp.bundle import Bundle
+    from speechmtp.training.tasks.memories import MemoryText
+    from speechmtp.training.tasks.speller import SpellerTrainConfig
+
+
+def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `speechmtp train ctc`."""
+    parser.add_argument("--model", required=True, help="model folder of Moonshine or Whisper")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the head; a model's own is MODEL/ctc")
+    parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
+    parser.add_argument("--train", required=True, metavar="DATA", help="Kaldi data directory to train on")
+    parser.add_argument("--dev", required=True, metavar="DATA", help="the same, to choose checkpoints on")
+    parser.add_argument("--prompts", metavar="FILE", help="keep the audio's memories here, as `train heads` does")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--storage", choices=("float32", "int8"), default="float32", help="how weights are stored")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's"
+    )
+    add_data_options(parser)
+
+
+def run_ctc(args: argparse.Namespace) -> int:
+    """Trains the head and writes its folder."""
+    import torch
+
+    from speechmtp.bundle import load_without_heads, save_speller
+    from speechmtp.cli.train_heads import check_training, keep_config
+    from speechmtp.config import from_dict, read_yaml, with_overrides
+    from speechmtp.models.ctc_speller import CtcSpeller
+    from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+    from speechmtp.training.loop import run_phase
+    from speechmtp.training.tasks.asr import pick_precision
+    from speechmtp.training.tasks.speller import SpellerPhase, SpellerTrainConfig, characters_of, spelled
+
+    data = read_yaml(args.config) if args.config else {}
+    config = from_dict(SpellerTrainConfig, with_overrides(data, args.overrides), args.config or "train ctc")
+    check_training(args)
+    out, device = Path(args.out), torch.device(args.device)
+    bundle = load_without_heads(args.model).to(device, torch.float32)
+    if not isinstance(bundle.model, SpeechSeq2Seq):
+        raise ConfigError(f"--model {args.model}: has a CTC head of its own; expected a folder of Moonshine or Whisper")
+    train, dev = (spelled(items, bundle.tokenizer.decode) for items in _memories(args, config, bundle))
+    sizes = replace(
+        config.ctc, characters=config.ctc.characters or characters_of(train), memory_width=train[0].memory.shape[1]
+    )
+    torch.manual_seed(config.seed)
+    speller = CtcSpeller(sizes).to(device)
+    keep_config(config, out)
+    phase = SpellerPhase(config, speller, train, dev, pick_precision(config.precision, device))
+    figures = run_phase(phase, out / "training", config.loop, config.seed, args.resume)
+    print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
+    save_speller(speller.eval(), out, bundle, args.storage, _card(args, speller, config, figures))
+    print(f"ctc: {out}")
+    return 0
+
+
+def _memories(
+    args: argparse.Namespace, config: "SpellerTrainConfig", bundle: "Bundle"
+) -> "list[list[MemoryText]]":  # fmt: skip
+    """Memories of training and development data."""
+    from speechmtp.cli.progress import counter
+    from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.training.tasks.head_bases import memory_items
+
+    prompts = Path(args.prompts) if args.prompts else None
+    files = prompts, None if prompts is None else prompts.with_name(f"dev_{prompts.name}")
+    found = []
+    with counter("audio") as note:
+        for name, file in zip((args.train, args.dev), files):
+            data = read_data_dir(name, args.root, allow_pipes=args.allow_pipes)
+            found.append(memory_items(bundle, [data], config.targets, file, args.allow_pipes, note))
+    return found
+
+
+def _card(
+    args: argparse.Namespace, speller: object, config: "SpellerTrainConfig", figures: dict[str, float]
+) -> str:  # fmt: skip
+    lines = "\n".join(f"- {name}: {value:.2f}" for name, value in figures.items() if name != "score")
+    return (
+        f"# Card of a CTC draft head\n\nTrained by `speechmtp train ctc` on {Path(args.train).name} for {config.steps} "
+        f"updates, targets {config.targets}, seed {config.seed}.\n\nDevelopment figures ({Path(args.dev).name}; error "
+        f"rates in percent against what the recogniser itself says):\n{lines}\n"
+    )
