@@ -209,18 +209,19 @@ def mono(audio: np.ndarray) -> np.ndarray:
 
 def load(
     model: str = "default", device: str = "cpu", dtype: str = "float32", heads: str | Path | Sequence[str | Path] = (),
-    allow_stale_heads: bool = False, draft_model: str | Path = "",
+    allow_stale_heads: bool = False, draft_model: str | Path = "", ctc: str | Path = "",
 ) -> Recogniser:  # fmt: skip
     """A recogniser from a model folder or the name of an embedded model (`default`, `an4`).
 
     `heads` are names of the model's head sets or head folders, the first being the default; with none given the
     model has all of its own. Those of another trunk are an error unless `allow_stale_heads`. `draft_model` is the
-    folder of a smaller model on the same encoder, for strategies that draft with one.
+    folder of a smaller model on the same encoder, for strategies that draft with one; `ctc` that of a CTC draft head
+    (default: the model's own).
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     wanted = [heads] if isinstance(heads, (str, Path)) else heads
-    bundle = load_bundle(model, allow_stale_heads, [str(item) for item in wanted])
+    bundle = load_bundle(model, allow_stale_heads, [str(item) for item in wanted], str(ctc))
     draft = load_draft_model(str(draft_model), bundle) if draft_model else None
     return Recogniser(bundle, torch.device(device), DTYPES[dtype], draft=draft)
 

@@ -33,7 +33,7 @@ from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.types import FbankConfig
 
 FORMAT = 1
-EMBEDDED = {"default": "an4", "an4": "an4"}  # names of the models inside the package
+EMBEDDED = {"default": "default", "an4": "an4"}  # names of the models inside the package
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def trunk_digest(model: HasTrunk, storage: Storage = "float32") -> str:
 
 
 def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> None:
-    """Write a model folder."""
+    """Write a model folder; heads beside weights of `uint8`, which rounds nothing, are stored as `int8`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_yaml(folder / "config.yaml", bundle.config)
     save_file(_weights(bundle.model, storage), folder / "model.safetensors", {"format": "pt"})
@@ -137,10 +137,11 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
     (folder / "card.md").write_text(bundle.card, encoding="utf-8")
     # Heads are bound to the trunk as it will be loaded, after rounding.
     digest = trunk_digest(bundle.model, storage)
+    own: Storage = "int8" if storage == "uint8" else storage
     for name, heads in bundle.heads.items():
-        save_heads(heads, folder / "heads" / name, bundle.name or folder.name, digest, storage)
+        save_heads(heads, folder / "heads" / name, bundle.name or folder.name, digest, own)
     if bundle.ctc is not None:
-        save_speller(bundle.ctc, folder / "ctc", bundle, storage)
+        save_speller(bundle.ctc, folder / "ctc", bundle, own)
 
 
 def _weights(model: SpeechLM | SpeechSeq2Seq, storage: Storage) -> dict[str, Tensor]:

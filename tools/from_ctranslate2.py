@@ -30,14 +30,8 @@ ARCHITECTURE = {
     "decoder/start_from_zero_embedding": 0,
 }
 
-# Modules of one side and of one layer; a fused matrix is split by rows among several.
-SIDE_MODULES = {
-    "conv1": ("conv1",),
-    "conv2": ("conv2",),
-    "embeddings": ("embed_tokens",),
-    "layer_norm": ("layer_norm",),
-    "position_encodings": ("embed_positions",),
-}
+# Modules whose names differ; a fused matrix of a layer is split by rows among several.
+SIDE_MODULES = {"embeddings": "embed_tokens", "position_encodings": "embed_positions"}
 LAYER_MODULES = {
     "self_attention/linear_0": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attention/linear_1": ("self_attn.out_proj",),
@@ -50,17 +44,12 @@ LAYER_MODULES = {
     "ffn/linear_0": ("fc1",),
     "ffn/linear_1": ("fc2",),
 }
-LEAVES = {"weight": "weight", "bias": "bias", "gamma": "weight", "beta": "bias", "encodings": "weight"}
+LEAVES = {"gamma": "weight", "beta": "bias", "encodings": "weight"}
 
 END, START, NO_TIMESTAMPS = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
 TRANSLATE, TRANSCRIBE, PREVIOUS = "<|translate|>", "<|transcribe|>", "<|startofprev|>"
 SPECIAL = (END, START, TRANSLATE, TRANSCRIBE, PREVIOUS, NO_TIMESTAMPS)
-# The English models have ids one below the multilingual ones, though their files name the same languages.
-IDS_OF_SIZE = {
-    51864: (50256, 50257, 50357, 50358, 50360, 50362),
-    51865: (50257, 50258, 50358, 50359, 50361, 50363),
-    51866: (50257, 50258, 50359, 50360, 50362, 50364),
-}
+# English models have one token less, and all special ids one lower, than the multilingual ones whose names they keep.
 ENGLISH_SIZE = 51864
 
 
@@ -77,30 +66,22 @@ def to_state_dict(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     """Weights under transformers' names; fused q, k, v split, the k bias (all zeros) dropped."""
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if tensor.ndim == 0:
+        if tensor.ndim == 0 or name == "decoder/projection/weight":
             continue
-        if name == "decoder/projection/weight":
-            state["proj_out.weight"] = tensor
-            continue
-        match = re.fullmatch(r"(encoder|decoder)/(?:layer_(\d+)/)?(.+)/(\w+)", name)
-        side, index, module, leaf = match.groups() if match else ("", None, "", "")
-        targets = (SIDE_MODULES if index is None else LAYER_MODULES).get(module)
-        if targets is None or leaf not in LEAVES:
-            raise CheckpointError(f"{path}: a tensor {name}, which Whisper does not have; nothing was converted")
+        match = re.fullmatch(r"(\w+)/(?:layer_(\d+)/)?(.+)/(\w+)", name)
+        side, index, module, leaf = match.groups() if match else ("", None, name, "")
+        leaf = LEAVES.get(leaf, leaf)
+        targets = (SIDE_MODULES.get(module, module),) if index is None else LAYER_MODULES.get(module, (module,))
         prefix = f"model.{side}." if index is None else f"model.{side}.layers.{index}."
         for target, part in zip(targets, tensor.chunk(len(targets))):
-            if target.endswith("k_proj") and LEAVES[leaf] == "bias":
-                if bool(part.any()):
-                    raise CheckpointError(
-                        f"{path}: {name} has a key part that is not zero; Whisper's keys have no bias"
-                    )
-                continue
-            state[f"{prefix}{target}.{LEAVES[leaf]}"] = part
-    embedding = state.get("model.decoder.embed_tokens.weight")
-    if embedding is None or not torch.equal(state.setdefault("proj_out.weight", embedding), embedding):
+            if not (target.endswith("k_proj") and leaf == "bias"):
+                state[f"{prefix}{target}.{leaf}"] = part
+            elif bool(part.any()):
+                raise CheckpointError(f"{path}: {name} has a key part that is not zero; Whisper's keys have no bias")
+    embedding = tensors.get("decoder/embeddings/weight", torch.zeros(0))
+    if not torch.equal(tensors.get("decoder/projection/weight", embedding), embedding) or embedding.ndim != 2:
         raise CheckpointError(f"{path}: no embedding, or one not tied to the projection; Whisper's are one matrix")
-    state["proj_out.weight"] = embedding
-    return state
+    return state | {"proj_out.weight": embedding}
 
 
 def model_config(path: Path, tensors: Mapping[str, Tensor], special: Mapping[str, int]) -> "WhisperConfig":
@@ -133,9 +114,7 @@ def model_config(path: Path, tensors: Mapping[str, Tensor], special: Mapping[str
             begin_suppress_tokens=None,
         )
     except KeyError as error:
-        raise CheckpointError(
-            f"{path}: no {error.args[0]} in it, which every Whisper has; copy the file again"
-        ) from None
+        raise CheckpointError(f"{path}: no {error.args[0]}, which every Whisper has; copy the file again") from None
 
 
 def _read_json(path: Path) -> Any:
@@ -150,29 +129,36 @@ def read_vocabulary(folder: Path, size: int) -> list[str]:
     """String of each of the `size` ids, from vocabulary.json or vocabulary.txt (one a line)."""
     text = folder / "vocabulary.txt"
     # One line may be empty (id 50256 of the multilingual models): only the last newline ends nothing.
-    tokens = (
-        text.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    tokens: list[str] = (
+        text.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
         if text.exists()
         else _read_json(folder / "vocabulary.json")
     )
-    if len(tokens) != size or size not in IDS_OF_SIZE:
+    if len(tokens) != size:
         raise CheckpointError(
-            f"{folder}: {len(tokens)} tokens and {size} embeddings, as many of both and one of "
-            f"{', '.join(map(str, IDS_OF_SIZE))} expected; take the vocabulary that belongs to model.bin"
+            f"{folder}: {len(tokens)} tokens and {size} embeddings, as many of both expected; "
+            "take the vocabulary that belongs to model.bin"
         )
-    return list(tokens)
+    return tokens
 
 
 def special_ids(folder: Path, vocabulary: Sequence[str], tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Ids of the tokens `<|...|>`, timestamps among them; raises where vocabulary, tokenizer and size disagree."""
-    ids = IDS_OF_SIZE[len(vocabulary)]
-    special = {token: i for i, token in enumerate(vocabulary) if i >= ids[0] and re.fullmatch(r"<\|.+\|>", token)}
-    known = {**tokenizer["model"]["vocab"], **{added["content"]: added["id"] for added in tokenizer["added_tokens"]}}
-    for token, expected in zip(SPECIAL, ids):
-        if special.get(token) != expected or known.get(token) != expected:
+    """Ids of the tokens `<|...|>`, timestamps among them; CheckpointError where vocabulary and tokenizer disagree."""
+    special = {token: i for i, token in enumerate(vocabulary) if re.fullmatch(r"<\|.+\|>", token)}
+    try:
+        known = {
+            **tokenizer["model"]["vocab"],
+            **{added["content"]: added["id"] for added in tokenizer["added_tokens"]},
+        }
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}/tokenizer.json: {error!r}, a tokenizer expected; take the whole folder"
+        ) from None
+    for token in SPECIAL:
+        if special.get(token) != known.get(token) or token not in special:
             raise CheckpointError(
-                f"{folder}: {token} is {special.get(token)} in the vocabulary, {known.get(token)} in tokenizer.json; "
-                f"{expected} expected of a model with {len(vocabulary)} tokens; take the files that belong together"
+                f"{folder}: {token} is {special.get(token)} in the vocabulary and {known.get(token)} in "
+                "tokenizer.json, one id expected; take the files that belong together"
             )
     return special
 
@@ -188,17 +174,13 @@ def complete_tokenizer(tokenizer: Mapping[str, Any], special: Mapping[str, int])
 
 def tokenizer_config(special: Mapping[str, int]) -> dict[str, Any]:
     """What AutoTokenizer needs beside tokenizer.json."""
-    return {
+    return dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), END) | {
         "add_prefix_space": False,
-        "bos_token": END,
         "clean_up_tokenization_spaces": False,
-        "eos_token": END,
         "extra_special_tokens": [token for token, i in special.items() if i <= special[NO_TIMESTAMPS]],
         "model_max_length": 448,
-        "pad_token": END,
         "processor_class": "WhisperProcessor",
         "tokenizer_class": "WhisperTokenizer",
-        "unk_token": END,
     }
 
 
@@ -241,11 +223,11 @@ def load(path: Path, state: Mapping[str, Tensor], config: "WhisperConfig") -> "W
     """The model of `config` with exactly the tensors of `state`; CheckpointError names what is missing or misshapen."""
     from transformers import WhisperForConditionalGeneration
 
-    with torch.device("meta"):
-        model = WhisperForConditionalGeneration(config)
     try:
+        with torch.device("meta"):
+            model = WhisperForConditionalGeneration(config)
         model.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: {reason}; the tensors of one Whisper expected; copy the file again") from None
     model.tie_weights()
@@ -270,7 +252,8 @@ def convert(folder: Path, out: Path, dtype: torch.dtype | None = None) -> list[P
     settings, tokenizer = _read_json(folder / "config.json"), _read_json(folder / "tokenizer.json")
     special = special_ids(folder, read_vocabulary(folder, len(state["proj_out.weight"])), tokenizer)
     config = model_config(path, tensors, special)
-    model = load(path, state, config).to(dtype=dtype or state["proj_out.weight"].dtype)
+    model: Any = load(path, state, config)
+    model = model.to(dtype=dtype or state["proj_out.weight"].dtype)
     model.generation_config = generation_config(config, settings, special)
     model.save_pretrained(out)
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(out)

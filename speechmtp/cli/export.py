@@ -10,8 +10,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp export`."""
     parser.add_argument("model", metavar="MODEL", help="model folder or embedded model")
     parser.add_argument("--out", required=True, metavar="DIR", help="new model folder")
-    parser.add_argument("--storage", choices=("int8", "float32"), default="int8",
-                        help="int8 (default): 8-bit integers with a float32 scale a row")  # fmt: skip
+    parser.add_argument("--storage", choices=("int8", "uint8", "float32"), default="int8",
+                        help="int8 (default): 8-bit integers with a float32 scale a row; uint8: weights that were "
+                        "published as unsigned integers, bit for bit, and float16 for others")  # fmt: skip
+    parser.add_argument("--ctc", metavar="DIR", default="", help="a CTC draft head to put into the folder")
+    parser.add_argument("--heads", action="append", metavar="NAME|DIR", default=[],
+                        help="head sets to put into the folder; may be repeated (default: the model's own)")  # fmt: skip
     parser.add_argument("--card", metavar="FILE", help="model card to put in place of the model's own")
 
 
@@ -22,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if (out / "config.yaml").exists():
         raise ConfigError(f"--out {out}: holds a model already; remove it or give another folder")
-    bundle = load_bundle(args.model)
+    bundle = load_bundle(args.model, heads=args.heads, ctc=args.ctc)
     if args.card:
         try:
             bundle.card = Path(args.card).read_text(encoding="utf-8")

@@ -23,6 +23,7 @@ OPENING, MOST = 32, 32  # tokens of a text that a causal LM goes on behind, and 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """--heads, --allow-stale-heads, --batch-size, --device, --dtype, --seed, --threads."""
     add_head_options(parser)
+    parser.add_argument("--ctc", metavar="DIR", default="", help="a CTC draft head (default: the model's own `ctc/`)")
     parser.add_argument("--allow-stale-heads", action="store_true", help="use heads that were trained on another trunk")
     parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="rows decoded together (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
@@ -123,7 +124,7 @@ def open_recogniser(args: argparse.Namespace) -> "Recogniser":
 
     prepare_run(args)
     draft = getattr(args, "draft_model", "")
-    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads, draft)
+    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads, draft, args.ctc)
 
 
 def check_strategies(

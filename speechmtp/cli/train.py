@@ -1,4 +1,4 @@
-"""train a tokenizer, a speech model (`asr`), multi-token heads (`heads`), a CTC draft head (`ctc`) or a language model (`lm`)"""
+"""train a tokenizer, a speech model (`asr`), heads (`heads`), a CTC draft head (`ctc`) or a language model (`lm`)"""
 
 import argparse
 import json
