@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# The stages that every recipe of heads for a pretrained recogniser shares. A corpus calls it from
+# egs/<model>/heads1/run.sh with its model; conf/sets.txt lists the head sets, the default first, conf/train.yaml what
+# all of them share.
+set -euo pipefail
+
+lib=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)/lib
+# shellcheck source=recipes/lib/log.sh
+. "$lib/log.sh"
+# shellcheck source=recipes/lib/stage.sh
+. "$lib/stage.sh"
+read -ra typed <<< "${RECIPE_ARGUMENTS-$*}" # what the user typed, without the recipe's own options
+
+help_message="Usage: ${RECIPE_SCRIPT:-$0} [options]
+Heads and a CTC draft head for a pretrained recogniser, which stays as it is, trained on what it says itself. Every choice
+is made on held-out training speakers and stored in conf/decode.yaml; the test sets are only read."
+# shellcheck disable=SC2034 # options of the stage library
+# begin options
+stage=1             # first stage to run
+stop_stage=6        # last stage to run
+only=""             # run this stage alone (a name or a number)
+force=""            # stages to run again though nothing changed (names or numbers, commas between)
+model=""            # folder or hub name of the recogniser
+data=data           # folder of the data directories train, dev, tune and the test sets
+tests=""            # test sets, which are only read; the first at every batch size, the others at the first one
+batch_sizes="1 16"  # batch sizes of the comparison
+device=cpu          # where to train
+threads=1           # of trainings and comparisons
+tag=heads1          # results go to exp/<tag>
+results=RESULTS.md  # page of results
+# end options
+# shellcheck source=recipes/lib/parse_options.sh
+. "$lib/parse_options.sh"
+exp=exp/$tag
+ins=()
+[[ ! -d $model ]] || ins+=(--in "$model")
+training=(--model "$model" --train "$data/train" --dev "$data/dev" --prompts "$exp/memories.safetensors"
+  --device "$device" --threads "$threads" --storage int8)
+drafts=()
+
+# The lines of the list of head sets without comments.
+sets() { grep -v '^#' conf/sets.txt; }
+
+# train KIND NAME OPTIONS...: heads or a CTC head, once.
+train() {
+  local kind=$1 name=$2
+  shift 2
+  stage_note "the log is $exp/log/$name.log"
+  step "${ins[@]}" --in conf --in "$data/train" --resumable --out "$exp/$name" --makes "$exp/$name/config.yaml" \
+    --via "${train_cmd:-run.py}" --log "$exp/log/$name.log" -- \
+    speechmtp train "$kind" "${training[@]}" --config "conf/$([[ $kind == ctc ]] && echo ctc || echo train).yaml" \
+    --out "$exp/$name" "$@"
+}
+
+mkdir -p "$exp/log"
+if begin_stage 1 data "audio for training, tuning and tests"; then
+  local/data.sh
+fi
+
+if begin_stage 2 heads "every set of conf/sets.txt"; then
+  record_run "$exp" "${RECIPE_SCRIPT:-$0}" "${typed[@]}"
+  while read -r name options; do
+    read -ra words <<< "$options"
+    train heads "$name" "${words[@]}"
+  done < <(sets)
+fi
+
+if begin_stage 3 ctc "a CTC head that spells"; then
+  [[ ! -f conf/ctc.yaml ]] || train ctc ctc
+fi
+
+while read -r name _; do drafts+=(--heads "$exp/$name"); done < <(sets)
+[[ ! -f $exp/ctc/config.yaml ]] || drafts+=(--ctc "$exp/ctc")
+
+if begin_stage 4 tune "options of every strategy, on $data/tune"; then
+  stage_note "the log is $exp/log/tune.log"
+  step "${ins[@]}" --in "$exp/$(sets | head -n 1 | cut -d ' ' -f 1)" --out "$exp/tune" --out conf/decode.yaml \
+    --via "${decode_cmd:-run.py}" --log "$exp/log/tune.log" -- \
+    speechmtp tune "$model" "$data/tune" --all --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${drafts[@]}"
+fi
+
+if begin_stage 5 compare "every strategy on $tests, beside transformers' own"; then
+  sizes=$batch_sizes
+  for set in $tests; do
+    for size in $sizes; do
+      name=${set//\//_}_batch$size
+      stage_note "the log is $exp/log/$name.log"
+      step "${ins[@]}" --in conf/decode.yaml --out "$exp/compare/$name" --via "${decode_cmd:-run.py}" \
+        --log "$exp/log/$name.log" -- \
+        speechmtp compare "$model" "$data/$set" --strategies @conf/decode.yaml --batch-size "$size" \
+        --out "$exp/compare/$name" --threads "$threads" "${drafts[@]}"
+    done
+    sizes=${batch_sizes%% *}
+  done
+fi
+
+if begin_stage 6 results "the page of results"; then
+  step --in "$exp/compare" --in-place --out "$results" --record "$exp/.results.done.json" -- \
+    speechmtp results "$exp" --out "$results"
+  folder=$exp/compare/${tests%% *}_batch${batch_sizes%% *}
+  for picture in compare compare_seconds; do
+    [[ ! -f $folder/$picture.png ]] || cp "$folder/$picture.png" "$(dirname "$results")/$picture.png"
+  done
+fi
+finish_stages
