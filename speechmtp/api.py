@@ -1,13 +1,14 @@
 """The few names that Python users call: `load` gives a recogniser, `transcribe` uses the default one."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from speechmtp.audio.cut import cut_points
 from speechmtp.audio.features import Fbank
 from speechmtp.audio.io import read_audio, resample
 from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_draft_model
@@ -21,9 +22,11 @@ from speechmtp.models.adapter import CtcMerge
 from speechmtp.models.ctc_labels import ctc_labels
 from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.models.speech_seq2seq import RATE, SpeechSeq2Seq
+from speechmtp.recordings import BATCH, Note, Recording, decode_recordings, held
 from speechmtp.text.hub_tokenizer import HubTokenizer
 from speechmtp.types import CtcLabels, CtcText, Prompt, Result, Trace
 
+Audio = str | Path | np.ndarray
 LONGEST_SECONDS = 120  # attention over the whole utterance: memory grows with the square of this
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -39,6 +42,14 @@ class Heard:
     nothing: bool = False  # not one letter among the segments, as in silence
     draft_prompt: Prompt | None = None  # for a draft model
     limit: int | None = None  # the most tokens that the model's law allows; None: the run's limits say
+
+    @property
+    def size(self) -> int:
+        """What batches are sorted by: a prompt's entries, or the milliseconds of audio where prompts are all alike
+        beside a memory (Whisper's memories are all of one length too)."""
+        if self.prompt.memory is not None:
+            return round(1000 * self.audio_seconds)
+        return int(self.prompt.lengths[0])
 
 
 @dataclass
@@ -83,6 +94,13 @@ class Recogniser:
     def has_ctc(self) -> bool:
         """Whether the model has a CTC head."""
         return isinstance(self.bundle.model, SpeechLM) or self.bundle.ctc is not None
+
+    @property
+    def default_strategy(self) -> Strategy:
+        """What decodes where nobody chose: what the model's folder names, or what its draft sources allow."""
+        drafts = {(True, True): "ctc-heads", (True, False): "ctc", (False, True): "verify", (False, False): "ar"}
+        name = self.bundle.config.strategy or drafts[self.has_ctc, bool(self.bundle.heads)]
+        return self.runner.prepared(parse_strategy(name))
 
     @property
     def heads(self) -> HeadSet | None:
@@ -176,25 +194,49 @@ class Recogniser:
         """What the decoder is asked for one utterance."""
         return Request(heard.prompt, (), heard.ctc, reference, heard.draft_prompt, heard.limit)
 
-    def transcribe(
-        self, audio: str | Path | np.ndarray, rate: int | None = None, strategy: str | Strategy = "ctc"
-    ) -> str:
-        """The text of a file, or of samples [N] or [N, channels] (floats in [-1, 1], or integers) at `rate` Hz."""
+    def hear_parts(self, audio: np.ndarray, name: str = "audio") -> Iterator[Heard]:
+        """`hear` of a recording [N] of any length: beyond 25 s it is cut in its pauses, and each part heard apart."""
+        for start, end in cut_points(audio, self.rate):
+            yield self.hear(audio[start:end], name)
+
+    def decode_parts(
+        self, recordings: Sequence[Sequence[Heard]], strategy: Strategy, batch: int = BATCH,
+        sampling: SamplingConfig | None = None, streams: Sequence[int] | None = None, note: Note | None = None,
+    ) -> list[Recording]:  # fmt: skip
+        """Recordings heard in parts, all parts decoded in batches of like size. `streams` are one a recording (its
+        parts have those from there on); `note` is told after every batch how many more seconds are done."""
+        return decode_recordings(
+            recordings, lambda parts, noise: self.decode(parts, strategy, sampling=sampling, streams=noise), batch,
+            streams, note,
+        )  # fmt: skip
+
+    def transcribe(self, audio: Audio, rate: int | None = None, strategy: str | Strategy = "") -> str:
+        """The text of a file, or of samples [N] or [N, channels] (floats in [-1, 1], or integers) at `rate` Hz, of any
+        length; by the model's `default_strategy` where none is given."""
         return self.recognise(audio, rate, strategy).text
 
-    def recognise(
-        self, audio: str | Path | np.ndarray, rate: int | None = None, strategy: str | Strategy = "ctc"
-    ) -> Result:
-        """Like `transcribe`, with tokens and trace."""
-        if isinstance(audio, np.ndarray):
-            if rate is None:
-                raise ConfigError("transcribe: an array needs its rate in Hz; give rate=16000 or what it is")
-            samples = mono(audio)
-            samples = samples if rate == self.rate else resample(samples, rate, self.rate)
-        else:
-            samples, _ = read_audio(audio, self.rate)
-        chosen = parse_strategy(strategy) if isinstance(strategy, str) else strategy
-        return self.decode([self.hear(samples, "audio" if isinstance(audio, np.ndarray) else str(audio))], chosen)[0]
+    def recognise(self, audio: Audio, rate: int | None = None, strategy: str | Strategy = "") -> Recording:
+        """Like `transcribe`, with tokens and trace, and the parts that a long recording was cut into."""
+        return next(self.recognise_many([audio], rate, strategy))
+
+    def recognise_many(
+        self, audios: Iterable[Audio], rate: int | None = None, strategy: str | Strategy = "", batch: int = BATCH
+    ) -> Iterator[Recording]:
+        """`recognise` of many in their order, `batch` parts of like length at a time; far faster than one by one. They
+        are read as they are needed, some 256 parts ahead."""
+        if isinstance(strategy, str):
+            strategy = parse_strategy(strategy) if strategy else self.default_strategy
+        for group in held((list(self.hear_parts(*self._read(audio, rate))) for audio in audios), len):
+            yield from self.decode_parts(group, strategy, batch)
+
+    def _read(self, audio: Audio, rate: int | None) -> tuple[np.ndarray, str]:
+        """Samples at the model's rate, and what errors call them."""
+        if not isinstance(audio, np.ndarray):
+            return read_audio(audio, self.rate)[0], str(audio)
+        if rate is None:
+            raise ConfigError("transcribe: an array needs its rate in Hz; give rate=16000 or what it is")
+        samples = mono(audio)
+        return samples if rate == self.rate else resample(samples, rate, self.rate), "audio"
 
 
 def mono(audio: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ class BundleConfig:
     features: FbankConfig = field(default_factory=FbankConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     normalizer: str = "kaldi-basic"
+    strategy: str = ""  # what decodes where nobody chose
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Seq2SeqBundleConfig:
     format_version: int = FORMAT
     model: Seq2SeqConfig = field(default_factory=Seq2SeqConfig)
     normalizer: str = "whisper-en"
+    strategy: str = ""  # what decodes where nobody chose
 
 
 @dataclass(frozen=True)

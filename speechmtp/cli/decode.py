@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,10 @@ from speechmtp.cli.options import (
     add_draft_options,
     add_run_options,
     add_sampling_options,
-    batches,
     check_strategies,
-    hear_all,
     open_recogniser,
     sampling_names,
     sampling_of,
-    stream_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.types import Trace, sum_traces
@@ -30,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp decode`."""
     parser.add_argument("model", metavar="MODEL", help="model folder or embedded model (default, an4)")
     parser.add_argument("data_dir", metavar="DATA_DIR", help="Kaldi data directory")
-    parser.add_argument("--strategy", default="ctc", metavar="NAME", help="name or name:option=value,... (default ctc)")
+    parser.add_argument("--strategy", metavar="NAME", help="name or name:option=value,... (default: the model's)")
     parser.add_argument("--depth", help="the strategy's depth")
     parser.add_argument("--theta", help="the strategy's threshold")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for text, trace.json and config.yaml")
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from speechmtp.data.kaldi import DataDir, read_data_dir
     from speechmtp.decoding.strategies import parse_strategy
 
-    strategy = chosen_strategy(args)
+    strategy = chosen_strategy(args) if args.strategy else None  # a wrong one is told before anything is loaded
     sampling_of(args)
     if args.nj < 1:
         raise ConfigError(f"--nj {args.nj}: expected 1 or more")
@@ -61,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         strategy = parse_strategy(str(read_yaml(out / "split" / "1" / "config.yaml")["strategy"]))  # fitted
     else:
         recogniser = open_recogniser(args)
-        [strategy] = check_strategies([strategy], recogniser.runner)
+        [strategy] = check_strategies([chosen_strategy(args, recogniser)], recogniser.runner)
         if args.shard:
             part, parts = (int(x) for x in args.shard.split("/"))
             data = DataDir(data.path, data.utterances[part - 1 :: parts])
@@ -70,26 +68,29 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def chosen_strategy(args: argparse.Namespace) -> Any:
-    """The strategy of --strategy, --depth and --theta."""
+def chosen_strategy(args: argparse.Namespace, recogniser: Any = None) -> Any:
+    """The strategy of --strategy, --depth and --theta; without --strategy the model's own."""
     from speechmtp.decoding.strategies import make_strategy, parse_strategy
 
-    strategy = parse_strategy(args.strategy)
+    strategy = parse_strategy(args.strategy) if args.strategy else recogniser.default_strategy
     given = {k: v for k in ("depth", "theta") if (v := getattr(args, k, None)) is not None}
     return make_strategy(strategy.name, strategy.given | given) if given else strategy
 
 
 def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace) -> dict[str, Any]:
-    heard, _ = hear_all(recogniser, data, args.allow_pipes)
+    from speechmtp.cli.recognise import Source, recognise_sources
+
+    sources = [
+        Source(partial(u.load, recogniser.rate, args.allow_pipes), f"{data.path}/{u.origin}: {u.id}", u.id)
+        for u in data.utterances
+    ]
     entries: dict[str, Any] = {}
-    sampling = sampling_of(args)
-    for group in batches(list(heard), heard, args.batch_size):
-        rows, streams = [heard[n] for n in group], [stream_of(n) for n in group]
-        for name, result in zip(group, recogniser.decode(rows, strategy, sampling=sampling, streams=streams)):
-            trace = {k: v for k, v in vars(result.trace).items() if k != "gaps"}
-            entries[name] = {"text": result.text, "tokens": list(result.tokens), "trace": trace,
-                             "audio_seconds": heard[name].audio_seconds, "batch_seconds": result.seconds,
-                             "hear_seconds": heard[name].seconds}  # fmt: skip
+    for source, heard, result in recognise_sources(recogniser, sources, strategy, args.batch_size, sampling_of(args)):
+        trace = {k: v for k, v in vars(result.trace).items() if k != "gaps"}
+        entries[source.name] = {"text": result.text, "tokens": list(result.tokens), "trace": trace,
+                                "audio_seconds": sum(part.audio_seconds for part in heard),
+                                "batch_seconds": result.seconds,
+                                "hear_seconds": sum(part.seconds for part in heard)}  # fmt: skip
     return entries
 
 
@@ -148,6 +149,7 @@ def _last_line(log: str) -> str:
 
 
 def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strategy: Any) -> None:
+    from speechmtp.cli.recognise import warn_of
     from speechmtp.config import write_yaml
     from speechmtp.data.kaldi import write_table
 
@@ -164,14 +166,5 @@ def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strateg
     settings |= {"sampling": found} if (found := sampling_of(args).described()) else {}
     write_yaml(out / "config.yaml", settings | {"strategy": strategy.label, "options": strategy.options})
     shown = f", {totals['tokens_per_call']:.2f} tokens a call" if totals["tokens_per_call"] else ""
-    empty, again = ([n for n, e in entries.items() if flag in e["trace"]["flags"]] for flag in ("empty", "repetition"))
-    for names, what in ((again, "end in a repetition"), (empty, "have no text")):
-        if names:
-            print(f"speechmtp: warning: {len(names)} utterances {what}: {', '.join(names[:5])}", file=sys.stderr)
-    cut = [name for name, entry in entries.items() if not entry["trace"]["finished"]]
-    if cut:
-        print(
-            f"speechmtp: warning: {len(cut)} utterances stopped at the limit of tokens: {', '.join(cut[:5])}",
-            file=sys.stderr,
-        )
+    warn_of({name: entry["trace"]["flags"] for name, entry in entries.items()}, "utterances")
     print(f"{len(entries)} utterances with {strategy.label}{shown}: {out / 'text'}")

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 OPENING, MOST = 32, 32  # tokens of a text that a causal LM goes on behind, and that it may add
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """--heads, --allow-stale-heads, --batch-size, --device, --dtype, --seed, --threads."""
+def add_run_options(parser: argparse.ArgumentParser, batch_size: int = 1) -> None:
+    """--heads, --ctc, --allow-stale-heads, --batch-size, --device, --dtype, --seed, --threads."""
     add_head_options(parser)
     parser.add_argument("--ctc", metavar="DIR", default="", help="a CTC draft head (default: the model's own `ctc/`)")
     parser.add_argument("--allow-stale-heads", action="store_true", help="use heads that were trained on another trunk")
-    parser.add_argument("--batch-size", type=int, default=1, metavar="B", help="rows decoded together (default 1)")
+    parser.add_argument("--batch-size", type=int, default=batch_size, metavar="B",
+                        help="rows decoded together (default %(default)s)")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
     parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or float64")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
@@ -165,11 +166,8 @@ def hear_all(
 
 
 def prompt_size(heard: "Heard") -> int:
-    """What batches are sorted by: a prompt's entries, or the milliseconds of audio where prompts are all alike beside a
-    memory (Whisper's memories are all of one length too)."""
-    if heard.prompt.memory is not None:
-        return round(1000 * heard.audio_seconds)
-    return int(heard.prompt.lengths[0])
+    """What batches are sorted by."""
+    return heard.size
 
 
 def batches(names: Sequence[str], heard: Mapping[str, "Heard"], size: int) -> Iterator[list[str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_data_options
 from speechmtp.cli.train_ctc import add_ctc_arguments, run_ctc
+from speechmtp.cli.train_finetune import add_finetune_arguments, run_finetune
 from speechmtp.cli.train_heads import add_heads_arguments, run_heads
 from speechmtp.cli.train_lm import add_lm_arguments, run_lm
 from speechmtp.errors import ConfigError, DataError
@@ -28,9 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tokens.add_argument("--normalizer", default="kaldi-basic", help="applied first (default kaldi-basic)")
     tokens.add_argument("--out", required=True, metavar="FILE")
     asr = kinds.add_parser("asr", help="encoder, trunk and heads from Kaldi data directories")
-    asr.add_argument("--config", required=True, metavar="YAML", help="model and phases")
+    asr.add_argument("--config", metavar="YAML", help="model and phases; with --base values of the fine-tuning")
     asr.add_argument("--train", required=True, metavar="DIR", help="data directory to train on")
-    asr.add_argument("--dev", required=True, metavar="DIR", help="data directory on which checkpoints are chosen")
+    asr.add_argument("--dev", required=True, action="append", metavar="DIR",
+                     help="data directory on which checkpoints are chosen; with --base repeatable")  # fmt: skip
     asr.add_argument("--out", required=True, metavar="EXP", help="folder of the experiment; the model is EXP/model")
     asr.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
     asr.add_argument("--device", default="cpu")
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asr.add_argument("--storage", choices=("float32", "int8"), default="float32", help="weights of EXP/model")
     asr.add_argument("--check", action="store_true", help="read the configuration and stop")
     asr.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's")
+    add_finetune_arguments(asr)
     add_data_options(asr)
     add_heads_arguments(kinds.add_parser("heads", help="multi-token heads for a trained model"))
     add_ctc_arguments(kinds.add_parser("ctc", help="a draft head that spells, for Moonshine or Whisper"))
@@ -71,6 +74,18 @@ def _tokenizer(args: argparse.Namespace) -> int:
 
 
 def _asr(args: argparse.Namespace) -> int:
+    if args.base:
+        return run_finetune(args)
+    if args.keep or args.prompts:
+        raise ConfigError("train asr: --keep and --prompts go with a --base to fine-tune; give one or leave them out")
+    if not args.config:
+        raise ConfigError("train asr: no --config, and no --base to fine-tune; give one of them")
+    if len(args.dev) > 1:
+        raise ConfigError("train asr: one --dev data directory expected; join them with data combine")
+    return _scratch(args)
+
+
+def _scratch(args: argparse.Namespace) -> int:
     import torch
 
     from speechmtp.cli.options import check_device
@@ -88,7 +103,7 @@ def _asr(args: argparse.Namespace) -> int:
         raise ConfigError(f"--threads {args.threads}: expected 0 or more")
     if args.threads:
         torch.set_num_threads(args.threads)
-    train, dev = (read_data_dir(d, args.root, allow_pipes=args.allow_pipes) for d in (args.train, args.dev))
+    train, dev = (read_data_dir(d, args.root, allow_pipes=args.allow_pipes) for d in (args.train, args.dev[0]))
     out = Path(args.out)
     trained = train_asr(config, train, dev, out, args.resume, args.allow_pipes, args.device, _report)
     if distributed.start()[0] == 0:

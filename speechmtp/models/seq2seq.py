@@ -177,6 +177,7 @@ def _renamed(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             half = weights["mlp.fc2.weight"].shape[1]
             yield "mlp.up_proj.weight", weight[:half]
             yield "mlp.gate_proj.weight", weight[half:]
+            yield "mlp.down_proj.weight", weights["mlp.fc2.weight"]
         else:
             yield names.get(part, part) + dot + rest, weight
 

@@ -1,0 +1,47 @@
+"""Where a long recording is cut into parts: in its quietest pauses."""
+
+import numpy as np
+
+from speechmtp.errors import ConfigError, ShapeError
+
+SHORTEST, LONGEST = 15.0, 25.0  # seconds of a part that is not the last
+HOP, SMOOTHING = 0.01, 25  # seconds, hops: a pause of a quarter of a second counts, a closure before a stop does not
+
+
+def cut_points(
+    samples: np.ndarray, rate: int, shortest: float = SHORTEST, longest: float = LONGEST
+) -> list[tuple[int, int]]:
+    """Spans [start, end) of samples [N] that cover them all, in order.
+
+    At most `longest` seconds are one span. A longer recording is cut where its energy, smoothed over a quarter of a
+    second, is lowest between `shortest` and `longest` seconds from the span's start, the later place of equals; what
+    is left is never less than half of what lies between the two. ShapeError for several channels, ConfigError for
+    limits out of order.
+    """
+    if samples.ndim != 1:
+        raise ShapeError(f"cut: samples of shape {samples.shape}, expected [N]; give one channel")
+    if not HOP < shortest < longest:
+        raise ConfigError(f"cut: parts of {shortest:g} to {longest:g} s, expected a shortest below the longest")
+    size, most = len(samples), longest * rate
+    if size <= most:
+        return [(0, size)]
+    hop = max(1, round(rate * HOP))
+    energy = _energy(samples, hop)
+    least = (longest - shortest) / 2 * rate
+    spans, start = [], 0
+    while size - start > most:
+        first = -int(-(start + shortest * rate) // hop)
+        last = int(min(start + most, size - least) // hop)  # a place is the beginning of a hop
+        place = last - int(np.argmin(energy[first : last + 1][::-1]))
+        spans.append((start, place * hop))
+        start = place * hop
+    return [*spans, (start, size)]
+
+
+def _energy(samples: np.ndarray, hop: int) -> np.ndarray:
+    """Mean energy around the beginning of every hop of samples [N], over `SMOOTHING` hops: [N // hop]."""
+    hops = np.asarray(samples[: len(samples) // hop * hop]).reshape(-1, hop)
+    energy = np.einsum("ij,ij->i", hops, hops, dtype=np.float64)
+    before = SMOOTHING // 2
+    padded = np.pad(energy, (before, SMOOTHING - 1 - before), mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, SMOOTHING).mean(-1)

@@ -1,0 +1,165 @@
+"""Task `finetune`: a pretrained recogniser (Moonshine, Whisper) goes on learning on transcribed audio.
+
+Its own greedy transcripts serve as second targets, of the same audio or of other audio, so that it keeps what it knew
+(sequence-level self-distillation, arXiv 1606.07947). Low-rank adapters: arXiv 2106.09685.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from speechmtp.audio.augment import speed_perturb
+from speechmtp.bundle import Bundle
+from speechmtp.data.batch import seeded
+from speechmtp.heads.labels import IGNORED, shifted_labels
+from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.training.loop import finished, load_finished, run_phase
+from speechmtp.training.losses import in_chunks, rows_ce
+from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, recogniser, word_error_rate
+from speechmtp.training.tasks.memories import MemoryText
+
+CHUNK = 1024  # rows of logits at a time
+
+
+class LowRank(nn.Module):
+    """A weight [O, I] with `alpha / rank` times a product of two thin matrices added to it; nothing at first."""
+
+    def __init__(self, weight: Tensor, rank: int, alpha: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(weight.new_empty(rank, weight.shape[1]).normal_(std=weight.shape[1] ** -0.5))
+        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
+        self.scale = alpha / rank
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The moved weight."""
+        return weight + self.scale * (self.up @ self.down)
+
+
+def projections(model: SpeechSeq2Seq) -> list[nn.Module]:
+    """Query and value projections of the decoder, of self-attention and of attention to the memory."""
+    decoder = model.trunk.model.get_decoder()
+    return [part for name, part in decoder.named_modules() if name.rpartition(".")[2] in ("q_proj", "v_proj")]
+
+
+def add_lora(model: SpeechSeq2Seq, rank: int, alpha: int) -> nn.ModuleList:
+    """Put adapters on the projections; the adapters."""
+    adapters = nn.ModuleList()
+    for linear in projections(model):
+        assert isinstance(linear.weight, Tensor)
+        adapter = LowRank(linear.weight.detach(), rank, alpha)
+        parametrize.register_parametrization(linear, "weight", adapter)
+        adapters.append(adapter)
+    return adapters
+
+
+def merge_lora(model: SpeechSeq2Seq) -> None:
+    """Put the adapters into the weights; the model is a plain one again."""
+    for linear in projections(model):
+        parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+
+
+class FinetunePhase:
+    """The trained parts of a recogniser on batches of one part a pool."""
+
+    def __init__(
+        self, config: FinetuneConfig, bundle: Bundle, pools: Sequence[Pool], dev: Sequence[DevSet],
+        precision: torch.dtype,
+    ) -> None:  # fmt: skip
+        self.name, self.steps, self.optim = config.parts, config.steps, config.optim
+        self._config, self._bundle, self._pools, self._dev = config, bundle, pools, dev
+        self._precision, self._model = precision, recogniser(bundle)
+        trunk = self._model.trunk
+        self._encoder = {id(p) for p in trunk.model.get_encoder().parameters()}
+        self.module: nn.Module = trunk.model
+        if config.parts == "lora":
+            self.module = add_lora(self._model, config.lora_rank, config.lora_alpha)
+        elif config.parts == "decoder":  # the output layer may share its weights with the decoder or not
+            self.module = nn.ModuleList([trunk.model.get_decoder(), trunk.unembedding()])
+        self.module.requires_grad_(True)
+        trunk.train()
+
+    def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
+        """The encoder at its factor, all else at the full learning rate."""
+        for parameter in self.module.parameters():
+            yield parameter, self._config.encoder_factor if id(parameter) in self._encoder else 1.0
+
+    def batch(self, number: int) -> list[list[MemoryText]]:
+        """Rows of every pool; where the encoder moves, what stands for memories is samples [N] still."""
+        draw = seeded("finetune", self._config.seed, number)
+        return [[self._row(pool, item, draw) for item in pool.data.batch(number)] for pool in self._pools]
+
+    def _row(self, pool: Pool, item: MemoryText, draw: Any) -> MemoryText:
+        own, speed = draw.random() < self._config.base_targets, float(draw.choice(self._config.speeds))
+        if own and item.id in pool.said:
+            item = replace(item, text=pool.said[item.id])
+        if item.id not in pool.audio:
+            return item
+        audio = pool.audio[item.id].load(self._model.rate, allow_pipes=True)  # allowed or refused at reading
+        if speed != 1:
+            audio = speed_perturb(audio, self._model.rate, speed)
+        return replace(item, memory=torch.from_numpy(audio))
+
+    def weight(self, batch: Sequence[Sequence[MemoryText]]) -> float:
+        """Tokens with their end tokens."""
+        return float(sum(pool.data.count(rows) for pool, rows in zip(self._pools, batch)))
+
+    def loss(self, batch: Sequence[Sequence[MemoryText]], step: int) -> tuple[Tensor, dict[str, float]]:
+        """Summed cross-entropy of texts and end tokens; suppressed ids are not held against a transcript."""
+        trunk = self._model.trunk
+        unembed, device = trunk.unembedding(), trunk.unembedding().weight.device
+        total = torch.zeros((), device=device)
+        for pool, rows in zip(self._pools, batch):
+            with torch.autocast(device.type, self._precision, enabled=self._precision != torch.float32):
+                heard = self._hear(rows) if pool.audio else rows
+                s = pool.data.sequences(heard)
+                hidden = trunk(s.embeddings, s.positions, s.segments, (), s.memory, s.memory_lengths).hidden
+                labels = shifted_labels(s.ids, s.segments, 0, s.wanted, s.starts)[..., 0]
+                asked = labels != IGNORED
+                total = total + in_chunks(
+                    lambda h, y: rows_ce(unembed(h), y, self._config.smoothing), CHUNK, hidden[asked], labels[asked]
+                )
+        return total, {}
+
+    def _hear(self, rows: Sequence[MemoryText]) -> list[MemoryText]:
+        """Rows with their memories; the encoder takes those of one length together, since it knows no padding."""
+        features = [self._model.features(row.memory.to(self._model.trunk.model.device)) for row in rows]
+        memories: dict[int, Tensor] = {}
+        for shape in {f.shape for f in features}:
+            alike = [i for i, f in enumerate(features) if f.shape == shape]
+            memories |= dict(zip(alike, self._model.encode(torch.cat([features[i] for i in alike]))))
+        return [replace(row, memory=memories[i]) for i, row in enumerate(rows)]
+
+    def evaluate(self) -> dict[str, float]:
+        """Word error rates of the development sets (`wer`, `wer_2`, ...); `score` is their mean."""
+        trunk = self._model.trunk
+        training = trunk.training
+        trunk.eval()
+        rates = [word_error_rate(self._bundle, dev) for dev in self._dev]
+        trunk.train(training)
+        names = ["wer", *(f"wer_{n}" for n in range(2, len(rates) + 1))]
+        return {"score": sum(rates) / len(rates), **dict(zip(names, rates))}
+
+
+def finetune(
+    config: FinetuneConfig, bundle: Bundle, pools: Sequence[Pool], dev: Sequence[DevSet], precision: torch.dtype,
+    out: Path, resume: bool = False,
+) -> tuple[dict[str, float], dict[str, float]]:  # fmt: skip
+    """Train the bundle's model in place, in a folder of `out`; development figures before and after."""
+    torch.manual_seed(config.seed)  # adapters start at random
+    phase = FinetunePhase(config, bundle, pools, dev, precision)
+    model, folder = recogniser(bundle), out / phase.name
+    before = phase.evaluate()
+    if resume and finished(folder):
+        after = load_finished(phase.module, folder)
+    else:
+        after = run_phase(phase, folder, config.loop, config.seed, resume)
+    if config.parts == "lora":
+        merge_lora(model)
+    model.requires_grad_(False)
+    model.eval()
+    return before, after

@@ -1,0 +1,195 @@
+"""What a fine-tuning learns from: its options, utterances with their targets, development sets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from speechmtp.bundle import Bundle
+from speechmtp.data.kaldi import DataDir, Utterance
+from speechmtp.errors import ConfigError, DataError
+from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.text.normalize import get_normalizer
+from speechmtp.training.loop import LoopConfig
+from speechmtp.training.optim import OptimConfig
+from speechmtp.training.tasks.asr import seconds_of
+from speechmtp.training.tasks.head_bases import memory_items
+from speechmtp.training.tasks.memories import MemoryData, MemoryText, Note, own_outputs
+from speechmtp.training.tasks.trunk_loss import error_rate
+
+Case = Literal["as-is", "lower", "sentence"]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One fine-tuning.
+
+    `parts`: `full` trains everything, the encoder at `encoder_factor` times the learning rate; `decoder` leaves the
+    encoder alone, so that audio is heard once; `lora` moves the decoder's query and value projections by low-rank
+    adapters, merged at the end. `target_case`: transcripts `as-is`, in `lower` case, or as a `sentence`, the way that
+    the bases write: a capital first, single letters but `a` in capitals, a full stop. A share `base_targets` of the
+    rows is taught what the base itself says in place of the transcript. With audio to keep, `keep_share` of the `rows`
+    of a batch are from there. `speeds`: audio is played at one of these (`full` only). `smoothing` of labels.
+    """
+
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    parts: Literal["full", "decoder", "lora"] = "full"
+    target_case: Case = "sentence"
+    base_targets: float = 0.0
+    keep_share: float = 0.25
+    encoder_factor: float = 1.0
+    speeds: tuple[float, ...] = (1.0,)
+    smoothing: float = 0.0
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    steps: int = 500
+    rows: int = 16
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=2e-4, warmup=50, schedule="cosine", clip=1.0, ema=0.99)
+    )
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(evaluate_every=100, save_every=100))
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rows", "lora_rank", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 1 or more")
+        for name in ("base_targets", "keep_share", "smoothing"):
+            if not 0 <= getattr(self, name) < 1 and (name, getattr(self, name)) != ("base_targets", 1):
+                raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 0 to 1")
+        if self.encoder_factor < 0:
+            raise ConfigError(f"finetune: encoder_factor {self.encoder_factor}, expected 0 or more")
+        if not self.speeds or min(self.speeds) <= 0:
+            raise ConfigError(f"finetune: speeds {self.speeds}, expected numbers such as 0.9, 1, 1.1")
+        if self.parts != "full" and set(self.speeds) != {1.0}:
+            raise ConfigError(f"finetune: speeds {self.speeds}, expected (1,) with parts {self.parts}; use parts=full")
+
+
+def target_text(text: str, case: Case) -> str:
+    """A transcript as the model is to write it."""
+    if case == "as-is":
+        return text
+    words = text.lower().split()
+    if case == "lower" or not words:
+        return " ".join(words)
+    shown = (w.upper() if len(w) == 1 and w != "a" else "I" + w[1:] if w.startswith("i'") else w for w in words)
+    line = " ".join(shown)
+    return line[0].upper() + line[1:] + ("" if line[-1] in ".?!" else ".")
+
+
+def target_ids(bundle: Bundle, text: str) -> list[int]:
+    """Token ids of a text as the model says it: Whisper opens with a space."""
+    model = recogniser(bundle)
+    return bundle.tokenizer.encode(f" {text}" if text and model.config.family == "whisper" else text)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Utterances with their targets, what the base itself `said` of them, and, where the encoder moves, their audio.
+
+    `dropped` have no target, or one that the model's limit of tokens would cut short.
+    """
+
+    data: MemoryData
+    said: Mapping[str, list[int]]
+    audio: Mapping[str, Utterance]
+    size: int
+    dropped: tuple[str, ...]
+
+
+def make_pool(
+    bundle: Bundle, data: DataDir, config: FinetuneConfig, keep: bool = False, rows: int | None = None,
+    file: Path | None = None, allow_pipes: bool = False, note: Note = lambda done, total: None,
+) -> Pool:  # fmt: skip
+    """Utterances to learn, or with `keep` those whose targets are the base's own transcripts; memories that are
+    needed are computed once and, with `file`, kept there."""
+    model, moves = recogniser(bundle), config.parts == "full"
+    if keep or config.base_targets or not moves:
+        items = memory_items(bundle, [data], "own", file, allow_pipes, note)
+    else:
+        items = [MemoryText(u.id, torch.empty(0), [], True, _seconds(u, model)) for u in data.utterances]
+    said = {item.id: item.text for item in items if item.ended and item.text}
+    if keep:
+        targets = said
+    else:
+        texts = {u.id: target_text(u.text or "", config.target_case) for u in data.utterances}
+        targets = {name: target_ids(bundle, text) for name, text in texts.items()}
+        _check_spelled(bundle, data, targets)
+    fit = [
+        replace(item, text=targets[item.id], ended=True, memory=torch.empty(0) if moves else item.memory)
+        for item in items
+        if 0 < len(targets.get(item.id, ())) < model.limit(item.seconds)
+    ]
+    if not fit:
+        raise DataError(f"{data.path}: no utterance with a text that the model may say; check its transcripts")
+    names = {item.id for item in fit}
+    dropped = tuple(u.id for u in data.utterances if u.id not in names)
+    audio = {u.id: u for u in data.utterances} if moves else {}
+    return Pool(MemoryData(model, fit, rows or config.rows, config.seed), said, audio, len(fit), dropped)
+
+
+def _check_spelled(bundle: Bundle, data: DataDir, targets: Mapping[str, list[int]]) -> None:
+    unknown = bundle.tokenizer.unk
+    for name, ids in targets.items():
+        if unknown in ids and unknown != bundle.tokenizer.eos:
+            raise DataError(
+                f"{data.path}/text: {name}: {data[name].text!r} has characters that the model's tokenizer lacks; "
+                f"change the transcript"
+            )
+
+
+def _seconds(utterance: Utterance, model: SpeechSeq2Seq) -> float:
+    """Duration of an utterance that the model can hear; others are a DataError."""
+    length = seconds_of(utterance)
+    if not model.shortest <= length * model.rate <= model.longest * model.rate:
+        raise DataError(
+            f"{utterance.origin}: {utterance.id}: {length:.2f} s, expected {model.shortest / model.rate:.2f} to "
+            f"{model.longest:.0f} s; cut or drop it"
+        )
+    return length
+
+
+@dataclass(frozen=True)
+class DevSet:
+    """What word error rates are measured on: memories [S, E] or, where the encoder moves, samples [N]."""
+
+    heard: list[Tensor]
+    moves: bool
+    limits: list[int]
+    words: list[list[str]]
+
+
+def make_dev(
+    bundle: Bundle, data: DataDir, config: FinetuneConfig, file: Path | None = None, allow_pipes: bool = False,
+    note: Note = lambda done, total: None,
+) -> DevSet:  # fmt: skip
+    """The development set of a data directory."""
+    model, moves, normalize = recogniser(bundle), config.parts == "full", get_normalizer(bundle.config.normalizer)
+    words = [normalize(u.text or "").split() for u in data.utterances]
+    if moves:
+        seconds = [_seconds(u, model) for u in data.utterances]
+        heard = [torch.from_numpy(u.load(model.rate, allow_pipes)) for u in data.utterances]
+    else:
+        items = memory_items(bundle, [data], "text", file, allow_pipes, note)
+        seconds, heard = [i.seconds for i in items], [i.memory for i in items]
+    return DevSet(heard, moves, [model.limit(s) for s in seconds], words)
+
+
+@torch.no_grad()
+def word_error_rate(bundle: Bundle, dev: DevSet) -> float:
+    """WER in percent of the model's greedy transcripts, normalised as the bundle says."""
+    model, normalize = recogniser(bundle), get_normalizer(bundle.config.normalizer)
+    like = model.trunk.unembedding().weight
+    memories = [model.memory(x.to(like.device)) if dev.moves else x[None].to(like) for x in dev.heard]
+    said = own_outputs(model, memories, dev.limits)
+    return error_rate((words, normalize(bundle.tokenizer.decode(row)).split()) for words, row in zip(dev.words, said))
+
+
+def recogniser(bundle: Bundle) -> SpeechSeq2Seq:
+    """The bundle's model; a ConfigError for another kind."""
+    if not isinstance(bundle.model, SpeechSeq2Seq):
+        raise ConfigError(f"{bundle.folder}: a speech LLM of ours, expected a folder of Moonshine or Whisper")
+    return bundle.model
