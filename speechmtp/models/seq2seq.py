@@ -179,7 +179,7 @@ def _renamed(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             yield "mlp.gate_proj.weight", weight[half:]
             yield "mlp.down_proj.weight", weights["mlp.fc2.weight"]
         else:
-            yield names.get(part, part) + dot + rest, weight
+            yield names.get(part, part) + dot + rest.replace("out_proj", "o_proj"), weight
 
 
 def _halves(shape: TrunkShape) -> Tensor:
