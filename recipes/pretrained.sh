@@ -13,11 +13,12 @@ read -ra typed <<< "${RECIPE_ARGUMENTS-$*}" # what the user typed, without the r
 
 help_message="Usage: ${RECIPE_SCRIPT:-$0} [options]
 Heads and a CTC draft head for a pretrained recogniser, which stays as it is, trained on what it says itself. Every choice
-is made on held-out training speakers and stored in conf/decode.yaml; the test sets are only read."
+is made on held-out training speakers and stored in conf/decode.yaml; the test sets are only read. Strategies are compared
+with the first set of heads, families by \`verify\`."
 # shellcheck disable=SC2034 # options of the stage library
 # begin options
 stage=1             # first stage to run
-stop_stage=6        # last stage to run
+stop_stage=7        # last stage to run
 only=""             # run this stage alone (a name or a number)
 force=""            # stages to run again though nothing changed (names or numbers, commas between)
 model=""            # folder or hub name of the recogniser
@@ -26,6 +27,7 @@ tests=""            # test sets, which are only read; the first at every batch s
 batch_sizes="1 16"  # batch sizes of the comparison
 device=cpu          # where to train
 threads=1           # of trainings and comparisons
+depths="3 7"        # drafted tokens a call at which families are compared
 tag=heads1          # results go to exp/<tag>
 results=RESULTS.md  # page of results
 # end options
@@ -36,7 +38,7 @@ ins=()
 [[ ! -d $model ]] || ins+=(--in "$model")
 training=(--model "$model" --train "$data/train" --dev "$data/dev" --prompts "$exp/memories.safetensors"
   --device "$device" --threads "$threads" --storage int8)
-drafts=()
+first=$exp/$(grep -v '^#' conf/sets.txt | head -n 1 | cut -d ' ' -f 1)
 
 # The lines of the list of head sets without comments.
 sets() { grep -v '^#' conf/sets.txt; }
@@ -69,32 +71,47 @@ if begin_stage 3 ctc "a CTC head that spells"; then
   [[ ! -f conf/ctc.yaml ]] || train ctc ctc
 fi
 
-while read -r name _; do drafts+=(--heads "$exp/$name"); done < <(sets)
+drafts=(--heads "$first")
 [[ ! -f $exp/ctc/config.yaml ]] || drafts+=(--ctc "$exp/ctc")
 
 if begin_stage 4 tune "options of every strategy, on $data/tune"; then
   stage_note "the log is $exp/log/tune.log"
-  step "${ins[@]}" --in "$exp/$(sets | head -n 1 | cut -d ' ' -f 1)" --out "$exp/tune" --out conf/decode.yaml \
+  step "${ins[@]}" --in "$first/heads.safetensors" --out "$exp/tune" --out conf/decode.yaml \
     --via "${decode_cmd:-run.py}" --log "$exp/log/tune.log" -- \
     speechmtp tune "$model" "$data/tune" --all --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${drafts[@]}"
 fi
+
+# compare NAME SET OPTIONS...
+compare() {
+  local name=$1 set=$2
+  shift 2
+  stage_note "the log is $exp/log/$name.log"
+  step "${ins[@]}" --in "$first/heads.safetensors" --in conf/decode.yaml --out "$exp/compare/$name" \
+    --via "${decode_cmd:-run.py}" --log "$exp/log/$name.log" -- \
+    speechmtp compare "$model" "$data/$set" --out "$exp/compare/$name" --threads "$threads" "$@"
+}
 
 if begin_stage 5 compare "every strategy on $tests, beside transformers' own"; then
   sizes=$batch_sizes
   for set in $tests; do
     for size in $sizes; do
-      name=${set//\//_}_batch$size
-      stage_note "the log is $exp/log/$name.log"
-      step "${ins[@]}" --in conf/decode.yaml --out "$exp/compare/$name" --via "${decode_cmd:-run.py}" \
-        --log "$exp/log/$name.log" -- \
-        speechmtp compare "$model" "$data/$set" --strategies @conf/decode.yaml --batch-size "$size" \
-        --out "$exp/compare/$name" --threads "$threads" "${drafts[@]}"
+      compare "${set}_batch$size" "$set" --strategies @conf/decode.yaml --batch-size "$size" "${drafts[@]}"
     done
     sizes=${batch_sizes%% *}
   done
 fi
 
-if begin_stage 6 results "the page of results"; then
+if begin_stage 6 families "every set of conf/sets.txt on ${tests%% *}"; then
+  list=ar families=()
+  while read -r name _; do
+    families+=(--heads "$exp/$name")
+    for depth in $depths; do list+=",verify:depth=$depth,heads=$name"; done
+  done < <(sets)
+  for depth in $depths; do list+=",oracle:depth=$depth"; done
+  compare "${tests%% *}_families" "${tests%% *}" --strategies "$list" "${families[@]}"
+fi
+
+if begin_stage 7 results "the page of results"; then
   step --in "$exp/compare" --in-place --out "$results" --record "$exp/.results.done.json" -- \
     speechmtp results "$exp" --out "$results"
   folder=$exp/compare/${tests%% *}_batch${batch_sizes%% *}

@@ -42,6 +42,7 @@ class Heard:
     nothing: bool = False  # not one letter among the segments, as in silence
     draft_prompt: Prompt | None = None  # for a draft model
     limit: int | None = None  # the most tokens that the model's law allows; None: the run's limits say
+    previous: Sequence[int] = ()  # tokens of the pass before over an overlapping or growing window
 
     @property
     def size(self) -> int:
@@ -192,7 +193,7 @@ class Recogniser:
 
     def request(self, heard: Heard, reference: Sequence[int] | None = None) -> Request:
         """What the decoder is asked for one utterance."""
-        return Request(heard.prompt, (), heard.ctc, reference, heard.draft_prompt, heard.limit)
+        return Request(heard.prompt, (), heard.ctc, reference, heard.draft_prompt, heard.limit, previous=heard.previous)
 
     def hear_parts(self, audio: np.ndarray, name: str = "audio") -> Iterator[Heard]:
         """`hear` of a recording [N] of any length: beyond 25 s it is cut in its pauses, and each part heard apart."""

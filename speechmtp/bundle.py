@@ -184,6 +184,12 @@ def load_heads(folder: Path, model: HasTrunk, allow_stale: bool = False, digest:
     return heads.eval()
 
 
+def start_heads(heads: HeadSet, folder: Path) -> None:
+    """Give heads the weights of a head folder, to be trained further; sizes that differ are a CheckpointError."""
+    load_config(HeadFolderConfig, folder / "config.yaml")  # a folder that is none has one clear line
+    load_state(heads, unpack(_read(folder / "heads.safetensors")), folder)
+
+
 def save_speller(speller: CtcSpeller, folder: Path, base: Bundle, storage: Storage, card: str = "") -> None:
     """Write the folder of a CTC draft head, which carries the digest of the encoder it was trained on."""
     folder.mkdir(parents=True, exist_ok=True)

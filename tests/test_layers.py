@@ -14,7 +14,7 @@ COMMON = {"errors", "types", "config"}
 
 _ALL = {
     "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding", "training",
-    "streaming", "server",
+    "streaming", "server", "recordings",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "streaming": {"audio", "text", "bundle", "models", "decoding", "codec"},
     "server": {"streaming", "audio", "text"},
+    "recordings": set(),
     "api": _ALL,
     "__init__": {"api"},
     "cli": _ALL | {"api", "__init__"},

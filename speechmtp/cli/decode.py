@@ -21,6 +21,7 @@ from speechmtp.cli.options import (
     sampling_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.recordings import BATCH
 from speechmtp.types import Trace, sum_traces
 
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nj", type=int, default=1, metavar="N", help="parallel jobs (default 1)")
     parser.add_argument("--cmd", metavar="LAUNCHER", help="run the jobs through recipes/run.py or slurm.py")
     parser.add_argument("--shard", metavar="I/N", help=argparse.SUPPRESS)
-    add_run_options(parser)
+    add_run_options(parser, BATCH)
     add_draft_options(parser)
     add_sampling_options(parser)
     add_data_options(parser)
@@ -59,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
         strategy = parse_strategy(str(read_yaml(out / "split" / "1" / "config.yaml")["strategy"]))  # fitted
     else:
         recogniser = open_recogniser(args)
-        [strategy] = check_strategies([chosen_strategy(args, recogniser)], recogniser.runner)
+        [strategy] = check_strategies(
+            [chosen_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc
+        )
         if args.shard:
             part, parts = (int(x) for x in args.shard.split("/"))
             data = DataDir(data.path, data.utterances[part - 1 :: parts])

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "published as unsigned integers, bit for bit, and float16 for others")  # fmt: skip
     parser.add_argument("--ctc", metavar="DIR", default="", help="a CTC draft head to put into the folder")
     parser.add_argument("--heads", action="append", metavar="NAME|DIR", default=[],
-                        help="head sets to put into the folder; may be repeated (default: the model's own)")  # fmt: skip
+                        help="a head set to put into the folder; may be repeated (default: its own)")  # fmt: skip
     parser.add_argument("--card", metavar="FILE", help="model card to put in place of the model's own")
 
 

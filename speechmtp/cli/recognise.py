@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from speechmtp.decoding.strategies import Strategy
 
 WARNINGS = {
-    "limit": "stopped at the limit of tokens, the text may be cut",
-    "repetition": "the text ends in a repetition",
-    "empty": "nothing was said",
+    "limit": "stopped at the limit of tokens and may be cut",
+    "repetition": "end in a repetition",
+    "empty": "have no text",
 }
 
 
@@ -72,6 +72,6 @@ def warn_of(flags: Mapping[str, Sequence[str]], what: str) -> None:
             shown = names if flag == "limit" else names[:5]
             more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
             print(
-                f"speechmtp: warning: {len(names)} of {len(flags)} {what}: {warning}: {', '.join(shown)}{more}",
+                f"speechmtp: warning: {len(names)} of {len(flags)} {what} {warning}: {', '.join(shown)}{more}",
                 file=sys.stderr,
             )

@@ -80,9 +80,13 @@ def _memories(
     files = prompts, None if prompts is None else prompts.with_name(f"dev_{prompts.name}")
     found = []
     with counter("audio") as note:
-        for name, file in zip((args.train, args.dev), files):
+        for name, file, passes in zip((args.train, args.dev), files, (config.passes, 1)):
             data = read_data_dir(name, args.root, allow_pipes=args.allow_pipes)
-            found.append(memory_items(bundle, [data], config.targets, file, args.allow_pipes, note))
+            found.append(
+                memory_items(
+                    bundle, [data], config.targets, file, args.allow_pipes, note, passes, config.prompts_seed
+                )
+            )  # fmt: skip
     return found
 
 

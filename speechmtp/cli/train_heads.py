@@ -35,6 +35,9 @@ def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the audio prompts (a pretrained recogniser's memories) here, for the next heads of this model",
     )
+    parser.add_argument(
+        "--start", metavar="DIR", help="begin with the weights of these heads, of the same kind and sizes"
+    )
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
@@ -49,7 +52,7 @@ def run_heads(args: argparse.Namespace) -> int:
     """Trains the heads and writes their folder."""
     import torch
 
-    from speechmtp.bundle import Bundle
+    from speechmtp.bundle import Bundle, start_heads
     from speechmtp.heads.table import build_heads
     from speechmtp.training import distributed
     from speechmtp.training.tasks.asr import pick_precision
@@ -69,6 +72,8 @@ def run_heads(args: argparse.Namespace) -> int:
         ids = likely_tokens(data.tokens(), len(heads.shortlist), heads.shape.vocab_size, [dev.eos])
         heads.shortlist.copy_(ids)
     heads.start_from(trunk)
+    if args.start:
+        start_heads(heads, Path(args.start))
     if rank == 0:
         keep_config(config, out)
     figures = train_heads(

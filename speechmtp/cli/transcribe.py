@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         chosen_strategy(args)  # a wrong one is told before anything is loaded
     sampling = sampling_of(args)
     recogniser = open_recogniser(args)
-    [strategy] = check_strategies([chosen_strategy(args, recogniser)], recogniser.runner)
+    [strategy] = check_strategies([chosen_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc)
     sources = [Source(partial(_read, name, recogniser.rate), name, Path(name).stem) for name in args.files]
     broken: list[Exception] = []
 

@@ -50,7 +50,8 @@ def _moonshine_law(config: Any, generation: GenerationConfig) -> Law:
 
 
 def _whisper_law(config: Any, generation: GenerationConfig) -> Law:
-    """English without timestamps; every special id but the end token is never said."""
+    """English without timestamps: what the model's settings suppress, timestamps and the id before them are never said,
+    the end token always may be."""
     g: Any = generation
     eos, start = int(config.eos_token_id), int(config.decoder_start_token_id)
     plain = int(g.no_timestamps_token_id)

@@ -66,13 +66,13 @@ def test_outputs_that_look_wrong_are_named_and_kept(
     assert "warning" not in capsys.readouterr().err
     monkeypatch.setattr("speechmtp.decoding.loop.flags_of", lambda tokens, eos: ("repetition",))
     assert decoded(spoken, tmp_path / "out") == plain
-    assert "warning: 2 utterances end in a repetition: letters, digits" in capsys.readouterr().err
+    assert "warning: 2 of 2 utterances end in a repetition: digits, letters" in capsys.readouterr().err
     trace = json.loads((tmp_path / "out" / "trace.json").read_text())
     assert trace["utterances"]["digits"]["trace"]["flags"] == ["repetition"]
-    assert main(["transcribe", "--json", str(spoken / "digits.flac")]) == 0
+    assert main(["transcribe", "--json", "--model", "an4", str(spoken / "digits.flac")]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["flags"] == ["repetition"] and json.loads(shown.out)["text"] in plain
-    assert f"warning: {spoken / 'digits.flac'}: the text ends in a repetition" in shown.err
+    assert f"warning: 1 of 1 files end in a repetition: {spoken / 'digits.flac'}" in shown.err
 
 
 def test_silence_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,9 +82,9 @@ def test_silence_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         file.setsampwidth(2)
         file.setframerate(16000)
         file.writeframes(bytes(2 * 32000))
-    assert main(["transcribe", str(quiet), "--temperature", "1"]) == 0
+    assert main(["transcribe", str(quiet), "--model", "an4", "--temperature", "1"]) == 0
     shown = capsys.readouterr()
-    assert shown.out == "\n" and f"warning: {quiet}: nothing was said" in shown.err
+    assert shown.out == "\n" and f"warning: 1 of 1 files have no text: {quiet}" in shown.err
 
 
 def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, failing: Callable[..., str]) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,7 @@ def every_output_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model seldom ends by itself."""
     whole = task.spelled
     monkeypatch.setattr(task, "LEAST", 1)
-    monkeypatch.setattr(
-        task, "spelled", lambda items, decode: whole([type(i)(i.id, i.memory, i.text, True, i.seconds) for i in items], decode)
-    )  # fmt: skip
+    monkeypatch.setattr(task, "spelled", lambda items, decode: whole([replace(i, ended=True) for i in items], decode))
 
 
 def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:

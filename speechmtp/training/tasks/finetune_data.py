@@ -57,9 +57,11 @@ class FinetuneConfig:
         for name in ("steps", "rows", "lora_rank", "lora_alpha"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 1 or more")
-        for name in ("base_targets", "keep_share", "smoothing"):
-            if not 0 <= getattr(self, name) < 1 and (name, getattr(self, name)) != ("base_targets", 1):
-                raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 0 to 1")
+        if not 0 <= self.base_targets <= 1:
+            raise ConfigError(f"finetune: base_targets {self.base_targets}, expected 0 to 1")
+        for name in ("keep_share", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 0 or more and less than 1")
         if self.encoder_factor < 0:
             raise ConfigError(f"finetune: encoder_factor {self.encoder_factor}, expected 0 or more")
         if not self.speeds or min(self.speeds) <= 0:

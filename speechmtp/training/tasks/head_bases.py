@@ -198,21 +198,32 @@ def memory_data(
     bundle: Bundle, data: Sequence[DataDir], config: HeadsTrainConfig, file: Path | None, allow_pipes: bool, note: Note
 ) -> MemoryData:
     """Training data of a pretrained recogniser; memories are computed once and, with `file`, kept there."""
-    return MemoryData(_pretrained(bundle), memory_items(bundle, data, config.targets, file, allow_pipes, note),
-                      config.rows, config.seed)  # fmt: skip
+    items = memory_items(
+        bundle, data, config.targets, file, allow_pipes, note, config.passes, config.prompts_seed
+    )  # fmt: skip
+    return MemoryData(_pretrained(bundle), items, config.rows, config.seed)
 
 
 def memory_items(
-    bundle: Bundle, data: Sequence[DataDir], targets: str, file: Path | None, allow_pipes: bool, note: Note
-) -> list[MemoryText]:
-    """Memories of data directories with what the model itself says (targets `own`) or the transcripts (`text`)."""
+    bundle: Bundle, data: Sequence[DataDir], targets: str, file: Path | None, allow_pipes: bool, note: Note,
+    passes: int = 1, seed: int = 0,
+) -> list[MemoryText]:  # fmt: skip
+    """Memories of data directories with what the model itself says (targets `own`) or the transcripts (`text`); all
+    but the first of several `passes` at other speeds."""
     model, own = _pretrained(bundle), targets == "own"
-    key = memories_key(model, data, not own)
+    key = memories_key(model, data, not own, passes, seed)
     if file is not None and file.exists():
         return read_memories(file, key)
     utterances = [u for directory in data for u in directory.utterances]
     texts = None if own else [bundle.tokenizer.encode(u.text or "") for u in utterances]
-    items = hear_memories(model, utterances, texts, allow_pipes, note=note)
+    total = passes * len(utterances)
+    items: list[MemoryText] = []
+    for again in range(passes):
+
+        def passed(done: int, _: int, before: int = again * len(utterances)) -> None:
+            note(before + done, total)
+
+        items += hear_memories(model, utterances, texts, allow_pipes, note=passed, again=again, seed=seed)
     if file is not None:
         write_memories(file, items, key)
     return items

@@ -35,8 +35,8 @@ class HeadsTrainConfig:
     The trunk's learning rate is `trunk_factor` times the heads'. `targets`: `own` is what the model itself says
     (self-distillation), `text` the transcripts. `keep_law` holds depth 0 to the law that the trunk had before.
     `rows` a batch; `anchors` block starts a row, 0 for all. Audio: `passes` over the training audio, all but the
-    first augmented, at random by `prompts_seed`. Text: packed rows of `size` tokens, of which the first `opening` of
-    each text are its prompt.
+    first augmented (by a pretrained recogniser heard at other speeds), at random by `prompts_seed`. Text: packed rows
+    of `size` tokens, of which the first `opening` of each text are its prompt.
     """
 
     seed: int = 0

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from speechmtp.audio.augment import speed_perturb
 from speechmtp.data.batch import seeded
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
@@ -25,6 +26,7 @@ from speechmtp.types import Prompt, stack_prompts
 
 Note = Callable[[int, int], None]
 POOL = 16  # batches whose rows are drawn together and sorted by length
+SPEEDS = 0.85, 1.15  # of audio that is heard again
 TOGETHER = 128  # utterances whose memories are kept before they are decoded, by length
 
 
@@ -43,17 +45,23 @@ class MemoryText:
 @torch.inference_mode()
 def hear_memories(
     model: SpeechSeq2Seq, utterances: Sequence[Utterance], texts: Sequence[list[int]] | None = None,
-    allow_pipes: bool = False, rows: int = 16, note: Note = lambda done, total: None,
+    allow_pipes: bool = False, rows: int = 16, note: Note = lambda done, total: None, again: int = 0, seed: int = 0,
 ) -> list[MemoryText]:  # fmt: skip
     """Memories of utterances, each alone, with `texts` or, without them, what the model itself says by its own law
-    (self-distillation: heads learn the law that they will be verified against)."""
+    (self-distillation: heads learn the law that they will be verified against). Pass `again` from 1 on hears them at a
+    speed drawn of SPEEDS by `seed`, as far as the longest that the model hears allows."""
     device = model.trunk.unembedding().weight.device
     found: list[MemoryText] = []
     for start in range(0, len(utterances), TOGETHER):
         part = utterances[start : start + TOGETHER]
         memories, limits, seconds = [], [], []
         for utterance in part:
-            audio = torch.from_numpy(utterance.load(model.rate, allow_pipes))
+            samples = utterance.load(model.rate, allow_pipes)
+            if again:
+                low = max(SPEEDS[0], len(samples) / model.rate / model.longest)
+                speed = seeded("speed", seed, again, utterance.id).uniform(low, max(low, SPEEDS[1]))
+                samples = speed_perturb(samples, model.rate, round(speed, 3))[: int(model.longest * model.rate)]
+            audio = torch.from_numpy(samples)
             length = len(audio) / model.rate
             if length > model.longest or len(audio) < model.shortest:
                 where = f"{utterance.origin}: {utterance.id}"
@@ -68,7 +76,8 @@ def hear_memories(
         for utterance, memory, tokens, length in zip(part, memories, said, seconds):
             ended = tokens[-1:] == [model.law.eos]
             text = tokens[:-1] if ended else tokens
-            found.append(MemoryText(utterance.id, memory[0].half().cpu().clone(), text, ended, length))
+            name = f"{utterance.id}-pass{again}" if again else utterance.id
+            found.append(MemoryText(name, memory[0].half().cpu().clone(), text, ended, length))
         note(len(found), len(utterances))
     return found
 
@@ -146,10 +155,19 @@ def prompts_of(model: SpeechSeq2Seq, items: Sequence[MemoryText]) -> list[Prompt
     return [model.prompt(item.memory[None].to(like)) for item in items]
 
 
-def memories_key(model: SpeechSeq2Seq, data: Sequence[DataDir], texts: bool) -> str:
-    """What memories depend on: the model, its law, the audio, and whether texts are the transcripts."""
+def memories_key(
+    model: SpeechSeq2Seq, data: Sequence[DataDir], texts: bool, passes: int = 1, seed: int = 0
+) -> str:  # fmt: skip
+    """What memories depend on: the model, its law, the audio, whether texts are the transcripts, and how often and at
+    which speeds it is heard."""
     heard = [[u.id, u.text if texts else "", u.audio, u.start, u.end, u.channel] for d in data for u in d.utterances]
-    facts = [weights_digest(model.trunk), str(model.law), str(model.config), heard]
+    facts = [
+        weights_digest(model.trunk),
+        str(model.law),
+        str(model.config),
+        heard,
+        *([passes, seed] if passes > 1 else []),
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

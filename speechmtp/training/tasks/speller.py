@@ -26,12 +26,15 @@ LEAST = 3  # a character that training texts have less often is not written
 @dataclass(frozen=True)
 class SpellerTrainConfig:
     """One training. `ctc.characters`, if empty, are those of the training texts; `targets`: `own` is what the model
-    itself says, `text` the transcripts; `masks` are SpecAugment's (arXiv 1904.08779) over encoder states."""
+    itself says, `text` the transcripts; `passes` over the training audio, all but the first at other speeds, drawn by
+    `prompts_seed`; `masks` are SpecAugment's (arXiv 1904.08779) over encoder states."""
 
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     ctc: CtcSpellerConfig = field(default_factory=CtcSpellerConfig)
     targets: Literal["own", "text"] = "own"
+    passes: int = 1
+    prompts_seed: int = 0
     steps: int = 2000
     rows: int = 32
     masks: SpecAugmentConfig = field(default_factory=lambda: SpecAugmentConfig(freq_width=40, time_masks=5))
@@ -42,7 +45,7 @@ class SpellerTrainConfig:
 
     def __post_init__(self) -> None:
         """ConfigError for a count below 1."""
-        for name in ("steps", "rows"):
+        for name in ("steps", "rows", "passes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"ctc: {name} {getattr(self, name)}, expected 1 or more")
 

@@ -9,6 +9,7 @@ first=../../moonshine/heads1
 "$first/run.sh" --only data
 mkdir -p data
 # Readers of LibriSpeech's part that are not held out.
+# shellcheck disable=SC2016 # awk's own
 step --in "$first/conf/dev_speakers" --stdout data/readers -- \
   awk 'FNR == NR {held[$1]; next} !($1 in held)' "$first/conf/dev_speakers" "$SPEECHMTP_CORPORA/librispeech/train/spk2utt"
 step --in data/readers --out data/librispeech --out data/rest -- \

@@ -1,0 +1,167 @@
+"""Recordings of any length and number: heard in parts, decoded in batches, put together in order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import speechmtp
+from speechmtp.api import Recogniser
+from speechmtp.audio.cut import cut_points
+from speechmtp.audio.io import read_audio, write_audio
+from speechmtp.bundle import load_without_heads
+from speechmtp.errors import ConfigError, DataError
+from speechmtp.recordings import decode_recordings, held, joined
+from speechmtp.types import Result, Trace
+
+RATE = 16000
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something heard."""
+
+    name: str
+    audio_seconds: float
+
+    @property
+    def size(self) -> int:
+        return round(1000 * self.audio_seconds)
+
+
+def parts(*lengths: float, name: str = "a") -> list[Part]:
+    return [Part(f"{name}{i}", length) for i, length in enumerate(lengths)]
+
+
+def speech(seconds: float, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).normal(size=round(seconds * RATE))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Moonshine whose law stops after 20 tokens at the most."""
+    path = tiny.write_seq2seq(tmp_path_factory.mktemp("tiny"))
+    (path / "config.yaml").write_text(
+        "format_version: 1\nmodel: {kind: seq2seq, family: moonshine, tokens_per_second: 1.0, extra: 2}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def recogniser(folder: Path) -> Recogniser:
+    return speechmtp.load(str(folder), dtype="float64")
+
+
+def test_parts_are_batched_by_size_and_put_together_in_order() -> None:
+    recordings = [parts(9, 2, name="a"), parts(5, name="b"), parts(1, 8, 3, name="c")]
+    calls: list[list[str]] = []
+    drawn: dict[str, int] = {}
+    noted: list[float] = []
+
+    def decode(rows: list[Part], streams: list[int]) -> list[Result]:
+        calls.append([row.name for row in rows])
+        drawn.update(zip(calls[-1], streams))
+        return [Result(row.name, (len(calls),), Trace(calls=1, emitted=2, finished=True), 1.5) for row in rows]
+
+    found = decode_recordings(recordings, decode, 2, [100, 200, 300], noted.append)
+    assert calls == [["c0", "a1"], ["c2", "b0"], ["c1", "a0"]]
+    assert [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
+    assert [one.tokens for one in found] == [(3, 1), (2,), (1, 3, 2)]
+    assert found[2].spans == ((0, 1), (1, 9), (9, 12))
+    assert [one.trace.emitted for one in found] == [4, 2, 6]
+    assert [one.seconds for one in found] == [3.0, 1.5, 4.5], "each batch once"
+    assert drawn == {"a0": 100, "a1": 101, "b0": 200, "c0": 300, "c1": 301, "c2": 302}
+    assert noted == [3, 8, 17]
+
+
+def test_flags_of_the_parts_are_those_of_the_whole() -> None:
+    good, silent = Trace(calls=2, finished=True, gaps=[1.0]), Trace(finished=True, flags=("empty",))
+    cut = Trace(calls=3, flags=("limit", "repetition"), gaps=[2.0, 3.0])
+
+    def of(*traces: Trace) -> Trace:
+        return joined([Result("x", (), trace) for trace in traces], [1.0] * len(traces), 0.0).trace
+
+    assert of(good, silent).flags == () and of(good, silent).finished
+    assert of(silent, silent).flags == ("empty",)
+    whole = of(good, cut, silent)
+    assert (whole.flags, whole.finished, whole.calls) == (("limit", "repetition"), False, 5)
+    assert whole.gaps == [1.0, 2.0, 3.0]
+    assert of(good) is good
+
+
+def test_silent_parts_leave_no_gap_in_the_text() -> None:
+    results = [Result(text, (), Trace()) for text in ("one", "", " two ")]
+    assert joined(results, [1.0] * 3, 0.0).text == "one two"
+
+
+def test_only_so_many_parts_are_held() -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[list[int]]:
+        for size in (1, 2, 1, 5, 1):
+            read.append(size)
+            yield [0] * size
+
+    groups = held(items(), len, 3)
+    assert (list(map(len, next(groups))), read) == ([1, 2], [1, 2])
+    assert [list(map(len, group)) for group in groups] == [[1, 5], [1]]
+
+
+def test_a_long_recording_is_its_parts(recogniser: Recogniser) -> None:
+    audio = speech(60)
+    found = recogniser.recognise(audio, RATE)
+    spans = cut_points(audio, RATE)
+    apart = [recogniser.recognise(audio[start:end], RATE) for start, end in spans]
+    assert len(found.parts) == len(spans) == 3
+    assert found.text == " ".join(filter(None, (one.text.strip() for one in apart)))
+    assert found.tokens == sum((one.tokens for one in apart), ())
+    assert found.trace.calls == sum(one.trace.calls for one in apart)
+    assert np.array(found.spans) == pytest.approx(np.array(spans) / RATE)
+    assert recogniser.transcribe(audio, RATE) == found.text
+
+
+def test_many_are_as_each_alone_whatever_the_batch(recogniser: Recogniser, tmp_path: Path) -> None:
+    audios = [speech(length, seed) for seed, length in enumerate((3.0, 27.0, 1.5, 0.7))]
+    alone = [recogniser.recognise(audio, RATE) for audio in audios]
+    for batch in (1, 3, 16):
+        found = list(recogniser.recognise_many(audios, RATE, batch=batch))
+        assert [one.tokens for one in found] == [one.tokens for one in alone]
+    path = tmp_path / "a.wav"
+    write_audio(path, audios[0], RATE)
+    assert next(recogniser.recognise_many([path, audios[1]], RATE)).tokens
+    with pytest.raises(DataError, match="too short"):
+        list(recogniser.recognise_many([audios[0], audios[0][:100]], RATE))
+
+
+def test_long_recordings_of_every_kind_of_model() -> None:
+    an4 = speechmtp.load("an4")
+    once = read_audio(speechmtp.example("digits"), an4.rate)[0]
+    audio = np.concatenate([once, np.zeros(round(24 * an4.rate) - len(once), np.float32), once])
+    found = an4.recognise(audio, an4.rate)
+    assert len(found.parts) == 2
+    assert found.text == " ".join(an4.transcribe(audio[a:b], an4.rate) for a, b in cut_points(audio, an4.rate))
+    assert found.text.startswith("FOUR TWO SEVEN NINE ") and found.text.endswith(" SEVEN NINE")
+
+
+def test_the_strategy_that_nobody_chose(recogniser: Recogniser, folder: Path, tmp_path: Path) -> None:
+    assert recogniser.default_strategy.name == "ar"
+    with_heads = replace(recogniser.bundle, heads={"own": tiny.heads("latent", 3, shape=shape(recogniser))})
+    speaker = Recogniser(with_heads, recogniser.device, recogniser.dtype)
+    assert speaker.default_strategy.label == "verify:depth=3", "as deep as the heads"
+    named = replace(with_heads, config=replace(with_heads.config, strategy="verify:depth=2"))
+    assert Recogniser(named, recogniser.device, recogniser.dtype).default_strategy.label == "verify:depth=2"
+    assert speechmtp.load("an4").default_strategy.label == "ctc", "named by its folder"
+    an4 = load_without_heads("an4")
+    for heads, label in (({}, "ctc"), (speechmtp.load("an4").bundle.heads, "ctc-heads:depth=7,theta=0.9")):
+        plain = replace(an4, config=replace(an4.config, strategy=""), heads=heads)
+        assert Recogniser(plain, recogniser.device, speechmtp.load("an4").dtype).default_strategy.label == label
+    wrong = replace(with_heads, config=replace(with_heads.config, strategy="verfy"))
+    with pytest.raises(ConfigError, match="did you mean 'verify'"):
+        _ = Recogniser(wrong, recogniser.device, recogniser.dtype).default_strategy
+
+
+def shape(recogniser: Recogniser) -> object:
+    return recogniser.bundle.model.trunk.shape
