@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # The stages that every recipe of heads for a pretrained recogniser shares. A corpus calls it from
-# egs/<model>/heads1/run.sh with its model; conf/sets.txt lists the head sets, the default first, conf/train.yaml what
-# all of them share.
+# egs/<model>/heads1/run.sh with its model; conf/sets.txt lists the head sets, conf/train.yaml has what all of them share.
 set -euo pipefail
 
 lib=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)/lib
@@ -14,7 +13,7 @@ read -ra typed <<< "${RECIPE_ARGUMENTS-$*}" # what the user typed, without the r
 help_message="Usage: ${RECIPE_SCRIPT:-$0} [options]
 Heads and a CTC draft head for a pretrained recogniser, which stays as it is, trained on what it says itself. Every choice
 is made on held-out training speakers and stored in conf/decode.yaml; the test sets are only read. Strategies are compared
-with the first set of heads, families by \`verify\`."
+with one set of heads, families by \`verify\`."
 # shellcheck disable=SC2034 # options of the stage library
 # begin options
 stage=1             # first stage to run
@@ -27,6 +26,7 @@ tests=""            # test sets, which are only read; the first at every batch s
 batch_sizes="1 16"  # batch sizes of the comparison
 device=cpu          # where to train
 threads=1           # of trainings and comparisons
+heads=chain         # the set of conf/sets.txt with which strategies are compared
 depths="3 7"        # drafted tokens a call at which families are compared
 tag=heads1          # results go to exp/<tag>
 results=RESULTS.md  # page of results
@@ -36,22 +36,22 @@ results=RESULTS.md  # page of results
 exp=exp/$tag
 ins=()
 [[ ! -d $model ]] || ins+=(--in "$model")
-training=(--model "$model" --train "$data/train" --dev "$data/dev" --prompts "$exp/memories.safetensors"
+training=(--model "$model" --train "$data/train" --dev "$data/dev"
   --device "$device" --threads "$threads" --storage int8)
-first=$exp/$(grep -v '^#' conf/sets.txt | head -n 1 | cut -d ' ' -f 1)
 
 # The lines of the list of head sets without comments.
 sets() { grep -v '^#' conf/sets.txt; }
 
 # train KIND NAME OPTIONS...: heads or a CTC head, once.
 train() {
-  local kind=$1 name=$2
+  local kind=$1 name=$2 passes=1
   shift 2
+  [[ " $* " =~ " passes="([0-9]+) ]] && passes=${BASH_REMATCH[1]}
   stage_note "the log is $exp/log/$name.log"
   step "${ins[@]}" --in conf --in "$data/train" --resumable --out "$exp/$name" --makes "$exp/$name/config.yaml" \
     --via "${train_cmd:-run.py}" --log "$exp/log/$name.log" -- \
     speechmtp train "$kind" "${training[@]}" --config "conf/$([[ $kind == ctc ]] && echo ctc || echo train).yaml" \
-    --out "$exp/$name" "$@"
+    --out "$exp/$name" --prompts "$exp/memories_$passes.safetensors" "$@" "passes=$passes"
 }
 
 mkdir -p "$exp/log"
@@ -62,7 +62,7 @@ fi
 if begin_stage 2 heads "every set of conf/sets.txt"; then
   record_run "$exp" "${RECIPE_SCRIPT:-$0}" "${typed[@]}"
   while read -r name options; do
-    read -ra words <<< "$options"
+    read -ra words <<< "${options//EXP/$exp}"
     train heads "$name" "${words[@]}"
   done < <(sets)
 fi
@@ -71,12 +71,12 @@ if begin_stage 3 ctc "a CTC head that spells"; then
   [[ ! -f conf/ctc.yaml ]] || train ctc ctc
 fi
 
-drafts=(--heads "$first")
+drafts=(--heads "$exp/$heads")
 [[ ! -f $exp/ctc/config.yaml ]] || drafts+=(--ctc "$exp/ctc")
 
 if begin_stage 4 tune "options of every strategy, on $data/tune"; then
   stage_note "the log is $exp/log/tune.log"
-  step "${ins[@]}" --in "$first/heads.safetensors" --out "$exp/tune" --out conf/decode.yaml \
+  step "${ins[@]}" --in "$exp/$heads/heads.safetensors" --out "$exp/tune" --out conf/decode.yaml \
     --via "${decode_cmd:-run.py}" --log "$exp/log/tune.log" -- \
     speechmtp tune "$model" "$data/tune" --all --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${drafts[@]}"
 fi
@@ -86,7 +86,7 @@ compare() {
   local name=$1 set=$2
   shift 2
   stage_note "the log is $exp/log/$name.log"
-  step "${ins[@]}" --in "$first/heads.safetensors" --in conf/decode.yaml --out "$exp/compare/$name" \
+  step "${ins[@]}" --in "$exp/$heads/heads.safetensors" --in conf/decode.yaml --out "$exp/compare/$name" \
     --via "${decode_cmd:-run.py}" --log "$exp/log/$name.log" -- \
     speechmtp compare "$model" "$data/$set" --out "$exp/compare/$name" --threads "$threads" "$@"
 }

@@ -36,7 +36,7 @@ def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the audio prompts (a pretrained recogniser's memories) here, for the next heads of this model",
     )
     parser.add_argument(
-        "--start", metavar="DIR", help="begin with the weights of these heads, of the same kind and sizes"
+        "--start", metavar="DIR", help="begin with the weights of these heads, of the same sizes"
     )
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
     parser.add_argument("--device", default="cpu")
