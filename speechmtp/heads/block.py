@@ -20,7 +20,7 @@ from speechmtp.errors import ConfigError
 from speechmtp.heads.block_attention import drafted_seen, taught_seen
 from speechmtp.heads.block_correction import GruCorrection
 from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
-from speechmtp.heads.decoder_layer import DecoderLayer, Memory, norm_of, rotary
+from speechmtp.heads.decoder_layer import DecoderLayer, Memory, norm_of, rotary, start_norm
 from speechmtp.heads.layered import LayeredState, take_fresh
 from speechmtp.models.cache import RaggedCache
 from speechmtp.types import States, TrunkShape
@@ -113,9 +113,8 @@ class BlockHeads(HeadSet):
                             weight.copy_(given)
                         else:
                             weight.normal_(std=INIT_STD)
-            for norm, name in ((self.context_norm, "input_layernorm.weight"), (self.norm, "final_norm.weight")):
-                if name in weights and weights[name].shape == norm.weight.shape:
-                    norm.weight.copy_(weights[name])
+            start_norm(self.context_norm, weights, "input_layernorm")
+            start_norm(self.norm, weights, "final_norm")
             ids = torch.arange(self.shape.vocab_size, device=trunk.unembedding().weight.device)
             total = torch.stack([trunk.embed(part).sum(0) for part in ids.split(8192)]).sum(0)
             self.mask.copy_(total / len(ids))

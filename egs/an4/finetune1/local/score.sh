@@ -8,6 +8,6 @@ for set in dev keep_dev test keep_test; do
     out=$exp/score/${set}_${pair%%=*}
     speechmtp decode "${pair#*=}" "data/$set" --strategy ar --batch-size 16 --threads 1 --out "$out" > /dev/null
     printf '%s, %s: ' "$set" "${pair%%=*}"
-    speechmtp score "data/$set" "$out/text" --normalizer whisper-en --out "$out/score" | head -n 1
+    speechmtp score "data/$set" "$out/text" --normalizer whisper-en --out "$out/score" | sed -n 1p
   done
 done
