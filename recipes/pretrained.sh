@@ -22,7 +22,7 @@ only=""             # run this stage alone (a name or a number)
 force=""            # stages to run again though nothing changed (names or numbers, commas between)
 model=""            # folder or hub name of the recogniser
 data=data           # folder of the data directories train, dev, tune and the test sets
-tests=""            # test sets, which are only read; the first at every batch size, the others at the first one
+tests=""            # test sets, which are only read; the first at every batch size and with lossy strategies too
 batch_sizes="1 16"  # batch sizes of the comparison
 device=cpu          # where to train
 threads=1           # of trainings and comparisons
@@ -44,13 +44,14 @@ sets() { grep -v '^#' conf/sets.txt; }
 
 # train KIND NAME OPTIONS...: heads or a CTC head, once.
 train() {
-  local kind=$1 name=$2 passes=1
+  local kind=$1 name=$2 passes=1 config=conf/train.yaml
   shift 2
+  [[ $kind != ctc ]] || config=conf/ctc.yaml
   [[ " $* " =~ " passes="([0-9]+) ]] && passes=${BASH_REMATCH[1]}
   stage_note "the log is $exp/log/$name.log"
-  step "${ins[@]}" --in conf --in "$data/train" --resumable --out "$exp/$name" --makes "$exp/$name/config.yaml" \
+  step "${ins[@]}" --in "$config" --in "$data/train" --resumable --out "$exp/$name" --makes "$exp/$name/config.yaml" \
     --via "${train_cmd:-run.py}" --log "$exp/log/$name.log" -- \
-    speechmtp train "$kind" "${training[@]}" --config "conf/$([[ $kind == ctc ]] && echo ctc || echo train).yaml" \
+    speechmtp train "$kind" "${training[@]}" --config "$config" \
     --out "$exp/$name" --prompts "$exp/memories_$passes.safetensors" "$@" "passes=$passes"
 }
 
@@ -60,7 +61,6 @@ if begin_stage 1 data "audio for training, tuning and tests"; then
 fi
 
 if begin_stage 2 heads "every set of conf/sets.txt"; then
-  record_run "$exp" "${RECIPE_SCRIPT:-$0}" "${typed[@]}"
   while read -r name options; do
     read -ra words <<< "${options//EXP/$exp}"
     train heads "$name" "${words[@]}"
@@ -75,6 +75,7 @@ drafts=(--heads "$exp/$heads")
 [[ ! -f $exp/ctc/config.yaml ]] || drafts+=(--ctc "$exp/ctc")
 
 if begin_stage 4 tune "options of every strategy, on $data/tune"; then
+  record_run "$exp" "${RECIPE_SCRIPT:-$0}" "${typed[@]}"
   stage_note "the log is $exp/log/tune.log"
   step "${ins[@]}" --in "$exp/$heads/heads.safetensors" --out "$exp/tune" --out conf/decode.yaml \
     --via "${decode_cmd:-run.py}" --log "$exp/log/tune.log" -- \
@@ -93,11 +94,12 @@ compare() {
 
 if begin_stage 5 compare "every strategy on $tests, beside transformers' own"; then
   sizes=$batch_sizes
+  exact=()
   for set in $tests; do
     for size in $sizes; do
-      compare "${set}_batch$size" "$set" --strategies @conf/decode.yaml --batch-size "$size" "${drafts[@]}"
+      compare "${set}_batch$size" "$set" --strategies @conf/decode.yaml --batch-size "$size" "${exact[@]}" "${drafts[@]}"
     done
-    sizes=${batch_sizes%% *}
+    sizes=${batch_sizes%% *} exact=(--exact)
   done
 fi
 

@@ -11,29 +11,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from speechmtp.config import from_dict, load_config, read_yaml, write_yaml
+from speechmtp.config import from_dict, read_yaml, write_yaml
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.heads.contract import HeadSet
-from speechmtp.heads.latent import LatentHeadsConfig
-from speechmtp.heads.table import HeadsConfig, build_heads
-from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
+from speechmtp.heads.folder import (
+    encoder_digest,
+    find_heads,
+    load_heads,
+    load_speller,
+    own_heads,
+    save_heads,
+    save_speller,
+    trunk_digest,
+)
+from speechmtp.models.ctc_speller import CtcSpeller
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
 from speechmtp.models.speech_seq2seq import Seq2SeqConfig, SpeechSeq2Seq, default_config, empty_model, family_of
-from speechmtp.models.storage import Storage, load_state, pack, unpack, weights_digest
-from speechmtp.models.trunk import Trunk
+from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, weights_digest
 from speechmtp.text.hub_tokenizer import HubTokenizer
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.types import FbankConfig
 
 FORMAT = 1
-EMBEDDED = {"default": "default", "an4": "an4"}  # names of the models inside the package
+OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # of the same weights, in hub folders
+EMBEDDED = ("default", "an4")  # models inside the package
 
 
 @dataclass(frozen=True)
@@ -55,33 +61,6 @@ class Seq2SeqBundleConfig:
     model: Seq2SeqConfig = field(default_factory=Seq2SeqConfig)
     normalizer: str = "whisper-en"
     strategy: str = ""  # what decodes where nobody chose
-
-
-@dataclass(frozen=True)
-class HeadFolderConfig:
-    """`heads/<name>/config.yaml`."""
-
-    heads: HeadsConfig = field(default_factory=LatentHeadsConfig)
-    base: str = ""
-    trunk_sha256: str = ""
-    taps: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class SpellerFolderConfig:
-    """`ctc/config.yaml`."""
-
-    ctc: CtcSpellerConfig = field(default_factory=CtcSpellerConfig)
-    base: str = ""
-    encoder_sha256: str = ""
-
-
-class HasTrunk(Protocol):
-    """A speech LLM of ours, or a causal LM of transformers."""
-
-    @property
-    def trunk(self) -> Trunk:
-        """What heads stand on."""
 
 
 @dataclass
@@ -119,11 +98,6 @@ class Bundle:
         return self
 
 
-def trunk_digest(model: HasTrunk, storage: Storage = "float32") -> str:
-    """`weights_digest` of the trunk."""
-    return weights_digest(model.trunk, storage)
-
-
 def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> None:
     """Write a model folder; heads beside weights of `uint8`, which rounds nothing, are stored as `int8`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,13 +111,13 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
         bundle.model.save_settings(folder)
     (folder / "normalizer.json").write_text(json.dumps({"id": bundle.config.normalizer}) + "\n")
     (folder / "card.md").write_text(bundle.card, encoding="utf-8")
-    # Heads are bound to the trunk as it will be loaded, after rounding.
-    digest = trunk_digest(bundle.model, storage)
+    # Heads are bound to trunk and encoder as they will be loaded, after rounding.
+    base, digest = bundle.name or folder.name, trunk_digest(bundle.model, storage)
     own: Storage = "int8" if storage == "uint8" else storage
     for name, heads in bundle.heads.items():
-        save_heads(heads, folder / "heads" / name, bundle.name or folder.name, digest, own)
+        save_heads(heads, folder / "heads" / name, base, digest, own)
     if bundle.ctc is not None:
-        save_speller(bundle.ctc, folder / "ctc", bundle, own)
+        save_speller(bundle.ctc, folder / "ctc", base, encoder_digest(bundle.model, storage), own)
 
 
 def _weights(model: SpeechLM | SpeechSeq2Seq, storage: Storage) -> dict[str, Tensor]:
@@ -152,123 +126,12 @@ def _weights(model: SpeechLM | SpeechSeq2Seq, storage: Storage) -> dict[str, Ten
     return pack(module.state_dict(), storage)
 
 
-def save_heads(heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage, card: str = "") -> None:
-    """Write a head folder; `digest` is that of the trunk that the heads belong to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config: Any = heads.config
-    write_yaml(folder / "config.yaml", HeadFolderConfig(config, base, digest, heads.taps))
-    save_file(pack(heads.state_dict(), storage), folder / "heads.safetensors", {"format": "pt"})
-    if card:
-        (folder / "card.md").write_text(card, encoding="utf-8")
-
-
-def load_heads(folder: Path, model: HasTrunk, allow_stale: bool = False, digest: str = "") -> HeadSet:
-    """A head set trained on this very trunk; another trunk's is an error unless allowed.
-
-    `digest` is `trunk_digest(model)` where it is known already.
-    """
-    config = load_config(HeadFolderConfig, folder / "config.yaml")
-    if config.trunk_sha256 != (digest or trunk_digest(model)) and not allow_stale:
-        base = config.base or "its name was not kept"
-        raise CheckpointError(
-            f"{folder}: these heads were trained on another trunk ({base}); train them again on this one, "
-            f"or let them through with --allow-stale-heads"
-        )
-    heads = build_heads(config.heads, model.trunk.shape)
-    if config.taps != heads.taps:
-        raise CheckpointError(
-            f"{folder}: these heads read the trunk's layers {list(config.taps)}, expected {list(heads.taps)}, "
-            f"those of this trunk; train them again on it"
-        )
-    load_state(heads, unpack(_read(folder / "heads.safetensors")), folder)
-    return heads.eval()
-
-
-def start_heads(heads: HeadSet, folder: Path) -> None:
-    """Give heads the weights of a head folder, to be trained further; sizes that differ are a CheckpointError."""
-    load_config(HeadFolderConfig, folder / "config.yaml")  # a folder that is none has one clear line
-    load_state(heads, unpack(_read(folder / "heads.safetensors")), folder)
-
-
-def save_speller(speller: CtcSpeller, folder: Path, base: Bundle, storage: Storage, card: str = "") -> None:
-    """Write the folder of a CTC draft head, which carries the digest of the encoder it was trained on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(folder / "config.yaml", SpellerFolderConfig(speller.config, base.name, _encoder_digest(base)))
-    save_file(pack(speller.state_dict(), storage), folder / "ctc.safetensors", {"format": "pt"})
-    if card:
-        (folder / "card.md").write_text(card, encoding="utf-8")
-
-
-def load_speller(folder: Path, base: Bundle, allow_stale: bool = False) -> CtcSpeller:
-    """A CTC draft head trained on this very encoder; another encoder's is an error unless allowed."""
-    config = load_config(SpellerFolderConfig, folder / "config.yaml")
-    if config.encoder_sha256 != _encoder_digest(base) and not allow_stale:
-        raise CheckpointError(
-            f"{folder}: this CTC head was trained on another encoder ({config.base or 'its name was not kept'}); train "
-            f"it again on this one, or let it through with --allow-stale-heads"
-        )
-    speller = CtcSpeller(config.ctc)
-    load_state(speller, unpack(_read(folder / "ctc.safetensors")), folder)
-    return speller.eval()
-
-
-def _encoder_digest(base: Bundle) -> str:
-    if not isinstance(base.model, SpeechSeq2Seq):
-        raise CheckpointError(f"{base.folder}: has a CTC head of its own, expected a folder of Moonshine or Whisper")
-    return weights_digest(base.model.trunk.model.get_encoder())
-
-
-def own_heads(folder: Path) -> dict[str, Path]:
-    """Head folders inside a model folder, by name."""
-    found = sorted((folder / "heads").glob("*"))
-    return {path.name: path for path in found if (path / "config.yaml").exists()}
-
-
-def find_heads(model: Path, wanted: Sequence[str]) -> dict[str, Path]:
-    """Head folders by name, in the order wanted: names in the model's `heads/`, or any head folders by path.
-
-    An unknown name, a folder without config.yaml and a name given twice are CheckpointErrors.
-    """
-    own = own_heads(model)
-    found: dict[str, Path] = {}
-    for item in wanted:
-        path = own.get(item, Path(item))
-        if not path.is_dir():
-            names = ", ".join(own) or "none"
-            raise CheckpointError(
-                f"--heads {item}: neither a head set of {model} nor a folder; the model's own: {names}"
-            )
-        if not (path / "config.yaml").exists():
-            raise CheckpointError(
-                f"--heads {item}: config.yaml is missing; give a head folder, with config.yaml and heads.safetensors"
-            )
-        name = item if item in own else path.resolve().name
-        if name in found:
-            raise CheckpointError(
-                f"--heads {item}: {path} has the name of {found[name]}; rename one of the two folders"
-            )
-        found[name] = path
-    return found
-
-
-def stored_parameters(path: Path) -> int:
-    """Numbers in a file of heads, scales and whole-number tables left out."""
-    return sum(tensor.numel() for tensor in unpack(_read(path)).values() if tensor.is_floating_point())
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
-
-
 def locate(name: str) -> Path:
     """The folder of a model: a path, a model inside the package, or a hub name such as `owner/model`."""
     if Path(name).is_dir():
         return Path(name)
     if name in EMBEDDED:
-        folder = Path(str(resources.files("speechmtp"))) / "assets" / "models" / EMBEDDED[name]
+        folder = Path(str(resources.files("speechmtp"))) / "assets" / "models" / name
         if folder.is_dir():
             return folder
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
@@ -284,7 +147,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name))
+        return Path(snapshot_download(name, ignore_patterns=OTHER_FORMATS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{name}: neither a folder nor to be had from the hub ({reason})") from error
@@ -308,7 +171,7 @@ def load_without_heads(name: str) -> Bundle:
     config = from_dict(BundleConfig, raw, str(folder / "config.yaml"))
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     model = SpeechLM(config.model, len(tokenizer), tokenizer.bos)
-    load_state(model, unpack(_read(folder / "model.safetensors")), folder / "model.safetensors")
+    load_state(model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors")
     return Bundle(config, model.eval(), tokenizer, {}, _card(folder), folder.name, folder)
 
 
@@ -320,7 +183,7 @@ def _card(folder: Path) -> str:
 def _load_seq2seq(folder: Path, config: Seq2SeqBundleConfig) -> Bundle:
     """A pretrained recogniser, in transformers' files or packed."""
     model = empty_model(config.model, folder)
-    load_state(model.trunk.model, unpack(_read(folder / "model.safetensors")), folder / "model.safetensors")
+    load_state(model.trunk.model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors")
     tokenizer = HubTokenizer.load(_tokenizer_file(folder), model.law.prompt[0], model.law.eos)
     if len(tokenizer) > model.trunk.vocab_size:
         raise CheckpointError(
@@ -374,5 +237,5 @@ def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str]
     }
     speller = Path(ctc) if ctc else bundle.folder / "ctc"
     if ctc or (speller / "config.yaml").exists():
-        bundle.ctc = load_speller(speller, bundle, allow_stale_heads)
+        bundle.ctc = load_speller(speller, bundle.model, allow_stale_heads)
     return bundle

@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_draft_model, load_heads, save_bundle, trunk_digest
+from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_draft_model, save_bundle
 from speechmtp.config import write_yaml
 from speechmtp.errors import CheckpointError
+from speechmtp.heads.folder import load_heads, trunk_digest
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import build_heads
 from speechmtp.models.encoder import EncoderConfig

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strategies", default="ar,verify,threshold,ctc,ctc-only", metavar="LIST",
                         help="ar,verify:depth=3,..., `all` that the model can run, `transformers` for its own generate "
                         "on the same weights, or @FILE with a YAML list `strategies`")  # fmt: skip
+    parser.add_argument("--exact", action="store_true", help="leave lossy strategies out")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for compare.json, .md, .png and texts")
     add_run_options(parser)
     add_draft_options(parser)
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from speechmtp.cli.subjects import open_subject
     from speechmtp.scoring.tables import render_markdown, render_text
 
-    wanted, sampling = Wanted(args.strategies), sampling_of(args)
+    wanted, sampling = Wanted(args.strategies, args.exact), sampling_of(args)
     wanted.drawn = sampling.temperature > 0
     subject, strategies = open_subject(args, wanted.strategies)
     peers, left_out = wanted.peers(subject, args, sampling)
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 class Wanted:
     """The rows that a command line asks for; `recommended` and `chosen_on` are what a file of strategies says."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, exact: bool = False) -> None:
         from speechmtp.config import read_yaml
 
         self.recommended = self.chosen_on = ""
@@ -99,12 +100,13 @@ class Wanted:
 
         self.drawn = False
         self.all, self.with_peers = ALL in self.parts, PEERS in self.parts or ALL in self.parts
-        self.listed = [parse_strategy(part) for part in self.parts if part not in (ALL, PEERS)]
+        listed = [parse_strategy(part) for part in self.parts if part not in (ALL, PEERS)]
+        self.exact, self.listed = exact, [strategy for strategy in listed if strategy.exact or not exact]
 
     def strategies(self, runner: "Runner", ctc: bool) -> list["Strategy"]:
         """Strategies that the model can run: all of a list, or an error; of `all`, those that can."""
         found = check_strategies(self.listed, runner, with_references=True, with_ctc=ctc)
-        found += runner.usable(ctc, self.drawn) if self.all else []
+        found += [s for s in runner.usable(ctc, self.drawn) if s.exact or not self.exact] if self.all else []
         return list({strategy.label: strategy for strategy in found}.values())
 
     def peers(self, subject: Any, args: argparse.Namespace, sampling: Any) -> tuple[list[str], list[str]]:

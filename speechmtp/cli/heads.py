@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from speechmtp.bundle import HasTrunk, find_heads, load_without_heads, own_heads, trunk_digest
+    from speechmtp.bundle import load_without_heads
+    from speechmtp.heads.folder import HasTrunk, find_heads, own_heads, trunk_digest
     from speechmtp.models.causal_lm import is_causal_lm, load_causal_lm
     from speechmtp.scoring.tables import Column, render_text
 
@@ -78,8 +79,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _described(folder: Path, name: str, digest: str) -> dict[str, Any]:
     """A row of the list, from the files alone: heads of another trunk may not fit this one."""
-    from speechmtp.bundle import HeadFolderConfig, stored_parameters
     from speechmtp.config import load_config
+    from speechmtp.heads.folder import HeadFolderConfig, stored_parameters
 
     config = load_config(HeadFolderConfig, folder / "config.yaml")
     heads, weights = config.heads, folder / "heads.safetensors"

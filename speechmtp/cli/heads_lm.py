@@ -26,8 +26,8 @@ def lm_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The figures of a causal LM's head sets, and the folder for them."""
     import torch
 
-    from speechmtp.bundle import trunk_digest
     from speechmtp.cli.reference import kept_tokens
+    from speechmtp.heads.folder import trunk_digest
     from speechmtp.models.causal_lm import load_causal_lm
     from speechmtp.training.tasks.head_bases import long_texts, text_dev
 
@@ -76,7 +76,7 @@ def _said(held_out: "HeldOut", prompts: dict[str, "Prompt"], size: int) -> dict[
 
 def _heads(args: argparse.Namespace, lm: "CausalLM", digest: str) -> tuple[dict[str, "HeadSet"], dict[str, Path]]:
     """Head sets by name, those of --heads or else all of the folder's own, and where they were read."""
-    from speechmtp.bundle import find_heads, load_heads, own_heads
+    from speechmtp.heads.folder import find_heads, load_heads, own_heads
 
     model = Path(args.model)
     folders = find_heads(model, args.heads) if args.heads else own_heads(model)

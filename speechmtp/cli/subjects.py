@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from speechmtp.api import DTYPES, Heard, Recogniser
-from speechmtp.bundle import find_heads, load_heads, own_heads, trunk_digest
 from speechmtp.cli.options import (
     MOST,
     OPENING,
@@ -28,6 +27,7 @@ from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Request, Runner
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
+from speechmtp.heads.folder import find_heads, load_heads, own_heads, trunk_digest
 from speechmtp.models.causal_lm import check_same_vocabulary, is_causal_lm, load_causal_lm
 from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.models.trunk import Trunk

@@ -37,9 +37,10 @@ def run_ctc(args: argparse.Namespace) -> int:
     """Trains the head and writes its folder."""
     import torch
 
-    from speechmtp.bundle import load_without_heads, save_speller
+    from speechmtp.bundle import load_without_heads
     from speechmtp.cli.train_heads import check_training, keep_config
     from speechmtp.config import from_dict, read_yaml, with_overrides
+    from speechmtp.heads.folder import save_speller
     from speechmtp.models.ctc_speller import CtcSpeller
     from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
     from speechmtp.training.loop import run_phase

@@ -52,7 +52,8 @@ def run_heads(args: argparse.Namespace) -> int:
     """Trains the heads and writes their folder."""
     import torch
 
-    from speechmtp.bundle import Bundle, start_heads
+    from speechmtp.bundle import Bundle
+    from speechmtp.heads.folder import start_heads
     from speechmtp.heads.table import build_heads
     from speechmtp.training import distributed
     from speechmtp.training.tasks.asr import pick_precision
@@ -202,7 +203,8 @@ def _write(
     figures: dict[str, float], out: Path,
 ) -> None:  # fmt: skip
     """The head folder or, where the trunk has moved, a whole model folder."""
-    from speechmtp.bundle import Bundle, save_bundle, save_heads, trunk_digest
+    from speechmtp.bundle import Bundle, save_bundle
+    from speechmtp.heads.folder import save_heads, trunk_digest
     from speechmtp.models.causal_lm import quiet_transformers
 
     card = _card(args, heads, config, figures)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speechmtp.errors import CheckpointError
@@ -76,6 +78,14 @@ def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor.float() * scale
         state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file as they are stored; a CheckpointError for one that cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], where: Path) -> None:

@@ -102,12 +102,12 @@ def test_transcribe_any_rate_and_channels(tmp_path, capsys):
 
     slow = tmp_path / "8k.ogg"
     soundfile.write(slow, soxr.resample(samples, rate, 48000), 48000)
-    assert main(["transcribe", str(stereo), str(slow), str(EXAMPLES / "digits.flac")]) == 0
+    assert main(["transcribe", "--model", "an4", str(stereo), str(slow), str(EXAMPLES / "digits.flac")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{stereo}: {plain}"
     assert lines[2] == f"{EXAMPLES / 'digits.flac'}: {plain}"
     assert lines[1].startswith(f"{slow}: ")
-    assert main(["transcribe", "--json", "--strategy", "verify:depth=3", str(stereo)]) == 0
+    assert main(["transcribe", "--model", "an4", "--json", "--strategy", "verify:depth=3", str(stereo)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["text"] == plain
     assert found["tokens_per_call"] > 1
@@ -134,9 +134,9 @@ def test_readme_python_runs():
         (["transcribe", "no.wav"], "no.wav"),
         (["transcribe", "x.wav", "--model", "none"], "no such model folder"),
         (["transcribe", "x.wav", "--strategy", "verfy"], "did you mean 'verify'"),
-        (["transcribe", "x.wav", "--strategy", "verify:depth=9"], "at most 7"),
+        (["transcribe", "x.wav", "--model", "an4", "--strategy", "verify:depth=9"], "at most 7"),
         (["transcribe", "x.wav", "--strategy", "threshold", "--theta", "1.5"], "from 0 to 1"),
-        (["transcribe", "x.wav", "--strategy", "ctc:depth=2"], "no option 'depth'"),
+        (["transcribe", "x.wav", "--strategy", "ctc:width=2"], "no option 'width'"),
         (["transcribe", "x.wav", "--device", "cuda:7"], "not available"),
         (["transcribe", "x.wav", "--dtype", "int4"], "expected one of"),
         (["transcribe", "x.wav", "--batch-size", "0"], "expected 1 or more"),
@@ -278,15 +278,22 @@ def test_export_keeps_what_the_model_says(tmp_path, capsys):
     assert "holds a model already" in capsys.readouterr().err
 
 
-def test_the_embedded_model_is_small_and_has_its_card():
+@pytest.mark.parametrize(("name", "limits"), [("an4", {"": 3_000_000}), ("default", {
+    "model.safetensors": 29_000_000, "tokenizer.json.xz": 700_000, "heads": 4_000_000, "ctc": 4_000_000, "": 34_000_000,
+})])  # fmt: skip
+def test_embedded_models_are_small_and_have_their_card(name, limits):
     from speechmtp.bundle import locate
 
-    folder = locate("default")
-    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 3_000_000
-    card = (folder / "card.md").read_text()
-    assert "AN4" in card
-    assert "licence" in card.lower()
-    assert "RESULTS_TABLE" not in README.read_text()
+    folder = locate(name)
+
+    def size(part: str) -> int:
+        path = folder / part
+        return sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file())
+
+    assert all(size(part) <= limit for part, limit in limits.items())
+    assert size("heads") + size("ctc") <= 4_000_000
+    assert "licence" in (folder / "card.md").read_text().lower()
+    assert name == "an4" or "MIT" in (folder / "LICENSE").read_text()
 
 
 def test_tune_and_results_pages(tmp_path, capsys):

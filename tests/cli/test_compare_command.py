@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 
-from speechmtp.bundle import load_bundle, save_heads
+from speechmtp.bundle import load_bundle
 from speechmtp.cli import compare, comparison
 from speechmtp.cli.main import main
 from speechmtp.cli.subjects import SpeechSubject
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.strategies import STRATEGIES
+from speechmtp.heads.folder import save_heads
 from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import build_heads
 from speechmtp.types import Result

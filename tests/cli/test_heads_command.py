@@ -20,8 +20,9 @@ def sets(tmp_path_factory) -> Path:
     """A model folder and head folders beside it: `chain` (depth 3), `narrow` with a shortlist, `stale`."""
     import torch
 
-    from speechmtp.bundle import load_bundle, locate, save_heads
+    from speechmtp.bundle import load_bundle, locate
     from speechmtp.heads.chain import ChainHeadsConfig
+    from speechmtp.heads.folder import save_heads
     from speechmtp.heads.latent import LatentHeadsConfig
     from speechmtp.heads.table import build_heads
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from small_lm import LINES, write_lm, write_text
 
 import speechmtp
-from speechmtp.bundle import load_heads, trunk_digest
 from speechmtp.cli.main import main
 from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.strategies import make_strategy
+from speechmtp.heads.folder import load_heads, trunk_digest
 from speechmtp.models.causal_lm import load_causal_lm
 from speechmtp.training.tasks.head_data import opened
 

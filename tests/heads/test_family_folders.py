@@ -12,11 +12,11 @@ from families import CONFIGS, NAMES, D, batch_of, features_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from speechmtp.bundle import HeadFolderConfig, load_heads, save_heads, trunk_digest
 from speechmtp.config import load_config, read_yaml, write_yaml
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.heads.chain import ChainHeadsConfig
 from speechmtp.heads.contract import HeadSet, TrainBatch
+from speechmtp.heads.folder import HeadFolderConfig, load_heads, save_heads, trunk_digest
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.models.trunk import Trunk

@@ -177,6 +177,30 @@ def test_targets_of_kept_audio_are_the_bases_own(data: DataDir, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("every_output_counts")
+@pytest.mark.parametrize("parts", ["full", "lora"])
+def test_kept_audio_holds_the_law_before(parts: str, data: DataDir, tmp_path: Path) -> None:
+    """The divergence is zero before the first update, has a gradient after one, and weighs what it is told."""
+    bundle, settings = load(tmp_path), config(parts, keep_weight=2.0)
+    pool = make_pool(bundle, data, settings, keep=True)
+    held = FinetunePhase(settings, bundle, [pool], [], torch.float32)
+    batch = held.batch(0)
+    assert abs(float(held.loss(batch, 0)[0].detach())) < 1e-9
+    if parts == "full":
+        spoken = FinetunePhase(replace(settings, keep_law=False), bundle, [pool], [], torch.float32)
+        assert float(spoken.loss(batch, 0)[0].detach()) > 1
+    with torch.no_grad():
+        for weight, _ in held.parameters():
+            weight.add_(0.1)
+    loss, _ = held.loss(batch, 0)
+    assert float(loss.detach()) > 0.01
+    loss.backward()
+    assert any(float(weight.grad.abs().max()) > 0 for weight, _ in held.parameters() if weight.grad is not None)
+    lighter = replace(settings, keep_weight=1.0)
+    held._config = lighter
+    assert float(held.loss(batch, 0)[0].detach()) == pytest.approx(float(loss.detach()) / 2)
+
+
+@pytest.mark.usefixtures("every_output_counts")
 def test_a_share_of_the_rows_is_taught_what_the_base_says(data: DataDir, tmp_path: Path) -> None:
     bundle = load(tmp_path)
     shared = config("decoder", base_targets=0.5)

@@ -4,6 +4,7 @@ Its own greedy transcripts serve as second targets, of the same audio or of othe
 (sequence-level self-distillation, arXiv 1606.07947). Low-rank adapters: arXiv 2106.09685.
 """
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from speechmtp.data.batch import seeded
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.training.loop import finished, load_finished, run_phase
-from speechmtp.training.losses import in_chunks, rows_ce
+from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_law, rows_ce
+from speechmtp.training.multi_token import Sequences
 from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, recogniser, word_error_rate
 from speechmtp.training.tasks.memories import MemoryText
 
@@ -74,6 +76,8 @@ class FinetunePhase:
         self._config, self._bundle, self._pools, self._dev = config, bundle, pools, dev
         self._precision, self._model = precision, recogniser(bundle)
         trunk = self._model.trunk
+        holds = config.keep_law and any(pool.kept for pool in pools)
+        self._before = copy.deepcopy(self._model).eval() if holds else None
         self._encoder = {id(p) for p in trunk.model.get_encoder().parameters()}
         self.module: nn.Module = trunk.model
         if config.parts == "lora":
@@ -109,30 +113,38 @@ class FinetunePhase:
         return float(sum(pool.data.count(rows) for pool, rows in zip(self._pools, batch)))
 
     def loss(self, batch: Sequence[Sequence[MemoryText]], step: int) -> tuple[Tensor, dict[str, float]]:
-        """Summed cross-entropy of texts and end tokens; suppressed ids are not held against a transcript."""
-        trunk = self._model.trunk
-        unembed, device = trunk.unembedding(), trunk.unembedding().weight.device
+        """Summed cross-entropy of texts and end tokens, of kept audio the divergence from the law before; suppressed
+        ids are not held against a transcript."""
+        device = self._model.trunk.unembedding().weight.device
         total = torch.zeros((), device=device)
         for pool, rows in zip(self._pools, batch):
             with torch.autocast(device.type, self._precision, enabled=self._precision != torch.float32):
-                heard = self._hear(rows) if pool.audio else rows
-                s = pool.data.sequences(heard)
-                hidden = trunk(s.embeddings, s.positions, s.segments, (), s.memory, s.memory_lengths).hidden
-                labels = shifted_labels(s.ids, s.segments, 0, s.wanted, s.starts)[..., 0]
+                hidden, labels = self._states(self._model, pool, rows)
                 asked = labels != IGNORED
-                total = total + in_chunks(
-                    lambda h, y: rows_ce(unembed(h), y, self._config.smoothing), CHUNK, hidden[asked], labels[asked]
-                )
+                if pool.kept and self._before is not None:
+                    with torch.no_grad():
+                        law, _ = self._states(self._before, pool, rows)
+                    part = in_chunks(self._divergence, CHUNK, hidden[asked], law[asked])
+                else:
+                    part = in_chunks(self._entropy, CHUNK, hidden[asked], labels[asked])
+            total = total + (self._config.keep_weight if pool.kept else 1.0) * part
         return total, {}
 
-    def _hear(self, rows: Sequence[MemoryText]) -> list[MemoryText]:
-        """Rows with their memories; the encoder takes those of one length together, since it knows no padding."""
-        features = [self._model.features(row.memory.to(self._model.trunk.model.device)) for row in rows]
-        memories: dict[int, Tensor] = {}
-        for shape in {f.shape for f in features}:
-            alike = [i for i, f in enumerate(features) if f.shape == shape]
-            memories |= dict(zip(alike, self._model.encode(torch.cat([features[i] for i in alike]))))
-        return [replace(row, memory=memories[i]) for i, row in enumerate(rows)]
+    def _entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        return rows_ce(self._model.trunk.unembedding()(hidden), labels, self._config.smoothing)
+
+    def _divergence(self, hidden: Tensor, before: Tensor) -> Tensor:
+        assert self._before is not None
+        with torch.no_grad():
+            law = self._before.trunk.unembedding()(before)
+        return rows_against_law(self._model.trunk.unembedding()(hidden), law, None, MultiTokenConfig(kind="kd"))
+
+    @staticmethod
+    def _states(model: SpeechSeq2Seq, pool: Pool, rows: Sequence[MemoryText]) -> tuple[Tensor, Tensor]:
+        """States [B, L, C] of the decoder behind rows and their labels [B, L]."""
+        s = on_trunk(model, pool.data.sequences(hear(model, rows) if pool.audio else rows))
+        hidden = model.trunk(s.embeddings, s.positions, s.segments, (), s.memory, s.memory_lengths).hidden
+        return hidden, shifted_labels(s.ids, s.segments, 0, s.wanted, s.starts)[..., 0]
 
     def evaluate(self) -> dict[str, float]:
         """Word error rates of the development sets (`wer`, `wer_2`, ...); `score` is their mean."""
@@ -143,6 +155,22 @@ class FinetunePhase:
         trunk.train(training)
         names = ["wer", *(f"wer_{n}" for n in range(2, len(rates) + 1))]
         return {"score": sum(rates) / len(rates), **dict(zip(names, rates))}
+
+
+def on_trunk(model: SpeechSeq2Seq, sequences: Sequences) -> Sequences:
+    """Sequences with the embeddings of this model, which need not be the one that they were made for."""
+    return replace(sequences, embeddings=model.trunk.embed(sequences.ids.clamp_min(0)))
+
+
+def hear(model: SpeechSeq2Seq, rows: Sequence[MemoryText]) -> list[MemoryText]:
+    """Rows of samples with their memories; the encoder takes those of one length together, since it knows no
+    padding."""
+    features = [model.features(row.memory.to(model.trunk.model.device)) for row in rows]
+    memories: dict[int, Tensor] = {}
+    for shape in {f.shape for f in features}:
+        alike = [i for i, f in enumerate(features) if f.shape == shape]
+        memories |= dict(zip(alike, model.encode(torch.cat([features[i] for i in alike]))))
+    return [replace(row, memory=memories[i]) for i, row in enumerate(rows)]
 
 
 def finetune(

@@ -32,7 +32,9 @@ class FinetuneConfig:
     adapters, merged at the end. `target_case`: transcripts `as-is`, in `lower` case, or as a `sentence`, the way that
     the bases write: a capital first, single letters but `a` in capitals, a full stop. A share `base_targets` of the
     rows is taught what the base itself says in place of the transcript. With audio to keep, `keep_share` of the `rows`
-    of a batch are from there. `speeds`: audio is played at one of these (`full` only). `smoothing` of labels.
+    of a batch are from there, at `keep_weight` times the weight, held with `keep_law` to the base's whole law behind
+    each token (learning without forgetting, arXiv 1606.09282), else to what it says. `speeds`: audio is played at one
+    of these (`full` only). `smoothing` of labels.
     """
 
     seed: int = 0
@@ -41,6 +43,8 @@ class FinetuneConfig:
     target_case: Case = "sentence"
     base_targets: float = 0.0
     keep_share: float = 0.25
+    keep_weight: float = 1.0
+    keep_law: bool = True
     encoder_factor: float = 1.0
     speeds: tuple[float, ...] = (1.0,)
     smoothing: float = 0.0
@@ -62,8 +66,9 @@ class FinetuneConfig:
         for name in ("keep_share", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 0 or more and less than 1")
-        if self.encoder_factor < 0:
-            raise ConfigError(f"finetune: encoder_factor {self.encoder_factor}, expected 0 or more")
+        for name in ("encoder_factor", "keep_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 0 or more")
         if not self.speeds or min(self.speeds) <= 0:
             raise ConfigError(f"finetune: speeds {self.speeds}, expected numbers such as 0.9, 1, 1.1")
         if self.parts != "full" and set(self.speeds) != {1.0}:
@@ -92,13 +97,15 @@ def target_ids(bundle: Bundle, text: str) -> list[int]:
 class Pool:
     """Utterances with their targets, what the base itself `said` of them, and, where the encoder moves, their audio.
 
-    `dropped` have no target, or one that the model's limit of tokens would cut short.
+    `kept` are those held to what the base says. `dropped` have no target, or one that the model's limit of tokens would
+    cut short.
     """
 
     data: MemoryData
     said: Mapping[str, list[int]]
     audio: Mapping[str, Utterance]
     size: int
+    kept: bool
     dropped: tuple[str, ...]
 
 
@@ -130,7 +137,7 @@ def make_pool(
     names = {item.id for item in fit}
     dropped = tuple(u.id for u in data.utterances if u.id not in names)
     audio = {u.id: u for u in data.utterances} if moves else {}
-    return Pool(MemoryData(model, fit, rows or config.rows, config.seed), said, audio, len(fit), dropped)
+    return Pool(MemoryData(model, fit, rows or config.rows, config.seed), said, audio, len(fit), keep, dropped)
 
 
 def _check_spelled(bundle: Bundle, data: DataDir, targets: Mapping[str, list[int]]) -> None:

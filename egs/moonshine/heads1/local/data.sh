@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # English training audio of the corpora folder to data/train and data/dev (whole speakers, conf/dev_speakers), data/tune,
-# three of each dev speaker, and the test sets. Called by recipes/pretrained.sh in the recipe folder.
+# thirty utterances of dev, and the test sets. Called by recipes/pretrained.sh in the recipe folder.
 set -euo pipefail
 # shellcheck source=recipes/lib/log.sh
 . "$SPEECHMTP_ROOT/recipes/lib/log.sh"
@@ -19,7 +19,7 @@ step --out data/train_all -- speechmtp data combine data/train_all "${sets[@]}" 
 # A list, not a draw: the shipped heads were trained without these speakers.
 step --in data/train_all --in conf/dev_speakers --out data/dev --out data/train -- \
   speechmtp data subset data/train_all data/dev --spk-list conf/dev_speakers --rest data/train
-step --in data/dev --out data/tune -- speechmtp data subset data/dev data/tune --per-spk 3
+step --in data/dev --out data/tune -- speechmtp data subset data/dev data/tune --random 30
 for pair in librispeech_dev=librispeech/dev librispeech_other5=librispeech/test_other5 an4_test=an4/test; do
   step --out "data/${pair%%=*}" -- speechmtp data combine "data/${pair%%=*}" "$corpora/${pair#*=}" --root "$corpora"
 done

@@ -18,6 +18,6 @@ step --in data/rest --out data/others -- speechmtp data subset data/rest data/ot
 step --in data/librispeech --in data/others --out data/train -- speechmtp data combine data/train data/librispeech data/others
 for set in dev tune librispeech_dev librispeech_other5 an4_test speechocean_test; do
   source=$set
-  [[ $set != dev ]] || source=tune # 51 utterances choose checkpoints too
+  [[ $set != dev ]] || source=tune # thirty utterances choose checkpoints too
   step --in "$first/data/$source" --out "data/$set" -- speechmtp data combine "data/$set" "$first/data/$source"
 done
