@@ -98,10 +98,15 @@ class Recogniser:
 
     @property
     def default_strategy(self) -> Strategy:
-        """What decodes where nobody chose: what the model's folder names, or what its draft sources allow."""
+        """What decodes where nobody chose: what the model's folder names, or what its draft sources allow, where that
+        needs one that was not loaded."""
         drafts = {(True, True): "ctc-heads", (True, False): "ctc", (False, True): "verify", (False, False): "ar"}
-        name = self.bundle.config.strategy or drafts[self.has_ctc, bool(self.bundle.heads)]
-        return self.runner.prepared(parse_strategy(name))
+        has = {"ctc": self.has_ctc, "heads": bool(self.bundle.heads)}
+        strategy = parse_strategy(drafts[has["ctc"], has["heads"]])
+        if self.bundle.config.strategy:
+            named = parse_strategy(self.bundle.config.strategy)
+            strategy = named if all(has.get(need, True) for need in named.needs) else strategy
+        return self.runner.prepared(strategy)
 
     @property
     def heads(self) -> HeadSet | None:

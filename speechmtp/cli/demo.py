@@ -6,11 +6,13 @@ from pathlib import Path
 
 from speechmtp.cli.options import add_run_options, check_strategies, open_recogniser
 
+SHOWN = ("ar", "verify", "threshold", "ctc", "ctc-only", "oracle")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp demo`."""
     parser.add_argument("--model", default="default", help="model folder or embedded model (default: default)")
-    parser.add_argument("--strategies", default="ar,verify,threshold,ctc,ctc-only,oracle", metavar="LIST")
+    parser.add_argument("--strategies", metavar="LIST", help=f"default: {','.join(SHOWN)}, as far as the model can")
     add_run_options(parser)
 
 
@@ -26,9 +28,11 @@ def run(args: argparse.Namespace) -> int:
     from speechmtp.decoding.strategies import parse_strategies
     from speechmtp.scoring.tables import render_text
 
-    strategies = parse_strategies(args.strategies)
+    strategies = parse_strategies(args.strategies) if args.strategies else []
     recogniser = open_recogniser(args)
-    strategies = check_strategies(strategies, recogniser.runner, with_references=True)
+    runner, ctc = recogniser.runner, recogniser.has_ctc
+    strategies = check_strategies(strategies, runner, with_references=True, with_ctc=ctc)
+    strategies = strategies or [strategy for strategy in runner.usable(ctc) if strategy.name in SHOWN]
     folder = Path(speechmtp.__file__).parent / "assets" / "examples"
     data = read_data_dir(folder, str(folder))
     heard, seconds = hear_all(recogniser, data, False)
@@ -41,10 +45,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {label:{width}}  {texts[utterance.id]}")
     print("\n" + render_text(table_rows(done.rows), table_columns(done.rows)) + "\n" + footnote(done.rows))
     print(
-        "\nThe examples are a synthesiser's voice, spelled letters and numbers; the model was trained on 66 people "
-        "of the AN4 corpus.\nNext:\n"
-        f"  {sys.argv[0]} transcribe recording.wav\n      your own recording: spelled letters, numbers, dates\n"
-        f"  {sys.argv[0]} compare an4 DATA_DIR --strategies ar,verify,ctc --out cmp\n      a Kaldi data directory\n"
+        "\nThe examples are a synthesiser's voice, spelled letters and numbers.\nNext:\n"
+        f"  {sys.argv[0]} transcribe recording.wav\n      your own recording, of any length\n"
+        f"  {sys.argv[0]} compare {args.model} DATA_DIR --strategies all --out cmp\n      a Kaldi data directory\n"
         "  cd egs/an4/asr1 && ./run.sh --data-args '--download true'\n"
         "      train the model yourself, from raw corpus to table (or SPEECHMTP_CORPORA=FOLDER ./run.sh)"
     )

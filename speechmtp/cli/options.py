@@ -165,13 +165,8 @@ def hear_all(
     return heard, time.perf_counter() - began
 
 
-def prompt_size(heard: "Heard") -> int:
-    """What batches are sorted by."""
-    return heard.size
-
-
 def batches(names: Sequence[str], heard: Mapping[str, "Heard"], size: int) -> Iterator[list[str]]:
     """Utterances by the size of their prompts, `size` at a time."""
-    ordered = sorted(names, key=lambda name: (prompt_size(heard[name]), name))
+    ordered = sorted(names, key=lambda name: (heard[name].size, name))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

@@ -71,14 +71,14 @@ def kept_tokens(
 
 
 def heard_digest(heard: Mapping[str, Heard]) -> str:
-    """SHA-256 over the utterance ids and what the encoder made of each: sizes of the prompt, and what the CTC head
-    says."""
+    """SHA-256 over the utterance ids and what the encoder made of each: size of the prompt, and what the CTC head
+    says; of a pretrained recogniser its whole memory (Whisper's are all of one size) and the limit of tokens."""
     digest = hashlib.sha256()
     for name, one in sorted(heard.items()):
-        ctc = one.ctc.labels if isinstance(one.ctc, CtcLabels) else one.ctc and one.ctc.text
-        memory = one.prompt.memory_lengths
-        sizes = [int(one.prompt.lengths[0]), None if memory is None else int(memory[0])]
-        digest.update(json.dumps([name, sizes, ctc]).encode())
+        said = one.ctc.labels if isinstance(one.ctc, CtcLabels) else one.limit
+        digest.update(json.dumps([name, int(one.prompt.lengths[0]), said]).encode())
+        if one.prompt.memory is not None:
+            digest.update(one.prompt.memory.float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

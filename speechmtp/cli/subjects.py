@@ -17,7 +17,6 @@ from speechmtp.cli.options import (
     hear_all,
     open_recogniser,
     prepare_run,
-    prompt_size,
     stream_of,
 )
 from speechmtp.cli.peers import run_peer
@@ -81,7 +80,7 @@ class SpeechSubject(Subject):
         super().__init__(
             recogniser.runner, {n: recogniser.request(h) for n, h in heard.items() if not h.nothing},
             recogniser.bundle.tokenizer.decode, recogniser.device, recogniser.dtype,
-            {n: prompt_size(h) for n, h in heard.items()}, seconds, sum(h.audio_seconds for h in heard.values()),
+            {n: h.size for n, h in heard.items()}, seconds, sum(h.audio_seconds for h in heard.values()),
             ids=dict.fromkeys(heard, model.law.prompt) if isinstance(model, SpeechSeq2Seq) else {},
         )  # fmt: skip
 

@@ -40,7 +40,7 @@ def run_ctc(args: argparse.Namespace) -> int:
     from speechmtp.bundle import load_without_heads
     from speechmtp.cli.train_heads import check_training, keep_config
     from speechmtp.config import from_dict, read_yaml, with_overrides
-    from speechmtp.heads.folder import save_speller
+    from speechmtp.heads.folder import encoder_digest, save_speller
     from speechmtp.models.ctc_speller import CtcSpeller
     from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
     from speechmtp.training.loop import run_phase
@@ -64,7 +64,8 @@ def run_ctc(args: argparse.Namespace) -> int:
     phase = SpellerPhase(config, speller, train, dev, pick_precision(config.precision, device))
     figures = run_phase(phase, out / "training", config.loop, config.seed, args.resume)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
-    save_speller(speller.eval(), out, bundle, args.storage, _card(args, speller, config, figures))
+    card = _card(args, speller, config, figures)
+    save_speller(speller.eval(), out, bundle.name, encoder_digest(bundle.model), args.storage, card)
     print(f"ctc: {out}")
     return 0
 
@@ -82,7 +83,7 @@ def _memories(
     found = []
     with counter("audio") as note:
         for name, file, passes in zip((args.train, args.dev), files, (config.passes, 1)):
-            data = read_data_dir(name, args.root, allow_pipes=args.allow_pipes)
+            data = read_data_dir(name, args.root, config.targets == "text", args.allow_pipes)
             found.append(
                 memory_items(
                     bundle, [data], config.targets, file, args.allow_pipes, note, passes, config.prompts_seed

@@ -35,9 +35,7 @@ def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the audio prompts (a pretrained recogniser's memories) here, for the next heads of this model",
     )
-    parser.add_argument(
-        "--start", metavar="DIR", help="begin with the weights of these heads, of the same sizes"
-    )
+    parser.add_argument("--start", metavar="DIR", help="begin with the weights of these heads, of the same sizes")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
@@ -171,8 +169,10 @@ def _data(
         return packed_data(base, args.train, config), text_dev(base, texts, config.opening, config.size)
     if max(len(args.train), len(args.dev)) > 1:
         raise ConfigError("train heads: one --train and one --dev data directory expected; join them with data combine")
-    train, dev = (read_data_dir(d[0], args.root, allow_pipes=args.allow_pipes) for d in (args.train, args.dev))
-    if isinstance(base.model, SpeechSeq2Seq):
+    pretrained = isinstance(base.model, SpeechSeq2Seq)
+    need_text = not pretrained or config.targets == "text"
+    train, dev = (read_data_dir(d[0], args.root, need_text, args.allow_pipes) for d in (args.train, args.dev))
+    if pretrained:
         prompts = Path(args.prompts) if args.prompts else None
         kept = None if prompts is None else prompts.with_name(f"dev_{prompts.name}")
         with counter("audio") as note:

@@ -2,7 +2,7 @@
 
 import bisect
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -10,6 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from speechmtp.errors import ConfigError, DataError
+
+POOL = 16  # batches whose rows are drawn together and sorted by size
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,19 @@ def seeded(*key: object) -> np.random.Generator:
     """A generator that depends on nothing but `key`."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def pooled_rows(name: str, seed: int, number: int, sizes: Sequence[int], rows: int) -> list[int]:
+    """Which items of these `sizes` are batch `number`: `rows` of about one size, drawn without replacement over an
+    epoch; what does not fill a batch is left out, other items each time. Fewer items than rows are one batch."""
+    rows = min(rows, len(sizes))
+    epoch, place = divmod(number, len(sizes) // rows)
+    order = seeded(name, seed, epoch).permutation(len(sizes))[: len(sizes) // rows * rows]
+    pool = order[place // POOL * POOL * rows :][: POOL * rows].tolist()
+    pool.sort(key=lambda i: (sizes[i], i))
+    mixed = seeded(f"{name}-order", seed, epoch, place // POOL).permutation(len(pool) // rows)
+    start = int(mixed[place % POOL]) * rows
+    return pool[start : start + rows]
 
 
 class BatchPlan:

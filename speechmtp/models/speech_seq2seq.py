@@ -78,9 +78,7 @@ FAMILIES: Mapping[str, Family] = {
     "whisper": Family(WhisperConfig, WhisperForConditionalGeneration, _whisper_law, 1),
 }
 RATE = 16000
-
-
-LONGEST = 30.0  # seconds a window that either family was trained on
+LONGEST = 30.0  # seconds of a window that either family was trained on
 
 
 class SpeechSeq2Seq(nn.Module):

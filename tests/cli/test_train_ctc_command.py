@@ -78,6 +78,14 @@ def test_another_encoder_is_refused(trained: Path, tmp_path: Path, failing: Call
     assert "was trained on another encoder (base); train it again" in message
 
 
+@pytest.mark.parametrize("storage", ["int8", "uint8", "float32"])
+def test_a_rounded_model_keeps_its_head(model: Path, trained: Path, tmp_path: Path, storage: str) -> None:
+    """The head is bound to the encoder as it will be loaded."""
+    out = tmp_path / "out"
+    assert main(["export", str(model), "--ctc", str(trained), "--storage", storage, "--out", str(out)]) == 0
+    assert load(str(out)).has_ctc
+
+
 def test_a_training_goes_on_and_is_not_written_over(
     model: Path, spoken: Path, trained: Path, failing: Callable[[list[str]], str]
 ) -> None:

@@ -41,11 +41,10 @@ class TextRow:
         if cut:
             text = text[: text.rfind(" ", 1, NEXT + 1)] if " " in text[1 : NEXT + 1] else text[:NEXT]
         tokens = self._speller.encode(text) if text else []
-        found = Hypothesis([*tokens], self._confidence(tokens, begin))
+        confidence = self._confidence(tokens, begin)
         if not cut:
-            found.tokens.append(self._eos)
-            found.confidence.append(1.0)
-        return Hypothesis(found.tokens[:most], found.confidence[:most])
+            tokens, confidence = [*tokens, self._eos], [*confidence, 1.0]
+        return Hypothesis(tokens[:most], confidence[:most])
 
     def _begin(self, start: int) -> int:
         """The character behind as many that matter; behind punctuation that was emitted none is drafted again."""

@@ -215,7 +215,8 @@ def memory_items(
     if file is not None and file.exists():
         return read_memories(file, key)
     utterances = [u for directory in data for u in directory.utterances]
-    texts = None if own else [bundle.tokenizer.encode(u.text or "") for u in utterances]
+    opening = " " if model.config.family == "whisper" else ""  # which opens with a space; Moonshine's tokenizer adds it
+    texts = None if own else [bundle.tokenizer.encode(f"{opening}{u.text}" if u.text else "") for u in utterances]
     total = passes * len(utterances)
     items: list[MemoryText] = []
     for again in range(passes):
@@ -233,20 +234,23 @@ def memory_dev(bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow
     """The development set of a pretrained recogniser; outputs that reached their limit are left out."""
     model = _pretrained(bundle)
     items = [i for i in memory_items(bundle, data, "own", file, allow_pipes, note) if i.ended and i.text]
+    if not items:
+        raise DataError("heads: no output of the development set ended by itself; check the data directory")
     prompts = prompts_of(model, items)
     limits, eos = [model.limit(i.seconds) for i in items], model.law.eos
-    transcripts = {u.id: u.text or "" for directory in data for u in directory.utterances}
+    transcripts = {u.id: u.text for directory in data for u in directory.utterances if u.text is not None}
     normalize = get_normalizer(bundle.config.normalizer)
 
     def word_errors(found: Sequence[Sequence[int]]) -> float:
-        pairs = zip(items, found)
+        pairs = ((item, row) for item, row in zip(items, found) if item.id in transcripts)
         said = (
             (normalize(transcripts[i.id]).split(), normalize(bundle.tokenizer.decode(row)).split()) for i, row in pairs
         )
         return error_rate(said)
 
     known = prompts, [[*i.text, eos] for i in items]
-    return HeldOut(model.trunk, lambda: prompts_of(model, items), eos, limits, word_errors, known)
+    errors = word_errors if transcripts else None
+    return HeldOut(model.trunk, lambda: prompts_of(model, items), eos, limits, errors, known)
 
 
 def _pretrained(bundle: Bundle) -> SpeechSeq2Seq:

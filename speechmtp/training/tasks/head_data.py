@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from speechmtp.data.batch import seeded
+from speechmtp.data.batch import pooled_rows, seeded
 from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.errors import DataError
@@ -17,8 +17,6 @@ from speechmtp.models.trunk import Trunk
 from speechmtp.training.multi_token import Sequences, lay_behind, pad_text
 from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment
 from speechmtp.types import Prompt
-
-POOL = 16  # batches whose rows are drawn together and sorted by length
 
 
 class HeadData(Protocol):
@@ -56,17 +54,9 @@ class HeardData:
         self._trunk, self._items, self._rows, self._bos, self._eos, self._seed = trunk, items, rows, bos, eos, seed
 
     def batch(self, number: int) -> list[HeardText]:
-        """Rows of about one length, drawn without replacement over an epoch of all prompts; what does not fill a
-        batch is left out, other prompts each time."""
-        per_epoch = max(1, len(self._items) // self._rows)
-        epoch, place = divmod(number, per_epoch)
-        order = seeded("heads", self._seed, epoch).permutation(len(self._items))[: per_epoch * self._rows]
-        drawn = order[place // POOL * POOL * self._rows :][: POOL * self._rows]
-        pool = sorted(drawn.tolist(), key=lambda i: (len(self._items[i].positions) + len(self._items[i].text), i))
-        size = max(1, len(pool) // self._rows)
-        mixed = seeded("heads-order", self._seed, epoch, place // POOL).permutation(size)
-        start = int(mixed[place % POOL % size]) * self._rows
-        return [self._items[i] for i in pool[start : start + self._rows]]
+        """Rows of about one length."""
+        sizes = [len(item.positions) + len(item.text) for item in self._items]
+        return [self._items[i] for i in pooled_rows("heads", self._seed, number, sizes, self._rows)]
 
     def count(self, batch: Sequence[HeardText]) -> int:
         """Tokens with their end tokens."""

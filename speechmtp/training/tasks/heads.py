@@ -130,7 +130,10 @@ class HeadsPhase:
             return None
         before = self._before or self._trunk
         with self._lora.off() if self._lora is not None else nullcontext():
-            return before(sequences.embeddings, sequences.positions, sequences.segments).hidden
+            return before(
+                sequences.embeddings, sequences.positions, sequences.segments, (), sequences.memory,
+                sequences.memory_lengths,
+            ).hidden  # fmt: skip
 
     def evaluate(self) -> dict[str, float]:
         """Development figures; trunk and heads stand as they are evaluated."""

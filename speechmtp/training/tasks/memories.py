@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from speechmtp.audio.augment import speed_perturb
-from speechmtp.data.batch import seeded
+from speechmtp.data.batch import pooled_rows, seeded
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
 from speechmtp.decoding.strategies import make_strategy
@@ -25,7 +25,6 @@ from speechmtp.training.multi_token import Sequences, pad_text
 from speechmtp.types import Prompt, stack_prompts
 
 Note = Callable[[int, int], None]
-POOL = 16  # batches whose rows are drawn together and sorted by length
 SPEEDS = 0.85, 1.15  # of audio that is heard again
 TOGETHER = 128  # utterances whose memories are kept before they are decoded, by length
 
@@ -65,7 +64,8 @@ def hear_memories(
             length = len(audio) / model.rate
             if length > model.longest or len(audio) < model.shortest:
                 where = f"{utterance.origin}: {utterance.id}"
-                raise DataError(f"{where}: {length:.2f} s, expected at most {model.longest:.0f} s; cut it")
+                least = model.shortest / model.rate
+                raise DataError(f"{where}: {length:.2f} s, expected {least:.2f} to {model.longest:.0f} s; leave it out")
             memories.append(model.memory(audio.to(device)))
             limits.append(model.limit(length))
             seconds.append(length)
@@ -107,22 +107,12 @@ class MemoryData:
         self._items = [item for item in items if item.text and item.ended]  # a runaway teaches repetitions
         if not self._items:
             raise DataError("heads: no utterance to train on; check the data directory")
-        self._model, self._rows, self._seed = model, min(rows, len(self._items)), seed
+        self._model, self._rows, self._seed = model, rows, seed
 
     def batch(self, number: int) -> list[MemoryText]:
-        """Rows of about one length, drawn without replacement over an epoch; what does not fill a batch is left out,
-        other items each time."""
-        per_epoch = len(self._items) // self._rows
-        epoch, place = divmod(number, per_epoch)
-        order = seeded("memories", self._seed, epoch).permutation(len(self._items))[: per_epoch * self._rows]
-        pool = sorted(
-            order[place // POOL * POOL * self._rows :][: POOL * self._rows].tolist(),
-            key=lambda i: (len(self._items[i].text), i),
-        )
-        size = len(pool) // self._rows
-        mixed = seeded("memories-order", self._seed, epoch, place // POOL).permutation(size)
-        start = int(mixed[place % POOL]) * self._rows
-        return [self._items[i] for i in pool[start : start + self._rows]]
+        """Rows of about one length."""
+        sizes = [len(item.text) for item in self._items]
+        return [self._items[i] for i in pooled_rows("memories", self._seed, number, sizes, self._rows)]
 
     def count(self, batch: Sequence[MemoryText]) -> int:
         """Tokens with their end tokens."""

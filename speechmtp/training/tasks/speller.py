@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from speechmtp.audio.augment import SpecAugmentConfig, spec_augment
-from speechmtp.data.batch import seeded
+from speechmtp.data.batch import pooled_rows
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
 from speechmtp.training.loop import LoopConfig
@@ -19,7 +19,6 @@ from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.ctc import ctc_loss, greedy_labels
 from speechmtp.training.tasks.memories import MemoryText
 
-POOL = 16  # batches whose rows are drawn together and sorted by length
 LEAST = 3  # a character that training texts have less often is not written
 
 
@@ -83,26 +82,19 @@ class SpellerPhase:
         self._config, self._speller, self._precision = config, speller, precision
         known = set(speller.config.characters)
         self._train = [item for item in train if known & set(item.text) and len(item.text) <= len(item.memory)]
-        self._dev, self._rows = dev, min(config.rows, len(self._train))
+        self._dev = dev
         self._class = {character: n for n, character in enumerate(speller.config.characters)}
         if not self._train:
-            raise DataError("ctc: every utterance is too short for its text; check the data directory")
+            raise DataError("ctc: no utterance whose text the characters spell and its memory holds; give more data")
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
         """All of the speller."""
         return ((p, 1.0) for p in self._speller.parameters())
 
     def batch(self, number: int) -> list[Spelled]:
-        """Rows drawn without replacement over an epoch; what does not fill a batch is left out, others each time."""
-        per_epoch = len(self._train) // self._rows
-        epoch, place = divmod(number, per_epoch)
-        order = seeded("speller", self._config.seed, epoch).permutation(len(self._train))[: per_epoch * self._rows]
-        pool = order[place // POOL * POOL * self._rows :][: POOL * self._rows].tolist()
-        pool.sort(key=lambda i: (len(self._train[i].memory), i))
-        size = len(pool) // self._rows
-        mixed = seeded("speller-order", self._config.seed, epoch, place // POOL).permutation(size)
-        start = int(mixed[place % POOL]) * self._rows
-        return [self._train[i] for i in pool[start : start + self._rows]]
+        """Rows of about one length."""
+        sizes, config = [len(item.memory) for item in self._train], self._config
+        return [self._train[i] for i in pooled_rows("speller", config.seed, number, sizes, config.rows)]
 
     def weight(self, batch: Sequence[Spelled]) -> float:
         """Characters."""
