@@ -68,6 +68,7 @@ def everything(spoken: Path, medusa: Path, tmp_path_factory: pytest.TempPathFact
 def test_all_is_every_row_and_preset_that_the_model_can_run(everything: tuple[Rows, Path]) -> None:
     rows, out = everything
     without = {"draft-model", "joint-ratio", "thresholds", "ensemble"}  # a draft model, and drawn tokens
+    without |= {"previous", "previous-heads"}  # a pass before
     presets = {"medusa", "speech-llama", "lookahead", "prompt-lookup"}
     expected = [name for name in STRATEGIES if name not in without] + [name for name in PRESETS if name in presets]
     assert [row["strategy"] for row in rows.values()] == [*expected, "transformers", "transformers"]

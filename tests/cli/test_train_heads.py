@@ -42,7 +42,7 @@ def texts(capsys, *options: str) -> tuple[list[str], list[dict]]:
     """Texts and trace rows of two examples."""
     capsys.readouterr()
     files = [str(path) for path in (EXAMPLES / "digits.flac", EXAMPLES / "letters.flac")]
-    assert main(["transcribe", *files, "--json", *options]) == 0
+    assert main(["transcribe", "--model", "an4", *files, "--json", *options]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     return [row["text"] for row in rows], rows
 

@@ -33,7 +33,7 @@ def test_everything_is_tuned_for_speech(spoken: Path, tmp_path: Path, capsys: py
     tried, labels = [row["label"] for row in rows], kept["strategies"]
     assert kept["chosen_on"] == "dev" and labels[-1] == "transformers" and len(tried) == len(set(tried))
     names = {parse_strategy(label).name for label in labels[:-1]}
-    without = {"draft-model", "joint-ratio", "thresholds", "ensemble"}
+    without = {"draft-model", "joint-ratio", "thresholds", "ensemble", "previous", "previous-heads"}
     assert names == {*STRATEGIES, "speech-llama", "lookahead", "prompt-lookup"} - without
     assert {"verify:depth=3", "verify:depth=7", "ctc:mode=tree", "ctc:mode=whole", "ctc"} <= set(labels) and any(
         label.startswith("verify:") and "length=cost" in label for label in labels
