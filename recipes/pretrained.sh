@@ -27,6 +27,7 @@ batch_sizes="1 16"  # batch sizes of the comparison
 device=cpu          # where to train
 threads=1           # of trainings and comparisons
 heads=chain         # the set of conf/sets.txt with which strategies are compared
+strategies=ar,verify,threshold,tree,dynamic-tree,ctc,ctc-only,ctc-heads,lookup,suffix # what is tuned and compared
 depths="3 7"        # drafted tokens a call at which families are compared
 tag=heads1          # results go to exp/<tag>
 results=RESULTS.md  # page of results
@@ -79,7 +80,7 @@ if begin_stage 4 tune "options of every strategy, on $data/tune"; then
   stage_note "the log is $exp/log/tune.log"
   step "${ins[@]}" --in "$exp/$heads/heads.safetensors" --out "$exp/tune" --out conf/decode.yaml \
     --via "${decode_cmd:-run.py}" --log "$exp/log/tune.log" -- \
-    speechmtp tune "$model" "$data/tune" --all --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${drafts[@]}"
+    speechmtp tune "$model" "$data/tune" --all --strategies "$strategies" --thetas 0.5 0.8 0.95 --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${drafts[@]}"
 fi
 
 # compare NAME SET OPTIONS...

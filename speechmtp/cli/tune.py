@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--thetas", type=float, nargs="+", default=list(THETAS), metavar="T")
     parser.add_argument("--all", action="store_true", help="every strategy and preset that the model can run, not only "
                         "ar, verify, threshold and ctc")  # fmt: skip
+    parser.add_argument("--strategies", metavar="LIST", help="with --all: these names only (default: all that can run)")
     add_run_options(parser)
     add_draft_options(parser)
     add_data_options(parser)
@@ -65,12 +66,14 @@ def run(args: argparse.Namespace) -> int:
     from speechmtp.decoding.processors import SamplingConfig
     from speechmtp.decoding.strategies import make_strategy
 
+    wanted = _names(args)
+
     def basic(runner: "Runner", ctc: bool) -> list["Strategy"]:
-        return [runner.prepared(s) for s in _basic(runner, ctc, args.thetas)]
+        return [runner.prepared(s) for s in _basic(runner, ctc, args.thetas) if wanted is None or s.name in wanted]
 
     subject, candidates = open_subject(args, basic)
     if args.all:
-        candidates += _further(subject, {c.label for c in candidates})
+        candidates += _further(subject, {c.label for c in candidates}, wanted)
     rows = run_comparison(subject, candidates, args.batch_size, SamplingConfig(seed=args.seed), "tuning").rows
     chosen = _choose(rows, args.loss)
     out = Path(args.out)
@@ -91,6 +94,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"{row['label']}: {error}{calls}, {row['seconds']:.2f} s")
     print(f"strategies: {conf}" + (f"; the fastest exact one: {best}" if best else ""))
     return 0
+
+
+def _names(args: argparse.Namespace) -> set[str] | None:
+    """What --strategies lists, with `ar`, which all are compared with; None for everything."""
+    from speechmtp.decoding.strategies import parse_strategy
+
+    if args.strategies is None:
+        return None
+    if not args.all:
+        raise ConfigError(f"--strategies {args.strategies}: goes with --all; add it")
+    return {"ar", *(parse_strategy(name).name for name in args.strategies.split(","))}
 
 
 def _deepest(runner: "Runner") -> int:
@@ -118,8 +132,9 @@ def _head_options(runner: "Runner") -> list[tuple[Any, dict[str, str]]]:
     return [(h, {"heads": name} if several else {}) for name, h in runner.heads.items() if h.depth]
 
 
-def _further(subject: "Subject", known: set[str]) -> list["Strategy"]:
-    """All else that the model can run: the grids, calibrated trees of every head set, and presets."""
+def _further(subject: "Subject", known: set[str], wanted: set[str] | None) -> list["Strategy"]:
+    """All else that the model can run and is `wanted` (None: all): the grids, calibrated trees of every head set, and
+    presets."""
     from speechmtp.decoding.presets import PRESETS
     from speechmtp.decoding.strategies import STRATEGIES, make_strategy
 
@@ -145,6 +160,7 @@ def _further(subject: "Subject", known: set[str]) -> list["Strategy"]:
             own = trees.get(whole.heads) if "paths" in whole.options else None
             found += [make_strategy(name, {**whole.given, "paths": paths}) for paths in own or ()] or [whole]
     assert all(s.name in STRATEGIES or s.name in PRESETS for s in found)
+    found = [s for s in found if wanted is None or s.name in wanted]
     prepared = {s.label: s for s in map(runner.prepared, found)}
     return [s for label, s in prepared.items() if label not in known]
 

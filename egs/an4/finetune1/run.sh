@@ -17,6 +17,7 @@ only=""         # run this stage alone (a name or a number)
 corpora=${SPEECHMTP_CORPORA:-}  # folder that holds an4/ and librispeech/ (default: SPEECHMTP_CORPORA)
 base=default    # model that is fine-tuned: a name, a folder or a hub name
 parts=decoder   # what is trained: conf/<parts>.yaml
+start=$SPEECHMTP_ROOT/speechmtp/assets/models/default/heads/chain # heads that those of the new trunk begin with
 # end options
 # shellcheck source=recipes/lib/parse_options.sh
 . ../../../recipes/lib/parse_options.sh
@@ -33,6 +34,6 @@ if begin_stage 4 heads "heads for the new trunk, and what they save"; then
   step --in data/train --in data/keep --out data/heads -- speechmtp data combine data/heads data/train data/keep
   step --in "$exp/model/card.md" --in data/heads --resumable --out "$exp/heads" --makes "$exp/heads/card.md" -- \
     speechmtp train heads --model "$exp/model" --config conf/heads.yaml --train data/heads --dev data/dev --threads 1 \
-    --out "$exp/heads"
-  speechmtp compare "$exp/model" data/test --heads "$exp/heads" --strategies ar,verify --threads 1 --out "$exp/compare"
+    --start "$start" --out "$exp/heads"
+  speechmtp compare "$exp/model" data/test --heads "$exp/heads" --strategies ar,verify,transformers --threads 1 --out "$exp/compare"
 fi
