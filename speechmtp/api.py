@@ -20,6 +20,7 @@ from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge
 from speechmtp.models.ctc_labels import ctc_labels
+from speechmtp.models.int8_linear import has_int8
 from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.models.speech_seq2seq import RATE, SpeechSeq2Seq
 from speechmtp.recordings import BATCH, Note, Recording, decode_recordings, held
@@ -68,9 +69,12 @@ class Recogniser:
     dtype: torch.dtype
     limits: Limits = field(default_factory=Limits)
     draft: SpeechLM | None = None
+    int8_drafts: bool = False
 
     def __post_init__(self) -> None:
         self.bundle.to(self.device, self.dtype)
+        for heads in self.bundle.heads.values() if self.int8_drafts else ():
+            heads.draft_in_int8(self.bundle.model.trunk)
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, bundle.tokenizer.eos, name, trunk, self.limits)
@@ -257,21 +261,26 @@ def mono(audio: np.ndarray) -> np.ndarray:
 
 def load(
     model: str = "default", device: str = "cpu", dtype: str = "float32", heads: str | Path | Sequence[str | Path] = (),
-    allow_stale_heads: bool = False, draft_model: str | Path = "", ctc: str | Path = "",
+    allow_stale_heads: bool = False, draft_model: str | Path = "", ctc: str | Path = "", drafts: str = "",
 ) -> Recogniser:  # fmt: skip
     """A recogniser from a model folder or the name of an embedded model (`default`, `an4`).
 
     `heads` are names of the model's head sets or head folders, the first being the default; with none given the
     model has all of its own. Those of another trunk are an error unless `allow_stale_heads`. `draft_model` is the
     folder of a smaller model on the same encoder, for strategies that draft with one; `ctc` that of a CTC draft head
-    (default: the model's own).
+    (default: the model's own). `drafts` says how heads compute: `int8`, several times as fast on a CPU in float32, or
+    `float32` (default: what the model's folder says, where it can).
     """
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     wanted = [heads] if isinstance(heads, (str, Path)) else heads
     bundle = load_bundle(model, allow_stale_heads, [str(item) for item in wanted], str(ctc))
     draft = load_draft_model(str(draft_model), bundle) if draft_model else None
-    return Recogniser(bundle, torch.device(device), DTYPES[dtype], draft=draft)
+    can = torch.device(device).type == "cpu" and dtype == "float32" and has_int8()
+    if drafts == "int8" and not can:
+        raise ConfigError(f"--drafts int8: needs a CPU and float32, found {device} and {dtype}; leave it out")
+    int8 = (drafts or bundle.config.drafts) == "int8" and can
+    return Recogniser(bundle, torch.device(device), DTYPES[dtype], draft=draft, int8_drafts=int8)
 
 
 def transcribe(audio: str | Path | np.ndarray, rate: int | None = None, model: str = "default") -> str:

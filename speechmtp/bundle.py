@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -51,6 +52,7 @@ class BundleConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     normalizer: str = "kaldi-basic"
     strategy: str = ""  # what decodes where nobody chose
+    drafts: Literal["float32", "int8"] = "float32"  # how heads compute on a CPU
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Seq2SeqBundleConfig:
     model: Seq2SeqConfig = field(default_factory=Seq2SeqConfig)
     normalizer: str = "whisper-en"
     strategy: str = ""  # what decodes where nobody chose
+    drafts: Literal["float32", "int8"] = "float32"  # how heads compute on a CPU
 
 
 @dataclass

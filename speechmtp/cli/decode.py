@@ -106,7 +106,7 @@ def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
             command += [f"--{name.replace('_', '-')}", str(value)]
     command += ["--threads", str(args.threads or max(1, (os.cpu_count() or 1) // args.nj))]
     command += [part for item in args.heads for part in ("--heads", item)]
-    command += ["--ctc", args.ctc] * bool(args.ctc)
+    command += ["--ctc", args.ctc] * bool(args.ctc) + ["--drafts", args.drafts] * bool(args.drafts)
     command += ["--allow-pipes"] * args.allow_pipes + ["--allow-stale-heads"] * args.allow_stale_heads
     (out / "log").mkdir(exist_ok=True)
     folders = [out / "split" / str(job) for job in range(1, args.nj + 1)]

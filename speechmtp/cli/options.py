@@ -24,6 +24,8 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int = 1) -> Non
     """--heads, --ctc, --allow-stale-heads, --batch-size, --device, --dtype, --seed, --threads."""
     add_head_options(parser)
     parser.add_argument("--ctc", metavar="DIR", default="", help="a CTC draft head (default: the model's own `ctc/`)")
+    parser.add_argument("--drafts", choices=("float32", "int8"), default="",
+                        help="how heads compute: int8 is fast on a CPU (default: as the model says)")  # fmt: skip
     parser.add_argument("--allow-stale-heads", action="store_true", help="use heads that were trained on another trunk")
     parser.add_argument("--batch-size", type=int, default=batch_size, metavar="B",
                         help="rows decoded together (default %(default)s)")  # fmt: skip
@@ -125,7 +127,7 @@ def open_recogniser(args: argparse.Namespace) -> "Recogniser":
 
     prepare_run(args)
     draft = getattr(args, "draft_model", "")
-    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads, draft, args.ctc)
+    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads, draft, args.ctc, args.drafts)
 
 
 def check_strategies(

@@ -264,8 +264,13 @@ class ChainHeads(HeadSet):
         assert fresh is not None and draft is not None
         rows, nodes, _ = embedded.shape
         index = torch.arange(rows, device=embedded.device)[:, None]
-        below = draft[:, :, 0].expand(-1, nodes, -1) if d == 2 else draft[:, :, 0][index, parent]
-        state.own = [(k[index, :, parent].transpose(1, 2), v[index, :, parent].transpose(1, 2)) for k, v in state.own]
+        below = draft[:, :, 0]
+        if d == 2:
+            below = below.expand(-1, nodes, -1)
+        elif below.shape[1] > 1 or nodes > 1:  # a chain's only node is its own parent
+            below = below[index, parent]
+            pairs = ((k[index, :, parent], v[index, :, parent]) for k, v in state.own)
+            state.own = [(k.transpose(1, 2), v.transpose(1, 2)) for k, v in pairs]
         position = fresh.positions.gather(1, fresh.last[:, None]) + d - 1
         turn = rotary(position.expand(-1, nodes), self.shape, embedded.dtype)
         layer = cache.layers[0]

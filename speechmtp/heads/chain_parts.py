@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechmtp.heads.contract import TrunkFace
@@ -70,6 +71,13 @@ def attend_with_chain(
     """Attention [B, A, H d] of queries [B, H, A, d] over shared keys [B, K, S, d], of which `seen` [B, A, S], and
     over keys [B, K, A, d] that belong to one query each."""
     group = q.shape[1] // keys.shape[1]
+    if q.shape[2] == 1:  # one query: all keys are its own
+        k, v = (
+            torch.cat([part.to(q.dtype) for part in parts], 2) for parts in ((keys, *own_keys), (values, *own_values))
+        )
+        mask = F.pad(seen[:, None], (0, len(own_keys)), value=True)
+        alone = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=group > 1)
+        return alone.transpose(1, 2).flatten(2)
     keys, values = keys.to(q.dtype), values.to(q.dtype)
     if group > 1:
         keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)

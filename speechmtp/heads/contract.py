@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechmtp.heads.decoder_layer import norm_of
+from speechmtp.models.int8_linear import Int8Linear, in_int8
 from speechmtp.types import States, TrunkShape
 
 Unembed = Callable[[Tensor], Tensor]
@@ -148,6 +149,14 @@ class HeadSet(nn.Module):
         self.vocab_size: int = config.shortlist or shape.vocab_size
         self.shortlist: Tensor | None
         self.register_buffer("shortlist", torch.arange(config.shortlist) if config.shortlist else None)
+        self._narrow: Unembed | None = None  # where it is not made anew for every batch
+
+    def draft_in_int8(self, trunk: TrunkFace) -> None:
+        """From here on draft with 8-bit weights and inputs (`models/int8_linear.py`), on a CPU in float32: what is
+        drafted changes a little, what is accepted of it stays the trunk's. For decoding only."""
+        in_int8(self)
+        module, ids = trunk.unembedding(), slice(None) if self.shortlist is None else self.shortlist
+        self._narrow = Int8Linear(module.weight[ids], None if module.bias is None else module.bias[ids])
 
     def fused(self, states: States) -> Tensor:
         """What the family reads of trunk states: [..., C]."""
@@ -159,6 +168,8 @@ class HeadSet(nn.Module):
 
     def narrow(self, trunk: TrunkFace, frozen: bool = False) -> Unembed:
         """The trunk's unembedding over the tokens that can be drafted; if `frozen`, its weights get no gradient."""
+        if self._narrow is not None:
+            return self._narrow
         module = trunk.unembedding()
         ids = self.shortlist
         if ids is None and not frozen:

@@ -1,0 +1,46 @@
+"""Linear maps on a CPU with 8-bit weights and inputs, for what only drafts: a small batch waits for its weights to be
+read, and these are a quarter."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from speechmtp.models.storage import quantise
+
+ENGINES = ("x86", "fbgemm", "onednn", "qnnpack")  # PyTorch's kernels for it, of which a build has some
+
+
+def has_int8() -> bool:
+    """Whether this PyTorch has kernels for it: they depend on the build, and later releases mean to drop them."""
+    known = hasattr(torch, "_make_per_channel_quantized_tensor") and hasattr(torch.ops.quantized, "linear_dynamic")
+    return known and bool(set(ENGINES) & set(torch.backends.quantized.supported_engines))
+
+
+class Int8Linear(nn.Module):
+    """x W^T + b with 8-bit integers and one scale a row of W [out, in] (that of the storage `int8`, which so rounds
+    nothing again), and inputs rounded to 7 bits by the call's own range; float32 in and out."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        integers, scale = quantise(weight.detach())
+        zero = torch.zeros(len(scale), dtype=torch.long)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the deprecation that `has_int8` looks out for
+            per_row = torch._make_per_channel_quantized_tensor(integers, scale.double(), zero, 0)
+        self._packed = torch.ops.quantized.linear_prepack(per_row, None if bias is None else bias.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., out] of x [..., in]."""
+        out: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=True)
+        return out
+
+
+def in_int8(module: nn.Module) -> None:
+    """Put an `Int8Linear` in the place of every linear map inside a module, which can then neither be trained nor
+    stored."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, Int8Linear(child.weight, child.bias))
+        else:
+            in_int8(child)
