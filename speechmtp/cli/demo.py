@@ -11,7 +11,7 @@ SHOWN = ("ar", "verify", "threshold", "ctc", "ctc-only", "oracle")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp demo`."""
-    parser.add_argument("--model", default="default", help="model folder or embedded model (default: default)")
+    parser.add_argument("--model", default="an4", help="model folder or embedded model (default: an4)")
     parser.add_argument("--strategies", metavar="LIST", help=f"default: {','.join(SHOWN)}, as far as the model can")
     add_run_options(parser)
 
