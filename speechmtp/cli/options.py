@@ -87,6 +87,18 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-pipes", action="store_true", help="run the commands of wav.scp")
 
 
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """--resume, --device, --threads, --storage, key=value, and those of `add_data_options`: of draft heads."""
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--storage", choices=("float32", "int8"), default="float32", help="how weights are stored")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's"
+    )
+    add_data_options(parser)
+
+
 def check_device(name: str) -> None:
     """Refuse a device that this machine does not have, in one line."""
     import torch

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechmtp.cli.options import add_data_options
+from speechmtp.cli.options import add_training_options
 from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,14 +23,7 @@ def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", required=True, metavar="DATA", help="Kaldi data directory to train on")
     parser.add_argument("--dev", required=True, metavar="DATA", help="the same, to choose checkpoints on")
     parser.add_argument("--prompts", metavar="FILE", help="keep the audio's memories here, as `train heads` does")
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument("--storage", choices=("float32", "int8"), default="float32", help="how weights are stored")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's"
-    )
-    add_data_options(parser)
+    add_training_options(parser)
 
 
 def run_ctc(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmtp.cli.options import add_data_options, check_kind
+from speechmtp.cli.options import add_training_options, check_kind
 from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,14 +36,7 @@ def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the audio prompts (a pretrained recogniser's memories) here, for the next heads of this model",
     )
     parser.add_argument("--start", metavar="DIR", help="begin with the weights of these heads, of the same sizes")
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument("--storage", choices=("float32", "int8"), default="float32", help="how weights are stored")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's"
-    )
-    add_data_options(parser)
+    add_training_options(parser)
 
 
 def run_heads(args: argparse.Namespace) -> int:
