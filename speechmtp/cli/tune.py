@@ -21,7 +21,7 @@ GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "dynamic-tree": {"width": (2, 4), "nodes": (8, 16, 24)},
     "draft-model": {"depth": (2, 3, 5, 7, 10)},
     "ctc": {"mode": ("recycle",)},
-    "ctc-heads": {"theta": (0.8, 0.9, 0.98), "mode": ("recycle", "tree"), "alternatives": (2, 4)},
+    "ctc-heads": {"theta": (0.8, 0.9, 0.98), "mode": ("recycle", "tree"), "labels": ("", 8)},
     "lookup": {"depth": (3, 10), "longest": (2, 3, 4)},
     "suffix": {"factor": (1.0, 2.0), "least": (0.1, 0.3)},
     "jacobi": {"window": (4, 7, 10), "ngram": (3, 5), "guesses": (4, 7)},
@@ -148,7 +148,7 @@ def _further(subject: "Subject", known: set[str], wanted: set[str] | None) -> li
     adapting: list[dict[str, Any]] = [
         {"length": "running"},
         {"length": "cost"},
-        *({"theta": t} for t in (0.3, 0.5, 0.8)),
+        *({"theta": t} for t in (0.1, 0.2, 0.3, 0.5, 0.8)),
     ]
     found += [make_strategy("verify", options) for options in adapting if runner.heads]
     for heads, shapes in trees.items():

@@ -173,8 +173,20 @@ STRATEGIES: dict[str, Row] = {
     ),
     "ctc-heads": Row(
         "the CTC head's transcript, and the heads' chain beside it where a label is unsure",
-        {"depth": 7, "theta": 0.9, "mode": "tree", "pointers": 3, "alternatives": 2, **_BY_HEADS, "rule": ""},
-        lambda depth, theta, heads="", rule="", **ctc: (CtcHeads(depth, theta, CtcDraft(**ctc)), RULES[rule]()),
+        {
+            "depth": 7,
+            "theta": 0.9,
+            "mode": "tree",
+            "labels": "",
+            "pointers": 3,
+            "alternatives": 2,
+            **_BY_HEADS,
+            "rule": "",
+        },
+        lambda depth, theta, labels=None, heads="", rule="", **ctc: (
+            CtcHeads(depth, theta, CtcDraft(depth=labels, **ctc)),
+            RULES[rule](),
+        ),
     ),
     "previous": Row(
         "what the pass before said over an overlapping or growing window; its rest is recycled after a mismatch",
@@ -273,7 +285,7 @@ STRATEGIES: dict[str, Row] = {
     ),
     "ctc-only": Row("the CTC head alone, no trunk: a reference", {}, lambda: (None, None)),
 }
-_NUMBERS = {"theta": float, "depth": int}  # options that may be empty, and what they are if not
+_NUMBERS = {"theta": float, "depth": int, "labels": int}  # options that may be empty, and what they are if not
 _CHOICES = {"measure": ("token", "product"), "length": LENGTHS[1:], "rule": ("match", *list(RULES)[1:])}
 
 
@@ -326,8 +338,8 @@ def _read_option(strategy: str, key: str, value: Any, default: Any) -> Any:
         read = kind(value)
     except ValueError:
         raise ConfigError(f"strategy {strategy}: {key}={value!r}, expected {kind.__name__}") from None
-    if key == "depth" and read < 0:
-        raise ConfigError(f"strategy {strategy}: depth={read}, expected 0 or more")
+    if key in ("depth", "labels") and read < 0:
+        raise ConfigError(f"strategy {strategy}: {key}={read}, expected 0 or more")
     if key == "theta" and not 0 <= read <= 1:
         raise ConfigError(f"strategy {strategy}: theta={read}, expected a number from 0 to 1")
     if key == "heads" and "," in read:

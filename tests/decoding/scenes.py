@@ -24,7 +24,7 @@ from speechmtp.types import CtcLabels, Prompt, Trace, TrunkShape
 
 CHANGES: dict[str, tuple[Any, ...]] = {
     "depth": (2,), "rule": tuple(RULES)[1:], "length": LENGTHS[1:], "theta": (0, 0.3, 1), "measure": ("product",),
-    "mode": get_args(Mode), "match": ("first",),
+    "mode": get_args(Mode), "match": ("first",), "labels": (0, 2),
 }  # fmt: skip
 MORE = (
     "verify:depth=0", "verify:depth=1,theta=0.3,measure=product", "dynamic-tree:depth=3,nodes=64,width=7",

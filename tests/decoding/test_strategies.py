@@ -132,6 +132,7 @@ def test_every_preset_is_a_row_with_fixed_options(name: str) -> None:
         ("threshold:tau=1", ["strategy threshold: no option 'tau'; allowed: depth, theta, measure, heads"]),
         ("verify:depth=three", ["strategy verify: depth='three', expected int"]),
         ("verify:depth=-1", ["strategy verify: depth=-1, expected 0 or more"]),
+        ("ctc-heads:labels=-1", ["strategy ctc-heads: labels=-1, expected 0 or more"]),
         ("verify:depth", ["strategy verify: 'depth', expected key=value"]),
         ("threshold:theta=1.5", ["strategy threshold: theta=1.5, expected a number from 0 to 1"]),
         ("verify:theta=-0.1", ["strategy verify: theta=-0.1, expected a number from 0 to 1"]),

@@ -34,15 +34,20 @@ class HeadChain(Drafter):
         tokens, confidence = chosen.tokens[..., 0], chosen.confidence[..., 0]
         q = None if chosen.q is None else chosen.q[..., 0, :]
         if self.theta is not None:
-            measured = confidence if self.measure == "token" else confidence.cumprod(1)
-            sure = (measured >= self.theta).long().cumprod(1).bool()
+            sure = self._sure(confidence)
             if state.noise is not None and state.draws == "own":
                 sure = torch.cat([torch.ones_like(sure[:, :1]), sure[:, :-1]], 1)
             tokens = tokens.masked_fill(~sure, -1)
         return chain_draft(tokens, confidence, q)
 
+    def _sure(self, confidence: Tensor) -> Tensor:
+        """bool [B, D]: whether a row drafts up to this depth and beyond, by the confidences of all of its depths."""
+        measured = confidence if self.measure == "token" else confidence.cumprod(1)
+        return (measured >= (self.theta or 0)).long().cumprod(1).bool()
+
     def _chosen(self, state: DecodeState, depth: int) -> Choice:
-        """A choice of `depth` nodes; conditioned families get each depth's choice before the next."""
+        """A choice of `depth` nodes; conditioned families get each depth's choice before the next, and go no deeper
+        than some row of the batch drafts."""
         heads = state.heads
         assert heads is not None
         unembed = state.head_state.unembed
@@ -59,11 +64,17 @@ class HeadChain(Drafter):
             drafted = [choice.tokens[..., 0] for choice in found]
             found.append(choose(state, logits, heads.shortlist, d, lambda: _last_prefix(state, drafted), d - 1))  # noqa: B023
             tokens = found[-1].tokens[..., 0]
+            if self.theta is not None and not self._sure(_confidence(found))[:, -1].any():
+                break
         q = [choice.q for choice in found if choice.q is not None]
         return Choice(
             torch.cat([choice.tokens for choice in found], 1), torch.cat([choice.confidence for choice in found], 1),
             torch.cat(q, 1) if q else None,
         )  # fmt: skip
+
+
+def _confidence(found: list[Choice]) -> Tensor:
+    return torch.cat([choice.confidence[..., 0] for choice in found], 1)
 
 
 def _last_prefix(state: DecodeState, drafted: list[Tensor]) -> list[list[list[int]]]:
