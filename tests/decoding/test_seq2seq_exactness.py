@@ -15,8 +15,9 @@ LABELS = (
     "verify", "verify:depth=1", "verify:depth=2,theta=0.3", "verify:length=running", "verify:rule=block",
     "tree:paths=0.1.00.01.000.10", "dynamic-tree", "dynamic-tree:depth=2,width=3,nodes=9",
     "ctc", "ctc:mode=tree,nodes=20", "ctc:mode=whole", "ctc:mode=resume,depth=3", "ctc-heads:theta=0.5",
-    "ctc-heads:depth=2,theta=1,mode=recycle", "ctc-heads:labels=2", "previous", "previous:pointers=1,depth=4", "previous-heads",
-    "previous-heads:depth=1,pointers=2", "lookup", "lookup:depth=4,match=first", "suffix", "jacobi", "oracle:depth=4",
+    "ctc-heads:depth=2,theta=1,mode=recycle", "ctc-heads:labels=2", "previous", "previous:pointers=1,depth=4",
+    "previous-heads", "previous-heads:depth=1,pointers=2", "lookup", "lookup:depth=4,match=first", "suffix",
+    "jacobi", "oracle:depth=4",
 )  # fmt: skip
 SCENES = 30  # in every run of the tests; the others are slow
 
