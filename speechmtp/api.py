@@ -21,6 +21,7 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge
 from speechmtp.models.ctc_labels import ctc_labels
 from speechmtp.models.int8_linear import has_int8
+from speechmtp.models.packed_linear import pack
 from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.models.speech_seq2seq import RATE, SpeechSeq2Seq
 from speechmtp.recordings import BATCH, Note, Recording, decode_recordings, held
@@ -75,6 +76,10 @@ class Recogniser:
         self.bundle.to(self.device, self.dtype)
         for heads in self.bundle.heads.values() if self.int8_drafts else ():
             heads.draft_in_int8(self.bundle.model.trunk)
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            for model in (self.bundle.model, self.draft, *self.bundle.heads.values()):
+                if model is not None:
+                    pack(model)
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, bundle.tokenizer.eos, name, trunk, self.limits)
@@ -104,7 +109,9 @@ class Recogniser:
     def default_strategy(self) -> Strategy:
         """What decodes where nobody chose: what the model's folder names, or what its draft sources allow, where that
         needs one that was not loaded."""
-        drafts = {(True, True): "ctc-heads", (True, False): "ctc", (False, True): "verify", (False, False): "ar"}
+        # A CTC head that spells is wrong more often than heads: its drafts cost more than they add.
+        both = "verify" if isinstance(self.bundle.model, SpeechSeq2Seq) else "ctc-heads"
+        drafts = {(True, True): both, (True, False): "ctc", (False, True): "verify", (False, False): "ar"}
         has = {"ctc": self.has_ctc, "heads": bool(self.bundle.heads)}
         strategy = parse_strategy(drafts[has["ctc"], has["heads"]])
         if self.bundle.config.strategy:

@@ -158,6 +158,11 @@ def test_the_strategy_that_nobody_chose(recogniser: Recogniser, folder: Path, tm
     for heads, label in (({}, "ctc"), (speechmtp.load("an4").bundle.heads, "ctc-heads:depth=7,theta=0.9")):
         plain = replace(an4, config=replace(an4.config, strategy=""), heads=heads)
         assert Recogniser(plain, recogniser.device, speechmtp.load("an4").dtype).default_strategy.label == label
+    default = speechmtp.load("default").bundle
+    both = Recogniser(
+        replace(default, config=replace(default.config, strategy="")), recogniser.device, speechmtp.load("an4").dtype
+    )
+    assert both.has_ctc and both.bundle.heads and both.default_strategy.name == "verify"
     wrong = replace(with_heads, config=replace(with_heads.config, strategy="verfy"))
     with pytest.raises(ConfigError, match="did you mean 'verify'"):
         _ = Recogniser(wrong, recogniser.device, recogniser.dtype).default_strategy

@@ -1,0 +1,62 @@
+"""Linear maps on a CPU in float32 with weights laid out for oneDNN. The maps of a decoding step are narrow (1 to 32
+rows), where PyTorch's plain layout costs twice to four times as much on some processors, and multiplying one row is
+another routine than multiplying eight."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MOST_BYTES = 2 << 30  # of weights a model: they are kept in both layouts
+
+
+def has_packed() -> bool:
+    """Whether this PyTorch has oneDNN's maps of packed weights, which it uses itself in compiled models."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    ops = torch.ops.mkldnn
+    return hasattr(ops, "_linear_pointwise") and hasattr(ops, "_reorder_linear_weight")
+
+
+class PackedLinear(nn.Linear):
+    """The linear map with the same parameters as another; in training, in other types and on other devices it is
+    that map. Weights are packed at the first call, and again where they were changed."""
+
+    def __init__(self, like: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = like.in_features, like.out_features
+        self.weight, self.bias = like.weight, like.bias
+        self.training = like.training
+        self._packed: Tensor | None = None
+        self._known: Any = None  # where and in which version the packed weights were
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., out] of [..., in]."""
+        weight = self.weight
+        if input.dtype != torch.float32 or weight.dtype != torch.float32 or not input.is_cpu or torch.is_grad_enabled():
+            return super().forward(input)
+        version = (weight.data_ptr(), weight._version)
+        if version != self._known:
+            self._packed, self._known = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None), version
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed, self.bias, "none", [], "")
+        return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the packed weights, which cannot be copied or stored."""
+        return self.__dict__ | {"_packed": None, "_known": None}
+
+
+def pack(model: nn.Module) -> None:
+    """Put a `PackedLinear` in the place of every linear map of a model on a CPU in float32, if this PyTorch has them
+    and its weights are at most `MOST_BYTES`."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if has_packed() and size <= MOST_BYTES:
+        _pack(model)
+
+
+def _pack(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if type(child) is nn.Linear:
+            setattr(module, name, PackedLinear(child))
+        else:
+            _pack(child)
