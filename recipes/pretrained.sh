@@ -26,6 +26,7 @@ tests=""            # test sets, which are only read; the first at every batch s
 batch_sizes="1 16"  # batch sizes of the comparison
 device=cpu          # where to train
 threads=1           # of trainings and comparisons
+drafts=""           # how heads compute: int8, float32, or empty for what the model says
 heads=chain         # the set of conf/sets.txt with which strategies are compared
 strategies=ar,verify,threshold,tree,dynamic-tree,ctc,ctc-only,ctc-heads,lookup,suffix # what is tuned and compared
 depths="3 7"        # drafted tokens a call at which families are compared
@@ -72,15 +73,17 @@ if begin_stage 3 ctc "a CTC head that spells"; then
   [[ ! -f conf/ctc.yaml ]] || train ctc ctc
 fi
 
-drafts=(--heads "$exp/$heads")
-[[ ! -f $exp/ctc/config.yaml ]] || drafts+=(--ctc "$exp/ctc")
+drafting=()
+[[ -z $drafts ]] || drafting=(--drafts "$drafts")
+loaded=("${drafting[@]}" --heads "$exp/$heads")
+[[ ! -f $exp/ctc/config.yaml ]] || loaded+=(--ctc "$exp/ctc")
 
 if begin_stage 4 tune "options of every strategy, on $data/tune"; then
   record_run "$exp" "${RECIPE_SCRIPT:-$0}" "${typed[@]}"
   stage_note "the log is $exp/log/tune.log"
   step "${ins[@]}" --in "$exp/$heads/heads.safetensors" --out "$exp/tune" --out conf/decode.yaml \
     --via "${decode_cmd:-run.py}" --log "$exp/log/tune.log" -- \
-    speechmtp tune "$model" "$data/tune" --all --strategies "$strategies" --thetas 0.5 0.8 0.95 --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${drafts[@]}"
+    speechmtp tune "$model" "$data/tune" --all --strategies "$strategies" --thetas 0.5 0.8 0.95 --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${loaded[@]}"
 fi
 
 # compare NAME SET OPTIONS...
@@ -98,14 +101,14 @@ if begin_stage 5 compare "every strategy on $tests, beside transformers' own"; t
   exact=()
   for set in $tests; do
     for size in $sizes; do
-      compare "${set}_batch$size" "$set" --strategies @conf/decode.yaml --batch-size "$size" "${exact[@]}" "${drafts[@]}"
+      compare "${set}_batch$size" "$set" --strategies @conf/decode.yaml --batch-size "$size" "${exact[@]}" "${loaded[@]}"
     done
     sizes=${batch_sizes%% *} exact=(--exact)
   done
 fi
 
 if begin_stage 6 families "every set of conf/sets.txt on ${tests%% *}"; then
-  list=ar families=()
+  list=ar families=("${drafting[@]}")
   while read -r name _; do
     families+=(--heads "$exp/$name")
     for depth in $depths; do list+=",verify:depth=$depth,heads=$name"; done

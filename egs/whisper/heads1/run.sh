@@ -11,4 +11,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 export RECIPE_SCRIPT=./run.sh RECIPE_ARGUMENTS="$*"
 exec ../../../recipes/pretrained.sh --model openai/whisper-tiny.en \
-  --tests "librispeech_dev librispeech_other5 an4_test speechocean_test" --batch-sizes 1 "$@"
+  --tests "librispeech_dev librispeech_other5 an4_test speechocean_test" --batch-sizes 1 --drafts int8 "$@"
