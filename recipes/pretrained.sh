@@ -46,9 +46,11 @@ sets() { grep -v '^#' conf/sets.txt; }
 
 # train KIND NAME OPTIONS...: heads or a CTC head, once.
 train() {
-  local kind=$1 name=$2 passes=1 config=conf/train.yaml
+  local kind=$1 name=$2 passes config=conf/train.yaml
   shift 2
   [[ $kind != ctc ]] || config=conf/ctc.yaml
+  passes=$(sed -n 's/^passes: *//p' "$config")
+  passes=${passes:-1}
   [[ " $* " =~ " passes="([0-9]+) ]] && passes=${BASH_REMATCH[1]}
   stage_note "the log is $exp/log/$name.log"
   step "${ins[@]}" --in "$config" --in "$data/train" --resumable --out "$exp/$name" --makes "$exp/$name/config.yaml" \
@@ -76,12 +78,16 @@ fi
 drafting=()
 [[ -z $drafts ]] || drafting=(--drafts "$drafts")
 loaded=("${drafting[@]}" --heads "$exp/$heads")
-[[ ! -f $exp/ctc/config.yaml ]] || loaded+=(--ctc "$exp/ctc")
+drafters=(--in "$exp/$heads/heads.safetensors") # what tuning and comparisons depend on
+if [[ -f $exp/ctc/config.yaml ]]; then
+  loaded+=(--ctc "$exp/ctc")
+  drafters+=(--in "$exp/ctc/ctc.safetensors")
+fi
 
 if begin_stage 4 tune "options of every strategy, on $data/tune"; then
   record_run "$exp" "${RECIPE_SCRIPT:-$0}" "${typed[@]}"
   stage_note "the log is $exp/log/tune.log"
-  step "${ins[@]}" --in "$exp/$heads/heads.safetensors" --out "$exp/tune" --out conf/decode.yaml \
+  step "${ins[@]}" "${drafters[@]}" --in "$data/tune" --out "$exp/tune" --out conf/decode.yaml \
     --via "${decode_cmd:-run.py}" --log "$exp/log/tune.log" -- \
     speechmtp tune "$model" "$data/tune" --all --strategies "$strategies" --thetas 0.5 0.8 0.95 --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${loaded[@]}"
 fi
@@ -91,7 +97,7 @@ compare() {
   local name=$1 set=$2
   shift 2
   stage_note "the log is $exp/log/$name.log"
-  step "${ins[@]}" --in "$exp/$heads/heads.safetensors" --in conf/decode.yaml --out "$exp/compare/$name" \
+  step "${ins[@]}" "${drafters[@]}" --in conf/decode.yaml --in "$data/$set" --out "$exp/compare/$name" \
     --via "${decode_cmd:-run.py}" --log "$exp/log/$name.log" -- \
     speechmtp compare "$model" "$data/$set" --out "$exp/compare/$name" --threads "$threads" "$@"
 }
@@ -111,6 +117,7 @@ if begin_stage 6 families "every set of conf/sets.txt on ${tests%% *}"; then
   list=ar families=("${drafting[@]}")
   while read -r name _; do
     families+=(--heads "$exp/$name")
+    drafters+=(--in "$exp/$name/heads.safetensors")
     for depth in $depths; do list+=",verify:depth=$depth,heads=$name"; done
   done < <(sets)
   for depth in $depths; do list+=",oracle:depth=$depth"; done

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ import torch
 from speechmtp.audio.cut import cut_points
 from speechmtp.audio.features import Fbank
 from speechmtp.audio.io import read_audio, resample
-from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_draft_model
+from speechmtp.bundle import Bundle, BundleConfig, Drafts, load_bundle, load_draft_model
+from speechmtp.decoding.flags import flags_of
 from speechmtp.decoding.loop import Drawing, Limits
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Request, Runner
@@ -112,11 +114,15 @@ class Recogniser:
         # A CTC head that spells is wrong more often than heads: its drafts cost more than they add.
         both = "verify" if isinstance(self.bundle.model, SpeechSeq2Seq) else "ctc-heads"
         drafts = {(True, True): both, (True, False): "ctc", (False, True): "verify", (False, False): "ar"}
-        has = {"ctc": self.has_ctc, "heads": bool(self.bundle.heads)}
+        has = {"ctc": self.has_ctc, "heads": bool(self.bundle.heads), "model": self.draft is not None}
         strategy = parse_strategy(drafts[has["ctc"], has["heads"]])
         if self.bundle.config.strategy:
             named = parse_strategy(self.bundle.config.strategy)
-            strategy = named if all(has.get(need, True) for need in named.needs) else strategy
+            if all(has.get(need, False) for need in named.needs):
+                try:
+                    return self.runner.prepared(named)
+                except ConfigError:  # other heads than those it speaks of
+                    pass
         return self.runner.prepared(strategy)
 
     @property
@@ -184,7 +190,9 @@ class Recogniser:
         for i in spoken:
             if each[i].drafter is None:
                 labels = self.labels(heard[i])
-                found[i] = labels, Trace(emitted=len(labels), finished=True)
+                eos = self.bundle.tokenizer.eos
+                flags = flags_of([*labels, eos], eos)
+                found[i] = labels, Trace(emitted=len(labels), finished=True, flags=flags)
         rows = [i for i in spoken if i not in found]
         if rows:
             requests = [self.request(heard[i], references[i] if references else None) for i in rows]
@@ -241,6 +249,10 @@ class Recogniser:
     ) -> Iterator[Recording]:
         """`recognise` of many in their order, `batch` parts of like length at a time; far faster than one by one. They
         are read as they are needed, some 256 parts ahead."""
+        if isinstance(audios, (str, Path)):
+            raise ConfigError(f"recognise_many: {audios}, expected a list of recordings; one goes to recognise")
+        if batch < 1:
+            raise ConfigError(f"recognise_many: batch={batch}, expected 1 or more")
         if isinstance(strategy, str):
             strategy = parse_strategy(strategy) if strategy else self.default_strategy
         for group in held((list(self.hear_parts(*self._read(audio, rate))) for audio in audios), len):
@@ -248,8 +260,10 @@ class Recogniser:
 
     def _read(self, audio: Audio, rate: int | None) -> tuple[np.ndarray, str]:
         """Samples at the model's rate, and what errors call them."""
-        if not isinstance(audio, np.ndarray):
+        if isinstance(audio, (str, Path)):
             return read_audio(audio, self.rate)[0], str(audio)
+        if not isinstance(audio, np.ndarray):
+            raise DataError(f"audio: a {type(audio).__name__}, expected a path or a numpy array of samples")
         if rate is None:
             raise ConfigError("transcribe: an array needs its rate in Hz; give rate=16000 or what it is")
         samples = mono(audio)
@@ -261,7 +275,9 @@ def mono(audio: np.ndarray) -> np.ndarray:
     if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[1] > audio.shape[0]):
         raise DataError(f"audio: array of shape {audio.shape}, expected [N] or [N, channels]")
     if np.issubdtype(audio.dtype, np.integer):
-        audio = audio / (np.iinfo(audio.dtype).max + 1.0)
+        info = np.iinfo(audio.dtype)
+        middle = 0 if info.min else (info.max + 1) // 2  # of unsigned samples, such as those of 8-bit WAV files
+        audio = (audio.astype(np.float64) - middle) / ((info.max + 1.0) / (2 if middle else 1))
     audio = audio.astype(np.float32)
     return audio.mean(1) if audio.ndim == 2 else audio
 
@@ -283,11 +299,23 @@ def load(
     wanted = [heads] if isinstance(heads, (str, Path)) else heads
     bundle = load_bundle(model, allow_stale_heads, [str(item) for item in wanted], str(ctc))
     draft = load_draft_model(str(draft_model), bundle) if draft_model else None
+    if drafts not in ("", *get_args(Drafts)):
+        raise ConfigError(f"--drafts {drafts}: expected one of {', '.join(get_args(Drafts))}")
+    check_device(device)
     can = torch.device(device).type == "cpu" and dtype == "float32" and has_int8()
     if drafts == "int8" and not can:
-        raise ConfigError(f"--drafts int8: needs a CPU and float32, found {device} and {dtype}; leave it out")
+        found = f"{device} and {dtype}" if has_int8() else "a PyTorch without 8-bit kernels"
+        raise ConfigError(f"--drafts int8: needs a CPU and float32, found {found}; leave it out")
     int8 = (drafts or bundle.config.drafts) == "int8" and can
     return Recogniser(bundle, torch.device(device), DTYPES[dtype], draft=draft, int8_drafts=int8)
+
+
+def check_device(name: str) -> None:
+    """ConfigError for a device that this machine does not have."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
 
 
 def transcribe(audio: str | Path | np.ndarray, rate: int | None = None, model: str = "default") -> str:

@@ -42,6 +42,8 @@ FORMAT = 1
 OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # of the same weights, in hub folders
 EMBEDDED = ("default", "an4")  # models inside the package
 
+Drafts = Literal["float32", "int8"]
+
 
 @dataclass(frozen=True)
 class BundleConfig:
@@ -52,7 +54,7 @@ class BundleConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     normalizer: str = "kaldi-basic"
     strategy: str = ""  # what decodes where nobody chose
-    drafts: Literal["float32", "int8"] = "float32"  # how heads compute on a CPU
+    drafts: Drafts = "float32"  # how heads compute on a CPU
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Seq2SeqBundleConfig:
     model: Seq2SeqConfig = field(default_factory=Seq2SeqConfig)
     normalizer: str = "whisper-en"
     strategy: str = ""  # what decodes where nobody chose
-    drafts: Literal["float32", "int8"] = "float32"  # how heads compute on a CPU
+    drafts: Drafts = "float32"  # how heads compute on a CPU
 
 
 @dataclass

@@ -99,16 +99,6 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
 
 
-def check_device(name: str) -> None:
-    """Refuse a device that this machine does not have, in one line."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
-
-
 def check_kind(model: str, data: Sequence[str], speech: bool) -> None:
     """Refuse a text file given to a speech model, and a folder given to a causal LM."""
     for name in data:
@@ -121,6 +111,8 @@ def check_kind(model: str, data: Sequence[str], speech: bool) -> None:
 def prepare_run(args: argparse.Namespace) -> None:
     """Check the options of `add_run_options`, and set threads and seed."""
     import torch
+
+    from speechmtp.api import check_device
 
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size}: expected 1 or more")

@@ -88,7 +88,7 @@ def _asr(args: argparse.Namespace) -> int:
 def _scratch(args: argparse.Namespace) -> int:
     import torch
 
-    from speechmtp.cli.options import check_device
+    from speechmtp.api import check_device
     from speechmtp.config import load_config
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.training import distributed

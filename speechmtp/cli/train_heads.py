@@ -80,7 +80,7 @@ def check_training(args: argparse.Namespace) -> None:
     """Refuse wrong options before anything is loaded, and set the threads."""
     import torch
 
-    from speechmtp.cli.options import check_device
+    from speechmtp.api import check_device
 
     check_device(args.device)
     if args.threads < 0:

@@ -61,7 +61,7 @@ def _check(args: argparse.Namespace, config: "LmConfig", out: Path) -> None:
     """Refuse wrong options before anything is read, and set the threads."""
     import torch
 
-    from speechmtp.cli.options import check_device
+    from speechmtp.api import check_device
     from speechmtp.config import load_config
 
     check_device(args.device)

@@ -153,7 +153,8 @@ class HeadSet(nn.Module):
 
     def draft_in_int8(self, trunk: TrunkFace) -> None:
         """From here on draft with 8-bit weights and inputs (`models/int8_linear.py`), on a CPU in float32: what is
-        drafted changes a little, what is accepted of it stays the trunk's. For decoding only."""
+        drafted changes a little, and with the other rows of a batch; what exact rules accept of it stays the trunk's.
+        For decoding only."""
         in_int8(self)
         module, ids = trunk.unembedding(), slice(None) if self.shortlist is None else self.shortlist
         self._narrow = Int8Linear(module.weight[ids], None if module.bias is None else module.bias[ids])

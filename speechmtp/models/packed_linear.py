@@ -2,6 +2,7 @@
 rows), where PyTorch's plain layout costs twice to four times as much on some processors, and multiplying one row is
 another routine than multiplying eight."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,17 +11,25 @@ from torch import Tensor, nn
 MOST_BYTES = 2 << 30  # of weights a model: they are kept in both layouts
 
 
+@cache
 def has_packed() -> bool:
-    """Whether this PyTorch has oneDNN's maps of packed weights, which it uses itself in compiled models."""
+    """Whether this PyTorch has oneDNN's maps of packed weights, which it uses itself in compiled models: tried once,
+    since what a build has and what the processor can is found out only so."""
     if not torch.backends.mkldnn.is_available():
         return False
-    ops = torch.ops.mkldnn
-    return hasattr(ops, "_linear_pointwise") and hasattr(ops, "_reorder_linear_weight")
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            plain, x = nn.Linear(8, 16, device="meta").to_empty(device="cpu"), torch.linspace(-1, 1, 24).view(3, 8)
+            plain.weight.copy_(torch.linspace(-1, 1, 128).view(16, 8))
+            plain.bias.zero_()
+            return torch.allclose(PackedLinear(plain)(x), plain(x), atol=1e-5)
+    except (AttributeError, RuntimeError):
+        return False
 
 
 class PackedLinear(nn.Linear):
     """The linear map with the same parameters as another; in training, in other types and on other devices it is
-    that map. Weights are packed at the first call, and again where they were changed."""
+    that map. Weights are packed at the first call, and again where they were changed (but not through `.data`)."""
 
     def __init__(self, like: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -33,7 +42,8 @@ class PackedLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """[..., out] of [..., in]."""
         weight = self.weight
-        if input.dtype != torch.float32 or weight.dtype != torch.float32 or not input.is_cpu or torch.is_grad_enabled():
+        plain = input.dtype != torch.float32 or weight.dtype != torch.float32 or not input.is_cpu
+        if plain or torch.is_grad_enabled() or weight.is_inference():  # the last have no version to know changes by
             return super().forward(input)
         version = (weight.data_ptr(), weight._version)
         if version != self._known:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from threading import get_ident
 from typing import Any, Literal
 
 import torch
@@ -231,9 +232,12 @@ class Trunk(nn.Module):
         if wrong:
             raise ConfigError(f"trunk: no layer {wrong[0]} to read, expected 0 to {self.layers}")
 
+        mine = get_ident()  # other threads may run the same layers meanwhile
+
         def note(number: int) -> Callable[..., None]:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                found[number] = output[0] if isinstance(output, tuple) else output
+                if get_ident() == mine:
+                    found[number] = output[0] if isinstance(output, tuple) else output
 
             return hook
 

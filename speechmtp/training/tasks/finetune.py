@@ -104,8 +104,11 @@ class FinetunePhase:
         if item.id not in pool.audio:
             return item
         audio = pool.audio[item.id].load(self._model.rate, allow_pipes=True)  # allowed or refused at reading
+        speed = max(speed, len(audio) / self._model.rate / self._model.longest)  # slower than that would be cut
         if speed != 1:
-            audio = speed_perturb(audio, self._model.rate, speed)
+            audio = speed_perturb(audio, self._model.rate, round(speed, 3))[
+                : int(self._model.longest * self._model.rate)
+            ]
         return replace(item, memory=torch.from_numpy(audio))
 
     def weight(self, batch: Sequence[Sequence[MemoryText]]) -> float:
