@@ -248,6 +248,16 @@ def test_a_faster_copy_is_heard_where_the_encoder_moves(data: DataDir, tmp_path:
     assert sizes == {20000, 16000}
 
 
+def test_a_slower_copy_is_no_longer_than_the_model_hears(
+    data: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, slower = load(tmp_path), config(speeds=(0.5,))
+    monkeypatch.setattr(bundle.model, "longest", 2.0)
+    phase = FinetunePhase(slower, bundle, [make_pool(bundle, data, slower)], [], torch.float32)
+    sizes = {i.id: len(i.memory) for n in range(8) for i in phase.batch(n)[0]}
+    assert sizes["b"] == 32000 and max(sizes.values()) == 32000, "20000 samples, not 40000 of which the end is lost"
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [

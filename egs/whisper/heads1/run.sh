@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The two best families of heads for Whisper tiny.en.
+# Three families of heads for Whisper tiny.en.
 #   SPEECHMTP_CORPORA=/path/to/corpora ./run.sh                 about an hour and a half on two cores
 #   ./run.sh --model FOLDER                                     another English Whisper, as transformers has it; a folder in
 #                                                               CTranslate2's format goes through tools/from_ctranslate2.py
