@@ -27,7 +27,7 @@ if verb == "data subset":
 elif verb == "data combine":
     write(pathlib.Path(words[2]), "wav.scp", "text")
 elif verb in ("train heads", "train ctc"):
-    write(option("--out"), "config.yaml", "heads.safetensors")
+    write(option("--out"), "config.yaml", words[1] + ".safetensors")
 elif verb == "tune":
     write(option("--out"), "tune.json")
     write(option("--conf").parent, option("--conf").name)
@@ -100,7 +100,7 @@ def test_whisper_is_trained_on_a_part_of_the_same_data_without_a_ctc_head(projec
     (project / "whisper").mkdir()
     _, calls = run(project, "whisper/heads1", "--stop-stage", "4", "--model", str(project / "whisper"))
     assert (project / "egs/whisper/heads1/data/readers").read_text() == "19 a\n"  # 1263 is held out
-    assert [call.split()[1] for call in calls if call.startswith("train")] == ["heads", "heads"]
+    assert [call.split()[1] for call in calls if call.startswith("train")] == ["heads"] * 3
     [tuned] = [call for call in calls if call.startswith("tune")]
     assert "--ctc" not in tuned
 
