@@ -35,5 +35,6 @@ if begin_stage 4 heads "heads for the new trunk, and what they save"; then
   step --in "$exp/model/card.md" --in data/heads --resumable --out "$exp/heads" --makes "$exp/heads/card.md" -- \
     speechmtp train heads --model "$exp/model" --config conf/heads.yaml --train data/heads --dev data/dev --threads 1 \
     --start "$start" --out "$exp/heads"
-  speechmtp compare "$exp/model" data/test --heads "$exp/heads" --strategies ar,verify,transformers --threads 1 --out "$exp/compare"
+  speechmtp compare "$exp/model" data/test --heads "$exp/heads" --drafts int8 \
+    --strategies ar,verify:depth=3,verify,transformers --exact --threads 1 --out "$exp/compare"
 fi
