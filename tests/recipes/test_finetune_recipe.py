@@ -7,26 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from stand_in import install
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = """#!{python}
-import pathlib, sys
-words = sys.argv[1:]
-with open("calls", "a") as file:
-    print(*words, file=file)
-def option(name):
-    return pathlib.Path(words[words.index(name) + 1])
-def write(folder, *names):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).write_text("a b\\n")
-verb = " ".join(words[:2]) if words[0] in ("data", "train") else words[0]
-if verb == "data subset":
-    for folder in (pathlib.Path(words[3]), option("--rest")):
-        write(folder, "wav.scp", "text")
-elif verb == "data combine":
-    write(pathlib.Path(words[2]), "wav.scp", "text")
-elif verb == "train asr":
+VERBS = """elif verb == "train asr":
     write(option("--out") / "model", "card.md")
 elif verb == "train heads":
     write(option("--out"), "card.md")
@@ -48,9 +32,7 @@ def recipe(tmp_path: Path) -> Path:
     for name in SETS:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "wav.scp").write_text("a a.wav\n")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/speechmtp").write_text(PROGRAM.format(python=sys.executable))
-    (tmp_path / "bin/speechmtp").chmod(0o755)
+    install(tmp_path, VERBS)
     return tmp_path / "egs/an4/finetune1"
 
 
