@@ -169,10 +169,11 @@ def footnote(rows: Sequence[dict[str, Any]], notes: dict[str, Any] | None = None
     threads = f", {row['threads']} thread{'s' * (row['threads'] > 1)}" if row.get("threads") else ""
     audio = f", {row['audio_seconds']:.1f} s of audio" if row.get("audio_seconds") else ""
     normalizer = f", normaliser {row['normalizer']}" if row.get("normalizer") else ""
+    drafts = " (heads draft in 8 bits)" if row.get("drafts") == "int8" else ""
     sampling = ", ".join(f"{key} {value}" for key, value in (row.get("sampling") or {}).items() if key != "seed")
     text = (
         f"{row['utterances']} utterances{audio}, batch size {row['batch_size']}, {sampling or 'greedy'}, "
-        f"{row['dtype']} on {row['device']}{threads}, seed {row['seed']}{normalizer}; calls and "
+        f"{row['dtype']}{drafts} on {row['device']}{threads}, seed {row['seed']}{normalizer}; calls and "
         f"tokens count the prompt's call and end tokens; ceiling: tokens per call if every draft were right; times are "
         f"of this run, strategies interleaved."
     )

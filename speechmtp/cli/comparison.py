@@ -160,6 +160,7 @@ def _row(tally: Tally, run: _Run, plain: Tally | None) -> dict[str, Any]:
         "batch_size": run.batch_size if strategy is not None else 1,
         "device": str(subject.device),
         "dtype": run.dtype,
+        "drafts": "int8" if any(h.drafts_in_int8 for h in subject.runner.heads.values()) else run.dtype,
         "seed": run.sampling.seed,
         "sampling": run.sampling.described(),
         "threads": torch.get_num_threads(),

@@ -165,7 +165,7 @@ def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strateg
     kept = ("model", "data_dir", "batch_size", "device", "dtype", "seed", "threads")
     settings = {key: getattr(args, key) for key in kept}
     settings |= {"heads": args.heads} if args.heads else {}
-    settings |= {key: value for key in ("ctc", "draft_model") if (value := getattr(args, key))}
+    settings |= {key: value for key in ("ctc", "draft_model", "drafts") if (value := getattr(args, key))}
     settings |= {"sampling": found} if (found := sampling_of(args).described()) else {}
     write_yaml(out / "config.yaml", settings | {"strategy": strategy.label, "options": strategy.options})
     shown = f", {totals['tokens_per_call']:.2f} tokens a call" if totals["tokens_per_call"] else ""

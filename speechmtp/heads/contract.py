@@ -159,6 +159,11 @@ class HeadSet(nn.Module):
         module, ids = trunk.unembedding(), slice(None) if self.shortlist is None else self.shortlist
         self._narrow = Int8Linear(module.weight[ids], None if module.bias is None else module.bias[ids])
 
+    @property
+    def drafts_in_int8(self) -> bool:
+        """Whether `draft_in_int8` was called."""
+        return self._narrow is not None
+
     def fused(self, states: States) -> Tensor:
         """What the family reads of trunk states: [..., C]."""
         taps = states.taps

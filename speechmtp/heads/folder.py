@@ -15,7 +15,6 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
-from speechmtp.models.int8_linear import Int8Linear
 from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, weights_digest
 from speechmtp.models.trunk import Trunk
@@ -56,7 +55,7 @@ def trunk_digest(model: HasTrunk, storage: Storage = "float32") -> str:
 def save_heads(heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage, card: str = "") -> None:
     """Write a head folder; `digest` is that of the trunk that the heads belong to. CheckpointError for heads that
     draft in 8 bits, whose weights are no longer there."""
-    if any(isinstance(module, Int8Linear) for module in heads.modules()):
+    if heads.drafts_in_int8:
         raise CheckpointError(f"{folder}: heads that draft in 8 bits cannot be stored; load them with drafts='float32'")
     folder.mkdir(parents=True, exist_ok=True)
     config: Any = heads.config

@@ -1,6 +1,9 @@
 """Linear maps on a CPU in float32 with weights laid out for oneDNN. The maps of a decoding step are narrow (1 to 32
 rows), where PyTorch's plain layout costs twice to four times as much on some processors, and multiplying one row is
-another routine than multiplying eight."""
+another routine than multiplying eight.
+
+PyTorch's own module for it, `torch.utils.mkldnn.MkldnnLinear`, converts inputs and outputs at every call (half as fast
+here) and hides its weights, which embeddings share."""
 
 from functools import cache
 from typing import Any

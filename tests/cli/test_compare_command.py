@@ -253,3 +253,9 @@ def test_a_mistake_is_one_line(
         arguments, message = [a.replace(word, place) for a in arguments], message.replace(word, place)
     assert message in failing(["compare", *arguments, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_footnote_says_how_heads_draft(everything: tuple[Rows, Path]) -> None:
+    rows = list(everything[0].values())
+    assert {row["drafts"] for row in rows} == {"float32"} and "8 bits" not in compare.footnote(rows)
+    assert "float32 (heads draft in 8 bits) on cpu" in compare.footnote([rows[0] | {"drafts": "int8"}])

@@ -63,8 +63,13 @@ def test_a_model_folder_is_written_resumed_and_decoded(
     assert main([*command(base, data, out, *options, "--resume")]) == 0
     assert all(torch.equal(new[n], w) for n, w in load_file(out / "model" / "model.safetensors").items())
     words = hint.removeprefix("its heads: speechmtp ").split()
-    assert words[:4] == ["train", "heads", "--model", str(out / "model")]
-    assert main([*words, "stepz=1"]) == 2 and "stepz: no such key in HeadsTrainConfig" in capsys.readouterr().err
+    small = ["--depth", "1", "rows=2", "steps=1", "precision=float32", "optim.warmup=1", "targets=text"]
+    if parts == "decoder":
+        assert main([*words, *small]) == 0
+        assert (out / "model" / "heads" / "chain" / "heads.safetensors").exists()
+    else:  # these weights never end by themselves
+        assert main([*words, *small]) == 2
+        assert "no output of the development set ended by itself" in capsys.readouterr().err
 
 
 def test_kept_audio_needs_no_transcripts(

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from speechmtp.audio.augment import speed_perturb
 from speechmtp.bundle import Bundle
 from speechmtp.data.batch import seeded
 from speechmtp.heads.labels import IGNORED, shifted_labels
@@ -23,7 +22,7 @@ from speechmtp.training.loop import finished, load_finished, run_phase
 from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_law, rows_ce
 from speechmtp.training.multi_token import Sequences
 from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, recogniser, word_error_rate
-from speechmtp.training.tasks.memories import MemoryText
+from speechmtp.training.tasks.memories import MemoryText, at_speed
 
 CHUNK = 1024  # rows of logits at a time
 
@@ -104,11 +103,8 @@ class FinetunePhase:
         if item.id not in pool.audio:
             return item
         audio = pool.audio[item.id].load(self._model.rate, allow_pipes=True)  # allowed or refused at reading
-        speed = max(speed, len(audio) / self._model.rate / self._model.longest)  # slower than that would be cut
         if speed != 1:
-            audio = speed_perturb(audio, self._model.rate, round(speed, 3))[
-                : int(self._model.longest * self._model.rate)
-            ]
+            audio = at_speed(self._model, audio, speed)
         return replace(item, memory=torch.from_numpy(audio))
 
     def weight(self, batch: Sequence[Sequence[MemoryText]]) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -59,7 +60,7 @@ def hear_memories(
             if again:
                 low = max(SPEEDS[0], len(samples) / model.rate / model.longest)
                 speed = seeded("speed", seed, again, utterance.id).uniform(low, max(low, SPEEDS[1]))
-                samples = speed_perturb(samples, model.rate, round(speed, 3))[: int(model.longest * model.rate)]
+                samples = at_speed(model, samples, speed)
             audio = torch.from_numpy(samples)
             length = len(audio) / model.rate
             if length > model.longest or len(audio) < model.shortest:
@@ -80,6 +81,12 @@ def hear_memories(
             found.append(MemoryText(name, memory[0].half().cpu().clone(), text, ended, length))
         note(len(found), len(utterances))
     return found
+
+
+def at_speed(model: SpeechSeq2Seq, samples: np.ndarray, speed: float) -> np.ndarray:
+    """Samples [N] at a speed, no slower than the longest that the model hears allows."""
+    slowest = len(samples) / model.rate / model.longest
+    return speed_perturb(samples, model.rate, round(max(speed, slowest), 3))[: int(model.longest * model.rate)]
 
 
 def own_outputs(
