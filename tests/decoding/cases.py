@@ -13,9 +13,22 @@ from torch import Tensor
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Sources, pad_lists
 from speechmtp.decoding.loop import Limits, generate
+from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcLabels, Draft, Prompt, Trace
+from speechmtp.types import Accepted, CtcLabels, Draft, Prompt, Trace
+
+
+@dataclass
+class Watched(GreedyMatch):
+    """Remembers the drafts it judged."""
+
+    drafts: list[Draft] = field(default_factory=list)
+
+    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
+        """As the rule itself."""
+        self.drafts.append(draft)
+        return super().accept(target, draft, noise, drawn)
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,18 +9,16 @@ import oracle
 import pytest
 import tiny
 import torch
-from cases import Case, make_case, mutate
-from torch import Tensor
+from cases import Case, Watched, make_case, mutate
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent, Sources
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads, hypotheses
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.loop import Drawing, generate
-from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.errors import ConfigError
-from speechmtp.types import Accepted, CtcLabels, Draft, Trace
+from speechmtp.types import CtcLabels, Draft, Trace
 
 MODES = ("whole", "resume", "recycle", "tree")
 
@@ -183,18 +180,6 @@ def test_an_unsure_label_costs_no_call_where_the_runner_up_is_right() -> None:
         found, traces = run(case, CtcDraft("tree"), labels)
         assert found == case.tokens
         assert all(trace.calls == 1 for trace in traces)
-
-
-@dataclass
-class Watched(GreedyMatch):
-    """Remembers the drafts it judged."""
-
-    drafts: list[Draft] = field(default_factory=list)
-
-    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
-        """As the rule itself."""
-        self.drafts.append(draft)
-        return super().accept(target, draft, noise, drawn)
 
 
 def paths(draft: Draft) -> set[tuple[int, ...]]:

@@ -1,32 +1,16 @@
 """Drafts that end where the heads are unsure."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import tiny
 import torch
-from cases import make_case
+from cases import Watched, make_case
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import Accepted, GreedyMatch
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.noise import Noise
-from speechmtp.types import Draft
 
 DEPTH = 3
-
-
-@dataclass(frozen=True)
-class Watched(GreedyMatch):
-    """Remembers the drafts it judged."""
-
-    drafts: list[Draft] = field(default_factory=list)
-
-    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
-        """As the rule itself."""
-        self.drafts.append(draft)
-        return super().accept(target, draft, noise, drawn)
 
 
 @pytest.mark.parametrize("kind", ["chain", "hydra", "latent"])
