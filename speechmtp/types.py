@@ -4,10 +4,10 @@ Letters: B rows, P prompt or draft entries, Q fed entries, C trunk width, D dept
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
-from typing import Literal
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -80,12 +80,29 @@ class FbankConfig:
 
 
 @dataclass(frozen=True)
+class PositionLaw:
+    """Where output tokens stand, counted from the prompt's `next_position`: token k = 0, 1, .. at `stride` * k, or at
+    `table`[k]; behind the table's end it goes on by `stride` a token. Tokens may share or skip positions."""
+
+    stride: int = 1
+    table: tuple[int, ...] = ()
+
+    def offset(self, index: int) -> int:
+        """Of output token `index`."""
+        if not self.table:
+            return self.stride * index
+        last = len(self.table) - 1
+        return self.table[index] if index <= last else self.table[-1] + self.stride * (index - last)
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What the trunk reads before the first output token.
 
     `embeddings` [B, P, C]; `positions` [B, P] rotary positions; `lengths` [B]; `next_position` [B] is the
-    position of the first output token. Zeros past the lengths. `memory` [B, S, E] with `memory_lengths` [B] is the
-    audio of an encoder-decoder trunk, which its layers look at from every entry; None where there is none.
+    position of the first output token, and `law` says where those behind it stand. Zeros past the lengths. `memory`
+    [B, S, E] with `memory_lengths` [B] is the audio of an encoder-decoder trunk, which its layers look at from every
+    entry; None where there is none.
     """
 
     embeddings: Tensor
@@ -94,6 +111,7 @@ class Prompt:
     next_position: Tensor
     memory: Tensor | None = None
     memory_lengths: Tensor | None = None
+    law: PositionLaw = PositionLaw()
 
     def row(self, index: int) -> "Prompt":
         """One row without padding."""
@@ -103,7 +121,7 @@ class Prompt:
         if memory is not None and lengths is not None:
             memory, lengths = memory[one, : int(lengths[index])], lengths[one]
         return Prompt(self.embeddings[one, :size], self.positions[one, :size], self.lengths[one],
-                      self.next_position[one], memory, lengths)  # fmt: skip
+                      self.next_position[one], memory, lengths, self.law)  # fmt: skip
 
 
 def stack_prompts(prompts: list[Prompt]) -> Prompt:
@@ -230,8 +248,37 @@ def chain_draft(tokens: Tensor, confidence: Tensor | None = None, q: Tensor | No
     return Draft(tokens, parent, confidence, q=q)
 
 
+class Source:
+    """What a drafter may know of a request besides its prompt; a drafter names the class that it reads, and `name` is
+    what strategies and errors call it."""
+
+    name: ClassVar[str] = ""
+
+
+class CtcSource(Source):
+    """What a CTC head says."""
+
+    name = "ctc"
+
+
 @dataclass(frozen=True)
-class CtcLabels:
+class Reference(Source):
+    """The tokens that plain decoding says."""
+
+    tokens: tuple[int, ...]
+    name: ClassVar[str] = "reference"
+
+
+@dataclass(frozen=True)
+class PreviousPass(Source):
+    """The tokens of the pass before, over an overlapping or growing window."""
+
+    tokens: tuple[int, ...]
+    name: ClassVar[str] = "previous"
+
+
+@dataclass(frozen=True)
+class CtcLabels(CtcSource):
     """Greedy CTC labels of one utterance; `confidence` is each one's mean posterior over its run, `runner_up` the
     likeliest other label there (the blank's number says: perhaps none) and `runner_up_confidence` its own.
     `gaps` are labels that may have been missed: (labels before it, label, highest posterior)."""
@@ -258,6 +305,65 @@ class Speller:
 
     pieces: Sequence[str]
     encode: Callable[[str], list[int]]
+
+
+@dataclass(frozen=True)
+class SpelledText(CtcSource):
+    """Characters to draft from, and what makes tokens of them."""
+
+    text: CtcText
+    speller: Speller
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """What a model may say: any of `eos` ends a text, and drafters say the first of them; `suppress` ids are never
+    said, `begin_suppress` ids never first (transformers' names)."""
+
+    eos: tuple[int, ...]
+    suppress: tuple[int, ...] = ()
+    begin_suppress: tuple[int, ...] = ()
+
+
+S = TypeVar("S", bound=Source)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One utterance or text, ready to decode, alone and unpadded: the same for every strategy and batch.
+
+    `prompt` has one row. `limit` is the most tokens to say, an end token among them (None: the engine's own limits);
+    `ids` stand in front of the output, where the prompt has token ids; `sources` are for drafters; `noise_key` names
+    the row's noise where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
+    nothing to hear, so that the text is empty.
+    """
+
+    prompt: Prompt
+    rules: TokenRules
+    limit: int | None = None
+    ids: tuple[int, ...] = ()
+    sources: tuple[Source, ...] = ()
+    noise_key: int = 0
+    audio_seconds: float = 0.0
+    listen_seconds: float = 0.0
+    empty: bool = False
+
+    def source(self, kind: type[S]) -> S | None:
+        """The source of a class, or of one below it; None where there is none."""
+        return next((source for source in self.sources if isinstance(source, kind)), None)
+
+    def knowing(self, *sources: Source) -> "Request":
+        """The same request with these sources, in place of those of the same name."""
+        names = {source.name for source in sources}
+        return replace(self, sources=(*(s for s in self.sources if s.name not in names), *sources))
+
+    @property
+    def size(self) -> int:
+        """What batches are sorted by: a prompt's entries, or the milliseconds of audio where prompts are all alike
+        beside a memory (Whisper's memories are all of one length too)."""
+        if self.prompt.memory is not None:
+            return round(1000 * self.audio_seconds)
+        return int(self.prompt.lengths[0])
 
 
 @dataclass(frozen=True)
