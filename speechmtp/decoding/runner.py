@@ -7,44 +7,26 @@ from dataclasses import dataclass, field
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.draft_costs import CostTable, measure_costs
 from speechmtp.decoding.draft_length import Costed, DraftLength, Running
-from speechmtp.decoding.drafters.contract import Sources
-from speechmtp.decoding.loop import Drawing, Limits, Plan, generate_mixed
+from speechmtp.decoding.engine import Engine, Limits, Recorded, generate
+from speechmtp.decoding.plan import Drawing, Plan
 from speechmtp.decoding.presets import PRESETS, training_command
+from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcLabels, CtcText, Prompt, Speller, Trace, stack_prompts
-
-
-@dataclass(frozen=True)
-class Request:
-    """One row to decode: its prompt, and what drafters may know of it. `ids` are the token ids of the prompt, where it
-    has any, `limit` the most tokens to emit (None: by the run's limits), `stream` its noise, `previous` the tokens of
-    the pass before over an overlapping or growing window."""
-
-    prompt: Prompt
-    ids: Sequence[int] = ()
-    ctc: CtcLabels | CtcText | None = None
-    reference: Sequence[int] | None = None
-    draft_prompt: Prompt | None = None
-    limit: int | None = None
-    stream: int = 0
-    previous: Sequence[int] | None = None
+from speechmtp.types import Request, Trace
 
 
 @dataclass
 class Runner:
-    """Decodes requests; `name` is what the user calls the model, `draft` the trunk of a draft model. Requests with CTC
-    texts need the `speller` of the trunk's tokenizer."""
+    """Decodes requests; `name` is what the user calls the model, `draft` the trunk of a draft model."""
 
     trunk: Trunk
     heads: Mapping[str, HeadSet]
-    eos: int
     name: str = "MODEL"
     draft: Trunk | None = None
     limits: Limits = field(default_factory=Limits)
-    speller: Speller | None = None
     _costs: dict[str, CostTable] = field(default_factory=dict)
 
     def heads_named(self, name: str = "") -> HeadSet:
@@ -113,32 +95,24 @@ class Runner:
         return found
 
     def run(
-        self, requests: Sequence[Request], strategies: Sequence[Strategy], drawing: Drawing | None = None,
-        record_gaps: bool = False, overlap: bool = False,
+        self, requests: Sequence[Request], strategies: Sequence[Strategy], sampling: SamplingConfig | None = None,
+        recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Tokens and traces of every request, each by its own strategy; none may be without a drafter."""
-        chosen = [self.prepared(one) for one in strategies]
-        labels = [one.label for one in chosen]
-        plans = []
-        for label, one in dict(zip(labels, chosen)).items():
-            rows = [n for n, other in enumerate(labels) if other == label]
-            plans.append(self._plan(one, [requests[n] for n in rows], rows))
-        most = [self.limits.of(int(r.prompt.lengths[0])) if r.limit is None else r.limit for r in requests]
-        return generate_mixed(
-            self.trunk, stack_prompts([r.prompt for r in requests]), plans, self.eos, most, drawing,
-            [r.ids for r in requests], record_gaps, overlap,
-        )  # fmt: skip
+        plans: dict[str, Plan] = {}
+        each = [plans.setdefault(one.label, self.plan(one)) for one in map(self.prepared, strategies)]
+        return generate(self.trunk, requests, each, Drawing.of(sampling or SamplingConfig()), self.limits, recorded)
 
-    def _plan(self, strategy: Strategy, requests: Sequence[Request], rows: list[int]) -> Plan:
-        assert strategy.drafter is not None and strategy.rule is not None
+    def engine(self, slots: int = 16, recorded: Recorded | None = None) -> Engine:
+        """An engine over the trunk that requests join and leave, by the plans of this runner."""
+        return Engine(self.trunk, slots, self.limits, recorded)
+
+    def plan(self, strategy: Strategy) -> Plan:
+        """A strategy, prepared for this model, with its heads and its draft length."""
+        if strategy.drafter is None or strategy.rule is None:
+            raise ConfigError(f"strategy {strategy.name}: calls no trunk, expected one that does; choose another")
         heads = self.heads_named(strategy.heads) if strategy.drafter.heads else None
-        prompts = [r.draft_prompt for r in requests if r.draft_prompt is not None]
-        sources = Sources(
-            [r.reference for r in requests if r.reference is not None], [r.ctc for r in requests if r.ctc is not None],
-            (self.draft, prompts) if self.draft is not None and prompts else None,
-            [r.previous or () for r in requests], self.speller,
-        )  # fmt: skip
-        return Plan(strategy.drafter, strategy.rule, heads, sources, self._length(strategy, heads), rows)
+        return Plan(strategy.drafter, strategy.rule, heads, self._length(strategy, heads))
 
     def _length(self, strategy: Strategy, heads: HeadSet | None) -> DraftLength | None:
         if strategy.length == "running":

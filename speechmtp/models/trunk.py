@@ -175,6 +175,10 @@ class Trunk(nn.Module):
         """An empty cache for `rows` rows, with room for `slots`; `prompt` has the memory of encoder-decoder trunks."""
         return RaggedCache(self.layers, rows, self.model.device, slots=slots)
 
+    def silence(self, rows: int) -> Tensor | None:
+        """A memory of nothing, for timing; None where the trunk has none."""
+        return None
+
     def join(self, cache: RaggedCache, prompt: Prompt) -> None:
         """Empty rows for a batch of prompts behind those of the cache, with their memory where they have one; the
         cache's focus is on them."""

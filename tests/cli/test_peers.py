@@ -12,7 +12,7 @@ import transformers
 from speechmtp.cli.peers import PEER_MODES, PeerRun, peer_modes, run_peer
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.loop import Limits, generate
+from engine_runs import Limits, generate
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.causal_lm import load_causal_lm
 from speechmtp.models.trunk import Trunk

@@ -9,7 +9,7 @@ import torch
 from speechmtp.cli.peers import PeerRun, peer_modes, run_peer
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.loop import generate
+from engine_runs import generate
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.types import sum_traces

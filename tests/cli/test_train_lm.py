@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from small_lm import LINES
 
 from speechmtp.cli.main import main
-from speechmtp.decoding.loop import Limits
+from engine_runs import Limits
 from speechmtp.models.causal_lm import load_causal_lm
 from speechmtp.training.tasks.head_data import opened, plain_outputs
 

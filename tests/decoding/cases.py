@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
-from speechmtp.decoding.drafters.contract import Drafter, Sources, pad_lists
-from speechmtp.decoding.loop import Limits, generate
+from engine_runs import Sources
+from speechmtp.decoding.drafters.contract import Drafter, pad_lists
+from engine_runs import Limits, generate
 from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
@@ -108,7 +109,7 @@ class Scripted(Drafter):
 
     def propose(self, state: DecodeState) -> Draft:
         """What the script says."""
-        return pad_lists([self.script[row].get(len(state.tokens[row]), []) for row in state.rows], state)
+        return pad_lists([self.script[row].get(len(row.tokens), []) for row in state.rows], state)
 
 
 @dataclass
@@ -145,7 +146,7 @@ class RandomTree(Drafter):
         """A tree a row, -1 behind its nodes."""
         mine: TreeState = state.drafter_state
         if state.prompted:
-            held = [mine.prompts[row] + len(state.tokens[row]) - 1 for row in state.rows]
+            held = [mine.prompts[row] + len(row.tokens) - 1 for row in state.rows]
             assert state.batch.cache.lengths.tolist() == held, "cache = prompt + emitted - 1"
             if self.probe is not None:
                 self.probe(state)
@@ -153,7 +154,7 @@ class RandomTree(Drafter):
         hits = torch.rand(tokens.shape, generator=mine.rng) < self.hit
         mine.right = []
         for place, row in enumerate(state.rows):
-            rest = mine.answers[row][len(state.tokens[row]) :]
+            rest = mine.answers[row][len(row.tokens) :]
             parents = parent[place].tolist()
             deepest = 0
             for node in range(self.size):
@@ -170,7 +171,7 @@ class RandomTree(Drafter):
         """A row emits its right path and one token more, as far as the answer goes."""
         mine: TreeState = state.drafter_state
         for row, new, right in zip(state.rows, emitted, mine.right):
-            done = len(state.tokens[row]) - len(new)
+            done = len(row.tokens) - len(new)
             assert not self.strict or new == mine.answers[row][done : done + right + 1]
 
 

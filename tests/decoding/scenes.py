@@ -13,7 +13,7 @@ from random_trees import random_shape
 
 from speechmtp.decoding.draft_costs import CostTable
 from speechmtp.decoding.drafters.ctc import Mode
-from speechmtp.decoding.loop import Drawing
+from engine_runs import Drawing
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.runner import Request, Runner
 from speechmtp.decoding.strategies import LENGTHS, RULES, STRATEGIES, Strategy, parse_strategy

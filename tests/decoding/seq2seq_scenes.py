@@ -11,7 +11,7 @@ import torch
 from cases import mutate
 
 from speechmtp.cli.peers import run_peer
-from speechmtp.decoding.loop import Drawing
+from engine_runs import Drawing
 from speechmtp.decoding.runner import Request, Runner
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.heads.block import BlockHeadsConfig

@@ -12,7 +12,7 @@ from torch import Tensor
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft, settle
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.loop import Limits, generate
+from engine_runs import Limits, generate
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.types import Accepted, Draft, chain_draft

@@ -12,7 +12,7 @@ from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
-from speechmtp.decoding.loop import Limits, generate
+from engine_runs import Limits, generate
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.types import Trace
 

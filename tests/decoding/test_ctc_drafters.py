@@ -12,10 +12,11 @@ import torch
 from cases import Case, Watched, make_case, mutate
 
 from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.drafters.contract import Drafter, Silent, Sources
+from engine_runs import Sources
+from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads, hypotheses
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.loop import Drawing, generate
+from engine_runs import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.types import CtcLabels, Draft, Trace

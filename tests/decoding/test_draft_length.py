@@ -15,10 +15,11 @@ from families import CONFIGS, D
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.draft_costs import CostTable, measure_costs
 from speechmtp.decoding.draft_length import Costed, DraftLength, Running
-from speechmtp.decoding.drafters.contract import Silent, Sources
+from engine_runs import Sources
+from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
-from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
+from engine_runs import Drawing, Plan, generate_mixed
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.rejection import Ratio
 from speechmtp.errors import ConfigError

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft
 from speechmtp.decoding.drafters.beams import BeamSample
-from speechmtp.decoding.drafters.contract import Drafter, Silent, Sources
+from engine_runs import Sources
+from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.joint import Joint
 from speechmtp.decoding.drafters.marginal import Marginal
 from speechmtp.decoding.drafters.model import DraftModel
-from speechmtp.decoding.loop import Drawing, Limits, Plan, generate, generate_mixed
+from engine_runs import Drawing, Limits, Plan, generate, generate_mixed
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.rejection import Ratio
 from speechmtp.decoding.relaxed import JointRatio
@@ -152,7 +153,7 @@ class Watched(DraftModel):
         trunk, prompts = self.own
         mine = state.drafter_state
         for place, row in enumerate(state.rows):
-            text, said = list(state.tokens[row]), draft.tokens[place].tolist()
+            text, said = list(row.tokens), draft.tokens[place].tolist()
             for token in said:
                 if token < 0:
                     break
@@ -162,7 +163,7 @@ class Watched(DraftModel):
             width = draft.tokens.shape[1]
             if not width:
                 continue
-            held = int(prompts[row].lengths) + len(state.tokens[row]) + width - 1
+            held = int(prompts[row].lengths) + len(row.tokens) + width - 1
             assert int(mine.cache.lengths[place]) == held
             type(self).compared += 1
         return draft

@@ -10,9 +10,10 @@ from cases import Case, make_case, mutate
 
 from speechmtp.cli.options import check_strategies
 from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.drafters.contract import Drafter, Silent, Sources
+from engine_runs import Sources
+from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.previous import PreviousHeads, PreviousPass
-from speechmtp.decoding.loop import Drawing, generate
+from engine_runs import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Request, Runner
 from speechmtp.decoding.strategies import parse_strategy

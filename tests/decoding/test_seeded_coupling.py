@@ -9,7 +9,7 @@ from scenes import COUPLED, Scene, make_scene
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
+from engine_runs import Drawing, Plan, generate_mixed
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.types import Trace
 

@@ -7,8 +7,8 @@ from cases import RandomTree
 from seq2seq_scenes import HEADS, Scene, make_scene
 
 from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.drafters.contract import Sources
-from speechmtp.decoding.loop import Drawing, generate
+from engine_runs import Sources
+from engine_runs import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
 
 LABELS = (

@@ -13,8 +13,9 @@ from test_seq2seq_exactness import LABELS
 
 import speechmtp
 from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.drafters.contract import Silent, Sources
-from speechmtp.decoding.loop import Drawing, generate
+from engine_runs import Sources
+from speechmtp.decoding.drafters.contract import Silent
+from engine_runs import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Request, Runner
 from speechmtp.decoding.state import DecodeState

@@ -8,7 +8,7 @@ import tiny
 from scenes import make_scene, preset_heads
 
 from speechmtp.decoding.drafters.tree import HeadTree
-from speechmtp.decoding.loop import Drawing
+from engine_runs import Drawing
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.runner import Request, Runner
 from speechmtp.decoding.strategies import STRATEGIES, make_strategy, parse_strategies, parse_strategy

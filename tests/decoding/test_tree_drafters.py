@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
-from speechmtp.decoding.loop import Plan, generate_mixed
+from engine_runs import Plan, generate_mixed
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import TreeShape
 from speechmtp.errors import ConfigError
@@ -74,7 +74,7 @@ class Told:
         said = said.sort(-1, descending=True).values
         self.right = []
         for place, row in enumerate(state.rows):
-            rest = self.case.tokens[row][len(state.tokens[row]) :]
+            rest = self.case.tokens[row][len(row.tokens) :]
             ranks = torch.randint(0, 3, (state.heads.depth,), generator=rng).tolist()
             for d, rank in enumerate(ranks):
                 order = torch.randperm(tiny.VOCAB, generator=rng)
@@ -91,7 +91,7 @@ class Told:
         """A row emits its right path and one token more, as far as the answer goes."""
         if self.right:
             for row, new, right in zip(state.rows, emitted, self.right):
-                done = len(state.tokens[row]) - len(new)
+                done = len(row.tokens) - len(new)
                 assert new == self.case.tokens[row][done : done + right + 1]
 
 
@@ -205,7 +205,7 @@ def test_fault_25_every_node_has_its_ancestors_and_the_logits_of_its_path() -> N
                 draft = last[0]  # noqa: B023
                 check_closed(draft)
                 for place, row in enumerate(state.rows):
-                    before = state.tokens[row][: len(state.tokens[row]) - len(emitted[place])]
+                    before = row.tokens[: len(row.tokens) - len(emitted[place])]
                     tokens, parents = draft.tokens[place].tolist(), draft.parent[place].tolist()
                     for node in range(len(tokens)):
                         path = [tokens[i] for i in tiny.path_to(parents, node)]
@@ -242,7 +242,7 @@ class Given:
 
     def limits(self, state: DecodeState) -> list[int]:
         """0 to 3."""
-        return [(row + len(state.tokens[row])) % 4 for row in state.rows]
+        return [(row + len(row.tokens)) % 4 for row in state.rows]
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
         """Nothing."""

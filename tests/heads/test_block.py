@@ -12,7 +12,7 @@ from blocks import CORRECTION, DEPTH, INSIDE, LENGTHS, Decoding, block, random_b
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.loop import Limits, generate
+from engine_runs import Limits, generate
 
 
 def acceptances() -> Iterator[list[int]]:

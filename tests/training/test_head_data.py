@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.loop import Limits
+from engine_runs import Limits
 from speechmtp.errors import DataError
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.training.tasks.head_bases import HeldOut, read_prompts, write_prompts

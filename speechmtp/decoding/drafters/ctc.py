@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from speechmtp.decoding.drafters.contract import Drafter, Spelled, Trie, tree_draft
+from speechmtp.decoding.drafters.contract import Drafter, Trie, tree_draft
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
 from speechmtp.decoding.drafters.spelled import TextRow
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
-from speechmtp.types import CtcLabels, Draft
+from speechmtp.types import CtcLabels, CtcSource, Draft, Source, SpelledText
 
 Mode = Literal["whole", "resume", "recycle", "tree"]
 CtcRow = TokenRow | TextRow
@@ -37,7 +37,7 @@ class CtcDraft(Drafter):
     nodes: int = 96
     least: float = 0.5
     depth: int | None = None
-    source: ClassVar[str | None] = "ctc"
+    source: ClassVar[type[Source] | None] = CtcSource
 
     def __post_init__(self) -> None:
         """ConfigError for an option out of range."""
@@ -51,13 +51,15 @@ class CtcDraft(Drafter):
         if not 0 < self.least <= 1:
             raise ConfigError(f"ctc: least={self.least}, expected a number above 0 and up to 1")
 
-    def start(self, state: DecodeState, source: Sequence[CtcLabels | Spelled]) -> dict[int, CtcRow]:
-        """Hypotheses of every row of the batch."""
-        return {row: self._row(one, state) for row, one in zip(state.rows, source)}
+    def start(self, state: DecodeState) -> None:
+        """Hypotheses of every row."""
+        for row in state.rows:
+            row.kept = self._row(row.request.source(CtcSource), state)
 
-    def _row(self, one: CtcLabels | Spelled, state: DecodeState) -> CtcRow:
-        if isinstance(one, Spelled):
+    def _row(self, one: CtcSource | None, state: DecodeState) -> CtcRow:
+        if isinstance(one, SpelledText):
             return TextRow(one.text, one.speller, state.eos)
+        assert isinstance(one, CtcLabels)
         count = self.alternatives if self.mode == "tree" else 1
         found = hypotheses(one, count, self.least, state.batch.trunk.vocab_size, state.eos)
         return TokenRow(found, Pointers([each.tokens for each in found]))
@@ -68,8 +70,7 @@ class CtcDraft(Drafter):
 
     def rests(self, state: DecodeState) -> list[list[Hypothesis]]:
         """What to draft behind the base token of every live row, best first."""
-        mine: dict[int, CtcRow] = state.drafter_state
-        return [self._rests(mine[row], state.tokens[row]) for row in state.rows]
+        return [self._rests(row.kept, row.tokens) for row in state.rows]
 
     def _rests(self, row: CtcRow, emitted: list[int]) -> list[Hypothesis]:
         if self.mode == "whole" and emitted:
@@ -93,11 +94,11 @@ class CtcHeads(Drafter):
     theta: float = 0.9
     draft: CtcDraft = CtcDraft("tree")
     heads: ClassVar[bool] = True
-    source: ClassVar[str | None] = "ctc"
+    source: ClassVar[type[Source] | None] = CtcSource
 
-    def start(self, state: DecodeState, source: Sequence[CtcLabels | Spelled]) -> dict[int, CtcRow]:
+    def start(self, state: DecodeState) -> None:
         """What the CTC draft keeps."""
-        return self.draft.start(state, source)
+        self.draft.start(state)
 
     def propose(self, state: DecodeState) -> Draft:
         """The CTC branches, and the heads' behind the first of them."""
