@@ -2,30 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from speechmtp.types import Result, Trace, sum_traces
+from speechmtp.types import Request, Result, Trace, sum_traces
 
 BATCH = 16  # parts decoded together
 HELD = 256  # parts heard before any is decoded: enough to sort, and their memories stay below a gigabyte
 
 T = TypeVar("T")
 Note = Callable[[float], object]  # told how many more seconds of audio are done
-
-
-class Sized(Protocol):
-    """Something heard, ready for decoding."""
-
-    @property
-    def size(self) -> int:
-        """What batches are sorted by."""
-
-    @property
-    def audio_seconds(self) -> float:
-        """How long it is."""
-
-
-P = TypeVar("P", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -70,20 +55,17 @@ def held(items: Iterable[T], parts: Callable[[T], int], most: int = HELD) -> Ite
 
 
 def decode_recordings(
-    recordings: Sequence[Sequence[P]], decode: Callable[[list[P], list[int]], list[Result]], batch: int,
-    streams: Sequence[int] | None = None, note: Note | None = None,
+    recordings: Sequence[Sequence[Request]], decode: Callable[[list[Request]], list[Result]], batch: int,
+    note: Note | None = None,
 ) -> list[Recording]:  # fmt: skip
-    """Recordings of parts, decoded in batches of at most `batch` parts of like size. `decode` gets parts and the
-    streams of their noise: those from a recording's own in `streams` on, or the numbers of the parts. `note` is told
-    after every batch."""
+    """Recordings of parts, decoded in batches of at most `batch` parts of like size. `note` is told after every
+    batch."""
     parts = [part for recording in recordings for part in recording]
-    own = range(len(parts))
-    numbered = own if streams is None else [s + i for s, r in zip(streams, recordings) for i in range(len(r))]
-    order = sorted(own, key=lambda i: parts[i].size)
+    order = sorted(range(len(parts)), key=lambda i: parts[i].size)
     batches = [order[start : start + batch] for start in range(0, len(order), batch)]
     found: dict[int, tuple[int, Result]] = {}
     for number, rows in enumerate(batches):
-        results = decode([parts[i] for i in rows], [numbered[i] for i in rows])
+        results = decode([parts[i] for i in rows])
         found |= {i: (number, result) for i, result in zip(rows, results)}
         if note is not None:
             note(sum(parts[i].audio_seconds for i in rows))

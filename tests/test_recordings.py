@@ -58,23 +58,25 @@ def recogniser(folder: Path) -> Recogniser:
 def test_parts_are_batched_by_size_and_put_together_in_order() -> None:
     recordings = [parts(9, 2, name="a"), parts(5, name="b"), parts(1, 8, 3, name="c")]
     calls: list[list[str]] = []
-    drawn: dict[str, int] = {}
     noted: list[float] = []
 
-    def decode(rows: list[Part], streams: list[int]) -> list[Result]:
+    def decode(rows: list[Part]) -> list[Result]:
         calls.append([row.name for row in rows])
-        drawn.update(zip(calls[-1], streams))
         return [Result(row.name, (len(calls),), Trace(calls=1, emitted=2, finished=True), 1.5) for row in rows]
 
-    found = decode_recordings(recordings, decode, 2, [100, 200, 300], noted.append)
+    found = decode_recordings(recordings, decode, 2, noted.append)
     assert calls == [["c0", "a1"], ["c2", "b0"], ["c1", "a0"]]
     assert [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
     assert [one.tokens for one in found] == [(3, 1), (2,), (1, 3, 2)]
     assert found[2].spans == ((0, 1), (1, 9), (9, 12))
     assert [one.trace.emitted for one in found] == [4, 2, 6]
     assert [one.seconds for one in found] == [3.0, 1.5, 4.5], "each batch once"
-    assert drawn == {"a0": 100, "a1": 101, "b0": 200, "c0": 300, "c1": 301, "c2": 302}
     assert noted == [3, 8, 17]
+
+
+def test_parts_draw_by_keys_of_their_own(recogniser: Recogniser) -> None:
+    found = list(recogniser.listen_parts(speech(60.0), "take", 100))
+    assert len(found) > 2 and [part.noise_key for part in found] == [100 + n for n in range(len(found))]
 
 
 def test_flags_of_the_parts_are_those_of_the_whole() -> None:
