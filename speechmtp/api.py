@@ -14,8 +14,9 @@ from speechmtp.audio.features import Fbank
 from speechmtp.audio.io import read_audio, resample
 from speechmtp.bundle import Bundle, BundleConfig, Drafts, load_bundle, load_draft_model
 from speechmtp.decoding.drafters.model import DraftPrompt
+from speechmtp.decoding.engine import Limits, Recorded
 from speechmtp.decoding.flags import flags_of
-from speechmtp.decoding.loop import Drawing, Limits
+from speechmtp.decoding.plan import Drawing
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import Strategy, parse_strategy
@@ -172,15 +173,13 @@ class Recogniser:
         found: dict[int, tuple[list[int], Trace]] = {}
         for i in spoken:
             if each[i].drafter is None:
-                labels, eos = self.labels(requests[i]), requests[i].rules.eos[0]
-                flags = flags_of([*labels, eos], eos)
+                labels, ends = self.labels(requests[i]), requests[i].rules.eos
+                flags = flags_of([*labels, *ends[:1]], ends)
                 found[i] = labels, Trace(emitted=len(labels), finished=True, flags=flags)
         rows = [i for i in spoken if i not in found]
         if rows:
-            drawing = Drawing.of(sampling or SamplingConfig(), [requests[i].noise_key for i in rows])
-            done = self.runner.run(
-                [requests[i] for i in rows], [each[i] for i in rows], drawing, record_gaps, overlap
-            )  # fmt: skip
+            recorded, drawing = Recorded(gaps=record_gaps, overlap=overlap), Drawing.of(sampling or SamplingConfig())
+            done = self.runner.run([requests[i] for i in rows], [each[i] for i in rows], drawing, recorded)
             found |= dict(zip(rows, zip(*done)))
         if self.device.type == "cuda":
             torch.cuda.synchronize()

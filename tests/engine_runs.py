@@ -1,7 +1,7 @@
 """Runs of the engine on batches of prompts as tests have them: a padded prompt, and lists a row for all else."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -99,9 +99,10 @@ def generate_mixed(
         whole = plan.Plan(one.drafter, one.rule, one.heads, one.length)
         for place, row in enumerate(range(rows) if one.rows is None else one.rows):
             made[row] = whole, one.sources.of(place)
+    most = [None] * rows if limits is None or isinstance(limits, Limits) else limits
     requests = [
         Request(
-            prompt.row(row), rules or TokenRules((eos,)), None if limits is None or isinstance(limits, Limits) else limits[row],
+            prompt.row(row), rules or TokenRules((eos,)), most[row],
             () if prompt_ids is None else tuple(prompt_ids[row]), made[row][1], drawing.key(row),
         )
         for row in range(rows)
@@ -110,6 +111,16 @@ def generate_mixed(
         trunk, requests, [made[row][0] for row in range(rows)], [drawing.row(row) for row in range(rows)],
         limits if isinstance(limits, Limits) else None, Recorded(gaps=record_gaps, overlap=overlap),
     )  # fmt: skip
+
+
+def drawn_rows(
+    requests: Sequence[Request], strategies: Sequence[Any], drawing: Drawing | None
+) -> tuple[list[Request], Sequence[Any], list[plan.Drawing] | None]:
+    """What a runner takes for requests that are drawn so."""
+    if drawing is None:
+        return list(requests), strategies, None
+    named = [replace(request, noise_key=drawing.key(place)) for place, request in enumerate(requests)]
+    return named, strategies, [drawing.row(place) for place in range(len(requests))]
 
 
 def row_of(tokens: Sequence[int], **options: Any) -> Any:

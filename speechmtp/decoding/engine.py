@@ -1,4 +1,4 @@
-"""The engine: fixed slots that requests join and leave, and one step for all rows: draft, one trunk call, accept, advance.
+"""The engine: slots that requests join and leave, and one step for all rows: draft, one trunk call, accept, advance.
 
 Rows that join are behind those that are there, and their prompts are fed in a call of their own at the next step; from
 then on they go along with the others. What a row says depends on nothing but its own request and plan.
@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechmtp.decoding.acceptance import GreedyMatch
+from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.flags import flags_of
 from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts, path_prefixes, trim
 from speechmtp.decoding.noise import TARGET
@@ -22,7 +24,7 @@ from speechmtp.decoding.tally import Emitted, read, record, record_overlap, reme
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Accepted, Draft, Event, Request, Trace, stack_prompts
+from speechmtp.types import Accepted, Draft, Event, Prompt, Request, TokenRules, Trace, stack_prompts
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What traces keep besides counts: `gaps` and `logprobs` of emitted tokens, what acceptance theory expects of drafts
-    (`overlap`), and true drafting times on a GPU too, which then is waited for (`times`)."""
+    """What traces keep besides counts: `gaps` and `logprobs` of emitted tokens, what acceptance theory expects of
+    drafts (`overlap`), and true drafting times on a GPU too, which then is waited for (`times`)."""
 
     gaps: bool = False
     logprobs: bool = False
@@ -263,7 +265,8 @@ class Engine:
         if not any(asked):
             return [0.0] * len(lanes)
         queries, rows = stepped.inputs.shape[1], len(batch.rows)
-        keep = torch.arange(queries, device=device).expand(rows, -1) if paths is None else torch.tensor(paths, device=device)
+        every = torch.arange(queries, device=device).expand(rows, -1)
+        keep = every if paths is None else torch.tensor(paths, device=device)
         total = accepted.count + (1 if batch.prompt is None else batch.prompt.lengths)
         seconds = []
         for lane, wanted in zip(lanes, asked):
@@ -306,8 +309,8 @@ class Engine:
 
 
 def generate(
-    trunk: Trunk, requests: Sequence[Request], plans: Plan | Sequence[Plan], drawing: Drawing | Sequence[Drawing] | None = None,
-    limits: Limits | None = None, recorded: Recorded | None = None,
+    trunk: Trunk, requests: Sequence[Request], plans: Plan | Sequence[Plan],
+    drawing: Drawing | Sequence[Drawing] | None = None, limits: Limits | None = None, recorded: Recorded | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
     """Decode requests in one batch, all by one plan or each by its own: all join, and the engine steps until it is
     empty. Token lists (an end token last, where one came) and traces, a request each."""
@@ -344,8 +347,8 @@ def _drafted(lane: DecodeState) -> tuple[Draft, float]:
 
 
 def _judge(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tuple[Accepted, Tensor | None]:
-    """What a lane's rule accepts of its draft, and the trunk's choices [B, P + 1] that its drafter may hear of, where it
-    wants to."""
+    """What a lane's rule accepts of its draft, and the trunk's choices [B, P + 1] that its drafter may hear of, where
+    it wants to."""
     rule, size, hears = lane.rule, draft.tokens.shape[1], lane.plan.drafter.hears_choices
     at = torch.tensor(lane.places, device=lane.device) if mixed else None
     if stepped.choices is not None:
@@ -387,3 +390,13 @@ def _clock(lane: DecodeState) -> float:
     if lane.batch.timed and lane.device.type == "cuda":
         torch.cuda.synchronize(lane.device)
     return time.perf_counter() if lane.batch.timed else 0.0
+
+
+def plain_outputs(
+    trunk: Trunk, prompt: Prompt, rules: TokenRules, limits: Limits | Sequence[int] | None = None
+) -> list[list[int]]:
+    """What plain decoding says behind a batch of prompts, end tokens included; `limits` may be a number a row."""
+    most = [None] * len(prompt.lengths) if limits is None or isinstance(limits, Limits) else limits
+    requests = [Request(prompt.row(row), rules, limit) for row, limit in enumerate(most)]
+    plain = Plan(Silent(), GreedyMatch())
+    return generate(trunk, requests, plain, limits=limits if isinstance(limits, Limits) else None)[0]

@@ -10,7 +10,6 @@ from speechmtp.decoding.draft_length import Costed, DraftLength, Running
 from speechmtp.decoding.engine import Engine, Limits, Recorded, generate
 from speechmtp.decoding.plan import Drawing, Plan
 from speechmtp.decoding.presets import PRESETS, training_command
-from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
@@ -95,13 +94,13 @@ class Runner:
         return found
 
     def run(
-        self, requests: Sequence[Request], strategies: Sequence[Strategy], sampling: SamplingConfig | None = None,
-        recorded: Recorded | None = None,
+        self, requests: Sequence[Request], strategies: Sequence[Strategy],
+        drawing: Drawing | Sequence[Drawing] | None = None, recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Tokens and traces of every request, each by its own strategy; none may be without a drafter."""
         plans: dict[str, Plan] = {}
         each = [plans.setdefault(one.label, self.plan(one)) for one in map(self.prepared, strategies)]
-        return generate(self.trunk, requests, each, Drawing.of(sampling or SamplingConfig()), self.limits, recorded)
+        return generate(self.trunk, requests, each, drawing, self.limits, recorded)
 
     def engine(self, slots: int = 16, recorded: Recorded | None = None) -> Engine:
         """An engine over the trunk that requests join and leave, by the plans of this runner."""

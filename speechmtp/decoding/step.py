@@ -1,7 +1,7 @@
 """The seam of a decoding step: what runs trunk and heads, behind one face.
 
-In go tokens, parents, positions and rows; out come choices or logits, states and taps. Here it is the modules called one
-by one; a native call or a captured graph takes its place in `make_step`, the one place that chooses.
+In go tokens, parents, positions and rows; out come choices or logits, states and taps. Here it is the modules called
+one by one; a native call or a captured graph takes its place in `make_step`, the one place that chooses.
 """
 
 from collections.abc import Callable, Sequence

@@ -12,8 +12,8 @@ from speechmtp.types import Accepted, Draft
 
 @dataclass(frozen=True)
 class Emitted:
-    """A call's outcome on the host: of each row the drafted `tokens` (-1 absent), the accepted `paths` among them, their
-    `counts`, and the token that comes `next`."""
+    """A call's outcome on the host: of each row the drafted `tokens` (-1 absent), the accepted `paths` among them,
+    their `counts`, and the token that comes `next`."""
 
     tokens: list[list[int]]
     paths: list[list[int]]

@@ -8,11 +8,11 @@ import small_lm
 import tiny
 import torch
 import transformers
+from engine_runs import Limits, generate
 
 from speechmtp.cli.peers import PEER_MODES, PeerRun, peer_modes, run_peer
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
-from engine_runs import Limits, generate
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.causal_lm import load_causal_lm
 from speechmtp.models.trunk import Trunk

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import tiny
 import torch
+from engine_runs import generate
 
 from speechmtp.cli.peers import PeerRun, peer_modes, run_peer
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
-from engine_runs import generate
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.types import sum_traces

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_runs import Limits, generate
 from safetensors.torch import load_file, save_file
 from small_lm import LINES, write_lm, write_text
 
 import speechmtp
 from speechmtp.cli.main import main
-from engine_runs import Limits, generate
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.heads.folder import load_heads, trunk_digest
 from speechmtp.models.causal_lm import load_causal_lm

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from engine_runs import Limits
 from safetensors.torch import load_file
 from small_lm import LINES
 
 from speechmtp.cli.main import main
-from engine_runs import Limits
 from speechmtp.models.causal_lm import load_causal_lm
 from speechmtp.training.tasks.head_data import opened, plain_outputs
 

@@ -4,11 +4,10 @@ import pytest
 import tiny
 import torch
 from cases import RandomTree
-from seq2seq_scenes import HEADS, Scene, make_scene
+from engine_runs import Drawing, Sources, generate
+from seq2seq_scenes import HEADS, Scene, make_scene, rules_of
 
 from speechmtp.decoding.acceptance import GreedyMatch
-from engine_runs import Sources
-from engine_runs import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
 
 LABELS = (
@@ -30,7 +29,10 @@ def run_some(scene: Scene, count: int) -> None:
     scene.check([("ar", *LABELS)[(scene.seed + 5 * row) % (1 + len(LABELS))] for row in range(len(scene.answers))])
     limits = [request.limit or 0 for request in scene.requests]
     trees, sources = RandomTree(scene.seed, 1 + scene.seed % 12), Sources(scene.answers)
-    found = generate(scene.model.trunk, None, scene.prompt, trees, GreedyMatch(), tiny.EOS, sources, limits)
+    model = scene.model
+    found = generate(
+        model.trunk, None, scene.prompt, trees, GreedyMatch(), tiny.EOS, sources, limits, rules=rules_of(model)
+    )
     assert found[0] == scene.answers
 
 

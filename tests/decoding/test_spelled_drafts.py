@@ -8,13 +8,12 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, mutate
+from engine_runs import Drawing, Sources, generate
 
 from speechmtp.decoding.acceptance import GreedyMatch
-from engine_runs import Sources
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads
 from speechmtp.decoding.drafters.spelled import TextRow
-from engine_runs import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import parse_strategy

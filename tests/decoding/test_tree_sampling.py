@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case
+from engine_runs import Drawing, Limits, generate
 from families import CONFIGS, NAMES, D
 from random_trees import trees
 from torch import Tensor
@@ -17,7 +18,6 @@ from torch import Tensor
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
-from engine_runs import Drawing, Limits, generate
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.rejection import Ratio
 from speechmtp.decoding.state import DecodeState

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import tiny
 import torch
+from engine_runs import Limits
 from torch import Tensor
 
-from engine_runs import Limits
 from speechmtp.errors import DataError
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.training.tasks.head_bases import HeldOut, read_prompts, write_prompts

@@ -1,6 +1,5 @@
 """Drafts from the pass before: what was said over an overlapping or growing window is said again, in most places."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from speechmtp.bundle import Bundle, weights_digest
 from speechmtp.data.kaldi import DataDir
-from speechmtp.decoding.loop import Limits
+from speechmtp.decoding.engine import Limits, plain_outputs
 from speechmtp.errors import DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import AudioPrompt
@@ -31,7 +31,6 @@ from speechmtp.training.tasks.head_data import (
     hear_texts,
     opened,
     own_continuations,
-    plain_outputs,
 )
 from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.training.tasks.memories import (
@@ -45,7 +44,7 @@ from speechmtp.training.tasks.memories import (
 )
 from speechmtp.training.tasks.trunk_loss import error_rate
 from speechmtp.training.teacher_forced import teacher_forced
-from speechmtp.types import Prompt, stack_prompts
+from speechmtp.types import Prompt, TokenRules, stack_prompts
 
 Note = Callable[[int, int], None]
 
@@ -166,7 +165,7 @@ class HeldOut:
         for start in range(0, len(prompts), size):
             batch = stack_prompts(list(prompts[start : start + size]))
             limits = self.limits if isinstance(self.limits, Limits) else self.limits[start : start + size]
-            found += plain_outputs(self.trunk, batch, self.eos, limits)
+            found += plain_outputs(self.trunk, batch, TokenRules((self.eos,)), limits)
         return found
 
 
