@@ -20,7 +20,8 @@ from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.types import Prompt, Request
 
-SEQ2SEQ = [text for text in LABELS if parse_strategy(text).preset is None and parse_strategy(text).name != "draft-model"]
+PARSED = {text: parse_strategy(text) for text in LABELS}
+SEQ2SEQ = [text for text, one in PARSED.items() if one.preset is None and one.name != "draft-model"]
 
 
 def plans_of(scene: Scene, labels: list[str]) -> dict[str, Plan]:
@@ -132,7 +133,7 @@ def test_rows_beside_each_other_may_say_different_things() -> None:
     drawings = [Drawing(), Drawing.of(SamplingConfig(repetition_penalty=2.0)), Drawing.of(SamplingConfig(1.0, seed=3))]
     each = [drawings[i % 3] for i in range(len(requests))]
     plan = plans_of(scene, ["verify"])["verify"]
-    alone = [generate(scene.trunk, [r], Plan(plan.drafter, plan.rule, plan.heads), d)[0][0] for r, d in zip(requests, each)]
+    alone = [generate(scene.trunk, [request], plan, own)[0][0] for request, own in zip(requests, each)]
     together, traces = generate(scene.trunk, requests, plan, each)
     assert together == alone
     assert len({tuple(tokens) for tokens in together}) > len(scene.requests)

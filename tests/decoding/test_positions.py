@@ -1,5 +1,5 @@
-"""Positions are the prompt's to say: under a law of any stride or table, every exact label says what plain decoding under
-the same law says; layout, pending entries, drafters and heads ask the one law."""
+"""Positions are the prompt's to say: under a law of any stride or table, every exact label says what plain decoding
+under the same law says; layout, pending entries, drafters and heads ask the one law."""
 
 from dataclasses import replace
 from functools import lru_cache
