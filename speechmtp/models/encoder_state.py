@@ -38,7 +38,8 @@ class EncoderState:
     def select(self, rows: Sequence[int]) -> "EncoderState":
         """These rows in this order, as a state of their own; a row may come twice."""
         index = torch.tensor(list(rows), dtype=torch.long, device=self.pending.device)
-        held, steps, ended = (tuple(each[row] for row in rows) for each in (self.held, self.steps, self.ended))
+        held, steps = (tuple(each[row] for row in rows) for each in (self.held, self.steps))
+        ended = tuple(self.ended[row] for row in rows)
         keys, values, convs = (tuple(x[index] for x in each) for each in (self.keys, self.values, self.convs))
         return EncoderState(self.pending[index, : max(held, default=0)], held, steps, ended, keys, values, convs)
 
@@ -71,7 +72,7 @@ class EncoderState:
         )  # fmt: skip
 
     def fed(self, frames: Tensor, lengths: Sequence[int], last: Sequence[bool]) -> "EncoderState":
-        """With `lengths[b]` more normalised frames of [B, T, F] in row b, and an end behind them where `last[b]` says."""
+        """With the first `lengths[b]` of normalised frames [B, T, F] in row b, and its end behind them if `last[b]`."""
         if not self.rows == len(frames) == len(lengths) == len(last):
             raise ShapeError(
                 f"encoder: {len(frames)} rows of frames, {len(lengths)} lengths and {len(last)} ends, expected "
