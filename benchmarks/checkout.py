@@ -19,7 +19,7 @@ import speechmtp
 
 @dataclass
 class Session:
-    """A loaded model that hears and decodes one utterance at a time."""
+    """A loaded model that hears and decodes."""
 
     recogniser: Any
 
@@ -37,13 +37,14 @@ class Session:
         """What a strategy is asked to decode."""
         return self.recogniser.listen(samples, name) if self.new else self.recogniser.hear(samples, name)
 
-    def decode(self, request: Any, strategy: Any, reference: Sequence[int] = ()) -> Any:
-        """The result of one row; `reference` are the tokens of plain decoding, for strategies that know them."""
+    def decode(self, requests: Sequence[Any], strategy: Any, references: Sequence[Sequence[int]]) -> Sequence[Any]:
+        """The results of a batch; `references` are tokens of plain decoding, for strategies that know them."""
         if not self.new:
-            return self.recogniser.decode([request], strategy, [reference])[0]
+            return self.recogniser.decode(requests, strategy, references)
         from speechmtp.types import Reference
 
-        return self.recogniser.decode([request.knowing(Reference(tuple(reference)))], strategy)[0]
+        known = [request.knowing(Reference(tuple(tokens))) for request, tokens in zip(requests, references)]
+        return self.recogniser.decode(known, strategy)
 
     def strategies(self, listed: str) -> dict[str, Any]:
         """Strategies by what a list calls them, or for an empty list every exact one that the model can run, by label;
@@ -75,11 +76,11 @@ def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if asked["do"] == "listen":
             name = asked["name"]
             request = session.listen(utterances[name].load(session.recogniser.rate, False), name)
-            reference = session.decode(request, strategies["ar"]).tokens
+            reference = session.decode([request], strategies["ar"], [()])[0].tokens
             seconds = request.listen_seconds if session.new else request.seconds
             yield {"audio_seconds": request.audio_seconds, "listen_seconds": seconds}
         else:
-            result = session.decode(request, strategies[asked["row"]], reference)
+            result = session.decode([request], strategies[asked["row"]], [reference])[0]
             trace = asdict(result.trace)
             trace.pop("gaps")
             yield {"text": result.text, "tokens": list(result.tokens), "seconds": result.seconds, "trace": trace}

@@ -5,10 +5,10 @@
     print(reads.report())
 
 A read called from Python is seen by its function (`item`, `bool`, `tolist`, `numpy`, ..), one inside torch by the
-operator that needs it (`_local_scalar_dense`, `nonzero`, ..), and none by both. On a CPU nothing tells which tensors
-would live on a GPU: all are taken to, and `.cpu()` and `.to("cpu")` count, while `.to(device)` with a torch.device
-does not, since on a GPU it would stay there. Only the thread that
-entered is looked at.
+operator that needs it (`_local_scalar_dense`, `nonzero`, ..), and none by both. Tensors are taken to live on a device,
+but for those that `.cpu()`, `.to("cpu")` or `copy_` brought to the host, those made without a `device`, and what is
+made of such alone: the host may look at them as it likes. `.to(device)` with a torch.device goes to the device.
+Branches for a CPU are those that run. Only the thread that entered is looked at.
 """
 
 import sys
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 import speechmtp
 
@@ -44,7 +45,7 @@ _READS: dict[Any, str] = {
     Tensor.bincount: "bincount", torch.bincount: "bincount",
 }  # fmt: skip
 _MAKES = (torch.tensor, torch.as_tensor, Tensor.new_tensor)  # of numbers: a tensor among them is asked for its own
-_SPLITS = (torch.tensor_split, Tensor.tensor_split)
+_WRITES = (Tensor.copy_, Tensor.__setitem__)
 
 # Operators that read; composite ones are here since they are not taken apart under inference mode.
 _OPERATORS = {
@@ -100,6 +101,11 @@ class HostReads:
         self._functions, self._operators = _Functions(self), _Operators(self)
         self.inside = 0  # a counted function is running: what it calls is its own
         self.name = ""  # of the Python function that is running
+        self.host = WeakIdKeyDictionary()  # tensors that are on the host
+
+    def on_host(self, tensor: Tensor) -> bool:
+        """Whether the host may look at a tensor for nothing."""
+        return tensor in self.host
 
     def __enter__(self) -> Reads:
         self._operators.__enter__()
@@ -126,17 +132,40 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs, reads = kwargs or {}, self.reads
         name = getattr(func, "__name__", "").strip("_")
-        count = _asked(func, args, kwargs)
-        self.reads.note(_READS.get(func, "cpu" if func is Tensor.to else name), count)
-        before, self.reads.name = self.reads.name, name
-        self.reads.inside += bool(count)
+        tensors = [x for x in tree_leaves([list(args), kwargs]) if isinstance(x, Tensor)]
+        at_home = all(reads.on_host(x) for x in tensors) if tensors else kwargs.get("device") is None
+        count = 0 if tensors and at_home else self._asked(func, args, kwargs, tensors)
+        reads.note(_READS.get(func, "cpu" if func is Tensor.to else name), count)
+        quiet = bool(count) or (at_home and bool(tensors))
+        before, reads.name = reads.name, name
+        reads.inside += quiet
         try:
-            return func(*args, **kwargs)
+            made = func(*args, **kwargs)
         finally:
-            self.reads.inside -= bool(count)
-            self.reads.name = before
+            reads.inside -= quiet
+            reads.name = before
+        moves = _moves(func, args, kwargs)
+        if isinstance(made, Tensor) and (moves or func is Tensor.copy_):
+            if moves and any(made is x for x in tensors):
+                made = torch.ops.aten.alias(made)  # another tensor, as it would be on a GPU
+            at_home = reads.on_host(args[0]) if func is Tensor.copy_ else moves == "host"
+        for x in tree_leaves(made) if at_home else ():
+            if isinstance(x, Tensor):
+                reads.host[x] = True
+        return made
+
+    def _asked(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[Tensor]) -> int:
+        """Reads that a function asks for by itself; what it asks of operators is counted there."""
+        if func is Tensor.to:
+            return int(_moves(func, args, kwargs) == "host")
+        if func in _MAKES and not isinstance(kwargs.get("data", args[-1] if args else None), Tensor):
+            return sum(not self.reads.on_host(x) for x in tensors) - (func is Tensor.new_tensor)
+        if func in _WRITES:  # into the host's memory; what a mask asks for is counted below
+            into, values = args[0], args[-1]
+            return int(self.reads.on_host(into) and isinstance(values, Tensor) and not self.reads.on_host(values))
+        return int(func in _READS)
 
 
 class _Operators(TorchDispatchMode):
@@ -149,7 +178,7 @@ class _Operators(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name
-        count = _count(name, func._schema, args, kwargs)
+        count = self._count(name, func._schema, args, kwargs)
         if count:
             self.reads.note(self.reads.name or name.removeprefix("aten::"), count)
             return func(*args, **kwargs)  # what it calls is its own: this mode does not see it
@@ -160,24 +189,22 @@ class _Operators(TorchDispatchMode):
                 return parts
         return func(*args, **kwargs)
 
-
-def _count(name: str, schema: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> int:
-    """Reads of one operator."""
-    given = {argument.name: value for argument, value in zip(schema.arguments, args)} | kwargs
-    if name in _OPERATORS:
-        return 1
-    if name == "aten::where" and "self" not in given:  # a condition alone
-        return 1
-    if name == "aten::repeat_interleave":
-        return int(isinstance(given.get("repeats"), Tensor) and given.get("output_size") is None)
-    if name == "aten::tensor_split":
-        return int(isinstance(given.get("tensor_indices_or_sections"), Tensor))
-    if name in ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"):
-        masks = sum(x is not None and x.dtype in (torch.bool, torch.uint8) for x in given["indices"])
-        values = given.get("values")
-        # A mask that takes one number is a masked fill.
-        return 0 if values is not None and values.numel() == 1 and not given.get("accumulate") else masks
-    return _crossings(name, given) if name in ("aten::_to_copy", "aten::copy_") else 0
+    def _count(self, name: str, schema: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> int:
+        """Reads of one operator."""
+        given = {argument.name: value for argument, value in zip(schema.arguments, args)} | kwargs
+        if name in _OPERATORS:
+            return int(not self.reads.on_host(args[0]))
+        if name == "aten::where" and "self" not in given:  # a condition alone
+            return 1
+        if name == "aten::repeat_interleave":
+            return int(isinstance(given.get("repeats"), Tensor) and given.get("output_size") is None)
+        if name in ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"):
+            asked = [x for x in given["indices"] if x is not None and not self.reads.on_host(x)]
+            values = given.get("values")
+            if values is not None and values.numel() == 1 and not given.get("accumulate"):
+                return 0  # a mask that takes one number is a masked fill
+            return sum(x.dtype in (torch.bool, torch.uint8) for x in asked)
+        return _crossings(name, given) if name in ("aten::_to_copy", "aten::copy_") else 0
 
 
 def _crossings(name: str, given: dict[str, Any]) -> int:
@@ -188,16 +215,16 @@ def _crossings(name: str, given: dict[str, Any]) -> int:
     return int(given["self"].device.type != "cpu" and target is not None and torch.device(target).type == "cpu")
 
 
-def _asked(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> int:
-    """Reads that a function asks for by itself; what it asks of operators is counted there."""
-    given = tree_leaves([list(args), kwargs])
-    if func is Tensor.to:
-        return int(any(isinstance(x, str) and torch.device(x).type == "cpu" for x in given))
-    if func in _MAKES and not isinstance(kwargs.get("data", args[-1] if args else None), Tensor):
-        return sum(isinstance(x, Tensor) for x in given) - (func is Tensor.new_tensor)
-    if func in _SPLITS:
-        return int(sum(isinstance(x, Tensor) for x in given) > 1)
-    return int(func in _READS)
+def _moves(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+    """Where a function takes a tensor: `host`, `device`, or nowhere."""
+    if func is Tensor.cpu:
+        return "host"
+    if func is not Tensor.to:
+        return ""
+    given = [*args[1:], *kwargs.values()]
+    if any(isinstance(x, str) for x in given):
+        return "host"
+    return "device" if any(isinstance(x, torch.device) for x in given) else ""
 
 
 def _caller() -> Place:

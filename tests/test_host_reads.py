@@ -44,14 +44,13 @@ READS: dict[str, tuple[Callable[[], Any], str, int]] = {
     "where": (lambda: torch.where(MASK), "where", 1),
     "mask": (lambda: X[MASK], "getitem", 1),
     "mask_behind": (lambda: torch.ones(2, 6)[:, MASK], "getitem", 1),
-    "mask_taking_values": (lambda: X.clone().__setitem__(MASK, torch.ones(3)), "setitem", 1),
+    "mask_taking_values": (lambda: X.clone().__setitem__(MASK, X[:3]), "setitem", 1),
     "masked_select": (lambda: X.masked_select(MASK), "masked_select", 1),
     "unique": (lambda: torch.unique(X, return_counts=True), "unique", 1),
     "unique_consecutive": (lambda: X.unique_consecutive(), "unique", 1),
     "bincount": (lambda: torch.bincount(COUNTS), "bincount", 1),
     "repeat_interleave": (lambda: X.repeat_interleave(COUNTS), "repeat_interleave", 1),
     "repeat_interleave_function": (lambda: torch.repeat_interleave(X, COUNTS, dim=0), "repeat_interleave", 1),
-    "tensor_split": (lambda: torch.tensor_split(X, torch.tensor([2, 4])), "tensor_split", 1),
     "equal": (lambda: torch.equal(X, X), "equal", 1),
     "allclose": (lambda: torch.allclose(X, X + 0), "allclose", 1),
     "format": (lambda: f"{TWO}", "format", 1),
@@ -65,8 +64,15 @@ READS: dict[str, tuple[Callable[[], Any], str, int]] = {
     "arange": (lambda: torch.arange(TWO), "arange", 1),
     "narrow": (lambda: X.narrow(0, TWO, 2), "narrow", 1),
     "factor": (lambda: torch.add(X, X, alpha=TWO), "add", 1),  # type: ignore[call-overload]
+    "copy": (lambda: torch.empty(6).copy_(X).tolist(), "copy", 1),
+    "write": (lambda: torch.zeros(6).__setitem__(0, X[0]), "setitem", 1),
+    "made_on_the_device": (lambda: torch.tensor([1, 2], device=DEVICE).tolist(), "tolist", 1),
+    "sent_to_the_device": (lambda: torch.tensor([1, 2]).to(DEVICE).tolist(), "tolist", 1),
+    "host_and_device": (lambda: (torch.tensor(2) + TWO).item(), "item", 1),
     "of_tensors": (lambda: torch.tensor([TWO, TWO]), "tensor", 2),
 }
+
+DEVICE = torch.device("cpu")  # stands for a GPU
 
 FREE: dict[str, Callable[[], Any]] = {
     "arithmetic": lambda: (X * TWO + X.mean()).softmax(0).clamp(TWO) ** 2,
@@ -81,6 +87,9 @@ FREE: dict[str, Callable[[], Any]] = {
     "dtype": lambda: X.to(torch.float64),
     "device": lambda: X.to(torch.device("cpu"), torch.float64),
     "to_device": lambda: torch.tensor([1, 2, 3]),
+    "on_the_host": lambda: [torch.tensor([1]).tolist(), int(torch.arange(3).sum()), torch.ones(2)[torch.ones(2) > 0]],
+    "host_mask": lambda: X[torch.tensor([True, False] * 3)],
+    "host_index": lambda: X[torch.tensor(3)],
     "comparison": lambda: TWO == 2,
 }
 
@@ -109,6 +118,18 @@ def test_what_needs_no_value_is_not_counted(name: str, mode: None) -> None:
     with HostReads() as reads:
         FREE[name]()
     assert reads.kinds() == {}
+
+
+def test_what_was_brought_to_the_host_is_read_for_nothing(mode: None) -> None:
+    with HostReads() as reads:
+        here = X.cpu()
+        assert [here.tolist(), int(here[2]), here[here > 4].tolist()] == [[0, 1, 2, 3, 4, 5], 2, [5]]
+        assert [float(x) for x in here] == [x.item() for x in here.unbind()] == here.cpu().numpy().tolist()
+        assert reads.kinds() == {"cpu": 1}
+        assert X.tolist()[1] == 1.0 and reads.kinds() == {"cpu": 1, "tolist": 1}, "what was copied is where it was"
+        assert here.to(DEVICE).sum().item() == 15.0 and here.sum().item() == 15.0
+        assert (here + X).sum().item() == 30.0
+    assert reads.kinds() == {"cpu": 1, "tolist": 1, "item": 2}
 
 
 def test_a_read_stands_at_the_innermost_line_of_the_package() -> None:
