@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from speechmtp.data.batch import BatchConfig
 from speechmtp.heads.contract import HeadSet
-from speechmtp.models.adapter import Segments
 from speechmtp.models.encoder import EncoderOutput
+from speechmtp.models.segments import Segments
 from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training.losses import MultiTokenConfig

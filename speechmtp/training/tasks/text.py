@@ -13,7 +13,8 @@ from speechmtp.audio.augment import SpecAugmentConfig
 from speechmtp.data.batch import seeded
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
-from speechmtp.models.adapter import CtcMerge, Segments
+from speechmtp.models.adapter import CtcMerge
+from speechmtp.models.segments import Segments
 from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training.losses import MultiTokenConfig
