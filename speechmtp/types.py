@@ -347,6 +347,11 @@ class Request:
     audio_seconds: float = 0.0
     listen_seconds: float = 0.0
     empty: bool = False
+    first: int = field(init=False, repr=False, compare=False)  # position of the first output token, on the host
+
+    def __post_init__(self) -> None:
+        at = self.prompt.next_position
+        object.__setattr__(self, "first", int(at[0]) if at.numel() else 0)
 
     def source(self, kind: type[S]) -> S | None:
         """The source of a class, or of one below it; None where there is none."""

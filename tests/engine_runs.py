@@ -129,4 +129,4 @@ def row_of(tokens: Sequence[int], **options: Any) -> Any:
 
     nothing = Tensor()
     request = Request(Prompt(nothing, nothing, nothing, nothing), TokenRules((2,)), **options)
-    return Row(0, request, 9, 0, tokens=list(tokens))
+    return Row(0, request, 9, tokens=list(tokens))

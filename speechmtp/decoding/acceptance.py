@@ -7,6 +7,7 @@ each token whether it stays are here; those that compare laws in `rejection.py`,
 """
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -57,16 +58,16 @@ class Keeps(AcceptanceRule):
     def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """One-hot `stop`; what follows is the trunk's law, its first choice under shared noise."""
         stop = torch.zeros(target.shape[:2], dtype=torch.float64, device=target.device)
-        stop.scatter_(1, deepest(self.kept(target, draft), draft)[:, None], 1.0)
+        stop.scatter_(1, deepest(self.kept(target, draft), draft).last[:, None], 1.0)
         return stop, one_hot_best(target) if self.draws == "shared" else law_of(target)
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
         """As `settle` on the law, without building it where nothing is drawn."""
         if noise is not None and self.draws != "shared":
             return super().accept(target, draft, noise, drawn)
-        last = deepest(self.kept(target, draft), draft)
-        rows = torch.arange(len(last), device=last.device)
-        return accepted_to(last, target[rows, last].argmax(-1), draft)
+        slots = deepest(self.kept(target, draft), draft)
+        rows = torch.arange(len(target), device=target.device)
+        return accepted_to(slots, target[rows, slots.last].argmax(-1), draft)
 
 
 class ByChoices(Keeps):
@@ -85,8 +86,8 @@ class ByChoices(Keeps):
 
     def judge(self, choices: Tensor, draft: Draft) -> Accepted:
         """The deepest path that may stay, and the choice behind it."""
-        last = deepest(self.matches(choices, draft), draft)
-        return accepted_to(last, choices.gather(1, last[:, None])[:, 0], draft)
+        slots = deepest(self.matches(choices, draft), draft)
+        return accepted_to(slots, choices.gather(1, slots.last[:, None])[:, 0], draft)
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
         """As `judge`, of the logits' first choices."""
@@ -122,10 +123,18 @@ def one_hot_best(target: Tensor) -> Tensor:
     return torch.zeros_like(target).scatter_(-1, target.argmax(-1, keepdim=True), 1.0)
 
 
-def deepest(kept: Tensor, draft: Draft) -> Tensor:
-    """Slot [B] of the deepest node whose whole path is `kept` [B, P]; 0, the base token, if there is none."""
+@dataclass(frozen=True)
+class Slots:
+    """The last slot kept of every row [B] and, of trees, the same on the host, with the parents of all nodes there."""
+
+    last: Tensor
+    known: list[tuple[int, list[int]]] | None = None
+
+
+def deepest(kept: Tensor, draft: Draft) -> Slots:
+    """The deepest node whose whole path is `kept` [B, P]; slot 0, the base token, if there is none."""
     if draft.chain:
-        return kept.cumprod(1).sum(1)
+        return Slots(kept.cumprod(1).sum(1))
     found = []
     size = kept.shape[1]
     for row in torch.cat([kept.to(draft.parent.dtype), draft.parent], 1).tolist():
@@ -136,8 +145,8 @@ def deepest(kept: Tensor, draft: Draft) -> Tensor:
             depth.append(before + 1 if stay and before >= 0 else -1)
             if depth[slot] > depth[last]:  # of equally deep ones the first, as drafted
                 last = slot
-        found.append(last)
-    return torch.tensor(found, device=kept.device)
+        found.append((last, parents))
+    return Slots(torch.tensor([last for last, _ in found], dtype=torch.long, device=kept.device), found)
 
 
 def settle(
@@ -151,7 +160,7 @@ def settle(
     rows = torch.arange(len(stop), device=stop.device)
     if noise is None:
         last = stop.argmax(1)
-        return accepted_to(last, follow[rows, last].argmax(-1), draft)
+        return accepted_to(Slots(last), follow[rows, last].argmax(-1), draft)
     assert drawn is not None
     up_to = stop.double().cumsum(1)
     # The total may miss 1 by rounding, and a slot of probability 0 must not be hit at either end.
@@ -160,7 +169,7 @@ def settle(
     count = last if draft.chain else depth_of(last, draft)
     law = follow[rows, last]
     gumbel = noise.gumbel((drawn + count)[:, None], law.shape[-1], FOLLOW)[:, 0]
-    return accepted_to(last, (law.log() + gumbel.to(law.dtype)).argmax(-1), draft)
+    return accepted_to(Slots(last), (law.log() + gumbel.to(law.dtype)).argmax(-1), draft)
 
 
 def depth_of(last: Tensor, draft: Draft) -> Tensor:
@@ -171,19 +180,23 @@ def depth_of(last: Tensor, draft: Draft) -> Tensor:
     return depth.where(last > 0, torch.zeros_like(depth))
 
 
-def accepted_to(last: Tensor, token: Tensor, draft: Draft) -> Accepted:
-    """All nodes from the root to slot `last` [B], and the `token` [B] that follows."""
+def accepted_to(slots: Slots, token: Tensor, draft: Draft) -> Accepted:
+    """All nodes from the root to each row's last slot, and the `token` [B] that follows."""
+    last = slots.last
     if draft.chain:
         steps = torch.arange(draft.tokens.shape[1], device=last.device)
         return Accepted(torch.where(steps < last[:, None], steps, -1), last, token)
+    known = slots.known
+    if known is None:
+        known = [(slot, parents) for slot, *parents in torch.cat([last[:, None], draft.parent], 1).tolist()]
     paths = []
-    for slot, *parents in torch.cat([last[:, None], draft.parent], 1).tolist():
+    for slot, parents in known:
         path, node = list[int](), slot - 1
         while node >= 0:
             path.append(node)
             node = parents[node]
         paths.append(path[::-1])
-    count, most = [len(path) for path in paths], max(map(len, paths), default=0)
+    most = max(map(len, paths), default=0)
     padded = [path + [-1] * (most - len(path)) for path in paths]
     nodes = torch.tensor(padded, dtype=torch.long, device=last.device).view(len(paths), most)
-    return Accepted(nodes, last.new_tensor(count), token)
+    return Accepted(nodes, last.new_tensor([len(path) for path in paths]), token)

@@ -104,9 +104,9 @@ class Engine:
         if not self._free:
             raise ConfigError(f"engine: all {self.slots} slots are taken; wait for one, or make the engine larger")
         plan.check(request)
-        drawing, prompt = drawing or Drawing(), request.prompt
-        limit = self.limits.of(prompt.embeddings.shape[1]) if request.limit is None else request.limit
-        row = Row(self._free.pop(), request, limit, int(prompt.next_position[0]), drawing.seed)
+        drawing, entries = drawing or Drawing(), request.prompt.embeddings.shape[1]
+        limit = self.limits.of(entries) if request.limit is None else request.limit
+        row = Row(self._free.pop(), request, limit, drawing.seed)
         self._rows[row.slot] = row
         self._waiting.append(_Waiting(row, plan, drawing))
         return row.slot
@@ -181,7 +181,7 @@ class Engine:
         batch = self._batch([one.row for one in new])
         batch.first = len(self._live.rows)
         batch.prompt = stack_prompts([one.row.request.prompt for one in new])
-        self.trunk.join(self._cache, batch.prompt)
+        self.trunk.join(self._cache, batch.prompt, batch.memory_sizes)
         lanes = [self._lane(batch, new, places) for places in _alike(new)]
         events = self._call(batch, lanes)
         assert batch.base is not None or not batch.rows
@@ -201,12 +201,11 @@ class Engine:
             state.noise = noise_of([row.seed for row in rows if row.seed is not None], keys, batch.device)
         if state.heads is not None:
             assert batch.prompt is not None
-            parts = batch.prompt.memory, batch.prompt.memory_lengths
-            if len(places) < len(new):
-                at = torch.tensor(places, device=batch.device)
-                parts = tuple(None if part is None else part[at] for part in parts)  # type: ignore[assignment]
+            memory, sizes = batch.prompt.memory, batch.memory_sizes
+            if len(places) < len(new) and memory is not None and sizes is not None:
+                memory, sizes = memory[torch.tensor(places, device=batch.device)], [sizes[place] for place in places]
             depth = getattr(plan.drafter, "depth", None)
-            state.head_state = state.heads.start(len(rows), self.trunk, depth, *parts, ahead=state.ahead)
+            state.head_state = state.heads.start(len(rows), self.trunk, depth, memory, sizes, state.ahead)
         state.drafter_state = plan.drafter.start(state)
         if plan.length is not None:
             state.length_state = plan.length.start(state)

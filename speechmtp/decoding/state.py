@@ -26,12 +26,11 @@ Draws = Literal["shared", "own", "best"]
 @dataclass(eq=False)
 class Row:
     """A request in a slot of the engine: what it has said, its counts, and what its drafter (`kept`) and its draft
-    length (`adapted`) keep of it alone. `first` is the position of its first output token."""
+    length (`adapted`) keep of it alone."""
 
     slot: int
     request: Request
     limit: int
-    first: int
     seed: int | None = None  # of its noise, where tokens are drawn
     tokens: list[int] = field(default_factory=list)
     trace: Trace = field(default_factory=Trace)
@@ -50,7 +49,7 @@ class Row:
 
     def position(self, index: int) -> int:
         """Of output token `index`."""
-        return self.first + self.request.prompt.law.offset(index)
+        return self.request.first + self.request.prompt.law.offset(index)
 
 
 def positions_of(rows: Sequence[Row], begin: int, count: int, device: torch.device) -> Tensor:
@@ -98,6 +97,13 @@ class Batch:
         if self.prompt is None:
             return [1] * len(self.rows)
         return [row.request.prompt.embeddings.shape[1] for row in self.rows]
+
+    @property
+    def memory_sizes(self) -> list[int] | None:
+        """Entries of each row's memory; None where there are none."""
+        memories = [row.request.prompt.memory for row in self.rows]
+        found = [memory.shape[1] for memory in memories if memory is not None]
+        return found or None
 
     @property
     def rules(self) -> list[TokenRules]:

@@ -224,7 +224,7 @@ class BlockHeads(HeadSet):
 
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
+        memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> BlockState:  # fmt: skip
         """A fresh state, with the audio's keys and values if there is a memory."""
         cache = RaggedCache(len(self.layers), rows, trunk.unembedding().weight.device)

@@ -144,7 +144,7 @@ class ChainHeads(HeadSet):
 
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
+        memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> ChainState:  # fmt: skip
         """A fresh state, with the audio's keys and values if there is a memory."""
         depth = self.depth if depth is None else depth

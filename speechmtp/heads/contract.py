@@ -253,7 +253,7 @@ class HeadSet(nn.Module):
     @abstractmethod
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
+        memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> Any:  # fmt: skip
         """A fresh state for `rows` rows and drafts of at most `depth` tokens (None: all depths); `memory`
         [B, S, E] is a cross-attention trunk's audio, `ahead` the law of the positions to come."""
@@ -302,7 +302,7 @@ class OneStateHeads(HeadSet):
 
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
+        memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> HeadState:  # fmt: skip
         """A fresh state; audio memory is not read."""
         return self.state_type(trunk.embed, self.narrow(trunk), self.depth if depth is None else depth, ahead=ahead)

@@ -86,7 +86,7 @@ class LayerPerDepth(HeadSet):
 
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
+        memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> ParallelState:  # fmt: skip
         """A fresh state with one cache layer a depth, and the audio's keys and values if there is a memory."""
         depth = self.depth if depth is None else depth

@@ -62,15 +62,18 @@ class LayeredState(HeadState):
     level: int = 0  # the deepest level asked for since `advance`
     audio: MemorySlots | None = None  # where `memory` lives
 
-    def remember(self, layers: Sequence[DecoderLayer], memory: Tensor | None, lengths: Tensor | None) -> None:
+    def remember(
+        self, layers: Sequence[DecoderLayer], memory: Tensor | None, lengths: Tensor | Sequence[int] | None
+    ) -> None:
         """Keys and values of each row's audio [B, S, E] for these layers, in slots of their own."""
-        found = [layer.remember(memory, lengths) for layer in layers]
+        found = [layer.remember(memory, None) for layer in layers]
         states = [(part.keys, part.values) for part in found if part is not None]
         if memory is None or not states:
             self.memory = found
             return
         self.audio = MemorySlots(len(states))
-        self.audio.join(states, [memory.shape[1]] * len(memory) if lengths is None else lengths.tolist())
+        known = lengths.tolist() if isinstance(lengths, Tensor) else lengths
+        self.audio.join(states, [memory.shape[1]] * len(memory) if known is None else list(known))
         self._view()
 
     def _view(self) -> None:

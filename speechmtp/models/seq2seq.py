@@ -172,14 +172,14 @@ class Seq2SeqTrunk(Trunk):
         """A memory [B, S, E] of nothing, as long as half a minute of audio in Whisper, ten seconds in Moonshine."""
         return self.unembedding().weight.new_zeros(rows, 400 if self._masks else 1500, self.width)
 
-    def join(self, cache: RaggedCache, prompt: Prompt) -> None:
+    def join(self, cache: RaggedCache, prompt: Prompt, memory_sizes: Sequence[int] | None = None) -> None:
         """Rows for a batch of prompts, their memory's keys and values computed by the model's own layers, once."""
         assert isinstance(cache, MemoryCache) and prompt.memory is not None
-        self._remember(cache, prompt.memory, prompt.memory_lengths)
+        self._remember(cache, prompt.memory, prompt.memory_lengths if memory_sizes is None else memory_sizes)
 
-    def _remember(self, cache: MemoryCache, memory: Tensor, lengths: Tensor | None) -> None:
+    def _remember(self, cache: MemoryCache, memory: Tensor, lengths: Tensor | Sequence[int] | None) -> None:
         rows, size, _ = memory.shape
-        sizes = [size] * rows if lengths is None else lengths.tolist()
+        sizes = [size] * rows if lengths is None else lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
         self._check([*cache.memory.known, *sizes])
         shape, states = self.shape, []
         layers: Any = self._decoder.layers

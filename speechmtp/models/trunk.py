@@ -1,6 +1,7 @@
 """The trunk: any transformers causal LM behind one face, on the ragged cache."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -179,9 +180,9 @@ class Trunk(nn.Module):
         """A memory of nothing, for timing; None where the trunk has none."""
         return None
 
-    def join(self, cache: RaggedCache, prompt: Prompt) -> None:
-        """Empty rows for a batch of prompts behind those of the cache, with their memory where they have one; the
-        cache's focus is on them."""
+    def join(self, cache: RaggedCache, prompt: Prompt, memory_sizes: Sequence[int] | None = None) -> None:
+        """Empty rows for a batch of prompts behind those of the cache, with their memory where they have one, of which
+        the host may know the `memory_sizes`; the cache's focus is on them."""
         cache.add(len(prompt.lengths))
 
     def extend(
