@@ -192,7 +192,8 @@ def compare(args: argparse.Namespace) -> int:
     try:
         for side, checkout in zip(SIDES, (args.old, args.new)):
             workers[side] = Worker(Path(checkout))
-        asked = {key: getattr(args, key) for key in ("model", "heads", "ctc", "draft_model", "strategies", "data")}
+        keys = ("model", "heads", "ctc", "draft_model", "drafts", "strategies", "data")
+        asked = {key: getattr(args, key) for key in keys}
         loaded = {side: worker.ask(do="load", root=args.root, limit=args.limit, **asked)
                   for side, worker in workers.items()}  # fmt: skip
         for side, worker in workers.items():
@@ -231,6 +232,7 @@ def main() -> int:
     parser.add_argument("--heads", action="append", default=[], metavar="NAME|DIR")
     parser.add_argument("--ctc", default="", metavar="DIR")
     parser.add_argument("--draft-model", default="", metavar="DIR")
+    parser.add_argument("--drafts", choices=("float32", "int8"), default="", help="default: as the model says")
     parser.add_argument("--strategies", default="", metavar="LIST", help="default: every exact one that it can run")
     parser.add_argument("--rounds", type=int, default=1, metavar="N")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="the first N utterances (default: all)")

@@ -24,9 +24,9 @@ class Session:
     recogniser: Any
 
     @classmethod
-    def load(cls, model: str, heads: Sequence[str] = (), ctc: str = "", draft_model: str = "") -> "Session":
-        """By name or folder, as `speechmtp.load` has it."""
-        return cls(speechmtp.load(model, heads=heads, ctc=ctc, draft_model=draft_model))
+    def load(cls, model: str, **options: Any) -> "Session":
+        """By name or folder, with the options of `speechmtp.load`."""
+        return cls(speechmtp.load(model, **options))
 
     @property
     def new(self) -> bool:
@@ -63,7 +63,8 @@ def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Answers: to `load` the rows and utterances there are, to `listen` times, to `decode` (of what was heard last) the
     result. `ar` decodes everything once when it is heard: the reference, and to warm up."""
     first = next(requests)
-    session = Session.load(first["model"], first["heads"], first["ctc"], first["draft_model"])
+    options = ("heads", "ctc", "draft_model", "drafts")
+    session = Session.load(first["model"], **{name: first[name] for name in options})
     strategies = session.strategies(first["strategies"])
     from speechmtp.data.kaldi import read_data_dir
 

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--places", action="store_true", help="list where the reads are")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    session = Session.load(args.model, args.heads)
+    session = Session.load(args.model, heads=args.heads)
     rate = session.recogniser.rate
     audio = {name: read_audio(speechmtp.example(name), rate)[0] for name in EXAMPLES[: args.rows]}
     with HostReads() as heard:

@@ -85,8 +85,8 @@ def test_sides_decode_every_utterance_by_every_row(script: Any) -> None:
     import checkout
 
     workers = {side: Here(checkout.serve) for side in script.SIDES}
-    load = {"do": "load", "model": "an4", "heads": [], "ctc": "", "draft_model": "", "root": "", "limit": 2,
-            "strategies": "ctc,oracle:depth=3", "data": str(EXAMPLES)}  # fmt: skip
+    load = {"do": "load", "model": "an4", "heads": [], "ctc": "", "draft_model": "", "drafts": "",
+            "root": "", "limit": 2, "strategies": "ctc,oracle:depth=3", "data": str(EXAMPLES)}  # fmt: skip
     loaded = [worker.ask(**load) for worker in workers.values()]
     assert loaded[0] == loaded[1] and loaded[0]["package"] == str(ROOT)
     names, rows = loaded[0]["names"], loaded[0]["rows"]
