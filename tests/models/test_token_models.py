@@ -60,10 +60,10 @@ def test_it_is_saved_loaded_and_decoded_to_tokens(folder: Path, tmp_path: Path) 
 
 def test_text_and_audio_are_refused_in_one_line(folder: Path) -> None:
     recogniser = speechmtp.load(str(folder))
-    with pytest.raises(ConfigError, match="has no tokenizer, its tokens are no text; give it token ids") as caught:
+    with pytest.raises(ConfigError, match="has no tokenizer, its tokens are no text; give it") as caught:
         recogniser.bundle.model.encode("one")
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="a text LM, which hears no audio; give a speech model"):
+    with pytest.raises(ConfigError, match="a text LM, which hears no audio"):
         recogniser.transcribe(torch.zeros(16000).numpy(), 16000)
 
 
@@ -73,5 +73,5 @@ def test_a_model_without_an_end_token_is_refused(folder: Path, tmp_path: Path) -
         path = tmp_path / "endless" / name
         path.write_text(path.read_text().replace('"eos_token_id": 1', '"eos_token_id": null'))
     (tmp_path / "endless" / "generation_config.json").unlink()
-    with pytest.raises(ConfigError, match="no end token; set eos_token_id in its generation_config.json"):
+    with pytest.raises(ConfigError, match="no end token; set eos_token_id in its generation_config"):
         load_bundle(str(tmp_path / "endless"))
