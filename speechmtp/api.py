@@ -12,8 +12,9 @@ import torch
 from speechmtp.audio.cut import cut_points
 from speechmtp.audio.io import read_audio, resample
 from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
+from speechmtp.decoding.engine import Limits, Recorded
 from speechmtp.decoding.flags import flags_of
-from speechmtp.decoding.loop import Drawing, Limits
+from speechmtp.decoding.plan import Drawing
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import Strategy, parse_strategy
@@ -140,14 +141,12 @@ class Recogniser:
         for i in spoken:
             if each[i].drafter is None:
                 labels, ends = self.labels(requests[i]), requests[i].rules.eos
-                flags = flags_of([*labels, ends[0]], ends)
+                flags = flags_of([*labels, *ends[:1]], ends)
                 found[i] = labels, Trace(emitted=len(labels), finished=True, flags=flags)
         rows = [i for i in spoken if i not in found]
         if rows:
-            drawing = Drawing.of(sampling or SamplingConfig(), [requests[i].noise_key for i in rows])
-            done = self.runner.run(
-                [requests[i] for i in rows], [each[i] for i in rows], drawing, record_gaps, overlap
-            )  # fmt: skip
+            recorded, drawing = Recorded(gaps=record_gaps, overlap=overlap), Drawing.of(sampling or SamplingConfig())
+            done = self.runner.run([requests[i] for i in rows], [each[i] for i in rows], drawing, recorded)
             found |= dict(zip(rows, zip(*done)))
         if self.device.type == "cuda":
             torch.cuda.synchronize()

@@ -394,6 +394,7 @@ class Trace:
     num_accepted_tokens: int = 0
     num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
+    logprobs: list[float] = field(default_factory=list)  # log probability of each emitted token, if recorded
     finished: bool = False  # by an end token, not by the limit
     flags: tuple[str, ...] = ()  # what looks wrong about the output: `empty`, `limit`, `repetition`
     examined: int = 0  # drafted tokens up to a row's first rejected one, if overlaps are recorded
@@ -423,6 +424,15 @@ def sum_traces(traces: Iterable[Trace]) -> Trace:
         longest = zip_longest(total.num_accepted_tokens_per_pos, trace.num_accepted_tokens_per_pos, fillvalue=0)
         total.num_accepted_tokens_per_pos = [a + b for a, b in longest]
     return total
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a step said in a slot: `tokens`, an end token among them, and whether it was the last."""
+
+    slot: int
+    tokens: tuple[int, ...]
+    done: bool
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from speechmtp.cli.options import (
 )
 from speechmtp.cli.peers import run_peer
 from speechmtp.data.kaldi import read_data_dir
-from speechmtp.decoding.loop import Drawing
+from speechmtp.decoding.engine import Recorded
+from speechmtp.decoding.plan import Drawing
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import Strategy
@@ -112,8 +113,8 @@ class TextSubject(Subject):
         """By the runner alone."""
         requests = self.asked(names, references)
         began = time.perf_counter()
-        drawing = Drawing.of(sampling or SamplingConfig(), [request.noise_key for request in requests])
-        done = self.runner.run(requests, [strategy] * len(requests), drawing, record_gaps, overlap)
+        recorded = Recorded(gaps=record_gaps, overlap=overlap)
+        done = self.runner.run(requests, [strategy] * len(requests), Drawing.of(sampling or SamplingConfig()), recorded)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began

@@ -60,7 +60,7 @@ def run_heads(args: argparse.Namespace) -> int:
     heads = build_heads(config.heads, trunk.shape).to(target)  # refuses what does not fit before any audio is heard
     data, dev = _data(args, config, base)
     if heads.shortlist is not None:
-        ids = likely_tokens(data.tokens(), len(heads.shortlist), heads.shape.vocab_size, list(dev.eos))
+        ids = likely_tokens(data.tokens(), len(heads.shortlist), heads.shape.vocab_size, list(dev.rules.eos))
         heads.shortlist.copy_(ids)
     heads.start_from(trunk)
     if args.start:

@@ -24,6 +24,11 @@ class AcceptanceRule:
 
     exact: ClassVar[bool] = False
     draws: ClassVar[Draws] = "best"
+    by_choices: ClassVar[bool] = False  # whether the trunk's first choices are all that it looks at
+
+    def judge(self, choices: Tensor, draft: Draft) -> Accepted:
+        """What is kept and what follows, of the trunk's first choices [B, P + 1]; for rules `by_choices`."""
+        raise NotImplementedError
 
     def fitted(self, trunk: Trunk) -> "AcceptanceRule":
         """The rule for a trunk, where it reads something of it."""
@@ -64,35 +69,45 @@ class Keeps(AcceptanceRule):
         return accepted_to(last, target[rows, last].argmax(-1), draft)
 
 
-class GreedyMatch(Keeps):
+class ByChoices(Keeps):
+    """Rules that look at nothing but the trunk's first choices."""
+
+    by_choices: ClassVar[bool] = True
+    draws: ClassVar[Draws] = "shared"
+
+    @abstractmethod
+    def matches(self, choices: Tensor, draft: Draft) -> Tensor:
+        """Whether each node may stay if its parent does: bool [B, P], of the first choices [B, P + 1]."""
+
+    def kept(self, target: Tensor, draft: Draft) -> Tensor:
+        """The same of the logits."""
+        return self.matches(target.argmax(-1), draft)
+
+    def judge(self, choices: Tensor, draft: Draft) -> Accepted:
+        """The deepest path that may stay, and the choice behind it."""
+        last = deepest(self.matches(choices, draft), draft)
+        return accepted_to(last, choices.gather(1, last[:, None])[:, 0], draft)
+
+    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
+        """As `judge`, of the logits' first choices."""
+        return self.judge(target.argmax(-1), draft)
+
+
+class GreedyMatch(ByChoices):
     """Keep the longest path of tokens that are the trunk's own first choice: exact for greedy decoding, and, with the
     trunk's noise on its logits, for plain sampling with the same seed (Daliri et al., arXiv 2408.07978)."""
 
     exact: ClassVar[bool] = True
-    draws: ClassVar[Draws] = "shared"
 
-    def kept(self, target: Tensor, draft: Draft) -> Tensor:
-        """Those that match."""
-        return self.matches(target.argmax(-1), draft)
-
-    def matches(self, best: Tensor, draft: Draft) -> Tensor:
-        """Whether each node [B, P] is the choice behind its parent, of the trunk's first choices [B, P + 1]; absent
-        ones are no choice."""
-        return (best[:, :-1] if draft.chain else best.gather(1, draft.parent + 1)) == draft.tokens
-
-    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
-        """As for all rules of this kind, with the first choices found once."""
-        best = target.argmax(-1)
-        last = deepest(self.matches(best, draft), draft)
-        return accepted_to(last, best.gather(1, last[:, None])[:, 0], draft)
+    def matches(self, choices: Tensor, draft: Draft) -> Tensor:
+        """Whether each node is the choice behind its parent; absent ones are no choice."""
+        return (choices[:, :-1] if draft.chain else choices.gather(1, draft.parent + 1)) == draft.tokens
 
 
-class KeepDraft(Keeps):
+class KeepDraft(ByChoices):
     """Keep every drafted token without looking: the drafter alone decides what to draft; lossy."""
 
-    draws: ClassVar[Draws] = "shared"
-
-    def kept(self, target: Tensor, draft: Draft) -> Tensor:
+    def matches(self, choices: Tensor, draft: Draft) -> Tensor:
         """All that is there."""
         return draft.tokens >= 0
 
@@ -112,7 +127,9 @@ def deepest(kept: Tensor, draft: Draft) -> Tensor:
     if draft.chain:
         return kept.cumprod(1).sum(1)
     found = []
-    for stays, parents in zip(kept.tolist(), draft.parent.tolist()):
+    size = kept.shape[1]
+    for row in torch.cat([kept.to(draft.parent.dtype), draft.parent], 1).tolist():
+        stays, parents = row[:size], row[size:]
         depth, last = [0], 0  # of slots, -1 off the path
         for slot, (stay, above) in enumerate(zip(stays, parents), 1):
             before = depth[above + 1]
@@ -156,8 +173,11 @@ def depth_of(last: Tensor, draft: Draft) -> Tensor:
 
 def accepted_to(last: Tensor, token: Tensor, draft: Draft) -> Accepted:
     """All nodes from the root to slot `last` [B], and the `token` [B] that follows."""
+    if draft.chain:
+        steps = torch.arange(draft.tokens.shape[1], device=last.device)
+        return Accepted(torch.where(steps < last[:, None], steps, -1), last, token)
     paths = []
-    for slot, parents in zip(last.tolist(), draft.parent.tolist()):
+    for slot, *parents in torch.cat([last[:, None], draft.parent], 1).tolist():
         path, node = list[int](), slot - 1
         while node >= 0:
             path.append(node)
@@ -166,4 +186,4 @@ def accepted_to(last: Tensor, token: Tensor, draft: Draft) -> Accepted:
     count, most = [len(path) for path in paths], max(map(len, paths), default=0)
     padded = [path + [-1] * (most - len(path)) for path in paths]
     nodes = torch.tensor(padded, dtype=torch.long, device=last.device).view(len(paths), most)
-    return Accepted(nodes, last if draft.chain else last.new_tensor(count), token)
+    return Accepted(nodes, last.new_tensor(count), token)

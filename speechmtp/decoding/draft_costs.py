@@ -139,7 +139,7 @@ class _Bench:
 
     def draft(self, heads: HeadSet) -> list[float]:
         """Seconds of taking in a call's states and drafting 0, 1, .. tokens."""
-        state = heads.start(self.rows, self.trunk, memory=getattr(self.cache, "memory", None))
+        state = heads.start(self.rows, self.trunk, memory=self.trunk.silence(self.rows))
         states, inputs, positions = self._extend(2, heads.taps)
         keep = torch.arange(2, device=positions.device).expand(self.rows, -1)
         began = self._clock()

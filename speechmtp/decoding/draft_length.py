@@ -9,13 +9,15 @@ from typing import Any, Protocol
 from speechmtp.decoding.draft_costs import CostTable
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
+from speechmtp.types import Trace
 
 
 class DraftLength(Protocol):
-    """Holds configuration only; what changes is in `state.length_state`."""
+    """Holds configuration only; what changes is in `row.adapted` and, of the rows of a plan together, in
+    `state.length_state`."""
 
     def start(self, state: DecodeState) -> Any:
-        """The control's state for the live rows."""
+        """Set `adapted` of new rows; what is kept of all of them together comes back."""
 
     def limits(self, state: DecodeState) -> list[int]:
         """Most tokens to draft, a live row each."""
@@ -24,23 +26,18 @@ class DraftLength(Protocol):
         """Hear what each live row has just emitted."""
 
 
-class _Counts:
-    """What each row's last draft came to, from its trace."""
-
-    def __init__(self, state: DecodeState) -> None:
-        self._known = dict.fromkeys(state.rows, (0, 0, 0))
-
-    def last(self, state: DecodeState, row: int) -> tuple[int, int] | None:
-        """Tokens drafted and accepted since the last look; None without a draft."""
-        trace, old = state.batch.traces[row], self._known[row]
-        new = self._known[row] = (trace.num_drafts, trace.num_draft_tokens, trace.num_accepted_tokens)
-        return (new[1] - old[1], new[2] - old[2]) if new[0] > old[0] else None
-
-
 @dataclass
-class _RunningState:
-    counts: _Counts
-    mean: dict[int, float]  # accepted tokens of a draft, a row each
+class _Adapted:
+    """What is known of a row: its counts at the last look, and the mean of accepted tokens of a draft."""
+
+    known: tuple[int, int, int] = (0, 0, 0)
+    mean: float = 0.0
+
+    def last(self, trace: Trace) -> tuple[int, int] | None:
+        """Tokens drafted and accepted since the last look; None without a draft."""
+        old, new = self.known, (trace.num_drafts, trace.num_draft_tokens, trace.num_accepted_tokens)
+        self.known = new
+        return (new[1] - old[1], new[2] - old[2]) if new[0] > old[0] else None
 
 
 @dataclass(frozen=True)
@@ -57,26 +54,25 @@ class Running:
         if self.first < 0:
             raise ConfigError(f"draft length: first {self.first}, expected 0 or more")
 
-    def start(self, state: DecodeState) -> _RunningState:
+    def start(self, state: DecodeState) -> None:
         """A mean of `first` for every row."""
-        return _RunningState(_Counts(state), dict.fromkeys(state.rows, float(self.first)))
+        for row in state.rows:
+            row.adapted = _Adapted(mean=float(self.first))
 
     def limits(self, state: DecodeState) -> list[int]:
         """The whole number nearest to the mean, and one."""
-        return [math.floor(state.length_state.mean[row] + 1.5) for row in state.rows]
+        return [math.floor(row.adapted.mean + 1.5) for row in state.rows]
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
         """Move the means of rows that drafted."""
-        mine: _RunningState = state.length_state
         for row in state.rows:
-            last = mine.counts.last(state, row)
+            last = row.adapted.last(row.trace)
             if last is not None:
-                mine.mean[row] += self.decay * (last[1] - mine.mean[row])
+                row.adapted.mean += self.decay * (last[1] - row.adapted.mean)
 
 
 @dataclass
 class _CostedState:
-    counts: _Counts
     asked: list[float]  # how often a position's token was judged, lately
     kept: list[float]  # and accepted
     limit: int = 0
@@ -108,8 +104,10 @@ class Costed:
 
     def start(self, state: DecodeState) -> _CostedState:
         """No observations."""
+        for row in state.rows:
+            row.adapted = _Adapted()
         zeros = [0.0] * self.costs.depth
-        return _CostedState(_Counts(state), zeros, zeros.copy())
+        return _CostedState(zeros, zeros.copy())
 
     def limits(self, state: DecodeState) -> list[int]:
         """The same for all rows: a call is as wide as its longest draft."""
@@ -134,12 +132,12 @@ class Costed:
         for counts in (mine.asked, mine.kept):
             counts[:] = [count * (1 - self.decay) for count in counts]
         for row in state.rows:
-            last = mine.counts.last(state, row)
+            last = row.adapted.last(row.trace)
             if last is None:
                 continue
             drafted, accepted = last
             # Behind an end token nothing was judged.
-            judged = accepted if state.batch.traces[row].finished else min(accepted + 1, drafted, mine.limit)
+            judged = accepted if row.trace.finished else min(accepted + 1, drafted, mine.limit)
             for position in range(min(judged, len(mine.asked))):
                 mine.asked[position] += 1
                 mine.kept[position] += position < accepted

@@ -1,6 +1,6 @@
 """Where drafts stand in a trunk call, and drafts and verdicts of several strategies as one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,29 +12,50 @@ from speechmtp.types import Accepted, Draft, ancestors_of
 
 def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
     """Inputs [B, Q, C], positions [B, Q] and ancestors (None: a chain) of each row's pending entries and draft."""
-    pending, size = batch.pending, draft.tokens.shape[1]
+    size = draft.tokens.shape[1]
+    if batch.prompt is None:
+        return _behind_base(batch, draft, size)
+    prompt, entries = batch.prompt, batch.entries
     if size == 0:
-        return pending.embeddings, pending.positions, None
-    tokens = batch.trunk.embed(draft.tokens.clamp_min(0)).to(pending.embeddings.dtype)
-    places = pending.next_position[:, None] + draft.depth
-    entries = pending.embeddings.shape[1]
-    if min(batch.entries) == entries:  # all rows' nodes begin at one place
-        inputs, positions = torch.cat([pending.embeddings, tokens], 1), torch.cat([pending.positions, places], 1)
-        return inputs, positions, None if draft.chain else _behind(draft.ancestors, entries)
-    rows, _, width = pending.embeddings.shape
-    queries = entries + size
-    nodes = pending.lengths[:, None] + torch.arange(size, device=tokens.device)
-    inputs = pending.embeddings.new_zeros(rows, queries, width)
-    inputs[:, :entries] = pending.embeddings
+        return prompt.embeddings, prompt.positions, None
+    tokens = batch.trunk.embed(draft.tokens.clamp_min(0)).to(prompt.embeddings.dtype)
+    places = _places(batch.ahead, draft)
+    longest = prompt.embeddings.shape[1]
+    if min(entries) == longest:  # all rows' nodes begin at one place
+        inputs, positions = torch.cat([prompt.embeddings, tokens], 1), torch.cat([prompt.positions, places], 1)
+        return inputs, positions, None if draft.chain else _behind(draft.ancestors, longest)
+    rows, _, width = prompt.embeddings.shape
+    queries = longest + size
+    nodes = prompt.lengths[:, None] + torch.arange(size, device=tokens.device)
+    inputs = prompt.embeddings.new_zeros(rows, queries, width)
+    inputs[:, :longest] = prompt.embeddings
     inputs.scatter_(1, nodes[..., None].expand(-1, -1, width), tokens)
-    positions = pending.positions.new_zeros(rows, queries)
-    positions[:, :entries] = pending.positions
+    positions = prompt.positions.new_zeros(rows, queries)
+    positions[:, :longest] = prompt.positions
     positions.scatter_(1, nodes, places)
     if draft.chain:
         return inputs, positions, None
     parent = torch.arange(-1, queries - 1, device=nodes.device).repeat(rows, 1)
-    parent.scatter_(1, nodes, draft.parent + pending.lengths[:, None])
+    parent.scatter_(1, nodes, draft.parent + prompt.lengths[:, None])
     return inputs, positions, ancestors_of(parent)
+
+
+def _behind_base(batch: Batch, draft: Draft, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The base token of every row, and its draft behind it."""
+    assert batch.base is not None
+    base = batch.base[:, None]
+    tokens = torch.cat([base, draft.tokens.clamp_min(0)], 1) if size else base
+    if draft.chain:
+        return batch.trunk.embed(tokens), batch.ahead(1 + size, -1), None
+    ahead = batch.ahead(1 + size, -1)
+    positions = torch.cat([ahead[:, :1], ahead.gather(1, draft.depth + 1)], 1)
+    return batch.trunk.embed(tokens), positions, _behind(draft.ancestors, 1)
+
+
+def _places(ahead: Callable[[int], Tensor], draft: Draft) -> Tensor:
+    """Positions [B, P] of drafted nodes, which depend on their depth."""
+    places = ahead(draft.tokens.shape[1])
+    return places if draft.chain else places.gather(1, draft.depth)
 
 
 def _behind(ancestors: Tensor, entries: int) -> Tensor:
@@ -46,23 +67,19 @@ def _behind(ancestors: Tensor, entries: int) -> Tensor:
 
 def slots_behind(batch: Batch, hidden: Tensor, size: int) -> Tensor:
     """States [B, P + 1, C] of each row's last pending entry and its draft, from those [B, Q, C] of the call."""
+    if batch.prompt is None:
+        return hidden
     if min(batch.entries) + size == hidden.shape[1]:
         return hidden[:, -size - 1 :]
-    slots = batch.pending.lengths[:, None] + torch.arange(-1, size, device=hidden.device)
+    slots = batch.prompt.lengths[:, None] + torch.arange(-1, size, device=hidden.device)
     return hidden.gather(1, slots.clamp_(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def committed(batch: Batch, draft: Draft, accepted: Accepted, queries: int) -> Tensor:
-    """Entries [B, A] of the call's `queries` to keep: the pending ones, then the accepted path; anything behind."""
-    rows, device = len(batch.rows), accepted.path.device
-    if draft.chain:
-        return torch.arange(queries, device=device).expand(rows, -1)
-    kept = [
-        [*range(entries), *(entries + node for node in path if node >= 0)]
-        for entries, path in zip(batch.entries, accepted.path.tolist())
-    ]
+def committed(entries: Sequence[int], paths: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Which entries of the call each row keeps: the pending ones, then the accepted path; padded to one length."""
+    kept = [[*range(own), *(own + node for node in path)] for own, path in zip(entries, paths)]
     most = max(map(len, kept))
-    return torch.tensor([row + [0] * (most - len(row)) for row in kept], device=device)
+    return [row + [0] * (most - len(row)) for row in kept]
 
 
 def trim(draft: Draft, limits: Sequence[int]) -> Draft:

@@ -1,10 +1,11 @@
-"""Counter-based noise: every uniform and Gumbel is a pure function of (seed, stream, output index, token, purpose).
+"""Counter-based noise: every uniform and Gumbel is a pure function of (seed, noise key, output index, token, purpose).
 
 Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") in integer operations, and
 logarithms built from float32 operations that are each exactly rounded: the same bits on every device, for
 every batch and every draft. The output index counts the tokens drawn so far in the stream, marks included.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -50,25 +51,31 @@ _MINUS_LOG = torch.tensor(
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of a batch: `seeds` [B] (64 bits, negative ones as two's complement), `streams` [B], both int64.
+    """The noise of a batch: `seeds` [B] (64 bits, negative ones as two's complement) and `noise_keys`
+    [B], both int64.
 
-    A stream is a request, not a row of the batch; 32 bits of it count. Raises ShapeError on anything else.
+    A key names a request, not a row of the batch; 32 bits of it count. Raises ShapeError on anything else.
     """
 
     seeds: Tensor
-    streams: Tensor
+    noise_keys: Tensor
 
     def __post_init__(self) -> None:
-        for name, value in (("seeds", self.seeds), ("streams", self.streams)):
+        for name, value in (("seeds", self.seeds), ("noise_keys", self.noise_keys)):
             if value.dtype != torch.int64 or value.ndim != 1 or value.shape != self.seeds.shape:
                 raise ShapeError(
                     f"noise: {name} {list(value.shape)} of {value.dtype}, int64 [B] expected for both; "
-                    "give one seed and one stream a row"
+                    "give one seed and one key a row"
                 )
 
-    def select(self, rows: Tensor) -> "Noise":
+    def select(self, rows: Tensor | Sequence[int]) -> "Noise":
         """The noise of some rows (indices or a mask)."""
-        return Noise(self.seeds[rows], self.streams[rows])
+        return Noise(self.seeds[rows], self.noise_keys[rows])
+
+    def join(self, other: "Noise") -> "Noise":
+        """The noise of these rows and another's behind them."""
+        seeds = torch.cat([self.seeds, other.seeds])
+        return type(self)(seeds, torch.cat([self.noise_keys, other.noise_keys]))
 
     def uniform(self, position: Tensor, purpose: int = ACCEPT) -> Tensor:
         """One number a row and index at output indices `position` [B] or [B, P]: float64 of that shape, above 0 and
@@ -106,7 +113,7 @@ class Noise:
         lower = halves[..., ::2]
         low, high, lanes = lower.unbind(), halves[..., 1::2].unbind(), lower[:2]
         low[0].copy_(torch.arange(blocks, device=position.device))
-        low[1].copy_(self.streams[:, None, None])
+        low[1].copy_(self.noise_keys[:, None, None])
         low[2].fill_(purpose)
         if node is not None:
             low[2].add_((node[..., None] + 1) << 8)

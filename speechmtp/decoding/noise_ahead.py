@@ -3,6 +3,7 @@
 Drafter and trunk ask for the same indices under seeded coupling, and the next call goes on where this one ended.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,18 +35,18 @@ class NoiseAhead(Noise):
 
     _windows: dict[tuple[int, int], _Window] = field(default_factory=dict, compare=False, repr=False)
 
-    def select(self, rows: Tensor) -> "NoiseAhead":
+    def select(self, rows: Tensor | Sequence[int]) -> "NoiseAhead":
         """The noise of some rows (indices or a mask), and what of it is made already."""
         kept = {}
         for key, one in self._windows.items():
             origin = one.origin[rows]
             kept[key] = _Window(origin, origin.tolist(), one.width, one.values[rows])
-        return NoiseAhead(self.seeds[rows], self.streams[rows], kept)
+        return NoiseAhead(self.seeds[rows], self.noise_keys[rows], kept)
 
     def uniform(self, position: Tensor, purpose: int = ACCEPT) -> Tensor:
         """As `Noise.uniform`, a number a row, in Python's integers: a tenth of the time at batch size 1."""
-        rows = zip(self.seeds.tolist(), self.streams.tolist(), position.tolist())
-        words = [_two_words(seed, (0, at & _LOW, stream & _LOW, purpose)) for seed, stream, at in rows]
+        rows = zip(self.seeds.tolist(), self.noise_keys.tolist(), position.tolist())
+        words = [_two_words(seed, (0, at & _LOW, key & _LOW, purpose)) for seed, key, at in rows]
         return torch.tensor([((one << 20) + (two >> 12) + 0.5) * 2.0**-52 for one, two in words], dtype=torch.float64)
 
     def gumbel(self, position: Tensor, size: int, purpose: int, node: Tensor | None = None) -> Tensor:

@@ -3,20 +3,18 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.draft_costs import CostTable, measure_costs
 from speechmtp.decoding.draft_length import Costed, DraftLength, Running
-from speechmtp.decoding.drafters.contract import Sources
-from speechmtp.decoding.loop import Drawing, Limits, Plan, generate_mixed
+from speechmtp.decoding.engine import Engine, Limits, Recorded, generate
+from speechmtp.decoding.plan import Drawing, Plan
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
-from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcSource, PreviousPass, Reference, Request, S, Trace, stack_prompts
+from speechmtp.types import Request, Trace
 
 
 @dataclass
@@ -96,33 +94,24 @@ class Runner:
         return found
 
     def run(
-        self, requests: Sequence[Request], strategies: Sequence[Strategy], drawing: Drawing | None = None,
-        record_gaps: bool = False, overlap: bool = False,
+        self, requests: Sequence[Request], strategies: Sequence[Strategy],
+        drawing: Drawing | Sequence[Drawing] | None = None, recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Tokens and traces of every request, each by its own strategy; none may be without a drafter."""
-        chosen = [self.prepared(one) for one in strategies]
-        labels = [one.label for one in chosen]
-        plans = []
-        for label, one in dict(zip(labels, chosen)).items():
-            rows = [n for n, other in enumerate(labels) if other == label]
-            plans.append(self._plan(one, [requests[n] for n in rows], rows))
-        most = [self.limits.of(int(r.prompt.lengths[0])) if r.limit is None else r.limit for r in requests]
-        return generate_mixed(
-            self.trunk, stack_prompts([r.prompt for r in requests]), plans, requests[0].rules.eos, most, drawing,
-            [r.ids for r in requests], record_gaps, overlap,
-        )  # fmt: skip
+        plans: dict[str, Plan] = {}
+        each = [plans.setdefault(one.label, self.plan(one)) for one in map(self.prepared, strategies)]
+        return generate(self.trunk, requests, each, drawing, self.limits, recorded)
 
-    def _plan(self, strategy: Strategy, requests: Sequence[Request], rows: list[int]) -> Plan:
-        assert strategy.drafter is not None and strategy.rule is not None
+    def engine(self, slots: int = 16, recorded: Recorded | None = None) -> Engine:
+        """An engine over the trunk that requests join and leave, by the plans of this runner."""
+        return Engine(self.trunk, slots, self.limits, recorded)
+
+    def plan(self, strategy: Strategy) -> Plan:
+        """A strategy, prepared for this model, with its heads and its draft length."""
+        if strategy.drafter is None or strategy.rule is None:
+            raise ConfigError(f"strategy {strategy.name}: calls no trunk, expected one that does; choose another")
         heads = self.heads_named(strategy.heads) if strategy.drafter.heads else None
-        small, before = _all(requests, DraftPrompt), [r.source(PreviousPass) for r in requests]
-        labels: list[Any] = _all(requests, CtcSource)
-        sources = Sources(
-            [one.tokens for one in _all(requests, Reference)], labels,
-            (small[0].trunk, [one.prompt for one in small]) if small else None,
-            [() if one is None else one.tokens for one in before],
-        )  # fmt: skip
-        return Plan(strategy.drafter, strategy.rule, heads, sources, self._length(strategy, heads), rows)
+        return Plan(strategy.drafter, strategy.rule, heads, self._length(strategy, heads))
 
     def _length(self, strategy: Strategy, heads: HeadSet | None) -> DraftLength | None:
         if strategy.length == "running":
@@ -136,8 +125,3 @@ class Runner:
         if name not in self._costs:
             self._costs[name] = measure_costs(self.trunk, heads=heads)
         return self._costs[name]
-
-
-def _all(requests: Sequence[Request], kind: type[S]) -> list[S]:
-    """The sources of a class that there are."""
-    return [one for request in requests if (one := request.source(kind)) is not None]

@@ -1,8 +1,9 @@
-"""All that changes while a batch is decoded: what its rows share, and what each strategy keeps for its own."""
+"""All that changes while requests are decoded: what a row keeps, what rows of one strategy keep together, and what the
+rows of one trunk call share."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,41 +13,182 @@ from speechmtp.decoding.processors import Processors
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Prompt, Trace
+from speechmtp.types import Prompt, Request, TokenRules, Trace
+
+if TYPE_CHECKING:
+    from speechmtp.decoding.acceptance import AcceptanceRule
+    from speechmtp.decoding.plan import Plan
+    from speechmtp.decoding.step import Step
 
 Draws = Literal["shared", "own", "best"]
 
 
-@dataclass
-class DecodeState:
-    """Live rows of a batch under one strategy; finished ones leave it. This is what a drafter sees.
+@dataclass(eq=False)
+class Row:
+    """A request in a slot of the engine: what it has said, its counts, and what its drafter (`kept`) and its draft
+    length (`adapted`) keep of it alone. `first` is the position of its first output token."""
 
-    `rows` are their indices in the batch given, `places` those among the live rows. `tokens`, `traces` and
-    `prompt_ids` (ids that stand before the output, where the prompt has any) belong to the whole batch and are indexed
-    by `rows`. `noise` and `processors` are absent where tokens are neither drawn nor processed. `draws` says how
-    drafts are drawn: by the trunk's own noise (`shared`), by noise of their own (`own`), or not at all (`best`).
-    """
+    slot: int
+    request: Request
+    limit: int
+    first: int
+    seed: int | None = None  # of its noise, where tokens are drawn
+    tokens: list[int] = field(default_factory=list)
+    trace: Trace = field(default_factory=Trace)
+    kept: Any = None
+    adapted: Any = None
 
-    rows: list[int]
-    places: list[int]
-    batch: "Batch"
-    draws: Draws = "shared"
-    heads: HeadSet | None = None
-    head_state: Any = None
-    drafter_state: Any = None
-    length_state: Any = None
-    noise: Noise | None = None
-    limits: list[int] | None = None  # most tokens to draft this call, a live row each
+    @property
+    def prefix(self) -> list[int]:
+        """What stands before the next token, as far as it has ids."""
+        return [*self.request.ids, *self.tokens]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is said."""
+        return self.trace.finished or len(self.tokens) >= self.limit
+
+    def position(self, index: int) -> int:
+        """Of output token `index`."""
+        return self.first + self.request.prompt.law.offset(index)
+
+
+def positions_of(rows: Sequence[Row], begin: int, count: int, device: torch.device) -> Tensor:
+    """Positions [B, count] of the output tokens from `begin` on, counted from each row's next one."""
+    laws = {row.request.prompt.law for row in rows}
+    law = next(iter(laws)) if len(laws) == 1 else None
+    if law is not None and not law.table:
+        start = torch.tensor([[row.position(len(row.tokens) + begin)] for row in rows], device=device)
+        steps = torch.arange(0, count * law.stride, law.stride, device=device) if law.stride else 0
+        return (start + steps).expand(len(rows), count)
+    tables = [[row.position(len(row.tokens) + begin + i) for i in range(count)] for row in rows]
+    return torch.tensor(tables, dtype=torch.long, device=device).view(len(rows), count)
+
+
+@dataclass(eq=False)
+class Batch:
+    """The rows of one trunk call, in the order of the cache's from `first` on: those behind their prompts, each of
+    which feeds the `base` token that it said last, or those whose `prompt` is fed now."""
+
+    trunk: Trunk
+    step: "Step"
+    cache: RaggedCache
+    rows: list[Row]
+    first: int = 0
+    prompt: Prompt | None = None
+    base: Tensor | None = None  # [B]
+    record_gaps: bool = False
+    record_logprobs: bool = False
+    record_overlap: bool = False
+    timed: bool = True
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the prompts' call is done."""
+        return self.prompt is None
 
     @property
     def device(self) -> torch.device:
         """Where the tensors live."""
-        return self.batch.pending.embeddings.device
+        return self.cache.device
+
+    @property
+    def entries(self) -> list[int]:
+        """How many entries each row feeds before its draft."""
+        if self.prompt is None:
+            return [1] * len(self.rows)
+        return [row.request.prompt.embeddings.shape[1] for row in self.rows]
+
+    @property
+    def rules(self) -> list[TokenRules]:
+        """What each row may say."""
+        return [row.request.rules for row in self.rows]
+
+    def focus(self) -> None:
+        """Have the cache's next calls run over these rows."""
+        self.cache.focus(self.first, self.first + len(self.rows))
+
+    def pending(self) -> Prompt:
+        """What the next call feeds before its draft."""
+        if self.prompt is not None:
+            return self.prompt
+        assert self.base is not None
+        embedded = self.trunk.embed(self.base)[:, None]
+        positions = self.ahead(2, -1)
+        return Prompt(embedded, positions[:, :1], torch.ones_like(self.base), positions[:, 1])
+
+    def ahead(self, count: int, begin: int = 0) -> Tensor:
+        """Positions [B, count] of the tokens behind what is pending, or from `begin` before them on."""
+        return positions_of(self.rows, begin, count, self.device)
+
+
+@dataclass(eq=False)
+class DecodeState:
+    """Live rows of a batch under one plan; finished ones leave it. This is what a drafter sees.
+
+    `places` are the rows' places in the batch. `noise` and `processors` are absent where tokens are neither drawn nor
+    processed. `draws` says how drafts are drawn: by the trunk's own noise (`shared`), by noise of their own (`own`), or
+    not at all (`best`). `drafter_state` and `length_state` are what drafter and draft length keep of all rows together.
+    """
+
+    plan: "Plan"
+    rule: "AcceptanceRule"
+    rows: list[Row]
+    places: list[int]
+    batch: Batch
+    head_state: Any = None
+    drafter_state: Any = None
+    length_state: Any = None
+    noise: Noise | None = None
+    processors: Processors | None = None
+    limits: list[int] | None = None  # most tokens to draft this call, a live row each
+
+    @property
+    def key(self) -> object:
+        """Rows that have the same go along together."""
+        return self.plan, self.ends, self.processors, self.noise is not None
+
+    @property
+    def draws(self) -> Draws:
+        """How drafts are drawn."""
+        return self.rule.draws
+
+    @property
+    def by_choices(self) -> bool:
+        """Whether the trunk's first choices are all that is asked of it."""
+        batch = self.batch
+        recorded = batch.record_gaps or batch.record_logprobs or batch.record_overlap
+        return self.rule.by_choices and self.noise is None and self.processors is None and not recorded
+
+    @property
+    def heads(self) -> HeadSet | None:
+        """The head set that drafts."""
+        return self.plan.heads if self.plan.drafter.heads else None
+
+    @property
+    def step(self) -> "Step":
+        """What runs trunk and heads."""
+        return self.batch.step
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors live."""
+        return self.batch.device
+
+    @property
+    def rules(self) -> list[TokenRules]:
+        """What each row may say."""
+        return [row.request.rules for row in self.rows]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The end tokens; drafters say the first."""
+        return self.rows[0].request.rules.eos
 
     @property
     def eos(self) -> int:
-        """The end token that drafters say."""
-        return self.batch.ends[0]
+        """The end token that drafters say; -1, which no draft has, where nothing ends a text."""
+        return self.ends[0] if self.ends else -1
 
     @property
     def prompted(self) -> bool:
@@ -54,85 +196,62 @@ class DecodeState:
         return self.batch.prompted
 
     @property
-    def tokens(self) -> list[list[int]]:
-        """Emitted tokens of every row of the batch given."""
-        return self.batch.tokens
-
-    @property
-    def prompt_ids(self) -> list[list[int]]:
-        """Token ids in front of the output, of every row of the batch given."""
-        return self.batch.prompt_ids
-
-    @property
-    def processors(self) -> Processors | None:
-        """What is done to logits before a token is chosen."""
-        return self.batch.processors
-
-    @property
     def drawn(self) -> list[int]:
-        """Output index of the next token of every live row."""
-        return [len(self.batch.tokens[row]) for row in self.rows]
+        """Output index of the next token of every row."""
+        return [len(row.tokens) for row in self.rows]
 
     @property
     def base_index(self) -> Tensor:
         """`drawn` as a tensor [B]."""
         return torch.tensor(self.drawn, dtype=torch.long, device=self.device)
 
-    def prefix(self, row: int) -> list[int]:
-        """What stands before the next token of a row of the batch given, as far as it has ids."""
-        return self.batch.prompt_ids[row] + self.batch.tokens[row]
-
     def base_tokens(self) -> Tensor:
-        """The last emitted token of every live row [B]."""
-        return torch.tensor([self.batch.tokens[r][-1] for r in self.rows], device=self.device)
+        """The last emitted token of every row [B]."""
+        base = self.batch.base
+        assert base is not None
+        return base if len(self.rows) == len(self.batch.rows) else base[torch.tensor(self.places, device=base.device)]
+
+    def ahead(self, count: int) -> Tensor:
+        """Positions [B, count] of the entries behind the last committed ones: the base token and what follows it."""
+        return positions_of(self.rows, -1, count, self.device)
 
     def count_draft_calls(self, calls: int = 1) -> None:
-        """Note forwards of a drafter's own model, of every live row."""
+        """Note forwards of a drafter's own model, of every row."""
         for row in self.rows:
-            self.batch.traces[row].draft_calls += calls
-
-    def keep(self, kept: list[int], places: list[int], drop: Callable[["DecodeState", list[int]], None]) -> None:
-        """Keep the rows at `kept`, which now stand at `places` among the live ones; `drop` tells the drafter."""
-        if len(kept) < len(self.rows):
-            index = torch.tensor(kept, dtype=torch.long, device=self.device)
-            self.rows = [self.rows[i] for i in kept]
-            if self.head_state is not None:
-                self.head_state.select(index)
-            if self.noise is not None:
-                self.noise = self.noise.select(index)
-            drop(self, kept)
-        self.places = places
-
-
-@dataclass
-class Batch:
-    """What all live rows share, whatever their strategy.
-
-    `pending` are the entries that the next call feeds before its draft: the prompt at first, then the base
-    token; `entries` is their number, a live row each. `tokens`, `traces`, `limits` and `prompt_ids` belong to the batch
-    given and are indexed by `rows`.
-    """
-
-    trunk: Trunk
-    rows: list[int]
-    cache: RaggedCache
-    pending: Prompt
-    entries: list[int]
-    limits: list[int]
-    tokens: list[list[int]]
-    traces: list[Trace]
-    prompt_ids: list[list[int]]
-    ends: tuple[int, ...]
-    processors: Processors | None = None
-    prompted: bool = False  # the prompt's call is done
-    record_gaps: bool = False
-    record_overlap: bool = False
+            row.trace.draft_calls += calls
 
     def keep(self, kept: list[int]) -> None:
-        """Keep the live rows at these places: cache and pending entries; the lanes keep their own."""
-        index = torch.tensor(kept, dtype=torch.long, device=self.pending.embeddings.device)
-        self.rows = [self.rows[i] for i in kept]
-        self.entries = [self.entries[i] for i in kept]
-        self.cache.select(index)
-        p = self.pending
-        self.pending = Prompt(p.embeddings[index], p.positions[index], p.lengths[index], p.next_position[index])
+        """Keep the rows at `kept`, in this order, in all but the batch."""
+        if kept != list(range(len(self.rows))):
+            self.rows = [self.rows[i] for i in kept]
+            if self.head_state is not None:
+                self.head_state.select(kept)
+            if self.noise is not None:
+                self.noise = self.noise.select(kept)
+            self.drafter_state = self.plan.drafter.take(self.drafter_state, kept)
+
+    def take(self, kept: list[int]) -> "DecodeState":
+        """A state of copies of these rows, of no batch's rows yet."""
+        other = DecodeState(self.plan, self.rule, [self.rows[i] for i in kept], [], self.batch)
+        other.processors, other.length_state = self.processors, self.length_state
+        if self.head_state is not None:
+            other.head_state = self.head_state.take(kept)
+            other.head_state.ahead = other.ahead
+        if self.noise is not None:
+            other.noise = self.noise.select(kept)
+        other.drafter_state = self.plan.drafter.take(self.drafter_state, kept)
+        return other
+
+    def join(self, other: "DecodeState") -> None:
+        """Another state's rows behind these; the other is of no use any more."""
+        self.drafter_state = self.plan.drafter.join(self, other)
+        if self.head_state is not None:
+            self.head_state.join(other.head_state)
+        if self.noise is not None and other.noise is not None:
+            self.noise = self.noise.join(other.noise)
+        self.rows, self.places = self.rows + other.rows, self.places + other.places
+        other.close()
+
+    def close(self) -> None:
+        """Let go of all tensors."""
+        self.head_state = self.drafter_state = self.noise = None

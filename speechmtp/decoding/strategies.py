@@ -77,7 +77,7 @@ class Strategy:
 
     @property
     def needs(self) -> set[str]:
-        """What it needs besides a trunk: `heads`, and the names of sources."""
+        """What it needs besides a trunk: `heads`, and the names of sources of requests."""
         found = {self.drafter.source.name} if self.drafter is not None and self.drafter.source else set()
         if self.name == "ctc-only":
             found = {"ctc"}

@@ -1,4 +1,6 @@
-"""What a call emitted: trimming at end tokens and limits, and the counts of the traces."""
+"""What a call emitted: read from the device at once, trimmed at end tokens and limits, and counted in the traces."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,50 +10,88 @@ from speechmtp.decoding.state import Batch, DecodeState
 from speechmtp.types import Accepted, Draft
 
 
-def record(batch: Batch, draft: Draft, accepted: Accepted, target: Tensor) -> tuple[list[list[int]], list[int]]:
+@dataclass(frozen=True)
+class Emitted:
+    """A call's outcome on the host: of each row the drafted `tokens` (-1 absent), the accepted `paths` among them,
+    their `counts`, and the token that comes `next`."""
+
+    tokens: list[list[int]]
+    paths: list[list[int]]
+    counts: list[int]
+    next: list[int]
+
+
+def read(draft: Draft, accepted: Accepted) -> Emitted:
+    """All that the host has to know of a call, as one packed tensor."""
+    size = draft.tokens.shape[1]
+    parts = [accepted.count[:, None], accepted.next[:, None], draft.tokens]
+    rows = torch.cat(parts if draft.chain else [*parts, accepted.path], 1).tolist()
+    counts = [row[0] for row in rows]
+    if draft.chain:
+        paths = [list(range(count)) for count in counts]
+    else:
+        paths = [row[2 + size : 2 + size + count] for row, count in zip(rows, counts)]
+    return Emitted([row[2 : 2 + size] for row in rows], paths, counts, [row[1] for row in rows])
+
+
+def record(batch: Batch, said: Emitted) -> list[list[int]]:
     """Append and count what is emitted, trimmed at end tokens and limits, an end token winning over a limit; that, a
-    live row each, and the places of the rows that go on."""
-    gaps = _gaps(target, accepted) if batch.record_gaps else None
-    drafts, paths = draft.tokens.tolist(), accepted.path.tolist()
-    drafted = [len(row) - row.count(-1) for row in drafts]
-    counts, following = accepted.count.tolist(), accepted.next.tolist()
-    emitted, kept = [], []
-    for place, row in enumerate(batch.rows):
-        tokens, trace, count = batch.tokens[row], batch.traces[row], counts[place]
-        new = [*(drafts[place][node] for node in paths[place][:count]), following[place]]
-        last = next((at for at, token in enumerate(new) if token in batch.ends), len(new))
-        del new[last + 1 :]
-        del new[batch.limits[row] - len(tokens) :]
-        tokens.extend(new)
+    row each."""
+    emitted = []
+    for row, entries, drafts, path, following in zip(batch.rows, batch.entries, said.tokens, said.paths, said.next):
+        trace, ends = row.trace, row.request.rules.eos
+        new = [*(drafts[node] for node in path), following]
+        for place, token in enumerate(new):
+            if token in ends:
+                del new[place + 1 :]
+                break
+        del new[row.limit - len(row.tokens) :]
+        row.tokens.extend(new)
         emitted.append(new)
-        trace.finished = bool(tokens) and tokens[-1] in batch.ends
+        drafted = len(drafts) - drafts.count(-1)
+        trace.finished = row.tokens[-1:] != [] and row.tokens[-1] in ends
         trace.calls += 1
         trace.prompt_calls += not batch.prompted
-        trace.fed += batch.entries[place] + drafted[place]
+        trace.fed += entries + drafted
         trace.emitted += len(new)
-        if gaps is not None:
-            trace.gaps.extend(gaps[place][: len(new)])
-        if drafted[place]:
-            kept_drafts = min(count, len(new))
+        for values in (trace.gaps, trace.logprobs):
+            # What the judge noted of the call goes up to what was emitted of it.
+            del values[len(row.tokens) :]
+        if drafted:
+            kept = min(len(path), len(new))
             trace.num_drafts += 1
-            trace.num_draft_tokens += drafted[place]
-            trace.num_accepted_tokens += kept_drafts
+            trace.num_draft_tokens += drafted
+            trace.num_accepted_tokens += kept
             per_position = trace.num_accepted_tokens_per_pos
-            per_position.extend([0] * (kept_drafts - len(per_position)))
-            for position in range(kept_drafts):
+            per_position.extend([0] * (kept - len(per_position)))
+            for position in range(kept):
                 per_position[position] += 1
-        if not trace.finished and len(tokens) < batch.limits[row]:
-            kept.append(place)
-    return emitted, kept
+    return emitted
 
 
-def _gaps(target: Tensor, accepted: Accepted) -> list[list[float]]:
-    """Top-1 minus top-2 logit where each emitted token was chosen."""
-    best = target.topk(2, -1).values
-    gap = best[..., 0] - best[..., 1]
-    path = accepted.path
-    parents = torch.cat([path.new_full((len(path), 1), -1), path], 1) + 1
-    return [row[: n + 1] for row, n in zip(gap.gather(1, parents.clamp_min(0)).tolist(), accepted.count.tolist())]
+def remember(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:
+    """Note, where it is asked for, top-1 minus top-2 logit and log probability of each token that a call chose, all of
+    them: `record` cuts off what is not emitted."""
+    batch = state.batch
+    if not (batch.record_gaps or batch.record_logprobs):
+        return
+    counts = accepted.count.tolist()
+    slots = torch.cat([accepted.path.new_full((len(accepted.path), 1), -1), accepted.path], 1) + 1
+    slots = slots.clamp_min(0)
+    if batch.record_gaps:
+        best = target.topk(2, -1).values
+        gaps = (best[..., 0] - best[..., 1]).gather(1, slots).tolist()
+        for row, values, count in zip(state.rows, gaps, counts):
+            row.trace.gaps.extend(values[: count + 1])
+    if batch.record_logprobs:
+        path, steps = accepted.path, torch.arange(accepted.path.shape[1] + 1, device=target.device)
+        tokens = draft.tokens.gather(1, path.clamp_min(0)) if path.shape[1] else path
+        tokens = torch.cat([tokens, accepted.next[:, None]], 1)
+        tokens = torch.where(steps == accepted.count[:, None], accepted.next[:, None], tokens).clamp_min(0)
+        laws = target.log_softmax(-1, dtype=torch.promote_types(target.dtype, torch.float32))
+        sure = laws[torch.arange(len(tokens), device=tokens.device)[:, None], slots, tokens].tolist()
+        for row, values, count in zip(state.rows, sure, counts):
+            row.trace.logprobs.extend(values[: count + 1])
 
 
 def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:
@@ -59,7 +99,7 @@ def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: A
     rate at which a single draw from q stays under the ratio rule."""
     law = law_of(target)
     for place, row in enumerate(state.rows):
-        trace, parents = state.batch.traces[row], draft.parent[place].tolist()
+        trace, parents = row.trace, draft.parent[place].tolist()
         path = accepted.path[place, : int(accepted.count[place])].tolist()
         for above in (-1, *path):
             child = next((n for n, p in enumerate(parents) if p == above and int(draft.tokens[place, n]) >= 0), None)

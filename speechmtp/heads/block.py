@@ -9,7 +9,7 @@ into the first places, so that the same head can draft again behind a partly acc
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,16 @@ from torch.utils.checkpoint import checkpoint
 from speechmtp.errors import ConfigError
 from speechmtp.heads.block_attention import drafted_seen, taught_seen
 from speechmtp.heads.block_correction import GruCorrection
-from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.contract import (
+    Ahead,
+    FamilyConfig,
+    HeadSet,
+    TrainBatch,
+    TrunkFace,
+    Unembed,
+    joined,
+    picked,
+)
 from speechmtp.heads.decoder_layer import DecoderLayer, Memory, norm_of, rotary, start_norm
 from speechmtp.heads.layered import LayeredState, take_fresh
 from speechmtp.models.cache import RaggedCache
@@ -60,13 +69,23 @@ class BlockState(LayeredState):
     serial: Tensor | None = None
     position: Tensor | None = None
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
+    def pick(self, rows: Tensor) -> None:
+        """Keep these rows of all that is replaced, not written into."""
         features = self.features
-        super().select(rows)
-        self.features = None if features is None else features[rows]
-        self.serial = None if self.serial is None else self.serial[rows]
-        self.position = None if self.position is None else self.position[rows]
+        super().pick(rows)
+        self.features, self.serial = picked(features, rows), picked(self.serial, rows)
+        self.position = picked(self.position, rows)
+
+    def join(self, other: Any) -> None:
+        """Another state's rows behind these."""
+        super().join(other)
+        self.position, self.serial = joined(self.position, other.position), None
+
+    def places_ahead(self, count: int) -> Tensor:
+        """Positions [B, count] of the entries behind each row's last committed one."""
+        if self.ahead is not None or self.position is None:
+            return super().places_ahead(count)
+        return self.position[:, None] + torch.arange(1, count + 1, device=self.position.device)
 
 
 class BlockHeads(HeadSet):
@@ -205,17 +224,19 @@ class BlockHeads(HeadSet):
 
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None,
+        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
     ) -> BlockState:  # fmt: skip
         """A fresh state, with the audio's keys and values if there is a memory."""
         cache = RaggedCache(len(self.layers), rows, trunk.unembedding().weight.device)
-        known = [self.at_layer(i).remember(memory, memory_lengths) for i in range(len(self.layers))]
         depth = self.depth if depth is None else depth
-        return BlockState(trunk.embed, self.narrow(trunk), depth, cache=cache, memory=known)
+        state = BlockState(trunk.embed, self.narrow(trunk), depth, cache=cache, ahead=ahead)
+        state.remember([self.at_layer(i) for i in range(len(self.layers))], memory, memory_lengths)
+        return state
 
     def advance(
-        self, state: BlockState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
-    ) -> None:
+        self, state: BlockState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
+        counts: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         """Make the entries before these final, and these fresh: their keys are written with the next draft's."""
         if state.depth == 0:
             return
@@ -226,8 +247,8 @@ class BlockHeads(HeadSet):
                 turn = rotary(state.fresh.positions, self.shape, context.dtype)
                 for i in range(len(self.layers)):
                     state.store(i)(*self.at_layer(i).self_attn.keys_values(context, turn))
-            state.cache.commit(state.fresh.count)
-        fresh = take_fresh(self.fused, states, inputs, positions, keep, count)
+            state.cache.commit(state.fresh.counts)
+        fresh = take_fresh(self.fused, states, inputs, positions, keep, count, counts)
         last = fresh.positions.gather(1, fresh.last[:, None])[:, 0]
         state.position = last if state.position is None else last.where(count > 0, state.position)
         state.fresh, state.level, state.features, state.serial = fresh, 0, None, None
@@ -261,7 +282,7 @@ class BlockHeads(HeadSet):
         x = self._fill(state, anchor, given, width)
         places = torch.arange(width, device=x.device)
         slots = fresh.count[:, None] + places
-        behind = state.position[:, None] + 1 + places
+        behind = state.places_ahead(width)
         context = F.pad(self.context_norm(fresh.hidden), (0, 0, 0, width))
         turn = rotary(F.pad(fresh.positions, (0, width)).scatter(1, slots, behind), self.shape, x.dtype)
         cache.begin(context.shape[1])

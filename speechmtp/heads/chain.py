@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from speechmtp.errors import ConfigError
 from speechmtp.heads.chain_parts import ChainModule, ChainState, attend_with_chain
-from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.contract import Ahead, FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
 from speechmtp.heads.decoder_layer import Memory, causal, rotary
 from speechmtp.heads.layered import at, take_fresh
 from speechmtp.models.cache import RaggedCache, RaggedLayer
@@ -142,22 +142,24 @@ class ChainHeads(HeadSet):
 
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None,
+        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
     ) -> ChainState:  # fmt: skip
         """A fresh state, with the audio's keys and values if there is a memory."""
         depth = self.depth if depth is None else depth
         layers = depth if self.rolls else min(1, depth)
         cache = RaggedCache(layers, rows, trunk.unembedding().weight.device)
-        known = [self.at_depth(d + 1).layer.remember(memory, memory_lengths) for d in range(len(self.modules_))]
-        return ChainState(trunk.embed, self.narrow(trunk), depth, cache=cache, memory=known)
+        state = ChainState(trunk.embed, self.narrow(trunk), depth, cache=cache, ahead=ahead)
+        state.remember([self.at_depth(d + 1).layer for d in range(len(self.modules_))], memory, memory_lengths)
+        return state
 
     def advance(
-        self, state: ChainState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
-    ) -> None:
+        self, state: ChainState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
+        counts: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         """Make the entries before these final, and these fresh."""
         if state.depth == 0:
             return
-        fresh = take_fresh(self.fused, states, inputs, positions, keep, count)
+        fresh = take_fresh(self.fused, states, inputs, positions, keep, count, counts)
         if state.fresh is not None:
             self._finish(state, inputs[torch.arange(len(keep), device=keep.device), keep[:, 0]])
         state.fresh, state.level = fresh, 0
@@ -170,7 +172,7 @@ class ChainHeads(HeadSet):
         state.drafted = None
         for d in range(state.level + 1, len(state.cache.layers) + 1):
             self._fresh_level(state, d, following)
-        state.cache.commit(fresh.count)
+        state.cache.commit(fresh.counts)
         for d, z in state.known.items():
             last = at(z, fresh.last)
             old = state.carry.get(d)
@@ -210,13 +212,12 @@ class ChainHeads(HeadSet):
         behind = self.at_depth(d).join(drafted, draft).reshape(rows, nodes * steps, width)
         slots = fresh.count[:, None] + torch.arange(nodes * steps, device=x.device)
         step = torch.arange(steps, device=x.device).repeat(nodes)
-        last = fresh.positions.gather(1, fresh.last[:, None])
         inputs = x.new_zeros(rows, size + nodes * steps, width)
         inputs[:, :size] = x
         inputs.scatter_(1, slots[..., None].expand(-1, -1, width), behind)
         positions = fresh.positions.new_zeros(rows, size + nodes * steps)
         positions[:, :size] = fresh.positions
-        positions.scatter_(1, slots, last + 1 + step)
+        positions.scatter_(1, slots, state.places_ahead(steps)[:, step])
         if nodes == 1:
             return inputs, positions, None
         parent = torch.arange(-1, size + nodes * steps - 1, device=x.device).repeat(rows, 1)
@@ -271,12 +272,12 @@ class ChainHeads(HeadSet):
             below = below[index, parent]
             pairs = ((k[index, :, parent], v[index, :, parent]) for k, v in state.own)
             state.own = [(k.transpose(1, 2), v.transpose(1, 2)) for k, v in pairs]
-        position = fresh.positions.gather(1, fresh.last[:, None]) + d - 1
+        position = state.places_ahead(state.depth)[:, d - 2, None]
         turn = rotary(position.expand(-1, nodes), self.shape, embedded.dtype)
         layer = cache.layers[0]
-        assert isinstance(layer, RaggedLayer) and layer.keys is not None and layer.values is not None
+        assert isinstance(layer, RaggedLayer)
         seen = (torch.arange(cache.width, device=embedded.device) < (cache.lengths + fresh.count)[:, None])[:, None]
-        keys, values = layer.keys[:, :, : cache.width], layer.values[:, :, : cache.width]
+        keys, values = layer.view()
         own = [part for pair in state.own for part in pair]
         x = self.at_depth(d).join(embedded, below)
         z, key, value = self._step(x, turn, keys, values, seen, own, state.memory[0])

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechmtp.heads.contract import TrunkFace
+from speechmtp.heads.contract import TrunkFace, picked
 from speechmtp.heads.decoder_layer import DecoderLayer, norm_of, start_norm
 from speechmtp.heads.layered import LayeredState
 from speechmtp.types import TrunkShape
@@ -55,14 +56,26 @@ class ChainState(LayeredState):
     drafted: Tensor | None = None
     own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
-        super().select(rows)
-        self.carry = {d: z[rows] for d, z in self.carry.items()}
-        self.known = {d: z[rows] for d, z in self.known.items()}
-        self.draft = None if self.draft is None else self.draft[rows]
-        self.drafted = None if self.drafted is None else self.drafted[rows]
-        self.own = [(k[rows], v[rows]) for k, v in self.own]
+    def pick(self, rows: Tensor) -> None:
+        """Keep these rows of all that is replaced, not written into."""
+        super().pick(rows)
+        at = rows if self.fresh is None else rows.to(self.fresh.count.device)
+        self.carry = {d: z[at] for d, z in self.carry.items()}
+        self.known = {d: z[at] for d, z in self.known.items()}
+        self.draft, self.drafted = picked(self.draft, rows), picked(self.drafted, rows)
+        self.own = [(k[at], v[at]) for k, v in self.own]
+
+    def join(self, other: Any) -> None:
+        """Another state's rows behind these; one that has committed nothing yet carries nothing."""
+        if self.fresh is None or other.fresh is None:  # nothing is drafted
+            super().join(other)
+            return
+        sizes, like = (len(self.fresh.counts), len(other.fresh.counts)), self.fresh.hidden
+        super().join(other)
+        for d in {*self.carry, *other.carry}:
+            parts = [state.carry.get(d) for state in (self, other)]
+            whole = [like.new_zeros(n, like.shape[2]) if z is None else z for z, n in zip(parts, sizes)]
+            self.carry[d] = torch.cat(whole)
 
 
 def attend_with_chain(

@@ -6,7 +6,8 @@ The unembedding is handed in, not owned: a shared one must not be saved or train
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -87,11 +88,16 @@ class TrainBatch:
         return values[:, index]
 
 
+Ahead = Callable[[int], Tensor]  # n -> positions [B, n] of the entries behind each row's last committed one
+
+
 @dataclass
 class HeadState:
-    """What a batch of rows carries between calls; families add to it.
+    """What a batch of rows carries between calls; families add to it. Rows leave (`select`), are put aside (`take`) and
+    join between an `advance` and the next `expand`.
 
-    `depth` is the deepest level that will be asked for.
+    `depth` is the deepest level that will be asked for; `ahead` says where the next tokens stand (None: one position
+    further each).
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -99,12 +105,37 @@ class HeadState:
     depth: int
     hidden: Tensor | None = None  # fused trunk state [B, C] of the last committed entry
     features: Tensor | None = field(default=None, repr=False)  # [B, D, F] of one-pass families
+    ahead: Ahead | None = field(default=None, repr=False)
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor | Sequence[int]) -> None:
         """Keep these rows, in this order."""
-        if self.hidden is not None:
-            self.hidden = self.hidden[rows]
+        self.pick(torch.as_tensor(rows, dtype=torch.long))
+
+    def take(self, rows: Sequence[int]) -> "HeadState":
+        """A state of copies of these rows."""
+        other = copy(self)
+        other.pick(torch.as_tensor(rows, dtype=torch.long))
+        return other
+
+    def pick(self, rows: Tensor) -> None:
+        """Keep these rows of all that is replaced, not written into."""
+        self.hidden = picked(self.hidden, rows)
         self.features = None
+
+    def join(self, other: Any) -> None:
+        """Copies of all rows of another state of the same heads behind those that are there."""
+        self.hidden = joined(self.hidden, other.hidden)
+        self.features = None
+
+
+def picked(values: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Rows [n, ...] of values [B, ...], where there are any."""
+    return None if values is None else values[rows.to(values.device)]
+
+
+def joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Both one behind the other, where both are there."""
+    return None if first is None or second is None else torch.cat([first, second])
 
 
 class Reads(nn.Module):
@@ -212,18 +243,20 @@ class HeadSet(nn.Module):
     @abstractmethod
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None,
+        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
     ) -> Any:  # fmt: skip
         """A fresh state for `rows` rows and drafts of at most `depth` tokens (None: all depths); `memory`
-        [B, S, E] is a cross-attention trunk's audio."""
+        [B, S, E] is a cross-attention trunk's audio, `ahead` the law of the positions to come."""
 
     @abstractmethod
     def advance(
-        self, state: Any, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
-    ) -> None:
+        self, state: Any, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
+        counts: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         """Take in a call's trunk states: entries `keep` [B, K] of it were committed, `count` [B] per row.
 
-        `inputs` [B, Q, C] are the embeddings that the trunk consumed, `positions` [B, Q] their positions.
+        `inputs` [B, Q, C] are the embeddings that the trunk consumed, `positions` [B, Q] their positions; `counts` are
+        the numbers of `count`, where the host has them already.
         """
 
     @abstractmethod
@@ -259,14 +292,15 @@ class OneStateHeads(HeadSet):
 
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None,
+        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
     ) -> HeadState:  # fmt: skip
         """A fresh state; audio memory is not read."""
-        return self.state_type(trunk.embed, self.narrow(trunk), self.depth if depth is None else depth)
+        return self.state_type(trunk.embed, self.narrow(trunk), self.depth if depth is None else depth, ahead=ahead)
 
     def advance(
-        self, state: HeadState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
-    ) -> None:
+        self, state: HeadState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
+        counts: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         """Remember the state of each row's last committed entry (rows that committed nothing keep theirs)."""
         last = keep.gather(1, (count - 1).clamp_min(0)[:, None])[:, 0]
         rows = torch.arange(len(last), device=last.device)

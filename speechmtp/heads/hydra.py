@@ -5,14 +5,14 @@ further ones are residual SiLU blocks.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechmtp.errors import ConfigError
-from speechmtp.heads.contract import FamilyConfig, HeadState, OneStateHeads, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.contract import FamilyConfig, HeadState, OneStateHeads, TrainBatch, TrunkFace, Unembed, picked
 from speechmtp.heads.unembedding import OwnUnembedding
 from speechmtp.types import TrunkShape
 
@@ -62,10 +62,15 @@ class HydraState(HeadState):
 
     paths: Tensor | None = None
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
-        super().select(rows)
-        self.paths = None if self.paths is None else self.paths[rows]
+    def pick(self, rows: Tensor) -> None:
+        """Keep these rows of all that is replaced."""
+        super().pick(rows)
+        self.paths = picked(self.paths, rows)
+
+    def join(self, other: Any) -> None:
+        """Another state's rows behind these."""
+        super().join(other)
+        self.paths = None  # of a draft that is over
 
 
 class HydraHeads(OneStateHeads):

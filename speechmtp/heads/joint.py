@@ -10,14 +10,14 @@ exact likelihood. With r = 1 the heads are those of `latent`.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from speechmtp.errors import ConfigError
-from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, TrainBatch, TrunkFace, Unembed, picked
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.types import TrunkShape
 
@@ -46,10 +46,15 @@ class JointState(HeadState):
 
     posterior: Tensor | None = None
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
-        super().select(rows)
-        self.posterior = None if self.posterior is None else self.posterior[rows]
+    def pick(self, rows: Tensor) -> None:
+        """Keep these rows of all that is replaced."""
+        super().pick(rows)
+        self.posterior = picked(self.posterior, rows)
+
+    def join(self, other: Any) -> None:
+        """Another state's rows behind these."""
+        super().join(other)
+        self.posterior = None  # of a draft that is over
 
 
 class JointHeads(IndependentHeads):

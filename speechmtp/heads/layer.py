@@ -6,14 +6,14 @@ are computed together over the entries committed last, whose keys and values the
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from speechmtp.heads.contract import FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
+from speechmtp.heads.contract import Ahead, FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed, picked
 from speechmtp.heads.decoder_layer import DecoderLayer, Memory, Store, causal, norm_of, rotary, start_norm
 from speechmtp.heads.layered import LayeredState, take_fresh
 from speechmtp.models.cache import RaggedCache
@@ -50,12 +50,16 @@ class ParallelState(LayeredState):
 
     kept: Tensor | None = None
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
+    def pick(self, rows: Tensor) -> None:
+        """Keep these rows of all that is replaced, not written into."""
         features = self.features
-        super().select(rows)
-        self.features = None if features is None else features[rows]
-        self.kept = None if self.kept is None else self.kept[rows]
+        super().pick(rows)
+        self.features, self.kept = picked(features, rows), picked(self.kept, rows)
+
+    def join(self, other: Any) -> None:
+        """Another state's rows behind these; both have just advanced, so that every row has fresh entries."""
+        super().join(other)
+        self.kept = None
 
 
 class LayerPerDepth(HeadSet):
@@ -82,24 +86,26 @@ class LayerPerDepth(HeadSet):
 
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
-        memory_lengths: Tensor | None = None,
+        memory_lengths: Tensor | None = None, ahead: Ahead | None = None,
     ) -> ParallelState:  # fmt: skip
         """A fresh state with one cache layer a depth, and the audio's keys and values if there is a memory."""
         depth = self.depth if depth is None else depth
         cache = RaggedCache(depth, rows, trunk.unembedding().weight.device)
-        known = [self.at_depth(d).layer.remember(memory, memory_lengths) for d in range(1, depth + 1)]
-        return ParallelState(trunk.embed, self.narrow(trunk), depth, cache=cache, memory=known)
+        state = ParallelState(trunk.embed, self.narrow(trunk), depth, cache=cache, ahead=ahead)
+        state.remember([self.at_depth(d).layer for d in range(1, depth + 1)], memory, memory_lengths)
+        return state
 
     def advance(
-        self, state: ParallelState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor
-    ) -> None:
+        self, state: ParallelState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
+        counts: Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         """Make the entries before these final (writing their keys if nothing was drafted since), and these fresh."""
         if state.depth == 0:
             return
         if state.fresh is not None:
             state.kept = self.all_features(state)
-            state.cache.commit(state.fresh.count)
-        state.fresh, state.features = take_fresh(self.fused, states, inputs, positions, keep, count), None
+            state.cache.commit(state.fresh.counts)
+        state.fresh, state.features = take_fresh(self.fused, states, inputs, positions, keep, count, counts), None
 
     def all_features(self, state: ParallelState) -> Tensor:
         """Features [B, D', C] of each row's last committed entry; keys and values of the fresh ones are written."""

@@ -1,9 +1,11 @@
 """Ragged key-value cache: rows of different lengths in preallocated slots, no padding, no copies.
 
-A call writes its Q entries of row b from `lengths[b]` on; lengths move only on commit, so what was
-rejected is overwritten by the next call.
+A call writes its Q entries of row b from `lengths[b]` on; lengths move only on commit, so what was rejected is
+overwritten by the next call. Rows join behind those that are there, leave, and are put aside one by one. What the host
+has to know of lengths it knows from the commits: no call reads a tensor.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from speechmtp.errors import ShapeError
 
 
 class RaggedLayer(CacheLayerMixin):
-    """Slots [B, H, S, d] of one layer; where to write and how wide to read is the cache's to say."""
+    """Slots [R, H, S, d] of one layer; which rows write, where, and how wide to read is the cache's to say."""
 
     is_sliding = False
 
@@ -24,48 +26,72 @@ class RaggedLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the slots with the first keys and values."""
-        rows, heads, _, width = key_states.shape
-        self.keys = key_states.new_zeros(rows, heads, self._cache.capacity, width)
-        self.values = value_states.new_zeros(rows, heads, self._cache.capacity, value_states.shape[-1])
+        _, heads, _, width = key_states.shape
+        self.keys = key_states.new_zeros(self._cache.slots, heads, self._cache.capacity, width)
+        self.values = value_states.new_zeros(self._cache.slots, heads, self._cache.capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write [B, H, Q, d] behind every row's committed entries; a view of the width in use comes back."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
-        if self.keys.shape[2] < self._cache.capacity:
-            self._grow(self._cache.capacity)
-        start, width = self._cache.start, self._cache.width
+        cache = self._cache
+        self.reserve(cache.slots, cache.capacity)
+        keys, values = self.keys, self.values
+        assert keys is not None and values is not None
+        first, last, start, width = cache.first, cache.last, cache.start, cache.width
         if start is not None:
-            self.keys[:, :, start:width] = key_states
-            self.values[:, :, start:width] = value_states
+            keys[first:last, :, start:width] = key_states
+            values[first:last, :, start:width] = value_states
         else:
-            rows, slots = self._cache.rows, self._cache.slots
-            self.keys[rows, :, slots] = key_states.transpose(1, 2)
-            self.values[rows, :, slots] = value_states.transpose(1, 2)
-        return self.keys[:, :, :width], self.values[:, :, :width]
+            keys[cache.rows, :, cache.places] = key_states.transpose(1, 2)
+            values[cache.rows, :, cache.places] = value_states.transpose(1, 2)
+        return keys[first:last, :, :width], values[first:last, :, :width]
 
-    def _grow(self, capacity: int) -> None:
+    def view(self) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, width, d] of the rows in focus, as the last `update` gave them."""
         assert self.keys is not None and self.values is not None
-        extra = capacity - self.keys.shape[2]
-        self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, extra))
-        self.values = torch.nn.functional.pad(self.values, (0, 0, 0, extra))
+        rows, width = slice(self._cache.first, self._cache.last), self._cache.width
+        return self.keys[rows, :, :width], self.values[rows, :, :width]
+
+    def reserve(self, slots: int, capacity: int) -> None:
+        """Have room for so many rows of so many entries."""
+        assert self.keys is not None and self.values is not None
+        more, longer = max(0, slots - self.keys.shape[0]), max(0, capacity - self.keys.shape[2])
+        if more or longer:
+            room = (0, 0, 0, longer, 0, 0, 0, more)
+            self.keys = torch.nn.functional.pad(self.keys, room)
+            self.values = torch.nn.functional.pad(self.values, room)
 
     def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy entries of slots `source` [B, A] to slots `target` [B, A]."""
+        """Copy entries of places `source` [B, A] to places `target` [B, A]."""
         assert self.keys is not None and self.values is not None
+        cache = self._cache
         for states in (self.keys, self.values):
             if len(source) == 1:  # half the time
-                states.index_copy_(2, target[0], states.index_select(2, source[0]))
+                row = states[cache.first : cache.last]
+                row.index_copy_(2, target[0], row.index_select(2, source[0]))
             else:
-                states[self._cache.rows, :, target] = states[self._cache.rows, :, source]
+                states[cache.rows, :, target] = states[cache.rows, :, source]
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
-        if self.is_initialized:
-            assert self.keys is not None and self.values is not None
-            self.keys, self.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
+    def copied(self, rows: Tensor, width: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values [n, H, width, d] of some rows; None before the first call."""
+        if not self.is_initialized:
+            return None
+        assert self.keys is not None and self.values is not None
+        return self.keys[rows, :, :width], self.values[rows, :, :width]
+
+    def put(self, first: int, states: tuple[Tensor, Tensor] | None) -> None:
+        """Write keys and values [n, H, W, d] into the rows from `first` on."""
+        if states is None:
+            return
+        if not self.is_initialized:
+            self.lazy_initialization(*states)
+        self.reserve(self._cache.slots, self._cache.capacity)
+        assert self.keys is not None and self.values is not None
+        rows, _, width, _ = states[0].shape
+        self.keys[first : first + rows, :, :width] = states[0]
+        self.values[first : first + rows, :, :width] = states[1]
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
         """Width and offset of a mask; the trunk always gets its mask ready-made."""
@@ -89,50 +115,218 @@ class RaggedLayer(CacheLayerMixin):
 
 
 class RaggedCache(Cache):
-    """All layers of a trunk; `lengths` [B] are the committed entries of each row."""
+    """All layers of a trunk. `known` are the committed entries of each row, on the host; a call runs over the rows
+    from `first` to before `last` (`focus`; all of them at first), whose `lengths` [B] are a tensor."""
 
-    def __init__(self, layers: int, rows: int, device: torch.device | str = "cpu", capacity: int = 128) -> None:
+    def __init__(
+        self, layers: int, rows: int, device: torch.device | str = "cpu", capacity: int = 128, slots: int = 0
+    ) -> None:
         super().__init__(layers=[RaggedLayer(self) for _ in range(layers)])
-        self.capacity = capacity
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self.capacity, self.slots = capacity, max(slots, rows)
+        self.device = torch.device(device)
+        self.known = [0] * rows
         self.longest = 0
         self.width = 0
         self.start: int | None = 0  # where all rows write, if they write at one place
-        self.rows = torch.arange(rows, device=device)[:, None]
-        self.slots = self.rows[:, :0]  # [B, Q] where they write, if not
+        self.focus(0, rows)
+
+    def focus(self, first: int, last: int) -> None:
+        """Let the next calls run over the rows from `first` to before `last`."""
+        self.first, self.last = first, last
+        self._lengths: Tensor | None = None
+        self._rows: Tensor | None = None
+        self.places = torch.empty(0, dtype=torch.long)  # [B, Q] where they write, if not at one place
+
+    @property
+    def lengths(self) -> Tensor:
+        """Committed entries [B] of the rows in focus."""
+        if self._lengths is None:
+            self._lengths = torch.tensor(self.known[self.first : self.last], dtype=torch.long, device=self.device)
+        return self._lengths
+
+    @property
+    def count(self) -> int:
+        """Rows in focus."""
+        return self.last - self.first
+
+    @property
+    def rows(self) -> Tensor:
+        """Numbers [B, 1] of the rows in focus."""
+        if self._rows is None:
+            self._rows = torch.arange(self.first, self.last, device=self.device)[:, None]
+        return self._rows
 
     def begin(self, queries: int) -> None:
-        """Fix where the next call's `queries` entries of each row go."""
-        lengths = self.lengths.tolist()  # the one place where lengths reach the host
+        """Fix where the next call's `queries` entries of each row in focus go."""
+        lengths = self.known[self.first : self.last]
         self.longest = max(lengths, default=0)
         self.start = self.longest if min(lengths, default=0) == self.longest else None
         self.width = self.longest + queries
         if self.start is None:
-            self.slots = self.lengths[:, None] + torch.arange(queries, device=self.lengths.device)
+            self.places = self.lengths[:, None] + torch.arange(queries, device=self.device)
         while self.capacity < self.width:
             self.capacity *= 2
 
-    def commit(self, count: Tensor, path: Tensor | None = None) -> None:
-        """Keep `count` [B] entries of the last call: the first ones, or those at `path` [B, A] (indices into
-        the call, increasing along a row; anything past a row's count)."""
-        if count.shape != self.lengths.shape:
-            raise ShapeError(f"cache: count {tuple(count.shape)}, expected {tuple(self.lengths.shape)}")
+    def commit(self, count: Tensor | Sequence[int], path: Tensor | Sequence[Sequence[int]] | None = None) -> None:
+        """Keep `count` [B] entries of the last call: the first ones, or those at `path` [B, A] (indices into the
+        call, increasing along a row; anything past a row's count). Numbers that the host has cost no look at a
+        tensor."""
+        counts = count.tolist() if isinstance(count, Tensor) else list(count)
+        if len(counts) != self.count:
+            raise ShapeError(f"cache: count of {len(counts)} rows, expected {self.count}")
         if path is not None:
-            # Past a row's count the target is the source: nothing moves.
-            width = path.shape[1]
-            rows = [[*row[:kept], *range(kept, width)] for row, kept in zip(path.tolist(), count.tolist())]
-            moved = [i for i in range(width) if any(row[i] != i for row in rows)]
-            if moved:
-                sources = [[row[i] for i in moved] for row in rows]
-                source, target = (self.lengths[:, None] + count.new_tensor(one) for one in (sources, moved))
-                for layer in self.layers:
-                    assert isinstance(layer, RaggedLayer)
-                    layer.move(source, target)
-        self.lengths = self.lengths + count
+            self._gather(counts, path.tolist() if isinstance(path, Tensor) else path)
+        for row, kept in enumerate(counts, self.first):
+            self.known[row] += kept
+        self._lengths = None
 
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order."""
-        self.lengths, self.rows = self.lengths[rows], torch.arange(len(rows), device=rows.device)[:, None]
+    def _gather(self, counts: Sequence[int], path: Sequence[Sequence[int]]) -> None:
+        """Move each row's kept entries to the front of what the call wrote."""
+        # Past a row's count the target is the source: nothing moves.
+        width = max(map(len, path), default=0)
+        rows = [[*row[:kept], *range(kept, width)] for row, kept in zip(path, counts)]
+        moved = [i for i in range(width) if any(row[i] != i for row in rows)]
+        if not moved:
+            return
+        sources = torch.tensor([[row[i] for i in moved] for row in rows], device=self.device)
+        source, target = (self.lengths[:, None] + at for at in (sources, torch.tensor(moved, device=self.device)))
+        for layer in self._each():
+            layer.move(source, target)
+
+    def rewind(self, lengths: Sequence[int]) -> None:
+        """Forget what the rows in focus have behind these lengths."""
+        self.known[self.first : self.last] = lengths
+        self._lengths = None
+
+    def add(self, rows: int) -> None:
+        """So many empty rows behind those that are there; the focus is on them."""
+        first = len(self.known)
+        self.known += [0] * rows
+        while self.slots < len(self.known):
+            self.slots = max(2 * self.slots, 1)
+        self.focus(first, len(self.known))
+
+    def select(self, rows: Tensor | Sequence[int]) -> None:
+        """Keep these rows, in this order; the focus is on all of them."""
+        kept = rows.tolist() if isinstance(rows, Tensor) else list(rows)
+        same = next((i for i, row in enumerate(kept) if row != i), len(kept))  # those before it do not move
+        index = torch.tensor(kept[same:], dtype=torch.long, device=self.device)
+        for layer in self._each() if len(index) else ():
+            layer.put(same, layer.copied(index, self._used))
+        self.known = [self.known[row] for row in kept]
+        self.focus(0, len(kept))
+
+    def take(self, rows: Sequence[int]) -> "RaggedCache":
+        """A cache of copies of these rows."""
+        other = RaggedCache(len(self.layers), len(rows), self.device, self.capacity)
+        self._copy(other, rows)
+        return other
+
+    def _copy(self, other: "RaggedCache", rows: Sequence[int]) -> None:
+        index = torch.tensor(list(rows), dtype=torch.long, device=self.device)
+        other.known, other.width = [self.known[row] for row in rows], self._used
+        for mine, theirs in zip(self._each(), other._each()):
+            theirs.put(0, mine.copied(index, self._used))
+
+    def join(self, other: "RaggedCache") -> None:
+        """Copies of all rows of another cache of the same layers behind those that are there; the focus is on all."""
+        first, width = len(self.known), other._used
+        self.capacity = max(self.capacity, other.capacity)
+        self.add(len(other.known))
+        self.known[first:] = other.known
+        index = torch.arange(len(other.known), device=self.device)
+        for mine, theirs in zip(self._each(), other._each()):
+            mine.put(first, theirs.copied(index, width))
+        self.focus(0, len(self.known))
+
+    @property
+    def _used(self) -> int:
+        """Places that have something in them: what is committed, and what the last call wrote behind it."""
+        return max([self.width, *self.known])
+
+    def _each(self) -> list[RaggedLayer]:
+        found = []
         for layer in self.layers:
             assert isinstance(layer, RaggedLayer)
-            layer.select(rows)
+            found.append(layer)
+        return found
+
+
+class MemorySlots:
+    """Keys and values of each row's audio for some attention layers, `[R, H, S, d]` a layer, with the rows' lengths:
+    computed once a row, fixed from then on."""
+
+    def __init__(self, layers: int) -> None:
+        self.known: list[int] = []  # entries of each row
+        self._states: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self._views: dict[tuple[int, int], tuple[list[tuple[Tensor, Tensor]], Tensor | None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def join(self, states: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int]) -> None:
+        """Rows behind those that are there: keys and values [n, H, S, d] of every layer, rubbish past `lengths`."""
+        first, last = len(self.known), len(self.known) + len(lengths)
+        self.known += lengths
+        for layer, new in enumerate(states):
+            old, size = self._states[layer], max(lengths)
+            if old is None:
+                self._states[layer] = new
+                continue
+            more, longer = max(0, last - len(old[0])), max(0, size - old[0].shape[2])
+            if more or longer:  # rows double, so that joining one by one copies little
+                room = (0, 0, 0, longer, 0, 0, 0, max(more, len(old[0])) if more else 0)
+                old = torch.nn.functional.pad(old[0], room), torch.nn.functional.pad(old[1], room)
+            for mine, theirs in zip(old, new):
+                mine[first:last, :, :size] = theirs[:, :, :size]
+            self._states[layer] = old
+        self._views = {}
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order."""
+        same = next((i for i, row in enumerate(rows) if row != i), len(rows))
+        self.known = [self.known[row] for row in rows]
+        width = max(self.known, default=0)
+        for layer, states in enumerate(self._states):
+            if states is None or same == len(rows):
+                continue
+            index = torch.tensor(list(rows[same:]), device=states[0].device)
+            if len(rows) * 4 < len(states[0]):  # few are left: the others' room is given back
+                whole = torch.tensor(list(rows), device=index.device)
+                self._states[layer] = states[0][whole, :, :width], states[1][whole, :, :width]
+                continue
+            for part in states:
+                part[same : len(rows), :, :width] = part[index, :, :width]
+        self._views = {}
+
+    def take(self, rows: Sequence[int]) -> "MemorySlots":
+        """Copies of these rows."""
+        other = MemorySlots(len(self._states))
+        other.known = [self.known[row] for row in rows]
+        width = max(other.known, default=0)
+        for layer, states in enumerate(self._states):
+            if states is not None:
+                index = torch.tensor(list(rows), device=states[0].device)
+                other._states[layer] = states[0][index, :, :width], states[1][index, :, :width]
+        return other
+
+    def add(self, other: "MemorySlots") -> None:
+        """All rows of another one behind those that are there."""
+        states = [pair for pair in other._states if pair is not None]
+        count = len(other.known)
+        self.join([(keys[:count], values[:count]) for keys, values in states], other.known)
+
+    def of(self, first: int, last: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
+        """Keys and values [n, H, S, d] of every layer for the rows from `first` to before `last`, as views, and which
+        entries are there, bool [n, S]; None where all are."""
+        found = self._views.get((first, last))
+        if found is None:
+            lengths = self.known[first:last]
+            size = max(lengths, default=0)
+            views = [(k[first:last, :, :size], v[first:last, :, :size]) for k, v in filter(None, self._states)]
+            seen = None
+            if min(lengths, default=0) < size and views:
+                device = views[0][0].device
+                seen = torch.arange(size, device=device) < torch.tensor(lengths, device=device)[:, None]
+            found = self._views[first, last] = views, seen
+        return found

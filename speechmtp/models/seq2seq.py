@@ -1,21 +1,21 @@
 """The decoder of an encoder-decoder speech model of transformers (Moonshine, Whisper) as a trunk.
 
 Its audio is a memory that every layer looks at, fixed for a row; self-attention runs on the ragged cache. Keys and
-values of the memory are computed by the model's own layers in the first call, once a row.
+values of the memory are computed by the model's own layers when a row joins, and stay in slots of ours.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from speechmtp.errors import ShapeError
-from speechmtp.models.cache import RaggedCache
+from speechmtp.models.cache import MemorySlots, RaggedCache
 from speechmtp.models.trunk import Trunk, additive
 from speechmtp.types import Prompt, TrunkShape
 
@@ -30,23 +30,46 @@ _RENAMED = (
 
 
 class MemoryCache(RaggedCache):
-    """A ragged cache beside the memory of each row and, after the first call, its keys and values."""
+    """A ragged cache beside the keys and values of each row's memory, which the decoder finds in `pair`."""
 
-    def __init__(
-        self, layers: int, rows: int, device: torch.device | str, memory: Tensor, lengths: Tensor | None
-    ) -> None:  # fmt: skip
-        super().__init__(layers, rows, device)
-        self.memory, self.mask = memory, memory_mask(memory, lengths)
-        self.pair = EncoderDecoderCache(self, DynamicCache())
+    def __init__(self, layers: int, device: torch.device | str, slots: int = 0) -> None:
+        self.memory = MemorySlots(layers)
+        self.mask: Tensor | None = None  # additive [B, 1, 1, S]; None where all of every memory is there
+        self.entries = 0  # S of the rows in focus
+        self._cross = DynamicCache()
+        self._cross.layers = [DynamicLayer() for _ in range(layers)]
+        super().__init__(layers, 0, device, slots=slots)
+        self.pair = EncoderDecoderCache(self, self._cross)
+        self.pair.is_updated = dict.fromkeys(range(layers), True)
 
-    def select(self, rows: Tensor) -> None:
+    def focus(self, first: int, last: int) -> None:
+        """Let the next calls run over the rows from `first` to before `last`."""
+        super().focus(first, last)
+        views, seen = self.memory.of(first, last) if last <= len(self.memory.known) else ([], None)
+        layers: Any = self._cross.layers
+        for layer, (keys, values) in zip(layers, views):
+            layer.keys, layer.values, layer.is_initialized = keys, values, True
+        self.entries = views[0][0].shape[2] if views else 0
+        self.mask = None if seen is None else additive(seen[:, None], views[0][0].dtype)
+
+    def select(self, rows: Tensor | Sequence[int]) -> None:
         """Keep these rows, in this order."""
+        self.memory.select(rows.tolist() if isinstance(rows, Tensor) else rows)
         super().select(rows)
-        self.memory = self.memory[rows]
-        self.mask = None if self.mask is None else self.mask[rows]
-        layer: Any
-        for layer in self.pair.cross_attention_cache.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+
+    def take(self, rows: Sequence[int]) -> "MemoryCache":
+        """A cache of copies of these rows."""
+        other = MemoryCache(len(self.layers), self.device)
+        other.memory = self.memory.take(rows)
+        other.add(len(rows))
+        self._copy(other, rows)
+        return other
+
+    def join(self, other: RaggedCache) -> None:
+        """Copies of all rows of another cache behind those that are there."""
+        assert isinstance(other, MemoryCache)
+        self.memory.add(other.memory)
+        super().join(other)
 
 
 def memory_mask(memory: Tensor, lengths: Tensor | None) -> Tensor | None:
@@ -133,21 +156,44 @@ class Seq2SeqTrunk(Trunk):
         first = logits[:, :1].index_fill(-1, self.opening_suppressed, torch.finfo(logits.dtype).min)
         return torch.cat([first, logits[:, 1:]], 1)
 
-    def new_cache(self, rows: int, prompt: Prompt | None = None) -> RaggedCache:
+    def new_cache(self, rows: int, prompt: Prompt | None = None, slots: int = 0) -> RaggedCache:
         """An empty cache for `rows` rows with the memory of their prompt; without one, rows of silence as a stand-in,
         for timing."""
         weight = self.unembedding().weight
-        if prompt is None or prompt.memory is None:
-            memory, lengths = weight.new_zeros(rows, 1500 if not self._masks else 400, self.width), None
-        else:
-            memory, lengths = prompt.memory, prompt.memory_lengths
-        self._check(memory, lengths)
-        return MemoryCache(self.layers, rows, weight.device, memory, lengths)
+        cache = MemoryCache(self.layers, weight.device, slots or rows)
+        if rows:
+            silent = prompt is None or prompt.memory is None
+            memory = self.silence(rows) if prompt is None or silent else prompt.memory
+            assert memory is not None
+            self._remember(cache, memory, None if prompt is None or silent else prompt.memory_lengths)
+        return cache
 
-    def _check(self, memory: Tensor, lengths: Tensor | None) -> None:
-        if not self._masks and lengths is not None and int(lengths.min()) < memory.shape[1]:
+    def silence(self, rows: int) -> Tensor:
+        """A memory [B, S, E] of nothing, as long as half a minute of audio in Whisper, ten seconds in Moonshine."""
+        return self.unembedding().weight.new_zeros(rows, 400 if self._masks else 1500, self.width)
+
+    def join(self, cache: RaggedCache, prompt: Prompt) -> None:
+        """Rows for a batch of prompts, their memory's keys and values computed by the model's own layers, once."""
+        assert isinstance(cache, MemoryCache) and prompt.memory is not None
+        self._remember(cache, prompt.memory, prompt.memory_lengths)
+
+    def _remember(self, cache: MemoryCache, memory: Tensor, lengths: Tensor | None) -> None:
+        rows, size, _ = memory.shape
+        sizes = [size] * rows if lengths is None else lengths.tolist()
+        self._check([*cache.memory.known, *sizes])
+        shape, states = self.shape, []
+        layers: Any = self._decoder.layers
+        for layer in layers:
+            parts = (layer.encoder_attn.k_proj(memory), layer.encoder_attn.v_proj(memory))
+            keys, values = (part.view(rows, size, shape.kv_heads, -1).transpose(1, 2) for part in parts)
+            states.append((keys, values))
+        cache.memory.join(states, sizes)
+        cache.add(rows)
+
+    def _check(self, sizes: Sequence[int]) -> None:
+        if not self._masks and len(set(sizes)) > 1:
             raise ShapeError(
-                f"trunk: memories of {sorted(set(lengths.tolist()))} entries in a batch, expected one length: "
+                f"trunk: memories of {sorted(set(sizes))} entries in a batch, expected one length: "
                 f"{type(self.model).__name__} looks at padding; pad the audio itself"
             )
 
@@ -159,10 +205,12 @@ class Seq2SeqTrunk(Trunk):
             positions = positions.clamp_max(self.last_position)
         if cache is not None:
             assert isinstance(cache, MemoryCache)
-            memory, mask, extra = cache.memory, cache.mask, {self._cache_name: cache.pair, "use_cache": True}
+            # Its keys and values are known; the decoder only asks whether there is one, and how long it is.
+            memory = self.unembedding().weight.new_zeros(1).expand(cache.count, cache.entries, self.width)
+            mask, extra = cache.mask, {self._cache_name: cache.pair, "use_cache": True}
         else:
             assert memory is not None
-            self._check(memory, memory_lengths)
+            self._check([memory.shape[1], *([] if memory_lengths is None else memory_lengths.tolist())])
             mask, extra = memory_mask(memory, memory_lengths), {"use_cache": False}
         return {"position_ids": positions, "encoder_hidden_states": memory, **extra,
                 **({"encoder_attention_mask": mask} if self._masks else {})}  # fmt: skip

@@ -1,11 +1,8 @@
 """The trunk: any transformers causal LM behind one face, on the ragged cache."""
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from threading import get_ident
 from typing import Any, Literal
 
 import torch
@@ -21,6 +18,7 @@ from transformers import (
 
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
 from speechmtp.models.cache import RaggedCache
+from speechmtp.models.taps import lay_hook, reading
 from speechmtp.types import Prompt, States, TrunkShape
 
 
@@ -111,6 +109,7 @@ class Trunk(nn.Module):
         # The argument was renamed within the supported range of transformers.
         names = inspect.signature(type(model.get_decoder()).forward).parameters
         self._cache_name = "cache" if "cache" in names else "past_key_values"
+        self._known_taps: set[tuple[int, ...]] = set()
         if "position_ids" not in names:
             raise ConfigError(f"trunk: {type(model).__name__} takes no position ids, which the trunk has to give")
 
@@ -173,9 +172,18 @@ class Trunk(nn.Module):
         """Logits [B, P + 1, V] of the prompt's call as the law has them for the first token."""
         return logits
 
-    def new_cache(self, rows: int, prompt: Prompt | None = None) -> RaggedCache:
-        """An empty cache for `rows` rows; `prompt` has the memory of encoder-decoder trunks."""
-        return RaggedCache(self.layers, rows, self.model.device)
+    def new_cache(self, rows: int, prompt: Prompt | None = None, slots: int = 0) -> RaggedCache:
+        """An empty cache for `rows` rows, with room for `slots`; `prompt` has the memory of encoder-decoder trunks."""
+        return RaggedCache(self.layers, rows, self.model.device, slots=slots)
+
+    def silence(self, rows: int) -> Tensor | None:
+        """A memory of nothing, for timing; None where the trunk has none."""
+        return None
+
+    def join(self, cache: RaggedCache, prompt: Prompt) -> None:
+        """Empty rows for a batch of prompts behind those of the cache, with their memory where they have one; the
+        cache's focus is on them."""
+        cache.add(len(prompt.lengths))
 
     def extend(
         self, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None, cache: RaggedCache,
@@ -187,10 +195,10 @@ class Trunk(nn.Module):
         new entry sees (itself always; None: a chain). Nothing is committed.
         """
         rows, queries, width = embeddings.shape
-        if width != self.width or positions.shape != (rows, queries) or rows != len(cache.lengths):
+        if width != self.width or positions.shape != (rows, queries) or rows != cache.count:
             raise ShapeError(
                 f"trunk: embeddings {tuple(embeddings.shape)}, positions {tuple(positions.shape)}, cache of "
-                f"{len(cache.lengths)} rows, expected [B, Q, {self.width}], [B, Q] and B rows"
+                f"{cache.count} rows, expected [B, Q, {self.width}], [B, Q] and B rows"
             )
         cache.begin(queries)
         mask = extend_mask(cache, queries, ancestors, embeddings.dtype)
@@ -213,10 +221,12 @@ class Trunk(nn.Module):
         memory: Tensor | None = None, memory_lengths: Tensor | None = None,
     ) -> States:  # fmt: skip
         extra = self._arguments(positions, cache, memory, memory_lengths)
-        tapped: AbstractContextManager[Any] = self._tapped(embeddings, taps) if taps else nullcontext()
-        with tapped as found:
+        if not taps:
+            return States(self._decoder(inputs_embeds=embeddings, attention_mask=mask, **extra).last_hidden_state)
+        self._check_taps(taps)
+        with reading(embeddings) as found:  # the last layer's output is that before the final norm
             out = self._decoder(inputs_embeds=embeddings, attention_mask=mask, **extra)
-        return States(out.last_hidden_state, torch.stack([found[i] for i in taps], 2) if taps else None)
+        return States(out.last_hidden_state, torch.stack([found[i] for i in taps], 2))
 
     def _arguments(
         self, positions: Tensor, cache: RaggedCache | None, memory: Tensor | None, memory_lengths: Tensor | None
@@ -225,30 +235,17 @@ class Trunk(nn.Module):
         extra = {self._cache_name: cache, "use_cache": True} if cache is not None else {"use_cache": False}
         return {"position_ids": positions, **extra}
 
-    @contextmanager
-    def _tapped(self, embeddings: Tensor, taps: tuple[int, ...]) -> Iterator[dict[int, Tensor]]:
-        """Collect layer outputs by number (0: the embeddings); the last one is that before the final norm."""
-        found: dict[int, Tensor] = {0: embeddings}
+    def _check_taps(self, taps: tuple[int, ...]) -> None:
+        """Lay the hooks that these layers' outputs need, where they are not laid yet."""
+        if taps in self._known_taps:
+            return
         wrong = [t for t in taps if not 0 <= t <= self.layers]
         if wrong:
             raise ConfigError(f"trunk: no layer {wrong[0]} to read, expected 0 to {self.layers}")
-
-        mine = get_ident()  # other threads may run the same layers meanwhile
-
-        def note(number: int) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                if get_ident() == mine:
-                    found[number] = output[0] if isinstance(output, tuple) else output
-
-            return hook
-
         layers: Any = self._decoder.layers
-        handles = [layers[t - 1].register_forward_hook(note(t)) for t in set(taps) if t]
-        try:
-            yield found
-        finally:
-            for handle in handles:
-                handle.remove()
+        for tap in set(taps) - {0}:
+            lay_hook(layers[tap - 1], tap)
+        self._known_taps.add(taps)
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -265,9 +262,9 @@ def extend_mask(cache: RaggedCache, queries: int, ancestors: Tensor | None, dtyp
         mask = additive(extend_seen(cache, queries, ancestors), dtype)
     else:  # the new entries' part behind committed ones that all are seen
         triangle = _triangle if queries <= 64 else _triangle.__wrapped__  # a prompt's is not worth keeping
-        own = triangle(queries, dtype, cache.lengths.device) if ancestors is None else additive(ancestors, dtype)
+        own = triangle(queries, dtype, cache.device) if ancestors is None else additive(ancestors, dtype)
         mask = torch.nn.functional.pad(own, (cache.start, 0))
-    return mask.expand(len(cache.lengths), -1, -1, -1)
+    return mask.expand(cache.count, -1, -1, -1)
 
 
 @lru_cache(maxsize=64)
@@ -279,7 +276,7 @@ def _triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def extend_seen(cache: RaggedCache, queries: int, ancestors: Tensor | None) -> Tensor:
     """Bool [B, Q, width] ([1, Q, width] where all rows are alike): committed entries below each row's length,
     and of the new ones the ancestors."""
-    device = cache.lengths.device
+    device = cache.device
     index = torch.arange(queries, device=device)
     slots = torch.arange(cache.width, device=device)
     if ancestors is None and cache.start is not None:  # one triangle behind the committed block

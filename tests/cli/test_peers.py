@@ -8,12 +8,12 @@ import small_lm
 import tiny
 import torch
 import transformers
+from engine_runs import Limits, generate
 from small_lm import load_lm
 
 from speechmtp.cli.peers import PEER_MODES, PeerRun, peer_modes, run_peer
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.loop import Limits, generate
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, sum_traces

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import tiny
 import torch
+from engine_runs import generate
 
 from speechmtp.cli.peers import PeerRun, peer_modes, run_peer
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.loop import generate
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.types import sum_traces
@@ -23,7 +23,10 @@ modes = pytest.mark.parametrize("mode", ["greedy", "prompt_lookup"])
 def ours(model: EncoderDecoder, lengths: list[int], seed: int) -> list[list[int]]:
     """What our own plain decoding says of random memories in one batch."""
     prompt = tiny.memory_prompts(model, lengths, seed)
-    return generate(model.trunk, None, prompt, Silent(), GreedyMatch(), tiny.EOS, limits=[LIMIT] * len(lengths))[0]
+    limits = [LIMIT] * len(lengths)
+    return generate(
+        model.trunk, None, prompt, Silent(), GreedyMatch(), tiny.EOS, limits=limits, rules=model.rules
+    )[0]
 
 
 def theirs(model: EncoderDecoder, mode: str, length: int, seed: int) -> PeerRun:

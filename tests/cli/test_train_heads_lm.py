@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_runs import Limits, generate
 from safetensors.torch import load_file, save_file
 from small_lm import LINES, load_lm, write_lm, write_text
 
 import speechmtp
 from speechmtp.cli.main import main
-from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.heads.folder import load_heads, trunk_digest
 from speechmtp.training.tasks.head_data import opened

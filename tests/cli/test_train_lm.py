@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from engine_runs import Limits
 from safetensors.torch import load_file
 from small_lm import LINES, load_lm
 
 from speechmtp.cli.main import main
-from speechmtp.decoding.loop import Limits
 from speechmtp.training.tasks.head_data import opened, plain_outputs
 
 QUICK = [

@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 import oracle
 import tiny
 import torch
+from engine_runs import Limits, Sources, generate
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
-from speechmtp.decoding.drafters.contract import Drafter, Sources, pad_lists
-from speechmtp.decoding.loop import Limits, generate
-from speechmtp.decoding.noise import Noise
+from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Accepted, CtcLabels, Draft, Prompt, Reference, Source, Trace
@@ -25,10 +24,10 @@ class Watched(GreedyMatch):
 
     drafts: list[Draft] = field(default_factory=list)
 
-    def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
+    def judge(self, choices: Tensor, draft: Draft) -> Accepted:
         """As the rule itself."""
         self.drafts.append(draft)
-        return super().accept(target, draft, noise, drawn)
+        return super().judge(choices, draft)
 
 
 @dataclass
@@ -108,7 +107,7 @@ class Scripted(Drafter):
 
     def propose(self, state: DecodeState) -> Draft:
         """What the script says."""
-        return pad_lists([self.script[row].get(len(state.tokens[row]), []) for row in state.rows], state)
+        return pad_lists([self.script[row.slot].get(len(row.tokens), []) for row in state.rows], state)
 
 
 @dataclass
@@ -117,7 +116,6 @@ class TreeState:
 
     rng: torch.Generator
     answers: list[list[int]]
-    prompts: list[int]
     right: list[int] = field(default_factory=list)
 
 
@@ -137,15 +135,16 @@ class RandomTree(Drafter):
     probe: Callable[[DecodeState], None] | None = None
     source: ClassVar[type[Source] | None] = Reference
 
-    def start(self, state: DecodeState, source: list[list[int]]) -> TreeState:
+    def start(self, state: DecodeState) -> TreeState:
         """Noise and answers."""
-        return TreeState(tiny.generator(self.seed), source, state.batch.pending.lengths.tolist())
+        sources = [row.request.source(Reference) for row in state.rows]
+        return TreeState(tiny.generator(self.seed), [list(one.tokens) if one else [] for one in sources])
 
     def propose(self, state: DecodeState) -> Draft:
         """A tree a row, -1 behind its nodes."""
         mine: TreeState = state.drafter_state
         if state.prompted:
-            held = [mine.prompts[row] + len(state.tokens[row]) - 1 for row in state.rows]
+            held = [row.request.prompt.embeddings.shape[1] + len(row.tokens) - 1 for row in state.rows]
             assert state.batch.cache.lengths.tolist() == held, "cache = prompt + emitted - 1"
             if self.probe is not None:
                 self.probe(state)
@@ -153,7 +152,7 @@ class RandomTree(Drafter):
         hits = torch.rand(tokens.shape, generator=mine.rng) < self.hit
         mine.right = []
         for place, row in enumerate(state.rows):
-            rest = mine.answers[row][len(state.tokens[row]) :]
+            rest = mine.answers[row.slot][len(row.tokens) :]
             parents = parent[place].tolist()
             deepest = 0
             for node in range(self.size):
@@ -166,14 +165,15 @@ class RandomTree(Drafter):
             mine.right.append(deepest)
         return Draft(tokens, parent, chain=False)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """A row emits its right path and one token more, as far as the answer goes."""
         mine: TreeState = state.drafter_state
         for row, new, right in zip(state.rows, emitted, mine.right):
-            done = len(state.tokens[row]) - len(new)
-            assert not self.strict or new == mine.answers[row][done : done + right + 1]
+            done = len(row.tokens) - len(new)
+            assert not self.strict or new == mine.answers[row.slot][done : done + right + 1]
 
 
 def last_states(case: Case, rows: list[int], tokens: list[list[int]]) -> Tensor:
-    """Trunk states [B, C] of each row's last committed entry, by a forward of its own."""
-    return torch.stack([oracle.full_states(case.trunk, case.prompt.row(r), tokens[r][:-1])[-1] for r in rows])
+    """Trunk states [B, C] of each row's last committed entry, by a forward of its own; `tokens` are of these rows."""
+    said = zip(rows, tokens)
+    return torch.stack([oracle.full_states(case.trunk, case.prompt.row(r), text[:-1])[-1] for r, text in said])

@@ -8,12 +8,13 @@ import oracle
 import tiny
 import torch
 from cases import mutate, near
+from engine_runs import Drawing, drawn_rows
 from families import CONFIGS
 from random_trees import random_shape
 
 from speechmtp.decoding.draft_costs import CostTable
 from speechmtp.decoding.drafters.ctc import Mode
-from speechmtp.decoding.loop import Drawing
+from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import LENGTHS, RULES, STRATEGIES, Strategy, parse_strategy
@@ -87,14 +88,15 @@ class Scene:
         return [row.tokens for row in self.plain]
 
     def run(
-        self, strategies: list[str], rows: list[int] | None = None, drawing: Drawing | None = None, **options: Any
+        self, strategies: list[str], rows: list[int] | None = None, drawing: Drawing | None = None,
+        recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Some rows (all) by a strategy each, or all by one; those that need it know the greedy answer."""
         chosen = [self.requests[row] for row in (range(len(self.requests)) if rows is None else rows)]
         parsed = [parse_strategy(text) for text in strategies] * (1 if len(strategies) > 1 else len(chosen))
         presets = {s.name: preset_heads(s.name, self.trunk.shape) for s in parsed if s.preset and s.preset.heads}
         runner = Priced(self.trunk, {"own": self.heads, **presets}, draft=self.draft)
-        return runner.run(chosen, parsed, drawing, **options)
+        return runner.run(*drawn_rows(chosen, parsed, drawing), recorded)
 
     def drafting_itself(self) -> "Scene":
         """The same with the trunk as its own draft model."""

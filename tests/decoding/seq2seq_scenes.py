@@ -9,9 +9,10 @@ from typing import Any
 import tiny
 import torch
 from cases import mutate
+from engine_runs import Drawing, drawn_rows
 
 from speechmtp.cli.peers import run_peer
-from speechmtp.decoding.loop import Drawing
+from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.heads.block import BlockHeadsConfig
@@ -81,7 +82,7 @@ class Scene:
         chosen = self.requests if rows is None else [self.requests[row] for row in rows]
         runner = Runner(self.model.trunk, {"own": self.heads})
         parsed = [parse_strategy(label) for label in labels] * (len(chosen) if len(labels) == 1 else 1)
-        return runner.run(chosen, parsed, drawing, record_gaps=True)
+        return runner.run(*drawn_rows(chosen, parsed, drawing), Recorded(gaps=True))
 
     @property
     def prompt(self) -> Prompt:
@@ -126,7 +127,7 @@ def make_scene(seed: int, most_rows: int = 6, whisper: bool | None = None) -> Sc
         one = prompt.row(row)
         answer = run_peer(model.trunk, "greedy", model.opening(), model.rules, limit, memory=one.memory).tokens
         requests.append(
-            Request(one, tiny.RULES, limit, (), _sources(answer, seed, row, rng), row)
+            Request(one, model.rules, limit, (), _sources(answer, seed, row, rng), row)
         )  # fmt: skip
         answers.append(answer)
     return Scene(seed, model, heads, requests, answers)

@@ -7,12 +7,12 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case
+from engine_runs import Limits, generate
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft, settle
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.types import Accepted, Draft, chain_draft
@@ -108,13 +108,13 @@ class UnevenTrees(Drafter):
 
     def propose(self, state: DecodeState) -> Draft:
         """Row r has a path of r nodes and absent ones behind it."""
-        tokens = torch.tensor([[0] * row + [-1] * (4 - row) for row in state.rows])
-        parent = torch.tensor([[*range(-1, row - 1), *[-1] * (4 - row)] for row in state.rows])
+        tokens = torch.tensor([[0] * row.slot + [-1] * (4 - row.slot) for row in state.rows])
+        parent = torch.tensor([[*range(-1, row.slot - 1), *[-1] * (4 - row.slot)] for row in state.rows])
         return Draft(tokens, parent, chain=False)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """Each row emits its own path and one token."""
-        assert [len(new) for new in emitted] == [min(row + 1, state.batch.limits[row]) for row in state.rows]
+        assert [len(new) for new in emitted] == [min(row.slot + 1, row.limit) for row in state.rows]
 
 
 def test_fault_08_unequal_paths_through_the_loop() -> None:

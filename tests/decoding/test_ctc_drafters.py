@@ -10,12 +10,12 @@ import pytest
 import tiny
 import torch
 from cases import Case, Watched, make_case, mutate
+from engine_runs import Drawing, Sources, generate, row_of
 
 from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.drafters.contract import Drafter, Silent, Sources
+from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads, hypotheses
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.loop import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.types import CtcLabels, Draft, Trace
@@ -92,14 +92,15 @@ def test_every_mode_gives_the_tokens_of_plain_sampling_with_the_same_seed(config
 def calls_with(drafter: CtcDraft, draft: list[int], truth: list[int]) -> int:
     """Trunk calls for `truth`, from token lists alone."""
     batch = SimpleNamespace(trunk=SimpleNamespace(vocab_size=31))
-    state = cast(Any, SimpleNamespace(rows=[0], tokens=[[]], eos=0, batch=batch))
-    state.drafter_state = drafter.start(state, [CtcLabels(tuple(draft))])
+    row = row_of([], sources=(CtcLabels(tuple(draft)),))
+    state = cast(Any, SimpleNamespace(rows=[row], eos=0, batch=batch))
+    drafter.start(state)
     calls = 0
-    while len(state.tokens[0]) < len(truth):
-        left = truth[len(state.tokens[0]) :]
+    while len(row.tokens) < len(truth):
+        left = truth[len(row.tokens) :]
         [rests] = drafter.rests(state)
         right = max((oracle.matched(one.tokens, left) for one in rests), default=0)
-        state.tokens[0] = truth[: len(state.tokens[0]) + right + 1]
+        row.tokens = truth[: len(row.tokens) + right + 1]
         calls += 1
     return calls
 

@@ -10,15 +10,15 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, mutate
+from engine_runs import Drawing, Plan, Sources, generate_mixed
 from families import CONFIGS, D
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.draft_costs import CostTable, measure_costs
 from speechmtp.decoding.draft_length import Costed, DraftLength, Running
-from speechmtp.decoding.drafters.contract import Silent, Sources
+from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
-from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.rejection import Ratio
 from speechmtp.errors import ConfigError
@@ -38,7 +38,9 @@ class Stub:
     drafts: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.batch = SimpleNamespace(traces={row: Trace() for row in self.rows}, rows=list(self.rows))
+        self.numbers = list(self.rows)
+        self.rows = [SimpleNamespace(slot=slot, trace=Trace(), adapted=None) for slot in self.numbers]
+        self.batch = SimpleNamespace(rows=list(self.rows))
 
     def begin(self, control: DraftLength) -> "Stub":
         """Start a control."""
@@ -51,10 +53,10 @@ class Stub:
         for row, limit in zip(self.rows, limits):
             drafted = min(limit, depth)
             if drafted:
-                trace = self.batch.traces[row]
+                trace = row.trace
                 trace.num_drafts += 1
                 trace.num_draft_tokens += drafted
-                trace.num_accepted_tokens += min(drafted, right[row])
+                trace.num_accepted_tokens += min(drafted, right[row.slot])
         control.observe(self, [[] for _ in self.rows])  # type: ignore[arg-type]
         return limits
 
@@ -66,11 +68,11 @@ def test_running_limits_follow_each_rows_own_acceptance() -> None:
     for _ in range(12):
         last = state.call(control, {2: 99, 5: 0})
     assert last[0] > 8 and last[1] == 1, "all right: ever longer; never right: one token, to notice a good spell"
-    assert state.length_state.mean[5] == pytest.approx(4 * 0.5**12)
+    assert state.rows[1].adapted.mean == pytest.approx(4 * 0.5**12)
     for _ in range(20):
         last = state.call(control, {2: 3, 5: 1})
     assert last == [4, 2], "a little above what is accepted"
-    state.rows = [5]  # row 2 has left
+    del state.rows[0]  # row 2 has left
     assert len(state.call(control, {5: 1})) == 1
 
 
@@ -78,9 +80,9 @@ def test_running_does_not_learn_from_calls_without_a_draft() -> None:
     control = Running()
     state = Stub([0]).begin(control)
     state.call(control, {0: 0}, depth=0)
-    assert state.length_state.mean == {0: 4.0}
+    assert state.rows[0].adapted.mean == 4.0
     state.call(control, {0: 2})
-    assert state.length_state.mean[0] == pytest.approx(4 + 0.2 * (2 - 4))
+    assert state.rows[0].adapted.mean == pytest.approx(4 + 0.2 * (2 - 4))
 
 
 def test_costed_takes_the_best_ratio_of_tokens_to_time() -> None:
@@ -130,7 +132,7 @@ def test_costed_counts_no_position_that_was_not_drafted_or_lies_behind_an_end() 
     state.call(control, {0: 1}, depth=3)
     assert state.length_state.asked == [2, 2, 1, 0, 0, 0, 0, 0]
     assert state.length_state.kept == [2, 1, 1, 0, 0, 0, 0, 0]
-    state.batch.traces[0].finished = True
+    state.rows[0].trace.finished = True
     state.call(control, {0: 1}, depth=3)
     assert state.length_state.asked == [3, 2, 1, 0, 0, 0, 0, 0]
 

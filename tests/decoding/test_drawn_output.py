@@ -8,12 +8,12 @@ import oracle
 import pytest
 import tiny
 import torch
+from engine_runs import Drawing, Limits, Plan, generate, generate_mixed
 from judge import chi_squared
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.loop import Drawing, Limits, Plan, generate, generate_mixed
 from speechmtp.decoding.noise import DRAFT, FOLLOW, Noise
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.rejection import Block, KSeq, Ratio, SampleMatch

@@ -5,6 +5,7 @@ import tiny
 from families import NAMES
 from scenes import LABELS, Scene, ceiling, make_scene
 
+from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.strategies import RULES, STRATEGIES, parse_strategy
 from speechmtp.types import Trace
@@ -32,7 +33,7 @@ def check(scene: Scene, tokens: list[list[int]], traces: list[Trace], strategies
 
 def run(scene: Scene, strategies: list[str]) -> None:
     """Decode and check."""
-    check(scene, *scene.run(strategies, record_gaps=True), strategies)
+    check(scene, *scene.run(strategies, recorded=Recorded(gaps=True)), strategies)
 
 
 def mixture(scene: Scene) -> list[str]:
@@ -92,13 +93,13 @@ def test_perfect_and_empty_drafts(seed: int) -> None:
     scene = make_scene(seed)
     itself = scene.drafting_itself()
     for label, calls in (("draft-model", lambda n: -(-n // 5)), ("draft-model:depth=2", lambda n: -(-n // 3))):
-        tokens, traces = itself.run([label], record_gaps=True)
+        tokens, traces = itself.run([label], recorded=Recorded(gaps=True))
         check(itself, tokens, traces, [label])
         assert [trace.calls for trace in traces] == [calls(len(row)) for row in tokens]
     for mode in ("whole", "resume", "recycle", "tree"):
         said = [[token for token in row if token != tiny.EOS] for row in scene.tokens]
         for labels, wanted in ((said, [1] * len(said)), ([[] for _ in said], list(map(len, scene.tokens)))):
             told, label = scene.transcribed(labels), f"ctc:mode={mode}"
-            tokens, traces = told.run([label], record_gaps=True)
+            tokens, traces = told.run([label], recorded=Recorded(gaps=True))
             check(told, tokens, traces, [label])
             assert [trace.calls for trace in traces] == wanted

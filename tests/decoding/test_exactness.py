@@ -5,13 +5,13 @@ import pytest
 import tiny
 import torch
 from cases import Case, RandomTree, as_sources, last_states, make_case, mutate
+from engine_runs import Limits, generate
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
-from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.adapter import CtcMergeConfig, StackConfig
 
@@ -62,7 +62,7 @@ def test_fault_13_heads_after_a_commit_know_what_a_fresh_prefill_knows() -> None
         case = make_case(seed, most_rows=6, most=20)
 
         def compare(state: DecodeState, case: Case = case) -> None:
-            wanted = last_states(case, state.rows, state.tokens)
+            wanted = last_states(case, [row.slot for row in state.rows], [row.tokens for row in state.rows])
             torch.testing.assert_close(state.head_state.hidden, wanted, rtol=0, atol=1e-8)
             compared.append(len(state.rows))
 

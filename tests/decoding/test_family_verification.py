@@ -58,7 +58,7 @@ def helped(case: Case, depth: int) -> HeadChain:
         def propose(self, state: DecodeState) -> Draft:
             draft = super().propose(state)
             for place, row in enumerate(state.rows):
-                rest = case.tokens[row][len(state.tokens[row]) :]
+                rest = case.tokens[row.slot][len(row.tokens) :]
                 for d, token in enumerate(rest[: draft.tokens.shape[1]]):
                     if float(torch.rand((), generator=rng)) < 0.7:
                         draft.tokens[place, d] = token

@@ -10,11 +10,11 @@ import tiny
 import torch
 import transformers
 from cases import RandomTree, Scripted
+from engine_runs import Drawing, Plan, generate_mixed
 from scenes import LABELS, Scene, make_scene
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
-from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
 from speechmtp.decoding.processors import Processors, SamplingConfig
 from speechmtp.decoding.relaxed import Ensemble
 from speechmtp.decoding.state import DecodeState
@@ -72,7 +72,7 @@ class Noting(RandomTree):
         for row, tokens, parent in zip(state.rows, draft.tokens.tolist(), draft.parent.tolist()):
             paths = [tiny.path_to(parent, node) for node, token in enumerate(tokens) if token >= 0]
             for path in ([], *paths):
-                self.expected[(*state.prompt_ids[row], *state.tokens[row], *(tokens[i] for i in path))] += 1
+                self.expected[(*row.prefix, *(tokens[i] for i in path))] += 1
         return draft
 
 

@@ -8,12 +8,12 @@ import pytest
 import tiny
 import torch
 from cases import make_case
+from engine_runs import Plan, generate_mixed
 from test_lookup import count, cycling
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.lookahead import Lookahead, Window
-from speechmtp.decoding.loop import Plan, generate_mixed
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, States, ancestors_of
@@ -72,14 +72,14 @@ class Checked(Lookahead):
 
     def propose(self, state: DecodeState) -> Draft:
         """Keeps the text in front of the draft."""
-        self.__dict__["before"] = [list(state.tokens[row]) for row in state.rows]
+        self.__dict__["before"] = [list(row.tokens) for row in state.rows]
         return super().propose(state)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """The first row's columns."""
-        mine = state.drafter_state[state.rows[0]]
-        old, first = [list(row) for row in mine.levels], state.rows[0]
-        super().observe(state, emitted, target)
+        mine = state.rows[0].kept
+        old, first = [list(row) for row in mine.levels], state.rows[0].slot
+        super().observe(state, emitted, choices)
         if mine.columns and first == 0:
             prompt, trunk = self.__dict__["prompt"], state.batch.trunk
             said = []
@@ -110,7 +110,7 @@ class UpTo:
 
     def limits(self, state: DecodeState) -> list[int]:
         """Anything from 0 to 6."""
-        return [(3 * row + 2 * len(state.tokens[row])) % 7 for row in state.rows]
+        return [(3 * row.slot + 2 * len(row.tokens)) % 7 for row in state.rows]
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
         """Nothing to learn."""

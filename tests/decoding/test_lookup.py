@@ -7,13 +7,13 @@ import pytest
 import tiny
 import torch
 from cases import make_case
+from engine_runs import Drawing, Plan, generate_mixed
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.lookahead import Lookahead
 from speechmtp.decoding.drafters.lookup import History, PromptLookup
 from speechmtp.decoding.drafters.suffix import Counts, Cursor, Suffix
-from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk

@@ -12,16 +12,16 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, near
+from engine_runs import Drawing, Limits, Plan, Sources, generate, generate_mixed
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft
 from speechmtp.decoding.drafters.beams import BeamSample
-from speechmtp.decoding.drafters.contract import Drafter, Silent, Sources
+from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.joint import Joint
 from speechmtp.decoding.drafters.marginal import Marginal
 from speechmtp.decoding.drafters.model import DraftModel
-from speechmtp.decoding.loop import Drawing, Limits, Plan, generate, generate_mixed
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.rejection import Ratio
 from speechmtp.decoding.relaxed import JointRatio
@@ -134,8 +134,8 @@ class Uneven:
 
     def limits(self, state: DecodeState) -> list[int]:
         """By row and number of calls so far."""
-        calls = state.batch.traces[state.rows[0]].calls
-        return [(row + calls) % 3 if calls % 3 else 0 for row in state.rows]
+        calls = state.rows[0].trace.calls
+        return [(row.slot + calls) % 3 if calls % 3 else 0 for row in state.rows]
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
         """Nothing."""
@@ -152,17 +152,17 @@ class Watched(DraftModel):
         trunk, prompts = self.own
         mine = state.drafter_state
         for place, row in enumerate(state.rows):
-            text, said = list(state.tokens[row]), draft.tokens[place].tolist()
+            text, said = list(row.tokens), draft.tokens[place].tolist()
             for token in said:
                 if token < 0:
                     break
-                logits = trunk.unembed(oracle.full_states(trunk, prompts[row], text)[-1])
+                logits = trunk.unembed(oracle.full_states(trunk, prompts[row.slot], text)[-1])
                 assert token == int(logits.argmax())
                 text.append(token)
             width = draft.tokens.shape[1]
             if not width:
                 continue
-            held = int(prompts[row].lengths) + len(state.tokens[row]) + width - 1
+            held = int(prompts[row.slot].lengths) + len(row.tokens) + width - 1
             assert int(mine.cache.lengths[place]) == held
             type(self).compared += 1
         return draft
@@ -340,10 +340,10 @@ class Kept(KeepDraft):
     def __init__(self) -> None:
         self.drafts: list[Draft] = []
 
-    def accept(self, target: Tensor, draft: Draft, *rest: Any) -> Any:
+    def judge(self, choices: Tensor, draft: Draft) -> Any:
         """Note the draft."""
         self.drafts.append(draft)
-        return super().accept(target, draft, *rest)
+        return super().judge(choices, draft)
 
 
 @torch.no_grad()

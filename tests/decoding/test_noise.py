@@ -180,7 +180,7 @@ def test_a_rows_bits_depend_on_no_other_row_and_on_no_size() -> None:
     assert torch.equal(made.select(rows).uniform(positions[rows, 0]), made.uniform(positions[:, 0])[rows])
     mask = torch.tensor([False, True, True])
     assert torch.equal(made.select(mask).gumbel(positions[mask], 11, TARGET), whole[mask])
-    alone = Noise(made.seeds[1:2], made.streams[1:2])
+    alone = Noise(made.seeds[1:2], made.noise_keys[1:2])
     assert torch.equal(alone.gumbel(positions[1:2], 11, TARGET), whole[1:2])
     assert torch.equal(made.gumbel(positions[:, 2:3], 30, TARGET)[..., :11], whole[:, 2:3])
     nodes = torch.zeros(3, 1, dtype=torch.long)
@@ -205,7 +205,7 @@ def test_wrong_shapes_get_one_line() -> None:
     seeds = torch.zeros(2, dtype=torch.long)
     with pytest.raises(ShapeError, match=r"seeds .* of torch\.float32, int64"):
         Noise(seeds.float(), seeds)
-    with pytest.raises(ShapeError, match=r"streams \[1\]"):
+    with pytest.raises(ShapeError, match=r"noise_keys \[1\]"):
         Noise(seeds, seeds[:1])
     with pytest.raises(ShapeError, match=r"positions \[3, 1\] for 2 seeds"):
         Noise(seeds, seeds).uniform(torch.zeros(3, dtype=torch.long))
@@ -216,7 +216,7 @@ def test_wrong_shapes_get_one_line() -> None:
 def test_a_gpu_makes_the_same_bits() -> None:
     """Words, Gumbels and uniforms, bit for bit."""
     made = Noise(torch.tensor([signed((1 << 63) + 5), 1]), torch.tensor([3, 4]))
-    there = Noise(made.seeds.cuda(), made.streams.cuda())
+    there = Noise(made.seeds.cuda(), made.noise_keys.cuda())
     positions = torch.arange(400).view(2, 200)
     for purpose in (TARGET, DRAFT):
         gumbel = there.gumbel(positions.cuda(), 1000, purpose, positions.cuda())

@@ -7,13 +7,13 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, mutate
+from engine_runs import Drawing, Sources, generate, row_of
 
 from speechmtp import types
 from speechmtp.cli.options import check_strategies
 from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.drafters.contract import Drafter, Silent, Sources
+from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.previous import PreviousHeads, PreviousPass
-from speechmtp.decoding.loop import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import parse_strategy
@@ -83,14 +83,15 @@ def test_what_is_said_again_costs_one_call(seed: int) -> None:
 
 def calls_for(drafter: PreviousPass, before: list[int], truth: list[int]) -> int:
     """Trunk calls for `truth`, from token lists alone."""
-    state = cast(Any, SimpleNamespace(rows=[0], tokens=[[]], eos=0))
-    state.drafter_state = drafter.start(state, [before])
+    row = row_of([], sources=(types.PreviousPass(tuple(before)),))
+    state = cast(Any, SimpleNamespace(rows=[row], eos=0, ends=(0,)))
+    drafter.start(state)
     calls = 0
-    while len(state.tokens[0]) < len(truth):
-        left, [rests] = truth[len(state.tokens[0]) :], drafter.rests(state)
+    while len(row.tokens) < len(truth):
+        left, [rests] = truth[len(row.tokens) :], drafter.rests(state)
         right = max(next((i for i, (a, b) in enumerate(zip(r.tokens, left)) if a != b), min(len(r.tokens), len(left)))
                     for r in rests)  # fmt: skip
-        state.tokens[0] = truth[: len(state.tokens[0]) + right + 1]
+        row.tokens = truth[: len(row.tokens) + right + 1]
         calls += 1
     return calls
 

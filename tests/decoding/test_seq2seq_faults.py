@@ -8,13 +8,13 @@ import pytest
 import tiny
 import torch
 from cases import RandomTree, Scripted
+from engine_runs import Drawing, Sources, generate
 from seq2seq_scenes import HEADS, Scene, make_scene
 from test_seq2seq_exactness import LABELS
 
 import speechmtp
 from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.drafters.contract import Silent, Sources
-from speechmtp.decoding.loop import Drawing, generate
+from speechmtp.decoding.engine import plain_outputs
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.state import DecodeState
@@ -32,7 +32,14 @@ families = pytest.mark.parametrize("whisper", [False, True], ids=["moonshine", "
 def drafted(scene: Scene, script: list[dict[int, list[int]]]) -> tuple[list[list[int]], list[Trace]]:
     """The batch with drafts by script: of each row, after so many tokens."""
     limits = [request.limit or 0 for request in scene.requests]
-    return generate(scene.model.trunk, None, scene.prompt, Scripted(script), GreedyMatch(), tiny.EOS, None, limits)
+    return generate(scene.model.trunk, None, scene.prompt, Scripted(script), GreedyMatch(), tiny.EOS, None, limits,
+                    rules=scene.model.rules)  # fmt: skip
+
+
+def plain_tokens(model: EncoderDecoder, prompt: Prompt, most: int) -> list[int]:
+    """What plain decoding says behind one prompt."""
+    [said] = plain_outputs(model.trunk, prompt, model.rules, [most])
+    return said
 
 
 @families
@@ -47,22 +54,23 @@ def test_fault_roll_back_crops_self_attention_only(whisper: bool) -> None:
         def probe(state: DecodeState, scene: Scene = scene, layers: Any = layers) -> None:
             cache, prompt = state.batch.cache, scene.prompt
             assert isinstance(cache, MemoryCache) and prompt.memory is not None
-            memory = prompt.memory[state.rows]
-            assert torch.equal(cache.memory, memory)
+            memory = prompt.memory[[row.slot for row in state.rows]]
             for layer, held in zip(layers, cache.pair.cross_attention_cache.layers, strict=True):
                 for projection, found in (
                     (layer.encoder_attn.k_proj, held.keys),
                     (layer.encoder_attn.v_proj, held.values),
                 ):
-                    wanted = projection(memory).unflatten(-1, (2, -1)).transpose(1, 2)
+                    wanted = projection(memory).unflatten(-1, (2, -1)).transpose(1, 2)[:, :, : cache.entries]
                     assert found.shape == wanted.shape
                     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+            assert cache.entries == int(prompt.memory_lengths[[row.slot for row in state.rows]].max())
             looked.append(len(state.rows) < len(scene.requests))
 
         limits = [request.limit or 0 for request in scene.requests]
         trees = RandomTree(seed, 9, hit=0.4, probe=probe)  # which counts the entries of self-attention, too
         found = generate(
-            scene.model.trunk, None, scene.prompt, trees, GreedyMatch(), tiny.EOS, Sources(scene.answers), limits
+            scene.model.trunk, None, scene.prompt, trees, GreedyMatch(), tiny.EOS, Sources(scene.answers), limits,
+            rules=scene.model.rules,
         )
         assert found[0] == scene.answers
     assert len(looked) > 10 and any(looked), "many calls, some of them after a row had left"
@@ -256,12 +264,13 @@ def test_fault_a_draft_longer_than_the_positions_left() -> None:
         model = tiny.tiny_whisper(seed)
         most = model.limit(1000)
         prompt = tiny.memory_prompts(model, [5], seed)
-        [plain], _ = generate(model.trunk, None, prompt, Silent(), GreedyMatch(), tiny.EOS, None, [most])
+        plain = plain_tokens(model, prompt, most)
         for start in (0, most - 9, most - 1):
             script = [{start: (plain + [3] * 60)[start : start + 60]}]
             [said], [trace] = generate(
-                model.trunk, None, prompt, Scripted(script), GreedyMatch(), tiny.EOS, None, [most]
-            )
+                model.trunk, None, prompt, Scripted(script), GreedyMatch(), tiny.EOS, None, [most],
+                rules=model.rules,
+            )  # fmt: skip
             assert said == plain and len(said) <= most
             compared += len(said) == most and trace.num_draft_tokens == 60
     assert compared > 2
@@ -278,12 +287,12 @@ def test_fault_texts_with_marks_bytes_and_names_of_special_tokens(family: str, t
     texts = ["the ant \u2581in</s> it", "<s>", "\u00e9\u4e16<0x41>", "<unk> can", "<|0.00|>\x00\x7f", "", " " * 9]
     for row, text in enumerate(texts):
         prompt: Prompt = tiny.memory_prompts(model, [6], row)
-        [said], _ = generate(model.trunk, None, prompt, Silent(), GreedyMatch(), tiny.EOS, None, [12])
+        said = plain_tokens(model, prompt, 12)
         ids = speller.encode(text)
         assert all(3 <= token < len(tokenizer) for token in ids if token != tokenizer.unk)
         plain.append(said)
         for told in (text, tokenizer.decode(said) + text):
-            requests.append(Request(prompt, tiny.RULES, 12, sources=(SpelledText(CtcText(told), speller),)))
+            requests.append(Request(prompt, model.rules, 12, sources=(SpelledText(CtcText(told), speller),)))
     runner = Runner(model.trunk, {})
     for label in ("ctc:mode=whole", "ctc:mode=tree", "ctc"):
         tokens, traces = runner.run(requests, [parse_strategy(label)] * len(requests))

@@ -5,14 +5,19 @@ import math
 import pytest
 import tiny
 import torch
+from engine_runs import row_of
 from judge import chi_squared
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import settle
+from speechmtp.decoding.acceptance import GreedyMatch, settle
 from speechmtp.decoding.choose import Choice, choose
+from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.noise import TARGET, Noise
+from speechmtp.decoding.plan import Plan
+from speechmtp.decoding.rejection import Ratio, SampleMatch
 from speechmtp.decoding.state import Batch, DecodeState, Draws
-from speechmtp.types import Draft, Prompt, Trace, chain_draft
+from speechmtp.decoding.step import make_step
+from speechmtp.types import Draft, chain_draft
 
 LEVEL = 1e-3
 TOKENS = 5
@@ -65,15 +70,10 @@ def test_settle_never_stops_where_it_may_not() -> None:
 def chosen(draws: Draws, logits: Tensor, rows: int, k: int, first: int = 0) -> tuple[Choice, Noise]:
     """`choose` behind the nodes of `logits` [N, V] for many rows that have emitted three tokens."""
     trunk = tiny.trunk()
-    numbers = list(range(rows))
-    nothing = torch.zeros(1)
-    pending = Prompt(torch.zeros(1, 1, tiny.WIDTH), nothing, nothing, nothing)
-    batch = Batch(
-        trunk, numbers, trunk.new_cache(1), pending, [1] * rows, [9] * rows, [[3, 4, 5]] * rows, [Trace()] * rows,
-        [[]] * rows, tiny.EOS,
-    )  # fmt: skip
+    batch = Batch(trunk, make_step(trunk), trunk.new_cache(1), [row_of([3, 4, 5])] * rows)
     noise = Noise(torch.full((rows,), 5), torch.arange(rows))
-    state = DecodeState(numbers, numbers, batch, draws, noise=noise)
+    rule = {"shared": GreedyMatch(), "own": Ratio(), "best": SampleMatch()}[draws]
+    state = DecodeState(Plan(Silent(), rule), rule, batch.rows, list(range(rows)), batch, noise=noise)
     return choose(state, logits.expand(rows, -1, -1), None, 1, lambda: [], first, k), noise
 
 

@@ -8,12 +8,12 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, mutate
+from engine_runs import Drawing, Sources, generate
 
 from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.drafters.contract import Drafter, Silent, Sources
+from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads
 from speechmtp.decoding.drafters.spelled import TextRow
-from speechmtp.decoding.loop import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import parse_strategy

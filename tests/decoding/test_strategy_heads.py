@@ -8,7 +8,7 @@ import tiny
 from scenes import make_scene, preset_heads
 
 from speechmtp.decoding.drafters.tree import HeadTree
-from speechmtp.decoding.loop import Drawing
+from speechmtp.decoding.plan import Drawing
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import STRATEGIES, make_strategy, parse_strategies, parse_strategy
@@ -118,9 +118,10 @@ def runner(**heads: Any) -> Runner:
 def test_what_a_model_cannot_run_is_one_line(text: str, parts: list[str]) -> None:
     model = runner(own=tiny.heads("latent", 3, shortlist=7))
     prompt = tiny.prompts(model.trunk, [3])
-    requests = [Request(prompt, tiny.RULES, 4, sources=(DraftPrompt(model.draft, prompt),))] * 9
+    requests = [Request(prompt, tiny.RULES, 4, noise_key=i, sources=(DraftPrompt(model.draft, prompt),))
+                for i in range(9)]  # fmt: skip
     with pytest.raises(ConfigError) as caught:
-        model.run(requests, [parse_strategy(text)] * 9, Drawing(None, [1] * 9))
+        model.run(requests, [parse_strategy(text)] * 9, Drawing(None, 1))
     assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value)
 
 

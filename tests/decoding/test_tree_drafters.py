@@ -8,17 +8,17 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case
+from engine_runs import Plan, generate_mixed
 from families import CONFIGS, NAMES, D
 from random_trees import random_shape, trees
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
-from speechmtp.decoding.loop import Plan, generate_mixed
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import TreeShape
 from speechmtp.errors import ConfigError
-from speechmtp.types import Draft, ancestors_of
+from speechmtp.types import Accepted, Draft, ancestors_of
 
 SMALL = "0.1.2.00.01.10.000.001.010.100"
 
@@ -68,13 +68,13 @@ class Told:
 
     def tell(self, state: DecodeState) -> None:
         """Set the heads' logits [B, D, V]."""
-        rng = tiny.generator(sum(map(len, state.tokens)))
+        rng = tiny.generator(sum(len(row.tokens) for row in state.rows))
         assert state.heads is not None
         said = torch.randn(len(state.rows), state.heads.depth, tiny.VOCAB, generator=rng, dtype=torch.float64)
         said = said.sort(-1, descending=True).values
         self.right = []
         for place, row in enumerate(state.rows):
-            rest = self.case.tokens[row][len(state.tokens[row]) :]
+            rest = self.case.tokens[row.slot][len(row.tokens) :]
             ranks = torch.randint(0, 3, (state.heads.depth,), generator=rng).tolist()
             for d, rank in enumerate(ranks):
                 order = torch.randperm(tiny.VOCAB, generator=rng)
@@ -91,8 +91,8 @@ class Told:
         """A row emits its right path and one token more, as far as the answer goes."""
         if self.right:
             for row, new, right in zip(state.rows, emitted, self.right):
-                done = len(state.tokens[row]) - len(new)
-                assert new == self.case.tokens[row][done : done + right + 1]
+                done = len(row.tokens) - len(new)
+                assert new == self.case.tokens[row.slot][done : done + right + 1]
 
 
 class ToldTree(HeadTree, Told):
@@ -104,7 +104,7 @@ class ToldTree(HeadTree, Told):
             self.tell(state)
         return super().propose(state)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """`check`."""
         self.check(state, emitted)
 
@@ -118,7 +118,7 @@ class ToldDynamic(DynamicTree, Told):
             self.tell(state)
         return super().propose(state)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """`check`."""
         self.check(state, emitted)
 
@@ -192,6 +192,7 @@ def test_fault_25_every_node_has_its_ancestors_and_the_logits_of_its_path() -> N
     for name, drafter in (("hydra", HeadTree(SMALL)), ("linear", HeadTree(SMALL)), ("joint", DynamicTree(3, 3, 11))):
         case = make_case(33, most_rows=3, most=9)
         last: list[Draft] = []
+        logits: list[Tensor] = []
         compared = []
 
         class Watched(type(drafter)):  # type: ignore[misc]
@@ -201,22 +202,30 @@ def test_fault_25_every_node_has_its_ancestors_and_the_logits_of_its_path() -> N
                 last[:] = [super().propose(state)]  # noqa: B023
                 return last[0]  # noqa: B023
 
-            def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
-                draft = last[0]  # noqa: B023
+            def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
+                draft, target = last[0], logits[0]  # noqa: B023
                 check_closed(draft)
                 for place, row in enumerate(state.rows):
-                    before = state.tokens[row][: len(state.tokens[row]) - len(emitted[place])]
+                    before = row.tokens[: len(row.tokens) - len(emitted[place])]
                     tokens, parents = draft.tokens[place].tolist(), draft.parent[place].tolist()
                     for node in range(len(tokens)):
                         path = [tokens[i] for i in tiny.path_to(parents, node)]
-                        states = oracle.full_states(case.trunk, case.prompt.row(row), before + path)  # noqa: B023
+                        states = oracle.full_states(case.trunk, case.prompt.row(row.slot), before + path)  # noqa: B023
                         wanted = case.trunk.unembed(states[-1])  # noqa: B023
                         torch.testing.assert_close(target[place, node + 1], wanted, rtol=0, atol=1e-9)
                         compared.append(node)  # noqa: B023
 
         settings = (SMALL,) if isinstance(drafter, HeadTree) else (3, 3, 11)
         heads = tiny.random_heads(CONFIGS[name], 5, case.trunk.shape)
-        assert case.run(Watched(*settings), heads=heads)[0] == case.tokens
+
+        class Kept(GreedyMatch):
+            """Keeps the logits that it judged by."""
+
+            def accept(self, target: Tensor, *rest: Any) -> Accepted:
+                logits[:] = [target]  # noqa: B023
+                return super().accept(target, *rest)
+
+        assert case.run(Watched(*settings), Kept(), heads=heads)[0] == case.tokens
         assert len(compared) > 40
 
 
@@ -242,7 +251,7 @@ class Given:
 
     def limits(self, state: DecodeState) -> list[int]:
         """0 to 3."""
-        return [(row + len(state.tokens[row])) % 4 for row in state.rows]
+        return [(row.slot + len(row.tokens)) % 4 for row in state.rows]
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
         """Nothing."""

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case
+from engine_runs import Drawing, Limits, generate
 from families import CONFIGS, NAMES, D
 from random_trees import trees
 from torch import Tensor
@@ -17,7 +18,6 @@ from torch import Tensor
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
-from speechmtp.decoding.loop import Drawing, Limits, generate
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.rejection import Ratio
 from speechmtp.decoding.state import DecodeState
@@ -129,7 +129,7 @@ def test_fault_01_q_is_the_law_that_each_node_was_drawn_from(kind: str, drafter:
                 assert draft.q is not None and draft.confidence is not None
                 tokens, parents = draft.tokens[place].tolist(), draft.parent[place].tolist()
                 for node, token in enumerate(tokens):
-                    path = [state.tokens[row][-1], *(tokens[i] for i in tiny.path_to(parents, node)[:-1])]
+                    path = [row.tokens[-1], *(tokens[i] for i in tiny.path_to(parents, node)[:-1])]
                     law = law_behind(heads, state, place, path)
                     q = draft.q[place, node]
                     elders = [tokens[i] for i in range(node) if parents[i] == parents[node]]

@@ -8,11 +8,11 @@ import pytest
 import tiny
 import torch
 from blocks import CORRECTION, DEPTH, INSIDE, LENGTHS, Decoding, block, random_batch
+from engine_runs import Limits, generate
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.loop import Limits, generate
 
 
 def acceptances() -> Iterator[list[int]]:

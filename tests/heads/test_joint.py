@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from engine_runs import generate
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.loop import generate
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import TrainBatch
 from speechmtp.heads.joint import JointHeads, JointHeadsConfig

@@ -97,7 +97,7 @@ def test_a_view_as_wide_as_the_longest_row_and_the_call() -> None:
     rows.cache.commit(torch.tensor([5, 2]))
     rows.feed(3, [3, 3])
     assert rows.cache.width == 8 and rows.cache.get_seq_length() == 5 and rows.cache.start is None
-    assert rows.cache.slots.tolist() == [[5, 6, 7], [2, 3, 4]]
+    assert rows.cache.places.tolist() == [[5, 6, 7], [2, 3, 4]]
     assert rows.cache.layers[0].get_mask_sizes(3) == (8, 0)
     assert rows.cache.capacity == 8, "doubled once from 4"
     rows.cache.commit(torch.tensor([0, 0]))
@@ -158,5 +158,5 @@ def test_fault_25_tree_nodes_equal_the_prefill_of_their_path(family: str, seed: 
 
 
 def test_a_wrong_count_is_named() -> None:
-    with pytest.raises(ShapeError, match=r"cache: count \(3,\), expected \(2,\)"):
+    with pytest.raises(ShapeError, match="cache: count of 3 rows, expected 2"):
         RaggedCache(2, 2).commit(torch.tensor([1, 1, 1]))

@@ -95,7 +95,7 @@ def test_training_batches_ignore_padding_and_match_decoding(family: str) -> None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_mask_is_additive_and_finite(ragged: bool, tree: bool, dtype: torch.dtype) -> None:
     cache = RaggedCache(2, 3)
-    cache.lengths = torch.tensor([4, 1, 0] if ragged else [4, 4, 4])
+    cache.rewind([4, 1, 0] if ragged else [4, 4, 4])
     cache.begin(3)
     ancestors = ancestors_of(torch.tensor([[-1, 0, 0], [-1, -1, 1], [-1, 0, 1]])) if tree else None
     mask = extend_mask(cache, 3, ancestors, dtype)

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import Limits, generate
 from tiny import BOS, EOS, VOCAB, frames, heads, randomise, speech_lm
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.choose import Choice, choose
-from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import make_strategy
@@ -159,7 +159,7 @@ def test_heads_see_in_decoding_what_they_were_trained_on(
     drafts: list[tuple[list[int], list[int], Tensor]] = []
 
     def watched(state: DecodeState, logits: Tensor, *rest: Any) -> Choice:
-        drafts.append((list(state.rows), [len(state.tokens[r]) for r in state.rows], logits))
+        drafts.append(([r.slot for r in state.rows], [len(r.tokens) for r in state.rows], logits))
         return choose(state, logits, *rest)
 
     monkeypatch.setattr("speechmtp.decoding.drafters.heads.choose", watched)

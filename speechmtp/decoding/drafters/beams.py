@@ -11,14 +11,13 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.model import DraftCache
-from speechmtp.decoding.drafters.paths import Paths, log_laws, logits_behind, up_to_end
+from speechmtp.decoding.drafters.paths import Paths, ends_text, log_laws, logits_behind, up_to_end
 from speechmtp.decoding.noise import DRAFT
 from speechmtp.decoding.processors import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.models.draft_prompt import DraftPrompt
-from speechmtp.models.trunk import Trunk
-from speechmtp.types import Draft, Prompt, Source, chain_draft
+from speechmtp.types import Draft, Source, chain_draft
 
 
 @dataclass(frozen=True)
@@ -49,9 +48,18 @@ class BeamSample(Drafter):
     def _cut(self) -> Processors | None:
         return SamplingConfig(temperature=1.0, top_k=self.top_k, top_p=self.top_p).processors()
 
-    def start(self, state: DecodeState, source: tuple[Trunk, Sequence[Prompt]]) -> DraftCache:
+    def start(self, state: DecodeState) -> DraftCache:
         """The draft trunk with an empty cache."""
-        return DraftCache.start(state, source)
+        return DraftCache.start(state)
+
+    def join(self, state: DecodeState, other: DecodeState) -> DraftCache:
+        """Rows join the draft model's cache too."""
+        mine: DraftCache = state.drafter_state
+        return mine.join(state, other.drafter_state, other)
+
+    def take(self, kept: DraftCache, rows: Sequence[int]) -> DraftCache:
+        """Rows leave the draft model's cache too."""
+        return kept.take(rows)
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""
@@ -71,11 +79,11 @@ class BeamSample(Drafter):
             chances = torch.cat([chances[index[:, None], above], chance[..., None]], 2)
             paths = paths.grow(tokens, above)
             best = score.argmax(1)
-            if d == depth or bool((paths.ends[index, best, -1] == state.eos).all()):
+            if d == depth or bool(ends_text(paths.ends[index, best, -1], state.ends).all()):
                 break
-            logits = logits_behind(mine.trunk, mine.cache, pending, paths)
+            logits = logits_behind(mine.trunk, mine.cache, pending, paths, mine.ahead, state.rules)
             state.count_draft_calls()
-        return chain_draft(up_to_end(paths.ends[index, best], state.eos), chances[index, best])
+        return chain_draft(up_to_end(paths.ends[index, best], state.ends), chances[index, best])
 
     def _step(self, state: DecodeState, laws: Tensor, score: Tensor, d: int) -> tuple[Tensor, Tensor]:
         """Which `width` of all continuations [B, n * V] go on, and their scores [B, width]."""
@@ -94,7 +102,3 @@ class BeamSample(Drafter):
             ranked = total + noise.flatten(1).to(total.dtype)
         picks = ranked.topk(min(self.width, ranked.shape[1]), 1).indices
         return picks, total.gather(1, picks)
-
-    def drop(self, state: DecodeState, kept: list[int]) -> None:
-        """Rows leave the draft model's cache too."""
-        state.drafter_state.select(kept)

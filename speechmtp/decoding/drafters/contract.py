@@ -7,49 +7,43 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from speechmtp.decoding.state import DecodeState
-from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcLabels, Draft, Prompt, Source, SpelledText, chain_draft
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What drafters may need besides heads, a value a row: `reference` tokens, greedy `ctc` labels or characters, for
-    a `model` of its own that trunk and each row's prompt for it, and the tokens of the `previous` pass."""
-
-    reference: Sequence[Sequence[int]] = ()
-    ctc: Sequence[CtcLabels | SpelledText] = ()
-    model: tuple[Trunk, Sequence[Prompt]] | None = None
-    previous: Sequence[Sequence[int]] = ()
-
-    def of(self, kind: type[Source]) -> Any:
-        """One of them by its class; what is not there is empty."""
-        return getattr(self, kind.name) or ()
+from speechmtp.types import Draft, Source, chain_draft
 
 
 class Drafter:
-    """Holds configuration only; what changes is in `state.drafter_state`.
+    """Holds configuration only; what changes is in `row.kept`, a row each, and in `state.drafter_state` for the rows of
+    a plan together.
 
-    `heads` says whether it needs a head set, `source` what of a request it reads besides the prompt.
+    `heads` says whether it needs a head set, `source` which class of sources it reads of a request, which
+    `source_is_optional` may lack.
     """
 
     heads: ClassVar[bool] = False
     source: ClassVar[type[Source] | None] = None
+    source_is_optional: ClassVar[bool] = False
+    hears_choices: ClassVar[bool] = False  # whether `observe` wants the trunk's choices
 
-    def start(self, state: DecodeState, source: Any) -> Any:
-        """The drafter's state for the live rows; `source` is what it asked for. In the order of `state.rows`."""
+    def start(self, state: DecodeState) -> Any:
+        """Set `kept` of new rows; what it keeps of all of them together comes back."""
+
+    def join(self, state: DecodeState, other: DecodeState) -> Any:
+        """What is kept of all rows together when those of `other` go along with those of `state`."""
+        return state.drafter_state
+
+    def take(self, kept: Any, rows: Sequence[int]) -> Any:
+        """What is kept of some of the rows, given what is `kept` of all of them."""
+        return kept
 
     @abstractmethod
     def propose(self, state: DecodeState) -> Draft:
-        """Tokens behind the base token of every live row (behind the prompt at first)."""
+        """Tokens behind the base token of every row (behind the prompt at first)."""
 
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: torch.Tensor) -> None:
-        """Hear what each live row has just emitted; `target` [B, P + 1, V] are the trunk's logits behind the base
-        token and behind every drafted one, with its noise where drafts share it."""
-
-    def drop(self, state: DecodeState, kept: list[int]) -> None:
-        """Rows have left; those at `kept` stay."""
+    def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
+        """Hear what each row has just emitted; `choices` [B, P + 1] are the trunk's first choices behind the base token
+        and behind every drafted one, under its noise where drafts share it; None unless it `hears_choices`."""
 
 
 class Silent(Drafter):

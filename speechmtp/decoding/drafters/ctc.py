@@ -51,13 +51,15 @@ class CtcDraft(Drafter):
         if not 0 < self.least <= 1:
             raise ConfigError(f"ctc: least={self.least}, expected a number above 0 and up to 1")
 
-    def start(self, state: DecodeState, source: Sequence[CtcLabels | SpelledText]) -> dict[int, CtcRow]:
-        """Hypotheses of every row of the batch."""
-        return {row: self._row(one, state) for row, one in zip(state.rows, source)}
+    def start(self, state: DecodeState) -> None:
+        """Hypotheses of every row."""
+        for row in state.rows:
+            row.kept = self._row(row.request.source(CtcSource), state)
 
-    def _row(self, one: CtcLabels | SpelledText, state: DecodeState) -> CtcRow:
+    def _row(self, one: CtcSource | None, state: DecodeState) -> CtcRow:
         if isinstance(one, SpelledText):
             return TextRow(one.text, one.speller, state.eos)
+        assert isinstance(one, CtcLabels)
         count = self.alternatives if self.mode == "tree" else 1
         found = hypotheses(one, count, self.least, state.batch.trunk.vocab_size, state.eos)
         return TokenRow(found, Pointers([each.tokens for each in found]))
@@ -68,8 +70,7 @@ class CtcDraft(Drafter):
 
     def rests(self, state: DecodeState) -> list[list[Hypothesis]]:
         """What to draft behind the base token of every live row, best first."""
-        mine: dict[int, CtcRow] = state.drafter_state
-        return [self._rests(mine[row], state.tokens[row]) for row in state.rows]
+        return [self._rests(row.kept, row.tokens) for row in state.rows]
 
     def _rests(self, row: CtcRow, emitted: list[int]) -> list[Hypothesis]:
         if self.mode == "whole" and emitted:
@@ -95,9 +96,9 @@ class CtcHeads(Drafter):
     heads: ClassVar[bool] = True
     source: ClassVar[type[Source] | None] = CtcSource
 
-    def start(self, state: DecodeState, source: Sequence[CtcLabels | SpelledText]) -> dict[int, CtcRow]:
+    def start(self, state: DecodeState) -> None:
         """What the CTC draft keeps."""
-        return self.draft.start(state, source)
+        self.draft.start(state)
 
     def propose(self, state: DecodeState) -> Draft:
         """The CTC branches, and the heads' behind the first of them."""

@@ -25,6 +25,10 @@ class HeadChain(Drafter):
     measure: Literal["token", "product"] = "token"
     heads: ClassVar[bool] = True
 
+    def start(self, state: DecodeState) -> dict[str, int]:
+        """How far into a draft the host looks whether rows are still sure."""
+        return {"look": self.depth}
+
     def propose(self, state: DecodeState) -> Draft:
         """Nothing at the prompt's call, where the heads have seen no trunk state yet."""
         depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
@@ -46,26 +50,34 @@ class HeadChain(Drafter):
         return (measured >= (self.theta or 0)).long().cumprod(1).bool()
 
     def _chosen(self, state: DecodeState, depth: int) -> Choice:
-        """A choice of `depth` nodes; conditioned families get each depth's choice before the next, and go no deeper
-        than some row of the batch drafts."""
-        heads = state.heads
+        """A choice of `depth` nodes; conditioned families get each depth's choice before the next, and with `theta` go
+        no deeper than some row of the batch drafts."""
+        heads, mine = state.heads, state.head_state
         assert heads is not None
-        unembed = state.head_state.unembed
         prefixed = state.processors is not None and state.processors.reads_prefix
         if heads.one_pass and not prefixed:
-            logits = heads.all_logits(heads.all_features(state.head_state)[:, :depth], unembed)
+            logits = state.step.levels(heads, mine, depth)
             steps = torch.arange(1, depth + 1, device=logits.device)
             return choose(state, logits, heads.shortlist, steps, lambda: [])
-        tokens = state.base_tokens()[:, None]
-        parent = torch.zeros_like(tokens)
         found: list[Choice] = []
-        for d in range(1, depth + 1):
-            logits = heads.logits(heads.expand(state.head_state, d, tokens, parent), d, unembed)
+
+        def take(logits: Tensor, d: int) -> Tensor:
             drafted = [choice.tokens[..., 0] for choice in found]
-            found.append(choose(state, logits, heads.shortlist, d, lambda: _last_prefix(state, drafted), d - 1))  # noqa: B023
-            tokens = found[-1].tokens[..., 0]
-            if self.theta is not None and not self._sure(_confidence(found))[:, -1].any():
-                break
+            found.append(choose(state, logits, heads.shortlist, d, lambda: _last_prefix(state, drafted), d - 1))
+            return found[-1].tokens[..., 0]
+
+        base = state.base_tokens()[:, None]
+        # Rows are unsure about as early as they were last time: that is where the host has a look, once a draft.
+        look = depth if self.theta is None else min(depth, state.drafter_state["look"])
+        state.step.chain(heads, mine, base, look, 0, take)
+        if self.theta is not None:
+            lengths = self._sure(_confidence(found)).sum(1).tolist()
+            longest = max(lengths)
+            if longest == look < depth:
+                state.step.chain(heads, mine, found[-1].tokens[..., 0], depth, look, take)
+            else:  # of a draft that is over, one more stays, as the first that is unsure
+                del found[longest + 1 :]
+            state.drafter_state["look"] = min(self.depth, longest + 2)
         q = [choice.q for choice in found if choice.q is not None]
         return Choice(
             torch.cat([choice.tokens for choice in found], 1), torch.cat([choice.confidence for choice in found], 1),
@@ -80,4 +92,4 @@ def _confidence(found: list[Choice]) -> Tensor:
 def _last_prefix(state: DecodeState, drafted: list[Tensor]) -> list[list[list[int]]]:
     """What stands before the next token of each row's chain."""
     draft = chain_draft(torch.cat(drafted, 1)) if drafted else empty_draft(state)
-    return [row[-1:] for row in path_prefixes([state.prefix(row) for row in state.rows], draft)]
+    return [row[-1:] for row in path_prefixes([row.prefix for row in state.rows], draft)]

@@ -2,7 +2,6 @@
 arXiv 2407.09722): a reference on small vocabularies, at one trunk call a level of the tree of all continuations."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class Joint(Drafter):
     depth: int
     top: int | None = None
 
-    def start(self, state: DecodeState, source: Any) -> None:
+    def start(self, state: DecodeState) -> None:
         """Nothing to keep; ConfigError for a tree that is too large."""
         check_size("joint", self.depth, self.top, state.batch.trunk.vocab_size)
 
@@ -46,18 +45,19 @@ class Joint(Drafter):
         state.count_draft_calls(depth)
         if state.noise is not None and state.draws != "best":
             return self._drawn(state, depth)
-        return chain_draft(up_to_end(self._likeliest(state, depth)[state.places], state.eos))
+        return chain_draft(up_to_end(self._likeliest(state, depth)[state.places], state.ends))
 
     def _likeliest(self, state: DecodeState, depth: int) -> Tensor:
         """The best path [B, depth] of every row of the batch."""
-        batch = state.batch
+        batch, pending = state.batch, state.batch.pending()
         most = min(self.top or batch.trunk.vocab_size, batch.trunk.vocab_size)
         paths = Paths.none(len(batch.rows), state.device)
         score = torch.zeros(len(batch.rows), 1, dtype=torch.float32, device=state.device)
         for d in range(1, depth + 1):
             laws = log_laws(
-                state, batch.rows, logits_behind(batch.trunk, batch.cache, batch.pending, paths), paths.ends
-            )
+                state, batch.rows,
+                logits_behind(batch.trunk, batch.cache, pending, paths, batch.ahead, batch.rules), paths.ends,
+            )  # fmt: skip
             best = laws.topk(most, -1)
             score = (score[..., None] + best.values).flatten(1)
             tokens, above = best.indices.flatten(1), children(laws.shape[1], most, laws)
@@ -69,15 +69,16 @@ class Joint(Drafter):
     def _drawn(self, state: DecodeState, depth: int) -> Draft:
         """Token by token."""
         batch, places = state.batch, torch.tensor(state.places, device=state.device)
+        pending = batch.pending()
         paths, found = Paths.none(len(batch.rows), state.device), []
         for d in range(1, depth + 1):
-            logits = logits_behind(batch.trunk, batch.cache, batch.pending, paths)[places]
-            prefixes = prefixes_behind(state, state.rows, paths.ends[places])
+            logits = logits_behind(batch.trunk, batch.cache, pending, paths, batch.ahead, batch.rules)[places]
+            prefixes = prefixes_behind(state.rows, paths.ends[places])
             found.append(choose(state, logits, None, d, prefixes, d - 1))
             token = found[-1].tokens[..., 0]
             whole = token.new_zeros(len(batch.rows), 1).index_copy(0, places, token)
             paths = paths.grow(whole, torch.zeros_like(whole))
         q = [choice.q[:, :, 0] for choice in found if choice.q is not None]
         confidence = torch.cat([choice.confidence[..., 0] for choice in found], 1)
-        tokens = up_to_end(paths.ends[places, 0], state.eos)
+        tokens = up_to_end(paths.ends[places, 0], state.ends)
         return chain_draft(tokens, confidence, torch.cat(q, 1) if q else None)

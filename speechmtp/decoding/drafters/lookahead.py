@@ -7,7 +7,7 @@ first choices behind the last level complete an n-gram a column for the pool, an
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -75,6 +75,7 @@ class Lookahead(Drafter):
     window: int = 7
     ngram: int = 5
     guesses: int = 7
+    hears_choices: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -82,9 +83,10 @@ class Lookahead(Drafter):
             if getattr(self, name) < least:
                 raise ConfigError(f"lookahead: {name} {getattr(self, name)}, expected {least} or more")
 
-    def start(self, state: DecodeState, source: Any) -> dict[int, Window]:
+    def start(self, state: DecodeState) -> None:
         """Empty windows and pools."""
-        return {row: Window([[] for _ in range(self.ngram - 1)]) for row in state.rows}
+        for row in state.rows:
+            row.kept = Window([[] for _ in range(self.ngram - 1)])
 
     def propose(self, state: DecodeState) -> Draft:
         """Window and n-grams of each row, no deeper than its limit."""
@@ -92,7 +94,7 @@ class Lookahead(Drafter):
             return empty_draft(state)
         tries = []
         for place, row in enumerate(state.rows):
-            text, mine = state.prefix(row), state.drafter_state[row]
+            text, mine = row.prefix, row.kept
             limit = self.window + self.ngram if state.limits is None else state.limits[place]
             mine.fill(self.window, text)
             # Column i ends i + ngram - 2 tokens behind the base token.
@@ -100,14 +102,14 @@ class Lookahead(Drafter):
             tries.append(mine.tree(columns, mine.pool.get(text[-1], []), min(limit, self.ngram - 1)))
         return tree_draft(tries, state)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """New n-grams, and the next window."""
-        windows = [state.drafter_state[row] for row in state.rows]
+        assert choices is not None
+        windows = [row.kept for row in state.rows]
         columns = [mine.columns for mine in windows]
         first, past = min(columns) * (self.ngram - 2), max(columns) * (self.ngram - 1)
-        best = target[:, first:past].argmax(-1).tolist()
-        for mine, choices, new in zip(windows, best, emitted):
+        for mine, best, new in zip(windows, choices[:, first:past].tolist(), emitted):
             begin = mine.columns * (self.ngram - 2) - first  # of the last level
-            chosen = choices[begin : begin + mine.columns]
+            chosen = best[begin : begin + mine.columns]
             mine.learn(chosen, self.guesses)
             mine.shift(chosen, len(new))

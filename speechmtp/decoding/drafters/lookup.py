@@ -1,7 +1,8 @@
 """Drafts copied from the text so far (prompt lookup; Saxena 2023, and the n-gram drafters of transformers and vLLM)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from speechmtp.types import Draft
 class History:
     """A row's ids and, for each n-gram of them that something followed, where that stands."""
 
-    def __init__(self, options: "PromptLookup", ids: list[int]) -> None:
+    def __init__(self, options: "PromptLookup", ids: Sequence[int]) -> None:
         self._options = options
         self._ids: list[int] = []
         self._behind: dict[tuple[int, ...], int] = {}
@@ -66,16 +67,17 @@ class PromptLookup(Drafter):
         if self.match not in ("last", "first"):
             raise ConfigError(f"lookup: match {self.match!r}, expected last or first")
 
-    def start(self, state: DecodeState, source: Any) -> dict[int, History]:
+    def start(self, state: DecodeState) -> None:
         """Each row's prompt ids."""
-        return {row: History(self, state.prompt_ids[row]) for row in state.rows}
+        for row in state.rows:
+            row.kept = History(self, row.request.ids)
 
     def propose(self, state: DecodeState) -> Draft:
         """A copy a row; nothing where no n-gram at the end stood before."""
-        return pad_lists([state.drafter_state[row].continuation() for row in state.rows], state)
+        return pad_lists([row.kept.continuation() for row in state.rows], state)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """Add what was emitted."""
         for row, tokens in zip(state.rows, emitted):
             for token in tokens:
-                state.drafter_state[row].emit(token)
+                row.kept.emit(token)

@@ -4,8 +4,8 @@ p(x_{t+1+d} | x_<=t) = sum over paths x_{t+1}..x_{t+d} of p(path | x_<=t) p(x_{t
 whole vocabulary at V^d tree nodes; with `top` each node keeps its likeliest m tokens, renormalised, at m^d nodes.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Draft, Prompt, chain_draft
+from speechmtp.types import Draft, Prompt, TokenRules, chain_draft
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Marginal(Drafter):
     depth: int
     top: int | None = None
 
-    def start(self, state: DecodeState, source: Any) -> None:
+    def start(self, state: DecodeState) -> None:
         """Nothing to keep; ConfigError for a tree that is too large."""
         check_size("marginal", self.depth, self.top, state.batch.trunk.vocab_size)
 
@@ -39,11 +39,13 @@ class Marginal(Drafter):
         if depth == 0:
             return empty_draft(state)
         batch = state.batch
-        laws = next_laws(batch.trunk, batch.cache, batch.pending, depth - 1, self.top)[state.places]
+        laws = next_laws(
+            batch.trunk, batch.cache, batch.pending(), depth - 1, self.top, batch.ahead, batch.rules
+        )[state.places]  # fmt: skip
         state.count_draft_calls(depth)
         ends, found = torch.zeros(len(laws), 1, 0, dtype=torch.long, device=laws.device), []
         for d in range(depth):
-            prefixes = prefixes_behind(state, state.rows, ends)
+            prefixes = prefixes_behind(state.rows, ends)
             found.append(choose(state, laws[:, d : d + 1].log(), None, d + 1, prefixes, d))
             ends = torch.cat([ends, found[-1].tokens], 2)
         q = [choice.q[:, :, 0] for choice in found if choice.q is not None]
@@ -64,7 +66,10 @@ def marginal_laws(trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int,
 
 
 @torch.no_grad()
-def next_laws(trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int, top: int | None = None) -> Tensor:
+def next_laws(
+    trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int, top: int | None = None,
+    ahead: Callable[[int], Tensor] | None = None, rules: Sequence[TokenRules] = (),
+) -> Tensor:  # fmt: skip
     """`marginal_laws` with the trunk's own law of x_{t+1} before them: [B, depth + 1, V], by as many calls."""
     if depth < 0 or (top is not None and top < 1):
         raise ConfigError(f"marginal: depth {depth} and top {top}, expected depth from 0 and top from 1")
@@ -73,7 +78,7 @@ def next_laws(trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int, top
     weights = pending.embeddings.new_ones(len(pending.lengths), 1)
     laws: list[Tensor] = []
     for d in range(depth + 1):
-        logits = logits_behind(trunk, cache, pending, paths)
+        logits = logits_behind(trunk, cache, pending, paths, ahead, rules)
         below = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         laws.append((weights[..., None] * below).sum(1))
         if d < depth:

@@ -1,6 +1,7 @@
 """Drafts from a small language model that reads the same prompt (Leviathan et al., arXiv 2211.17192)."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,60 +10,69 @@ from torch import Tensor
 
 from speechmtp.decoding.choose import Choice, choose
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
-from speechmtp.decoding.drafters.paths import prefixes_behind
+from speechmtp.decoding.drafters.paths import ends_text, prefixes_behind
 from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.step import ruled
 from speechmtp.errors import ConfigError
-from speechmtp.models.cache import RaggedCache
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Prompt, Source, chain_draft, stack_prompts
 
 
-@dataclass
 class DraftCache:
-    """A draft trunk's cache of the live rows: each one's prompt (unless it still waits), its first `true` tokens, and
-    behind them what was `drafted` last. `shift` [B] takes a slot to its position."""
+    """A draft trunk's cache of rows: each one's prompt (unless it still waits), its first `true` tokens, and behind
+    them what was `drafted` last."""
 
-    trunk: Trunk
-    cache: RaggedCache
-    prompt: Prompt | None
-    entries: Tensor
-    shift: Tensor
-    true: list[int]
-    drafted: list[list[int]]
+    def __init__(self, trunk: Trunk, prompts: list[Prompt]) -> None:
+        self.trunk, self.prompts = trunk, prompts
+        self.waiting = True
+        self.cache = trunk.new_cache(0, slots=len(prompts))
+        self.first = [int(prompt.next_position[0]) for prompt in prompts]
+        self.true = [0] * len(prompts)
+        self.drafted: list[list[int]] = [[] for _ in prompts]
 
     @classmethod
-    def start(cls, state: DecodeState, source: tuple[Trunk, Sequence[Prompt]]) -> "DraftCache":
-        """An empty cache for the live rows; ConfigError for a trunk of another vocabulary."""
-        trunk, rows, size = source[0], len(state.rows), state.batch.trunk.vocab_size
+    def start(cls, state: DecodeState) -> "DraftCache":
+        """An empty cache for the rows; ConfigError for a trunk of another vocabulary."""
+        sources = [source for row in state.rows if (source := row.request.source(DraftPrompt)) is not None]
+        trunk, size = sources[0].trunk, state.batch.trunk.vocab_size
         if trunk.vocab_size != size:
             raise ConfigError(
                 f"draft model: {trunk.vocab_size} tokens, expected the trunk's {size}; give one of the same tokenizer"
             )
-        prompt = stack_prompts(list(source[1]))
-        shift = prompt.next_position - prompt.lengths
-        return cls(
-            trunk, trunk.new_cache(rows, prompt), prompt, prompt.lengths, shift, [0] * rows, [[] for _ in range(rows)]
-        )
+        return cls(trunk, [source.prompt for source in sources])
 
-    def select(self, kept: list[int]) -> None:
-        """Keep these rows, in this order."""
-        index = torch.tensor(kept, dtype=torch.long, device=self.entries.device)
-        self.cache.select(index)
-        if self.prompt is not None:
-            p = self.prompt
-            self.prompt = Prompt(p.embeddings[index], p.positions[index], p.lengths[index], p.next_position[index])
-        self.entries, self.shift = self.entries[index], self.shift[index]
-        self.true, self.drafted = [self.true[i] for i in kept], [self.drafted[i] for i in kept]
+    def take(self, rows: Sequence[int]) -> "DraftCache":
+        """Copies of these rows."""
+        other = copy(self)
+        other.cache = self.trunk.new_cache(0, slots=len(rows)) if self.waiting else self.cache.take(rows)
+        other.prompts, other.first = [self.prompts[i] for i in rows], [self.first[i] for i in rows]
+        other.true, other.drafted = [self.true[i] for i in rows], [list(self.drafted[i]) for i in rows]
+        return other
+
+    def join(self, state: DecodeState, others: "DraftCache", theirs: DecodeState) -> "DraftCache":
+        """Another's rows behind these; prompts that still wait are fed first."""
+        self.feed_prompts(state)
+        others.feed_prompts(theirs)
+        self.cache.join(others.cache)
+        self.prompts, self.first = self.prompts + others.prompts, self.first + others.first
+        self.true, self.drafted = self.true + others.true, self.drafted + others.drafted
+        return self
+
+    def feed_prompts(self, state: DecodeState) -> Tensor | None:
+        """Logits [B, 1, V] behind the prompts, where they were not fed yet."""
+        if not self.waiting:
+            return None
+        self.waiting = False
+        prompt = stack_prompts(self.prompts)
+        self.trunk.join(self.cache, prompt)
+        return self._run(state, prompt.embeddings, prompt.positions, [p.embeddings.shape[1] for p in self.prompts])
 
     def catch_up(self, state: DecodeState) -> Tensor:
         """Logits [B, 1, V] behind all that each row has emitted. What was drafted and accepted is there already; the
         rest of the draft is overwritten."""
-        logits = None
-        if self.prompt is not None:
-            logits = self._run(state, self.prompt.embeddings, self.prompt.positions, self.prompt.lengths)
-            self.prompt = None
-        texts = [state.tokens[row] for row in state.rows]
+        logits = self.feed_prompts(state)
+        texts = [row.tokens for row in state.rows]
         if logits is not None and not any(texts):
             return logits
         for i, text in enumerate(texts):
@@ -71,37 +81,45 @@ class DraftCache:
                 if self.true[i] == len(text) - 1 or token != text[self.true[i]]:
                     break
                 self.true[i] += 1
-        self.cache.lengths = self.entries + torch.tensor(self.true, device=self.entries.device)
+        self.cache.rewind([p.embeddings.shape[1] + n for p, n in zip(self.prompts, self.true)])
         new = [text[n:] for text, n in zip(texts, self.true)]
+        begin = self.true
         self.true, self.drafted = [len(text) for text in texts], [[] for _ in texts]
         size = max(map(len, new))
-        tokens = torch.tensor([row + [0] * (size - len(row)) for row in new], device=self.entries.device)
-        return self._feed(state, tokens, torch.tensor([len(row) for row in new], device=self.entries.device))
+        tokens = torch.tensor([row + [0] * (size - len(row)) for row in new], device=self.cache.device)
+        return self._run(state, self.trunk.embed(tokens), self._positions(begin, size), list(map(len, new)))
 
     def draft(self, state: DecodeState, tokens: Tensor) -> Tensor:
         """Logits [B, 1, V] behind one drafted token a row [B, 1]."""
+        begin = [n + len(drafted) for n, drafted in zip(self.true, self.drafted)]
         for drafted, token in zip(self.drafted, tokens[:, 0].tolist()):
             drafted.append(token)
-        return self._feed(state, tokens, torch.ones_like(tokens[:, 0]))
+        return self._run(state, self.trunk.embed(tokens), self._positions(begin, 1), [1] * len(begin))
 
     def behind(self) -> Prompt:
         """No entries, behind what is committed."""
-        nothing = self.trunk.embed(self.entries[:, None][:, :0])
-        return Prompt(
-            nothing, self.entries[:, None][:, :0], torch.zeros_like(self.entries), self.cache.lengths + self.shift
-        )
+        none = torch.zeros(len(self.true), 0, dtype=torch.long, device=self.cache.device)
+        zeros = none.new_zeros(len(none))
+        return Prompt(self.trunk.embed(none), none, zeros, zeros)
 
-    def _feed(self, state: DecodeState, tokens: Tensor, count: Tensor) -> Tensor:
-        steps = torch.arange(tokens.shape[1], device=tokens.device)
-        return self._run(state, self.trunk.embed(tokens), (self.cache.lengths + self.shift)[:, None] + steps, count)
+    def ahead(self, count: int) -> Tensor:
+        """Positions [B, count] of the tokens behind what is committed."""
+        return self._positions([n + len(drafted) for n, drafted in zip(self.true, self.drafted)], count)
 
-    def _run(self, state: DecodeState, embeddings: Tensor, positions: Tensor, count: Tensor) -> Tensor:
+    def _positions(self, begin: Sequence[int], count: int) -> Tensor:
+        """Positions [B, count] of the rows' output tokens from `begin` on."""
+        rows = zip(self.first, self.prompts, begin)
+        table = [[first + prompt.law.offset(n + i) for i in range(count)] for first, prompt, n in rows]
+        return torch.tensor(table, dtype=torch.long, device=self.cache.device).view(len(table), count)
+
+    def _run(self, state: DecodeState, embeddings: Tensor, positions: Tensor, counts: list[int]) -> Tensor:
         hidden = self.trunk.extend(embeddings, positions, None, self.cache).hidden
-        self.cache.commit(count)
+        self.cache.commit(counts)
         state.count_draft_calls()
         if hidden.shape[1] > 1:
-            hidden = hidden[torch.arange(len(count), device=count.device), count - 1][:, None]
-        return self.trunk.unembed(hidden)
+            at = torch.tensor(counts, device=hidden.device) - 1
+            hidden = hidden[torch.arange(len(counts), device=hidden.device), at][:, None]
+        return ruled(self.trunk.unembed(hidden), state.rules, False)
 
 
 @dataclass(frozen=True)
@@ -114,9 +132,18 @@ class DraftModel(Drafter):
     theta: float | None = None
     source: ClassVar[type[Source] | None] = DraftPrompt
 
-    def start(self, state: DecodeState, source: tuple[Trunk, Sequence[Prompt]]) -> DraftCache:
+    def start(self, state: DecodeState) -> DraftCache:
         """The draft trunk with an empty cache."""
-        return DraftCache.start(state, source)
+        return DraftCache.start(state)
+
+    def join(self, state: DecodeState, other: DecodeState) -> DraftCache:
+        """Rows join the draft model's cache too."""
+        mine: DraftCache = state.drafter_state
+        return mine.join(state, other.drafter_state, other)
+
+    def take(self, kept: DraftCache, rows: Sequence[int]) -> DraftCache:
+        """Rows leave the draft model's cache too."""
+        return kept.take(rows)
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""
@@ -129,9 +156,9 @@ class DraftModel(Drafter):
         ends = torch.zeros(len(state.rows), 1, 0, dtype=torch.long, device=state.device)
         going = torch.ones(len(state.rows), 1, dtype=torch.bool, device=state.device)
         for d in range(1, depth + 1):
-            choice = choose(state, logits, None, d, prefixes_behind(state, state.rows, ends), d - 1)
+            choice = choose(state, logits, None, d, prefixes_behind(state.rows, ends), d - 1)
             token = choice.tokens[..., 0]
-            stays, going = going, going & (token != state.eos)
+            stays, going = going, going & ~ends_text(token, state.ends)
             if self.theta is not None:
                 sure = choice.confidence[..., 0] >= self.theta
                 stays, going = stays if own else stays & sure, going & sure
@@ -144,7 +171,3 @@ class DraftModel(Drafter):
         q = [choice.q[:, :, 0] for choice in found if choice.q is not None]
         confidence = torch.cat([choice.confidence[..., 0] for choice in found], 1)
         return chain_draft(torch.cat(kept, 1), confidence, torch.cat(q, 1) if q else None)
-
-    def drop(self, state: DecodeState, kept: list[int]) -> None:
-        """Rows leave the draft model's cache too."""
-        state.drafter_state.select(kept)

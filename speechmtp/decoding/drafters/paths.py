@@ -1,16 +1,18 @@
 """Paths of tokens ahead, as a tree that a trunk is asked about level by level; nothing of it is committed."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from speechmtp.decoding.processors import Prefixes
-from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.state import DecodeState, Row
+from speechmtp.decoding.step import ruled
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Draft, Prompt
+from speechmtp.types import Draft, Prompt, TokenRules
 
 MOST_NODES = 4096
 
@@ -62,8 +64,13 @@ def children(nodes: int, each: int, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def logits_behind(trunk: Trunk, cache: RaggedCache, pending: Prompt, paths: Paths) -> Tensor:
-    """Logits [B, n, V] behind the n paths, which stand behind the committed and the `pending` entries of each row."""
+def logits_behind(
+    trunk: Trunk, cache: RaggedCache, pending: Prompt, paths: Paths, ahead: Callable[[int], Tensor] | None = None,
+    rules: Sequence[TokenRules] = (),
+) -> Tensor:  # fmt: skip
+    """Logits [B, n, V] behind the n paths, which stand behind the committed and the `pending` entries of each row;
+    `ahead` gives the positions [B, n] of the entries to come (None: by the prompt's law), `rules` say what may not be
+    said."""
     draft, lengths, device = paths.draft, pending.lengths, pending.embeddings.device
     size, last = draft.tokens.shape[1], paths.ends.shape[1]
     slots = lengths[:, None] + torch.arange(size, device=device)
@@ -73,7 +80,12 @@ def logits_behind(trunk: Trunk, cache: RaggedCache, pending: Prompt, paths: Path
         nodes = trunk.embed(draft.tokens).to(inputs.dtype)
         inputs = inputs.scatter(1, slots[..., None].expand(-1, -1, trunk.width), nodes)
         positions = torch.nn.functional.pad(positions, (0, size))
-        positions = positions.scatter(1, slots, pending.next_position[:, None] + draft.depth)
+        if ahead is None:
+            steps = torch.tensor([pending.law.offset(i) for i in range(size)], device=device)
+            places = pending.next_position[:, None] + steps
+        else:
+            places = ahead(size)
+        positions = positions.scatter(1, slots, places.gather(1, draft.depth))
         queries = inputs.shape[1]
         place = torch.arange(queries, device=device) - lengths[:, None]
         seen = draft.ancestors.gather(2, place.clamp(0, size - 1)[:, None].expand(-1, size, -1))
@@ -82,29 +94,37 @@ def logits_behind(trunk: Trunk, cache: RaggedCache, pending: Prompt, paths: Path
         ancestors = chain.scatter_(1, slots[..., None].expand(-1, -1, queries), seen)
     states = trunk.extend(inputs, positions, ancestors, cache)
     ends = lengths[:, None] + torch.arange(size - last, size, device=device)
-    return trunk.unembed(states.hidden.gather(1, ends[..., None].expand(-1, -1, trunk.width)))
+    logits = trunk.unembed(states.hidden.gather(1, ends[..., None].expand(-1, -1, trunk.width)))
+    return ruled(logits, rules, False)
 
 
-def prefixes_behind(state: DecodeState, rows: list[int], ends: Tensor) -> Prefixes:
-    """What stands before the token behind each of the paths [B, n, d] of some rows of the batch given."""
-    return lambda: [[state.prefix(row) + path for path in paths] for row, paths in zip(rows, ends.tolist())]
+def prefixes_behind(rows: Sequence[Row], ends: Tensor) -> Prefixes:
+    """What stands before the token behind each of the paths [B, n, d] of some rows."""
+    return lambda: [[row.prefix + path for path in paths] for row, paths in zip(rows, ends.tolist())]
 
 
-def log_laws(state: DecodeState, rows: list[int], logits: Tensor, ends: Tensor) -> Tensor:
+def log_laws(state: DecodeState, rows: Sequence[Row], logits: Tensor, ends: Tensor) -> Tensor:
     """Log of the processed laws [B, n, V] behind paths, in float32 at least; behind an end token another one follows,
     so that ended paths are compared with those that go on."""
     if state.processors is not None:
-        logits = state.processors(logits, prefixes_behind(state, rows, ends))
+        logits = state.processors(logits, prefixes_behind(rows, ends))
     laws = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     if not ends.shape[2]:
         return laws
-    ended = (ends[..., -1] == state.eos)[..., None]
+    ended = ends_text(ends[..., -1], state.ends)[..., None]
     certain = torch.full_like(laws[:1, :1], -torch.inf)
     certain[..., state.eos] = 0.0
     return torch.where(ended, certain, laws)
 
 
-def up_to_end(tokens: Tensor, eos: int) -> Tensor:
+def ends_text(tokens: Tensor, ends: Sequence[int]) -> Tensor:
+    """Whether tokens [..] are end tokens."""
+    if len(ends) == 1:
+        return tokens == ends[0]
+    return torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device))
+
+
+def up_to_end(tokens: Tensor, end_tokens: Sequence[int]) -> Tensor:
     """Tokens [B, P] of which those behind an end token are absent."""
-    ends = (tokens == eos).long()
+    ends = ends_text(tokens, end_tokens).long()
     return tokens.masked_fill(ends.cumsum(1) > ends, -1)

@@ -1,16 +1,15 @@
 """Drafts from the pass before: what was said over an overlapping or growing window is said again, in most places."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from speechmtp import types
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.drafters.ctc import beside_heads, merged
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.types import Draft, Source
+from speechmtp.types import PreviousPass as Previous
 
 SKIP = 2  # at most what it costs that the beginning has left the window, in wrong tokens
 
@@ -24,20 +23,21 @@ class PreviousPass(Drafter):
     pointers: int = 3
     nodes: int = 24
     depth: int | None = None
-    source: ClassVar[type[Source] | None] = types.PreviousPass
+    source: ClassVar[type[Source] | None] = Previous
+    source_is_optional: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """ConfigError for an option out of range."""
         if min(self.pointers, self.nodes) < 1:
             raise ConfigError(f"previous: pointers={self.pointers}, nodes={self.nodes}, expected 1 or more of each")
 
-    def start(self, state: DecodeState, source: Sequence[Sequence[int]]) -> dict[int, TokenRow]:
+    def start(self, state: DecodeState) -> None:
         """Where each row's previous tokens, with or without their end token, go on."""
-        rows = {}
-        for row, tokens in zip(state.rows, source):
-            said = [*tokens, *([state.eos] if len(tokens) and tokens[-1] != state.eos else [])]
-            rows[row] = TokenRow([Hypothesis(said, [1.0] * len(said))], Pointers([said], SKIP))
-        return rows
+        for row in state.rows:
+            source = row.request.source(Previous)
+            tokens = () if source is None else source.tokens
+            said = [*tokens, *([state.eos] if tokens and state.ends and tokens[-1] not in state.ends else [])]
+            row.kept = TokenRow([Hypothesis(said, [1.0] * len(said))], Pointers([said], SKIP))
 
     def propose(self, state: DecodeState) -> Draft:
         """The rests of each row's previous tokens."""
@@ -47,9 +47,9 @@ class PreviousPass(Drafter):
         """What to draft behind the base token of every live row, best first."""
         found = []
         for row in state.rows:
-            mine: TokenRow = state.drafter_state[row]
-            mine.hear(state.tokens[row])
-            places = mine.pointers.best(self.pointers) if state.tokens[row] else [(0, 0)]
+            mine: TokenRow = row.kept
+            mine.hear(row.tokens)
+            places = mine.pointers.best(self.pointers) if row.tokens else [(0, 0)]
             found.append([mine.rest(number, start, self.depth) for number, start in places])
         return found
 
@@ -62,11 +62,12 @@ class PreviousHeads(Drafter):
     depth: int
     draft: PreviousPass = field(default_factory=PreviousPass)
     heads: ClassVar[bool] = True
-    source: ClassVar[type[Source] | None] = types.PreviousPass
+    source: ClassVar[type[Source] | None] = Previous
+    source_is_optional: ClassVar[bool] = True
 
-    def start(self, state: DecodeState, source: Sequence[Sequence[int]]) -> dict[int, TokenRow]:
+    def start(self, state: DecodeState) -> None:
         """What the draft from the previous pass keeps."""
-        return self.draft.start(state, source)
+        self.draft.start(state)
 
     def propose(self, state: DecodeState) -> Draft:
         """The previous pass's branches, and the heads' behind the first of them."""

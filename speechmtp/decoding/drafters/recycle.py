@@ -96,14 +96,16 @@ class Oracle(Drafter):
     depth: int
     source: ClassVar[type[Source] | None] = Reference
 
-    def start(self, state: DecodeState, source: Sequence[Sequence[int]]) -> dict[int, list[int]]:
+    def start(self, state: DecodeState) -> None:
         """The reference tokens of every row."""
-        return {row: list(tokens) for row, tokens in zip(state.rows, source)}
+        for row in state.rows:
+            source = row.request.source(Reference)
+            row.kept = [] if source is None else list(source.tokens)
 
     def propose(self, state: DecodeState) -> Draft:
         """What comes next in the reference; nothing at the prompt's call, as heads cannot draft there."""
         lists = []
         for row in state.rows:
-            done = len(state.tokens[row])
-            lists.append(state.drafter_state[row][done : done + self.depth] if state.prompted else [])
+            done = len(row.tokens)
+            lists.append(row.kept[done : done + self.depth] if state.prompted else [])
         return pad_lists(lists, state)

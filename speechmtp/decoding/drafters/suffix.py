@@ -1,12 +1,12 @@
 """Drafts along counted continuations of the longest suffixes of the text (Oliaro et al., arXiv 2411.04975)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
-from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.state import DecodeState, Row
 from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
 
@@ -86,9 +86,9 @@ class Suffix(Drafter):
     """Drafts of at most `factor` times the length of the suffix that stood before; suffix and draft together have at
     most `depth` tokens, a draft's estimated probability stays at `least` or above.
 
-    Counts are of the row's own text and, in a second tree, of what all rows of the batch have read and emitted so
+    Counts are of the row's own text and, in a second tree, of what all rows beside it have read and emitted so
     far; the draft with the higher score is taken. What a row drafts thus depends on its neighbours, what it says does
-    not. Nothing is remembered from one batch to the next. ConfigError for options out of range.
+    not. Nothing is remembered once all rows have left. ConfigError for options out of range.
     """
 
     depth: int = 24
@@ -104,24 +104,39 @@ class Suffix(Drafter):
         if not 0 <= self.least <= 1:
             raise ConfigError(f"suffix: least {self.least}, expected a number from 0 to 1")
 
-    def start(self, state: DecodeState, source: Any) -> dict[int, list[Cursor]]:
+    def start(self, state: DecodeState) -> Counts | None:
         """Two trees a row, one its own; a single row has that alone."""
-        shared = [Counts()] if len(state.rows) > 1 else []
-        cursors = {row: [Cursor(counts, self.depth) for counts in (Counts(), *shared)] for row in state.rows}
-        for row, places in cursors.items():
-            for cursor in places:
-                for token in state.prompt_ids[row]:
-                    cursor.emit(token)
-        return cursors
+        for row in state.rows:
+            row.kept = [self._cursor(Counts(), row)]
+        return self._share(Counts(), state.rows) if len(state.rows) > 1 else None
+
+    def join(self, state: DecodeState, other: DecodeState) -> Counts:
+        """One tree for all rows."""
+        if state.drafter_state is not None:
+            return self._share(state.drafter_state, other.rows)
+        return self._share(Counts(), [*state.rows, *other.rows])
+
+    def _share(self, counts: Counts, rows: Sequence[Row]) -> Counts:
+        """Let rows count in a tree beside their own."""
+        for row in rows:
+            row.kept = [row.kept[0], self._cursor(counts, row)]
+        return counts
+
+    def _cursor(self, counts: Counts, row: Row) -> Cursor:
+        """A row's place in a tree, which has counted all of its text."""
+        cursor = Cursor(counts, self.depth)
+        for token in row.prefix:
+            cursor.emit(token)
+        return cursor
 
     def propose(self, state: DecodeState) -> Draft:
         """The better draft of both trees; nothing where no suffix stood before."""
-        found = [[cursor.best(self.factor, self.least) for cursor in state.drafter_state[row]] for row in state.rows]
+        found = [[cursor.best(self.factor, self.least) for cursor in row.kept] for row in state.rows]
         return pad_lists([max(drafts, key=lambda scored: scored[0])[1] for drafts in found], state)
 
-    def observe(self, state: DecodeState, emitted: list[list[int]], target: Tensor) -> None:
+    def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """Count what was emitted, in both trees."""
         for row, tokens in zip(state.rows, emitted):
-            for cursor in state.drafter_state[row]:
+            for cursor in row.kept:
                 for token in tokens:
                     cursor.emit(token)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class HeadTree(Drafter):
         """The deepest level; heads must reach it."""
         return self.shape.depth
 
-    def start(self, state: DecodeState, source: Any) -> None:
+    def start(self, state: DecodeState) -> None:
         """Nothing to keep."""
         _check_width(state, self.shape.width)
 
@@ -145,7 +145,7 @@ class DynamicTree(Drafter):
             if value < low or (most is not None and value > most):
                 raise ConfigError(f"tree: {name} {value}, expected {low} {f'to {most}' if most else 'or more'}")
 
-    def start(self, state: DecodeState, source: Any) -> None:
+    def start(self, state: DecodeState) -> None:
         """Nothing to keep."""
         _check_width(state, self.width)
 
@@ -263,7 +263,7 @@ def _all_levels(state: DecodeState, depth: int, k: int) -> tuple[Tensor, Choice]
     """Logits [B, depth, V'] and `k` choices of every level of a family that reads no drafted token."""
     heads = state.heads
     assert heads is not None
-    logits = heads.all_logits(heads.all_features(state.head_state)[:, :depth], state.head_state.unembed)
+    logits = state.step.levels(heads, state.head_state, depth)
     steps = torch.arange(1, depth + 1, device=logits.device)
     return logits, choose(state, logits, heads.shortlist, steps, lambda: [], 0, k)
 
@@ -274,10 +274,10 @@ def _level(
     """Logits and `k` choices of level d behind nodes `tokens` [B, N], where drafted `paths` [B, N, d - 1] end."""
     heads = state.heads
     assert heads is not None
-    logits = heads.logits(heads.expand(state.head_state, d, tokens, parent), d, state.head_state.unembed)
+    logits = state.step.level(heads, state.head_state, d, tokens, parent)
 
     def prefixes() -> list[list[list[int]]]:
-        return [[state.prefix(row) + path for path in nodes] for row, nodes in zip(state.rows, paths.tolist())]
+        return [[row.prefix + path for path in nodes] for row, nodes in zip(state.rows, paths.tolist())]
 
     return logits, choose(state, logits, heads.shortlist, d, prefixes, first, k)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir
-from speechmtp.decoding.loop import Limits
+from speechmtp.decoding.engine import Limits, plain_outputs
 from speechmtp.errors import DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import AudioPrompt
@@ -31,7 +31,6 @@ from speechmtp.training.tasks.head_data import (
     hear_texts,
     opened,
     own_continuations,
-    plain_outputs,
 )
 from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.training.tasks.memories import (
@@ -45,7 +44,7 @@ from speechmtp.training.tasks.memories import (
 )
 from speechmtp.training.tasks.trunk_loss import error_rate
 from speechmtp.training.teacher_forced import teacher_forced
-from speechmtp.types import Prompt, stack_prompts
+from speechmtp.types import Prompt, TokenRules, stack_prompts
 
 Note = Callable[[int, int], None]
 
@@ -134,7 +133,7 @@ class HeldOut:
 
     trunk: Trunk
     prompts: Callable[[], list[Prompt]]
-    eos: tuple[int, ...]
+    rules: TokenRules
     limits: Limits | Sequence[int]  # by the length of prompts, or one a prompt
     word_errors: Callable[[Sequence[Sequence[int]]], float] | None = None  # in percent, where there are transcripts
     _known: tuple[list[Prompt], list[list[int]]] | None = None
@@ -165,7 +164,7 @@ class HeldOut:
         for start in range(0, len(prompts), size):
             batch = stack_prompts(list(prompts[start : start + size]))
             limits = self.limits if isinstance(self.limits, Limits) else self.limits[start : start + size]
-            found += plain_outputs(self.trunk, batch, self.eos, limits)
+            found += plain_outputs(self.trunk, batch, self.rules, limits)
         return found
 
 
@@ -190,7 +189,7 @@ def heard_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
         said = (tokenizer.decode([t for t in row if t != tokenizer.eos]).split() for row in found)
         return error_rate((tokenizer.decode(audio.tokens[n]).split(), words) for n, words in zip(names, said))
 
-    return HeldOut(model.trunk, prompts, model.eos, Limits(), word_errors)
+    return HeldOut(model.trunk, prompts, model.rules, Limits(), word_errors)
 
 
 def memory_data(
@@ -248,7 +247,7 @@ def memory_dev(bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow
 
     known = prompts, [[*i.text, model.eos[0]] for i in items]
     errors = word_errors if transcripts else None
-    return HeldOut(model.trunk, lambda: prompts_of(model, items), model.eos, limits, errors, known)
+    return HeldOut(model.trunk, lambda: prompts_of(model, items), model.rules, limits, errors, known)
 
 
 def long_texts(lm: TextModel, files: Sequence[str], opening: int) -> list[list[int]]:
@@ -266,4 +265,4 @@ def text_dev(lm: TextModel, texts: Sequence[Sequence[int]], opening: int, most: 
     def prompts() -> list[Prompt]:
         return [opened(lm.trunk, [text[:opening]]) for text in texts]
 
-    return HeldOut(lm.trunk, prompts, lm.eos, Limits(0.0, most, most))
+    return HeldOut(lm.trunk, prompts, lm.rules, Limits(0.0, most, most))

@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from speechmtp.data.batch import pooled_rows, seeded
-from speechmtp.decoding.loop import Limits, generate
-from speechmtp.decoding.strategies import make_strategy
+from speechmtp.decoding.engine import Limits, plain_outputs
 from speechmtp.errors import DataError
 from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.trunk import Trunk
 from speechmtp.training.multi_token import Sequences, lay_behind, pad_text
 from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment
-from speechmtp.types import Prompt
+from speechmtp.types import Prompt, TokenRules
 
 
 class HeadData(Protocol):
@@ -176,7 +175,7 @@ def hear_texts(
             audio = model.adapter(model.adapter.segments(out))
             texts = [data.tokens[n] for n in batch.ids]
             if own:
-                said = plain_outputs(model.trunk, model.close_prompt(audio), eos)
+                said = plain_outputs(model.trunk, model.close_prompt(audio), TokenRules((eos,)))
                 texts = [[t for t in row if t != eos] for row in said]
             found += _rows(audio, texts)
             note(number * len(names) + min(len(names), start + 16), passes * len(names))
@@ -197,10 +196,11 @@ def own_continuations(trunk: Trunk, texts: Sequence[Sequence[int]], opening: int
     without more are left out."""
     known = sorted((list(t) for t in texts if len(t) > opening), key=len)  # few finish long before their batch
     found: list[list[int]] = []
+    rules = TokenRules((eos,))
     for start in range(0, len(known), 16):
         group = known[start : start + 16]
         most = len(group[-1]) - opening
-        said = plain_outputs(trunk, opened(trunk, [t[:opening] for t in group]), eos, Limits(0.0, most, most))
+        said = plain_outputs(trunk, opened(trunk, [t[:opening] for t in group]), rules, Limits(0.0, most, most))
         found += [t[:opening] + s[: len(t) - opening] for t, s in zip(group, said)]
     return found
 
@@ -212,12 +212,3 @@ def opened(trunk: Trunk, openings: Sequence[Sequence[int]]) -> Prompt:
     rows, size = ids.shape
     full = torch.full((rows,), size, device=ids.device)
     return Prompt(trunk.embed(ids), torch.arange(size, device=ids.device).expand(rows, -1), full, full)
-
-
-def plain_outputs(
-    trunk: Trunk, prompt: Prompt, eos: int | Sequence[int], limits: Limits | Sequence[int] | None = None
-) -> list[list[int]]:
-    """What `ar` says behind a batch of prompts, end tokens included."""
-    plain = make_strategy("ar", {})
-    assert plain.drafter is not None and plain.rule is not None
-    return generate(trunk, None, prompt, plain.drafter, plain.rule, eos, limits=limits)[0]

@@ -9,12 +9,13 @@ import torch
 
 from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir, Utterance
+from speechmtp.decoding.engine import plain_outputs
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.storage import weights_digest
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.tasks.head_bases import HeldOut, read_prompts, write_prompts
-from speechmtp.training.tasks.head_data import HeardData, HeardText, plain_outputs
+from speechmtp.training.tasks.head_data import HeardData, HeardText
 from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.training.tasks.memories import heard_again
 from speechmtp.training.tasks.trunk_loss import error_rate
@@ -64,7 +65,7 @@ def prompt_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
         pairs = zip(data.utterances, found)
         return error_rate((normalize(u.text or "").split(), normalize(model.decode(row)).split()) for u, row in pairs)
 
-    return HeldOut(model.trunk, lambda: prompts, model.eos, [request.limit or 1 for request in requests], word_errors)
+    return HeldOut(model.trunk, lambda: prompts, model.rules, [request.limit or 1 for request in requests], word_errors)
 
 
 @torch.no_grad()
@@ -87,7 +88,7 @@ def said(model: SpeechModel, requests: Sequence[Request]) -> list[list[int]]:
     for start in range(0, len(requests), TOGETHER):
         group = requests[start : start + TOGETHER]
         limits = [request.limit or 1 for request in group]
-        found += plain_outputs(model.trunk, stack_prompts([request.prompt for request in group]), model.eos, limits)
+        found += plain_outputs(model.trunk, stack_prompts([request.prompt for request in group]), model.rules, limits)
     return found
 
 

@@ -17,8 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from speechmtp.audio.augment import speed_perturb
 from speechmtp.data.batch import pooled_rows, seeded
 from speechmtp.data.kaldi import DataDir, Utterance
-from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
-from speechmtp.decoding.strategies import make_strategy
+from speechmtp.decoding.engine import plain_outputs
 from speechmtp.errors import DataError
 from speechmtp.models.bases.contract import MemoryModel, SpeechModel
 from speechmtp.models.storage import weights_digest
@@ -99,15 +98,12 @@ def own_outputs(
     model: MemoryModel, memories: Sequence[Tensor], limits: Sequence[int], rows: int = 16
 ) -> list[list[int]]:
     """What the model says by its own law, `rows` utterances of about one length at a time; memories [1, S, E]."""
-    plain = make_strategy("ar", {})
-    assert plain.drafter is not None and plain.rule is not None
-    plan = Plan(plain.drafter, plain.rule)
     order = sorted(range(len(memories)), key=lambda i: (memories[i].shape[1], i))
     found: list[list[int]] = [[] for _ in memories]
     for start in range(0, len(order), rows):
         group = order[start : start + rows]
         prompt = stack_prompts([model.prompt(memories[i]) for i in group])
-        tokens, _ = generate_mixed(model.trunk, prompt, [plan], model.eos, [limits[i] for i in group], Drawing())
+        tokens = plain_outputs(model.trunk, prompt, model.rules, [limits[i] for i in group])
         for i, row in zip(group, tokens):
             found[i] = row
     return found

@@ -6,8 +6,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from speechmtp.decoding.loop import generate
-from speechmtp.decoding.strategies import make_strategy
+from speechmtp.decoding.engine import plain_outputs
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.encoder_lm import EncoderLM
@@ -15,6 +14,7 @@ from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training.losses import MultiTokenConfig
 from speechmtp.training.multi_token import lay_behind, multi_token_loss
 from speechmtp.training.tasks.ctc import AudioData, evaluation_batches, greedy_labels
+from speechmtp.types import TokenRules
 
 
 def trunk_loss(
@@ -31,14 +31,11 @@ def decoded_error_rate(model: EncoderLM, data: AudioData, tokenizer: Tokenizer) 
 
     `score` adds the trunk's two rates: words are what counts, tokens are the finer scale.
     """
-    strategy = make_strategy("ar", {})
-    assert strategy.drafter is not None
-    assert strategy.rule is not None
     pairs: dict[str, list[tuple[list[int], list[int]]]] = {"": [], "ctc_": []}
     device = model.encoder.mean.device
     for batch in evaluation_batches(data, 32):
         out = model.encode_audio(batch.frames.to(device), batch.lengths.to(device))
-        found, _ = generate(model.trunk, None, model.prompt(out), strategy.drafter, strategy.rule, tokenizer.eos)
+        found = plain_outputs(model.trunk, model.prompt(out), TokenRules((tokenizer.eos,)))
         references = [data.tokens[name] for name in batch.ids]
         pairs[""] += zip(references, ([t for t in row if t != tokenizer.eos] for row in found))
         pairs["ctc_"] += zip(references, greedy_labels(out.logits, out.lengths))

@@ -1,0 +1,402 @@
+"""The engine: slots that requests join and leave, and one step for all rows: draft, one trunk call, accept, advance.
+
+Rows that join are behind those that are there, and their prompts are fed in a call of their own at the next step; from
+then on they go along with the others. What a row says depends on nothing but its own request and plan.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechmtp.decoding.acceptance import GreedyMatch
+from speechmtp.decoding.drafters.contract import Silent
+from speechmtp.decoding.flags import flags_of
+from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts, path_prefixes, trim
+from speechmtp.decoding.noise import TARGET
+from speechmtp.decoding.plan import Drawing, Plan, noise_of
+from speechmtp.decoding.state import Batch, DecodeState, Row
+from speechmtp.decoding.step import Step, Stepped, make_step
+from speechmtp.decoding.tally import Emitted, read, record, record_overlap, remember
+from speechmtp.errors import ConfigError
+from speechmtp.models.cache import RaggedCache
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Accepted, Draft, Event, Prompt, Request, TokenRules, Trace, stack_prompts
+
+
+@dataclass(frozen=True)
+class Limits:
+    """At most `ratio` tokens per prompt entry plus `extra`, and never more than `most`."""
+
+    ratio: float = 2.0
+    extra: int = 20
+    most: int = 1000
+
+    def of(self, entries: int) -> int:
+        """The limit of a row whose prompt has this many entries."""
+        return min(self.most, int(self.ratio * entries) + self.extra)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What traces keep besides counts: `gaps` and `logprobs` of emitted tokens, what acceptance theory expects of
+    drafts (`overlap`), and true drafting times on a GPU too, which then is waited for (`times`)."""
+
+    gaps: bool = False
+    logprobs: bool = False
+    overlap: bool = False
+    times: bool = False
+
+
+@dataclass
+class _Parked:
+    """A row that is paused: copies of all that is its own."""
+
+    lane: DecodeState
+    cache: RaggedCache
+    base: Tensor
+
+
+@dataclass
+class _Waiting:
+    """A row whose prompt was not fed yet."""
+
+    row: Row
+    plan: Plan
+    drawing: Drawing
+    paused: bool = field(default=False)
+
+
+class Engine:
+    """At most `slots` requests at a time over one trunk. Not for several threads at once."""
+
+    def __init__(
+        self, trunk: Trunk, slots: int = 16, limits: Limits | None = None, recorded: Recorded | None = None,
+        step: Step | None = None,
+    ) -> None:  # fmt: skip
+        if slots < 1:
+            raise ConfigError(f"engine: {slots} slots, expected 1 or more")
+        self.trunk, self.slots, self.limits = trunk, slots, limits or Limits()
+        self._recorded, self._step = recorded or Recorded(), step or make_step(trunk)
+        self._cache = trunk.new_cache(0, slots=slots)
+        self._rows: dict[int, Row] = {}
+        self._free = list(range(slots - 1, -1, -1))
+        self._waiting: list[_Waiting] = []
+        self._parked: dict[int, _Parked] = {}
+        self._live = self._batch([])
+        self._lanes: list[DecodeState] = []
+
+    @property
+    def free(self) -> int:
+        """Slots that a request can join."""
+        return len(self._free)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would say something."""
+        return bool(self._live.rows) or any(not one.paused for one in self._waiting)
+
+    def join(self, request: Request, plan: Plan, drawing: Drawing | None = None) -> int:
+        """Take a request in; its slot. ConfigError where none is free, or for a plan that the request cannot have."""
+        if not self._free:
+            raise ConfigError(f"engine: all {self.slots} slots are taken; wait for one, or make the engine larger")
+        plan.check(request)
+        drawing, prompt = drawing or Drawing(), request.prompt
+        limit = self.limits.of(prompt.embeddings.shape[1]) if request.limit is None else request.limit
+        row = Row(self._free.pop(), request, limit, int(prompt.next_position[0]), drawing.seed)
+        self._rows[row.slot] = row
+        self._waiting.append(_Waiting(row, plan, drawing))
+        return row.slot
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """One call for all rows that are neither paused nor done, and one for the prompts of those that have joined
+        since; what each row says by it."""
+        events = self._call(self._live, self._lanes) if self._live.rows else []
+        new = [one for one in self._waiting if not one.paused]
+        if new:
+            self._waiting = [one for one in self._waiting if one.paused]
+            events += self._prompt(new)
+        return events
+
+    @torch.inference_mode()
+    def leave(self, slot: int) -> tuple[list[int], Trace]:
+        """Free a slot, whether its row is done or not: the tokens that it has said (an end token last, where one came)
+        and its trace."""
+        row = self._row(slot)
+        self._waiting = [one for one in self._waiting if one.row is not row]
+        self._parked.pop(slot, None)
+        if row in self._live.rows:
+            self._keep(self._live, self._lanes, [i for i, other in enumerate(self._live.rows) if other is not row])
+        del self._rows[slot]
+        self._free.append(slot)
+        row.trace.flags = flags_of(row.tokens, row.request.rules.eos)
+        return row.tokens, row.trace
+
+    @torch.inference_mode()
+    def pause(self, slot: int) -> None:
+        """Leave a row out of the steps to come; its slot stays its own."""
+        row = self._row(slot)
+        for one in self._waiting:
+            one.paused |= one.row is row
+        if row not in self._live.rows:
+            return
+        place = self._live.rows.index(row)
+        lane = next(lane for lane in self._lanes if row in lane.rows)
+        assert self._live.base is not None
+        self._parked[slot] = _Parked(
+            lane.take([lane.rows.index(row)]), self._cache.take([place]), self._live.base[place : place + 1].clone()
+        )
+        self._keep(self._live, self._lanes, [i for i in range(len(self._live.rows)) if i != place])
+
+    @torch.inference_mode()
+    def resume(self, slot: int) -> None:
+        """Let a paused row go on."""
+        row = self._row(slot)
+        for one in self._waiting:
+            one.paused &= one.row is not row
+        parked = self._parked.pop(slot, None)
+        if parked is not None:
+            self._cache.join(parked.cache)
+            parked.lane.places, parked.lane.batch = [0], self._live
+            self._merge([row], [parked.lane], parked.base)
+
+    def _row(self, slot: int) -> Row:
+        if slot not in self._rows:
+            raise ConfigError(f"engine: slot {slot} is free; join gives slots")
+        return self._rows[slot]
+
+    def _batch(self, rows: list[Row]) -> Batch:
+        kept = self._recorded
+        return Batch(
+            self.trunk, self._step, self._cache, rows, record_gaps=kept.gaps, record_logprobs=kept.logprobs,
+            record_overlap=kept.overlap, timed=kept.times or self._cache.device.type == "cpu",
+        )  # fmt: skip
+
+    def _prompt(self, new: Sequence[_Waiting]) -> list[Event]:
+        """The call over the prompts of new rows, which then go along with the others."""
+        batch = self._batch([one.row for one in new])
+        batch.first = len(self._live.rows)
+        batch.prompt = stack_prompts([one.row.request.prompt for one in new])
+        self.trunk.join(self._cache, batch.prompt)
+        lanes = [self._lane(batch, new, places) for places in _alike(new)]
+        events = self._call(batch, lanes)
+        assert batch.base is not None or not batch.rows
+        if batch.rows and batch.base is not None:
+            self._merge(batch.rows, lanes, batch.base)
+        return events
+
+    def _lane(self, batch: Batch, new: Sequence[_Waiting], places: list[int]) -> DecodeState:
+        """The state of new rows of one plan."""
+        mine = [new[place] for place in places]
+        plan, drawing, rows = mine[0].plan, mine[0].drawing, [one.row for one in mine]
+        rule = plan.rule.fitted(self.trunk)
+        rule = rule if drawing.seed is not None else rule.undrawn()
+        state = DecodeState(plan, rule, rows, places, batch, processors=drawing.processors)
+        if drawing.seed is not None:
+            keys = [row.request.noise_key for row in rows]
+            state.noise = noise_of([row.seed for row in rows if row.seed is not None], keys, batch.device)
+        if state.heads is not None:
+            assert batch.prompt is not None
+            parts = batch.prompt.memory, batch.prompt.memory_lengths
+            if len(places) < len(new):
+                at = torch.tensor(places, device=batch.device)
+                parts = tuple(None if part is None else part[at] for part in parts)  # type: ignore[assignment]
+            depth = getattr(plan.drafter, "depth", None)
+            state.head_state = state.heads.start(len(rows), self.trunk, depth, *parts, ahead=state.ahead)
+        state.drafter_state = plan.drafter.start(state)
+        if plan.length is not None:
+            state.length_state = plan.length.start(state)
+        return state
+
+    def _merge(self, rows: list[Row], lanes: list[DecodeState], base: Tensor) -> None:
+        """Rows that have said their first tokens go along with the others; the cache has them behind these already."""
+        live, size = self._live, len(self._live.rows)
+        live.base = base if live.base is None or not size else torch.cat([live.base, base])
+        live.rows = live.rows + rows
+        for lane in lanes:
+            if not lane.rows:
+                continue
+            lane.places, lane.batch = [size + place for place in lane.places], live
+            other = next((one for one in self._lanes if one.key == lane.key), None)
+            if other is None:
+                self._lanes.append(lane)
+            else:
+                other.join(lane)
+
+    def _call(self, batch: Batch, lanes: list[DecodeState]) -> list[Event]:
+        """One draft, one trunk call, one acceptance, for the rows of a batch."""
+        batch.focus()
+        spent = [_drafted(lane) for lane in lanes]
+        drafts, parts = [draft for draft, _ in spent], [lane.places for lane in lanes]
+        draft = drafts[0] if len(lanes) == 1 else merge_drafts(drafts, parts)
+        size, taps = draft.tokens.shape[1], _taps(lanes)
+        stepped = self._step.run(batch, draft, taps, all(lane.by_choices for lane in lanes))
+        verdicts = [_judge(lane, stepped, one, len(lanes) > 1) for lane, one in zip(lanes, drafts)]
+        accepted = verdicts[0][0] if len(lanes) == 1 else merge_accepted([v[0] for v in verdicts], parts, size)
+        said = read(draft, accepted)  # the one place where a step waits for the device
+        emitted = record(batch, said)
+        advanced = self._commit(batch, lanes, stepped, taps, draft, accepted, said)
+        batch.prompt, batch.base = None, accepted.next
+        for lane, (_, drafting), seconds, (_, choices) in zip(lanes, spent, advanced, verdicts):
+            mine = [emitted[place] for place in lane.places]
+            lane.plan.drafter.observe(lane, mine, choices)
+            if lane.plan.length is not None:
+                lane.plan.length.observe(lane, mine)
+            for row in lane.rows:
+                row.trace.draft_seconds += (drafting + seconds) / len(lane.rows)
+        events = [Event(row.slot, tuple(new), row.done) for row, new in zip(batch.rows, emitted)]
+        self._keep(batch, lanes, [i for i, row in enumerate(batch.rows) if not row.done])
+        return events
+
+    def _commit(
+        self, batch: Batch, lanes: list[DecodeState], stepped: Stepped, taps: tuple[int, ...], draft: Draft,
+        accepted: Accepted, said: Emitted,
+    ) -> list[float]:  # fmt: skip
+        """Keep the pending entries and the accepted path, in the cache and in the heads; the heads' seconds."""
+        entries, device = batch.entries, batch.device
+        counts = [own + count for own, count in zip(entries, said.counts)]
+        paths = None if draft.chain else committed(entries, said.paths)
+        batch.cache.commit(counts, paths)
+        asked = [lane.heads is not None and not all(row.done for row in lane.rows) for lane in lanes]
+        if not any(asked):
+            return [0.0] * len(lanes)
+        queries, rows = stepped.inputs.shape[1], len(batch.rows)
+        every = torch.arange(queries, device=device).expand(rows, -1)
+        keep = every if paths is None else torch.tensor(paths, device=device)
+        total = accepted.count + (1 if batch.prompt is None else batch.prompt.lengths)
+        seconds = []
+        for lane, wanted in zip(lanes, asked):
+            if not wanted or lane.heads is None:
+                seconds.append(0.0)
+                continue
+            began = _clock(lane)
+            own = _own_taps(stepped, taps, lane)
+            if len(lanes) == 1:
+                self._step.advance(lane.heads, lane.head_state, own, keep, total, counts)
+            else:
+                at = torch.tensor(lane.places, device=device)
+                mine = [counts[place] for place in lane.places]
+                self._step.advance(lane.heads, lane.head_state, own.rows(at), keep[at], total[at], mine)
+            seconds.append(_clock(lane) - began)
+        return seconds
+
+    def _keep(self, batch: Batch, lanes: list[DecodeState], kept: list[int]) -> None:
+        """Rows have left: those at `kept` stay, in the cache and in every lane at its own places."""
+        if len(kept) == len(batch.rows):
+            return
+        size = len(batch.rows)
+        before = list(range(batch.first))
+        behind = range(batch.first + size, len(batch.cache.known))
+        batch.cache.select([*before, *(batch.first + place for place in kept), *behind])
+        batch.rows = [batch.rows[place] for place in kept]
+        if batch.base is not None:
+            batch.base = batch.base[torch.tensor(kept, dtype=torch.long, device=batch.device)]
+        moved = {old: new for new, old in enumerate(kept)}
+        for lane in lanes:
+            stay = [i for i, place in enumerate(lane.places) if place in moved]
+            places = [moved[lane.places[i]] for i in stay]
+            if stay:
+                lane.keep(stay)
+            else:
+                lane.rows = []
+                lane.close()
+            lane.places = places
+        lanes[:] = [lane for lane in lanes if lane.rows]
+
+
+def generate(
+    trunk: Trunk, requests: Sequence[Request], plans: Plan | Sequence[Plan],
+    drawing: Drawing | Sequence[Drawing] | None = None, limits: Limits | None = None, recorded: Recorded | None = None,
+) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
+    """Decode requests in one batch, all by one plan or each by its own: all join, and the engine steps until it is
+    empty. Token lists (an end token last, where one came) and traces, a request each."""
+    if not requests:
+        return [], []
+    each = [plans] * len(requests) if isinstance(plans, Plan) else plans
+    drawn = list(drawing) if isinstance(drawing, Sequence) else [drawing] * len(requests)
+    engine = Engine(trunk, len(requests), limits, recorded)
+    slots = [engine.join(request, plan, own) for request, plan, own in zip(requests, each, drawn, strict=True)]
+    while engine.busy:
+        engine.step()
+    done = [engine.leave(slot) for slot in slots]
+    return [tokens for tokens, _ in done], [trace for _, trace in done]
+
+
+def _alike(new: Sequence[_Waiting]) -> list[list[int]]:
+    """Places of the rows that are drafted and judged together."""
+    found: dict[object, list[int]] = {}
+    for place, one in enumerate(new):
+        key = one.plan, one.row.request.rules.eos, one.drawing.processors, one.drawing.seed is not None
+        found.setdefault(key, []).append(place)
+    return list(found.values())
+
+
+def _drafted(lane: DecodeState) -> tuple[Draft, float]:
+    """A lane's draft, cut to its limits, and the seconds that it took."""
+    plan, began = lane.plan, _clock(lane)
+    if plan.length is not None:
+        lane.limits = plan.length.limits(lane)
+    draft = plan.drafter.propose(lane)
+    if lane.limits is not None:
+        draft = trim(draft, lane.limits)
+    return draft, _clock(lane) - began
+
+
+def _judge(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tuple[Accepted, Tensor | None]:
+    """What a lane's rule accepts of its draft, and the trunk's choices [B, P + 1] that its drafter may hear of, where
+    it wants to."""
+    rule, size, hears = lane.rule, draft.tokens.shape[1], lane.plan.drafter.hears_choices
+    at = torch.tensor(lane.places, device=lane.device) if mixed else None
+    if stepped.choices is not None:
+        choices = stepped.choices if at is None else stepped.choices[at][:, : size + 1]
+        return rule.judge(choices, draft), choices
+    assert stepped.logits is not None
+    target = stepped.logits if at is None else stepped.logits[at][:, : size + 1]
+    if lane.processors is not None:
+        target = lane.processors(target, lambda: path_prefixes([row.prefix for row in lane.rows], draft))
+    drawn = target
+    index = lane.base_index if lane.noise is not None else None
+    if lane.noise is not None and rule.draws == "shared":
+        assert index is not None
+        steps = torch.arange(size + 1, device=index.device) if draft.chain else F.pad(draft.depth + 1, (1, 0))
+        drawn = target + lane.noise.gumbel(index[:, None] + steps, target.shape[-1], TARGET).to(target.dtype)
+    accepted = rule.accept(drawn, draft, lane.noise, index)
+    remember(lane, target, draft, accepted)
+    if lane.batch.record_overlap and size:
+        record_overlap(lane, target, draft, accepted)
+    return accepted, drawn.argmax(-1) if hears else None
+
+
+def _taps(lanes: Sequence[DecodeState]) -> tuple[int, ...]:
+    """The trunk layers that any lane's heads read; a single head set's in its own order."""
+    wanted = [lane.heads.taps for lane in lanes if lane.heads is not None]
+    return wanted[0] if len(wanted) == 1 else tuple(sorted({tap for taps in wanted for tap in taps}))
+
+
+def _own_taps(stepped: Stepped, taps: tuple[int, ...], lane: DecodeState) -> Stepped:
+    """The states with the taps that a lane's heads read."""
+    assert lane.heads is not None
+    if lane.heads.taps == taps:
+        return stepped
+    return stepped.tapped([taps.index(tap) for tap in lane.heads.taps])
+
+
+def _clock(lane: DecodeState) -> float:
+    """Seconds; on a GPU, where times were asked for, it has done first what it was given."""
+    if lane.batch.timed and lane.device.type == "cuda":
+        torch.cuda.synchronize(lane.device)
+    return time.perf_counter() if lane.batch.timed else 0.0
+
+
+def plain_outputs(
+    trunk: Trunk, prompt: Prompt, rules: TokenRules, limits: Limits | Sequence[int] | None = None
+) -> list[list[int]]:
+    """What plain decoding says behind a batch of prompts, end tokens included; `limits` may be a number a row."""
+    most = [None] * len(prompt.lengths) if limits is None or isinstance(limits, Limits) else limits
+    requests = [Request(prompt.row(row), rules, limit) for row, limit in enumerate(most)]
+    plain = Plan(Silent(), GreedyMatch())
+    return generate(trunk, requests, plain, limits=limits if isinstance(limits, Limits) else None)[0]
