@@ -205,7 +205,7 @@ class BlockHeads(HeadSet):
         tokens = batch.inputs[torch.arange(rows, device=anchors.device)[:, None, None], index]
         known = (places <= revealed[..., None])[..., None]
         x = torch.where(known, tokens, self.mask.to(tokens.dtype)).flatten(1, 2)
-        positions = batch.positions.gather(1, anchors)[..., None] + 1 + places
+        positions = batch.positions_behind(anchors, self.depth + 1)
         turn = rotary(positions.flatten(1), self.shape, x.dtype)
 
         def keys_of(i: int, normed: Tensor) -> tuple[Tensor, Tensor]:

@@ -104,11 +104,13 @@ class ChainHeads(HeadSet):
         keys, values = attention.keys_values(module.layer.input_layernorm(x), turn)
         z = batch.at_anchors(module.layer(x, turn, seen, None, memory[0]))
         yield module.norm(z)
-        seen, positions = batch.at_anchors(seen), batch.at_anchors(batch.positions)
+        every = torch.arange(batch.positions.shape[1], device=seen.device).expand_as(batch.positions)
+        behind = batch.positions_behind(every if batch.anchors is None else batch.anchors, self.depth)
+        seen = batch.at_anchors(seen)
         own: list[Tensor] = []  # keys and values in turn
         for d in range(2, self.depth + 1):
             token = batch.at_anchors(batch.ahead(batch.inputs, d))
-            turn = rotary(positions + (d - 1), self.shape, z.dtype)
+            turn = rotary(behind[..., d - 2], self.shape, z.dtype)
 
             def run(
                 z: Tensor, *own: Tensor, token: Tensor = token, turn: tuple[Tensor, Tensor] = turn

@@ -82,6 +82,16 @@ class TrainBatch:
         rows = torch.arange(len(values), device=values.device)[:, None]
         return values[rows, self.anchors]
 
+    def positions_behind(self, anchors: Tensor, count: int) -> Tensor:
+        """Positions [B, A, count] of the entries behind each of `anchors` [B, A]; where the sample has ended, those of
+        one step more each."""
+        steps = torch.arange(1, count + 1, device=anchors.device)
+        index = anchors[..., None] + steps
+        inside = index.clamp(max=self.positions.shape[1] - 1)
+        rows = torch.arange(len(anchors), device=anchors.device)[:, None, None]
+        same = (inside == index) & (self.segments[rows, inside] == self.segments.gather(1, anchors)[..., None])
+        return torch.where(same, self.positions[rows, inside], self.positions.gather(1, anchors)[..., None] + steps)
+
     def ahead(self, values: Tensor, steps: int) -> Tensor:
         """`values` [B, L, ...] moved so that index t holds what stood at t + steps; the last ones repeat."""
         index = (torch.arange(values.shape[1], device=values.device) + steps).clamp(0, values.shape[1] - 1)

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechmtp.models.encoder import EncoderOutput
-
-SEGMENT_FEATURES = 4  # log run length, top posterior, entropy, seconds of blank before
+from speechmtp.models.segments import SEGMENT_FEATURES, Segments, merge_segments
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,6 @@ AdapterConfig = CtcMergeConfig | StackConfig
 
 
 @dataclass(frozen=True)
-class Segments:
-    """Runs of one CTC label: `posterior` [B, M, V + 1], `states` [B, M, E] or None (no acoustics known),
-    `features` [B, M, 4], `labels` [B, M] (-1 past the lengths), `lengths` [B]."""
-
-    posterior: Tensor
-    states: Tensor | None
-    features: Tensor
-    labels: Tensor
-    lengths: Tensor
-
-
-@dataclass(frozen=True)
 class AudioPrompt:
     """Prompt entries for the audio: `embeddings` [B, P, C], `positions` [B, P], `lengths` [B]; the first text
     entry stands at `text_position` [B]."""
@@ -59,57 +46,6 @@ class AudioPrompt:
     positions: Tensor
     lengths: Tensor
     text_position: Tensor
-
-
-def merge_segments(states: Tensor, logits: Tensor, lengths: Tensor, seconds_per_step: float = 0.04) -> Segments:
-    """Merge encoder steps into maximal runs of one non-blank label.
-
-    Posteriors and states are means over a run, weighted by 1 - p(blank). Two equal labels split by a blank
-    are two segments.
-    """
-    rows, steps, classes = logits.shape
-    blank = classes - 1
-    law = logits.float().softmax(-1)
-    best = law.argmax(-1)
-    valid = torch.arange(steps, device=logits.device) < lengths[:, None]
-    inside = (best != blank) & valid
-    before = F.pad(best, (1, 0), value=-1)[:, :-1]
-    start = inside & (best != before)
-    index = start.cumsum(1) - 1
-    counts = start.sum(1)
-    size = max(1, int(counts.max()))
-    target = torch.where(inside, index, size)  # one spare slot takes what belongs to no segment
-    weight = torch.where(inside, 1 - law[..., -1], torch.zeros_like(law[..., -1])) + 1e-6 * inside
-
-    def add(values: Tensor) -> Tensor:
-        out = values.new_zeros(rows, size + 1, values.shape[-1])
-        return out.scatter_add(1, target[..., None].expand_as(values), values)[:, :size]
-
-    total = add(weight[..., None]).clamp_min(1e-6)
-    posterior = add(law * weight[..., None]) / total
-    acoustic = add(states * weight[..., None].to(states.dtype)) / total.to(states.dtype)
-    run = add(inside[..., None].float())
-    gap = _blank_before(start, inside, index, size)
-    top = posterior.max(-1, keepdim=True).values
-    entropy = -(posterior * posterior.clamp_min(1e-9).log()).sum(-1, keepdim=True)
-    features = torch.cat([run.clamp_min(1).log(), top, entropy, gap[..., None] * seconds_per_step], -1)
-    filled = torch.arange(size, device=logits.device) < counts[:, None]
-    labels = torch.zeros(rows, size + 1, dtype=torch.long, device=logits.device)
-    labels = labels.scatter(1, target, best)[:, :size].masked_fill(~filled, -1)
-    return Segments(
-        posterior * filled[..., None], acoustic * filled[..., None], features * filled[..., None], labels, counts
-    )
-
-
-def _blank_before(start: Tensor, inside: Tensor, index: Tensor, size: int) -> Tensor:
-    """Blank steps [B, M] between the end of the previous segment (or the beginning) and each segment."""
-    rows, steps = start.shape
-    number = torch.arange(steps, device=start.device).expand(rows, steps)
-    last_inside = torch.where(inside, number, torch.full_like(number, -1)).cummax(1).values
-    previous = F.pad(last_inside, (1, 0), value=-1)[:, :-1]
-    gap = torch.where(start, number - previous - 1, torch.zeros_like(number)).float()
-    target = torch.where(start, index, size)
-    return gap.new_zeros(rows, size + 1).scatter_add(1, target, gap)[:, :size]
 
 
 class Adapter(nn.Module):

@@ -78,6 +78,7 @@ class RaggedLayer(CacheLayerMixin):
         """Keys and values [n, H, width, d] of some rows; None before the first call."""
         if not self.is_initialized:
             return None
+        self.reserve(self._cache.slots, self._cache.capacity)  # rows that joined may have written nothing yet
         assert self.keys is not None and self.values is not None
         return self.keys[rows, :, :width], self.values[rows, :, :width]
 

@@ -69,7 +69,7 @@ class CtcSpeller(nn.Module):
         valid = torch.arange(steps, device=x.device) < -(-lengths // stride)[:, None]
         # A padded query sees itself, so that no softmax runs over nothing.
         mask = (valid[:, None, :] | torch.eye(steps, dtype=torch.bool, device=x.device))[:, None]
-        rotary = rotary_tables(0, steps, self.config.width // self.config.heads, x.device)
+        rotary = rotary_tables(lengths.new_zeros(1), steps, self.config.width // self.config.heads)
         for block in self.blocks:
             x = block(x, mask, rotary, valid)
         logits: Tensor = self.out(x)

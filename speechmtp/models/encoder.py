@@ -6,16 +6,17 @@ only and normalise by LayerNorm, so the streaming form equals the masked offline
 arXiv 2104.02724).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechmtp.errors import ConfigError, ShapeError
+from speechmtp.models.encoder_state import LEFT_PAD, EncoderState
 
 STRIDE = 4  # feature frames per encoder step: two stride-2 convolutions
-LEFT_PAD = 3  # zero frames before the first, so that step j sees frames 4j-3..4j+3
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,6 @@ class EncoderOutput:
     inter: list[Tensor]
 
 
-@dataclass
-class EncoderState:
-    """Everything one batch of equally long streams carries between chunks."""
-
-    pending: Tensor  # [B, t, F] frames not yet encoded, the left context of the subsampling among them
-    steps: int = 0  # encoder steps emitted
-    keys: list[Tensor] = field(default_factory=list)  # per layer [B, H, s, d]
-    values: list[Tensor] = field(default_factory=list)
-    convs: list[Tensor] = field(default_factory=list)  # per layer [B, E, kernel - 1]
-
-
 def chunk_mask(steps: int, chunk: int, left_chunks: int, device: torch.device | None = None) -> Tensor:
     """Bool [S, S]: step i may see step j of its own chunk and of `left_chunks` before it."""
     if chunk <= 0:
@@ -71,10 +61,11 @@ def chunk_mask(steps: int, chunk: int, left_chunks: int, device: torch.device | 
     return mask
 
 
-def rotary_tables(start: int, steps: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [S, width] in float32 of the absolute steps start..start+steps-1."""
-    frequencies = 10000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
-    angles = torch.arange(start, start + steps, device=device, dtype=torch.float32)[:, None] * frequencies
+def rotary_tables(start: Tensor, steps: int, width: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, 1, S, width] in float32 of the absolute steps start..start+steps-1 of each row of `start` [B]."""
+    frequencies = 10000.0 ** (-torch.arange(0, width, 2, device=start.device, dtype=torch.float32) / width)
+    at = start[:, None] + torch.arange(steps, device=start.device)
+    angles = at[:, None, :, None].float() * frequencies
     return torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
 
 
@@ -206,7 +197,7 @@ class Encoder(nn.Module):
         # A padded query sees itself, so that no softmax runs over nothing.
         mask = chunk_mask(steps, chunk, left, x.device) & valid[:, None, :]
         mask = (mask | torch.eye(steps, dtype=torch.bool, device=x.device))[:, None]
-        rotary = rotary_tables(0, steps, self.config.width // self.config.heads, x.device)
+        rotary = rotary_tables(lengths.new_zeros(1), steps, self.config.width // self.config.heads)
         inter: list[Tensor] = []
         for number, block in enumerate(self.blocks, 1):
             x = block(x, mask, rotary, valid)
@@ -220,57 +211,94 @@ class Encoder(nn.Module):
         return x + self.feedback(inter[-1].float().softmax(-1).to(x.dtype))
 
     def start(self, rows: int = 1) -> EncoderState:
-        """A fresh streaming state for `rows` streams fed in lockstep; needs a chunked configuration."""
+        """A fresh state of `rows` streams; needs a chunked configuration."""
         if self.config.chunk <= 0:
             raise ConfigError("encoder: streaming needs chunk > 0; set encoder.chunk")
-        weight = self.ctc.weight
-        head = self.config.width // self.config.heads
-        empty = weight.new_zeros(rows, self.config.heads, 0, head)
+        weight, layers = self.ctc.weight, len(self.blocks)
+        empty = weight.new_zeros(rows, self.config.heads, 0, self.config.width // self.config.heads)
         conv = weight.new_zeros(rows, self.config.width, self.config.kernel - 1)
         return EncoderState(
-            weight.new_zeros(rows, LEFT_PAD, self.config.features), 0,
-            [empty] * len(self.blocks), [empty] * len(self.blocks), [conv] * len(self.blocks),
+            weight.new_zeros(rows, LEFT_PAD, self.config.features), (LEFT_PAD,) * rows, (0,) * rows, (False,) * rows,
+            (empty,) * layers, (empty,) * layers, (conv,) * layers,
         )  # fmt: skip
 
-    def step(self, frames: Tensor, state: EncoderState, last: bool = False) -> tuple[EncoderOutput, EncoderState]:
-        """Encode what completes whole chunks (all that is left when `last`); equals `forward` to 1e-5."""
-        pending = torch.cat([state.pending, self._normalise(frames)], 1)
-        pieces: list[EncoderOutput] = []
-        chunk = self.config.chunk
-        while (ready := (pending.shape[1] - LEFT_PAD) // STRIDE) >= chunk or (last and ready > 0):
-            take = min(chunk, ready)
-            piece, state = self._step_chunk(pending[:, : take * STRIDE + LEFT_PAD], state)
-            pieces.append(piece)
-            pending = pending[:, take * STRIDE :]
-        state = EncoderState(pending, state.steps, state.keys, state.values, state.convs)
-        return _join(pieces, self.ctc.weight, len(frames), self.blank + 1), state
+    def step(
+        self, frames: Tensor, state: EncoderState, last: bool | Sequence[bool] = False,
+        lengths: Sequence[int] | None = None,
+    ) -> tuple[EncoderOutput, EncoderState]:  # fmt: skip
+        """Encode what completes whole chunks, and all that is left of rows that end.
 
-    def _step_chunk(self, frames: Tensor, state: EncoderState) -> tuple[EncoderOutput, EncoderState]:
-        x = self.subsampling(frames)
-        rotary = rotary_tables(state.steps, x.shape[1], self.config.width // self.config.heads, x.device)
-        keep = None if self.config.left_chunks < 0 else self.config.left_chunks * self.config.chunk
+        Row b takes the first `lengths[b]` of frames [B, T, F] (default: all; 0: it gets nothing now) and ends behind
+        them where `last` says. Rows give as many steps as their own frames complete; every row equals `forward` of its
+        own audio to 1e-5, whatever rows are beside it. A ShapeError where a row goes on behind its end.
+        """
+        rows, chunk = state.rows, self.config.chunk
+        ends = [last] * rows if isinstance(last, bool) else list(last)
+        sizes = [frames.shape[1]] * len(frames) if lengths is None else list(lengths)
+        state = state.fed(self._normalise(frames), sizes, ends)
+        ready = [(held - LEFT_PAD) // STRIDE for held in state.held]
+        total = [n if end else n // chunk * chunk for n, end in zip(ready, state.ended)]
+        pieces: list[list[Tensor]] = []
+        for start in range(0, max(total, default=0), chunk):
+            live = [row for row in range(rows) if total[row] > start]
+            took = [min(chunk, total[row] - start) for row in live]
+            piece, state = self._step_chunk(state, live, took, start * STRIDE)
+            pieces.append(piece)
+        return self._join(pieces, total), state.without([n * STRIDE for n in total])
+
+    def _step_chunk(
+        self, state: EncoderState, live: list[int], took: list[int], at: int
+    ) -> tuple[list[Tensor], EncoderState]:
+        """`took` steps of each row in `live` from its pending frame `at` on: states, logits and those of intermediate
+        CTC [B, max(took), ..] of all rows, zeros where others are."""
+        size, rows = max(took), state.rows
+        window = state.pending[:, at : at + size * STRIDE + LEFT_PAD]
+        index = torch.tensor(live, dtype=torch.long, device=window.device)
+        everyone = len(live) == rows
+        past = state if everyone else state.select(live)
+        x = self.subsampling(window if everyone else window[index])
+        steps = torch.tensor(past.steps, device=x.device)
+        rotary = rotary_tables(steps, size, self.config.width // self.config.heads)
+        width = max(self._cached(n) for n in past.steps)
+        mask = self._step_mask(past.steps, took, width, x.device)
+        keep = width + size if self.config.left_chunks < 0 else self.config.left_chunks * self.config.chunk
         keys, values, convs, inter = [], [], [], []  # type: ignore[var-annotated]
         for number, block in enumerate(self.blocks, 1):
             assert isinstance(block, Block)
-            past = (state.keys[number - 1], state.values[number - 1])
-            x, key, value, conv = block.step(x, None, rotary, past, state.convs[number - 1])
-            start = 0 if keep is None else max(0, key.shape[2] - keep)
-            keys.append(key[:, :, start:])
-            values.append(value[:, :, start:])
+            key, value = past.keys[number - 1], past.values[number - 1]
+            cache = (key[:, :, key.shape[2] - width :], value[:, :, value.shape[2] - width :])
+            x, key, value, conv = block.step(x, mask, rotary, cache, past.convs[number - 1])
+            keys.append(key[:, :, max(0, key.shape[2] - keep) :])
+            values.append(value[:, :, max(0, value.shape[2] - keep) :])
             convs.append(conv)
             x = self._feed_back(number, x, inter)
-        lengths = torch.full((len(x),), x.shape[1], device=x.device)
-        grown = EncoderState(state.pending, state.steps + x.shape[1], keys, values, convs)
-        return EncoderOutput(x, self.ctc(x), lengths, inter), grown
 
+        def spread(values: Tensor) -> Tensor:
+            return values if everyone else values.new_zeros(rows, *values.shape[1:]).index_copy(0, index, values)
 
-def _join(pieces: list[EncoderOutput], like: Tensor, rows: int, classes: int) -> EncoderOutput:
-    if not pieces:
-        empty = like.new_zeros(rows, 0, like.shape[1])
-        lengths = torch.zeros(rows, dtype=torch.long, device=like.device)
-        return EncoderOutput(empty, like.new_zeros(rows, 0, classes), lengths, [])
-    inter = [torch.cat([p.inter[i] for p in pieces], 1) for i in range(len(pieces[0].inter))]
-    lengths = torch.stack([p.lengths for p in pieces]).sum(0)
-    return EncoderOutput(
-        torch.cat([p.states for p in pieces], 1), torch.cat([p.logits for p in pieces], 1), lengths, inter
-    )
+        parts = [spread(each) for each in (x, self.ctc(x), *inter)]
+        return parts, state.grown(live, took, keys, values, convs)
+
+    def _cached(self, steps: int) -> int:
+        """Entries that attention sees of a stream that has emitted so many steps."""
+        return steps if self.config.left_chunks < 0 else min(steps, self.config.left_chunks * self.config.chunk)
+
+    def _step_mask(self, steps: Sequence[int], took: list[int], width: int, device: torch.device) -> Tensor | None:
+        """Bool [B, 1, 1, width + max(took)] of what a chunk's queries may see; None where that is everything."""
+        size = max(took)
+        if min(took) == size and all(self._cached(n) == width for n in steps):
+            return None
+        first = torch.tensor([width - self._cached(n) for n in steps], device=device)[:, None]
+        end = torch.tensor([width + n for n in took], device=device)[:, None]
+        at = torch.arange(width + size, device=device)
+        return ((at >= first) & (at < end))[:, None, None]
+
+    def _join(self, pieces: list[list[Tensor]], total: list[int]) -> EncoderOutput:
+        """Chunks one behind another; each row has its steps in front, since it takes part from the first chunk on."""
+        weight = self.ctc.weight
+        lengths = torch.tensor(total, dtype=torch.long, device=weight.device)
+        if not pieces:
+            states = weight.new_zeros(len(total), 0, weight.shape[1])
+            return EncoderOutput(states, states.new_zeros(len(total), 0, self.blank + 1), lengths, [])
+        states, logits, *inter = (torch.cat(chunks, 1) for chunks in zip(*pieces))
+        return EncoderOutput(states, logits, lengths, inter)

@@ -13,7 +13,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.models.adapter import SEGMENT_FEATURES, Segments
+from speechmtp.models.segments import SEGMENT_FEATURES, Segments
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def positional() -> Trunk:
         (Lookahead(7, 5, 7), positional, 3.9),
         (Lookahead(7, 5, 7), cycling, 3.3),  # at most 5: only the pool knows what follows the right token
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_a_source_that_repeats_gives_several_tokens_a_call(
     drafter: Lookahead, trunk: Callable[[], Trunk], least: float

@@ -7,16 +7,9 @@ import tiny
 import torch
 from torch import Tensor
 
-from speechmtp.models.adapter import (
-    CtcMerge,
-    CtcMergeConfig,
-    Segments,
-    Stack,
-    StackConfig,
-    build_adapter,
-    merge_segments,
-)
+from speechmtp.models.adapter import CtcMerge, CtcMergeConfig, Stack, StackConfig, build_adapter
 from speechmtp.models.encoder import EncoderOutput
+from speechmtp.models.segments import Segments, merge_segments
 
 BLANK = 4  # of the classes a, b, c, d, blank
 

@@ -64,7 +64,7 @@ def test_a_stream_gives_whole_chunks_only_until_its_end() -> None:
     # Step j needs frames up to 4j + 3: a chunk of 4 is complete at frame 15 and at frame 31.
     assert [at for at, size in enumerate(sizes) if size] == [15, 31] and set(sizes) == {0, 4}
     piece, state = model.step(frames[:, :0], state, last=True)
-    assert piece.states.shape[1] == 2 and state.steps == 43 // 4
+    assert piece.states.shape[1] == 2 and state.steps == (43 // 4,)
 
 
 def test_chunk_mask_against_its_definition() -> None:

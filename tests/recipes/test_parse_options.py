@@ -32,7 +32,7 @@ def run(folder: Path, *words: str, before: str = "") -> subprocess.CompletedProc
     script = folder / "demo.sh"
     script.write_text(SCRIPT.replace("{lib}", str(LIB)).replace("{before}", before), encoding="utf-8")
     return subprocess.run(["bash", str(script), *words], cwd=folder, text=True, capture_output=True,
-                          timeout=3, check=False)
+                          timeout=20, check=False)
 
 
 @pytest.mark.parametrize(

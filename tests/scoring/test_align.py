@@ -96,7 +96,7 @@ def test_totals_equal_jiwer_s_on_random_pairs() -> None:
 def test_a_test_set_is_aligned_at_once() -> None:
     rng = random.Random(2)
     pairs = [[rng.choices("abcdefgh", k=8) for _ in range(2)] for _ in range(130)]
-    start = time.perf_counter()
+    start = time.process_time()
     for ref, hyp in pairs:
         align(ref, hyp)
-    assert time.perf_counter() - start < 0.5  # takes about 0.02 s
+    assert time.process_time() - start < 0.5  # takes about 0.02 s

@@ -104,6 +104,8 @@ def test_the_sentence_is_decoded_with_as_few_calls_as_the_depth_allows(
 class Watched(GreedyMatch):
     """Greedy match that notes the target logits it is shown."""
 
+    by_choices = False
+
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
 

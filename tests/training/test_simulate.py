@@ -9,7 +9,8 @@ from rapidfuzz.distance import Levenshtein
 
 from speechmtp.data.batch import seeded
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.models.adapter import CtcMerge, CtcMergeConfig, Segments
+from speechmtp.models.adapter import CtcMerge, CtcMergeConfig
+from speechmtp.models.segments import Segments
 from speechmtp.training.simulate import NoiseConfig, SegmentBank, collect, simulate
 
 VOCAB = 10

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from speechmtp.data.batch import BatchConfig
 from speechmtp.heads.contract import HeadSet
-from speechmtp.models.adapter import Segments
 from speechmtp.models.encoder import EncoderOutput
 from speechmtp.models.encoder_lm import EncoderLM
+from speechmtp.models.segments import Segments
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training.losses import MultiTokenConfig
 from speechmtp.training.multi_token import pad_text

@@ -13,8 +13,9 @@ from speechmtp.audio.augment import SpecAugmentConfig
 from speechmtp.data.batch import seeded
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
-from speechmtp.models.adapter import CtcMerge, Segments
+from speechmtp.models.adapter import CtcMerge
 from speechmtp.models.encoder_lm import EncoderLM
+from speechmtp.models.segments import Segments
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training.losses import MultiTokenConfig
 from speechmtp.training.multi_token import pad_text

@@ -1,0 +1,119 @@
+"""Positions are the prompt's to say: under a law of any stride or table, every exact label says what plain decoding
+under the same law says; layout, pending entries, drafters and heads ask the one law."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import oracle
+import pytest
+import tiny
+import torch
+from families import CONFIGS
+from scenes import LABELS, Scene, make_scene
+from test_engine import check, plans_of
+
+from speechmtp.decoding.acceptance import GreedyMatch
+from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.drafters.model import DraftPrompt
+from speechmtp.decoding.engine import generate
+from speechmtp.decoding.plan import Plan
+from speechmtp.heads.contract import HeadSet
+from speechmtp.training.teacher_forced import teacher_forced
+from speechmtp.types import PositionLaw, Prompt, Reference, TokenRules
+
+LAWS = {
+    "stride": PositionLaw(2),
+    "table": PositionLaw(3, (0, 0, 1, 5, 5, 4, 9)),  # tokens share positions, skip some, and go back
+    "still": PositionLaw(0),
+    "one": PositionLaw(1),
+}
+
+
+def lawful(prompt: Prompt, law: PositionLaw) -> Prompt:
+    """The prompt with its output under a law."""
+    return replace(prompt, law=law)
+
+
+@lru_cache(maxsize=64)
+def scene_under(seed: int, name: str) -> Scene:
+    """A scene whose rows stand by a law, draft prompts too, and what plain decoding says there."""
+    scene, law = make_scene(seed, 6, 10), LAWS[name]
+    requests, answers = [], []
+    for request in scene.requests:
+        prompt = lawful(request.prompt, law)
+        plain = oracle.plain_greedy(scene.trunk, prompt, tiny.EOS, request.limit or 0)
+        draft = request.source(DraftPrompt)
+        assert draft is not None
+        known = (Reference(tuple(plain.tokens)), DraftPrompt(draft.trunk, lawful(draft.prompt, law)))
+        requests.append(replace(request, prompt=prompt).knowing(*known))
+        answers.append(plain)
+    return replace(scene, requests=requests, plain=answers)
+
+
+def test_a_law_says_where_each_token_stands() -> None:
+    assert [LAWS["stride"].offset(i) for i in range(4)] == [0, 2, 4, 6]
+    assert [LAWS["table"].offset(i) for i in range(9)] == [0, 0, 1, 5, 5, 4, 9, 12, 15]
+
+
+@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("label", LABELS)
+def test_every_exact_label_is_plain_decoding_under_the_same_law(label: str, name: str) -> None:
+    scene = scene_under(LABELS.index(label) % 30, name)
+    assert scene.run([label])[0] == scene.tokens
+
+
+def test_the_law_matters() -> None:
+    said = {name: [scene_under(seed, name).tokens for seed in range(8)] for name in LAWS}
+    plain = [make_scene(seed, 6, 10).tokens for seed in range(8)]
+    assert len({str(tokens) for tokens in (*said.values(), plain)}) == 4
+
+
+def test_rows_under_different_laws_go_along_together() -> None:
+    for seed in range(6):
+        scenes = [make_scene(seed, 6, 10), *(scene_under(seed, name) for name in LAWS)]
+        requests, wanted = [r for s in scenes for r in s.requests], [t for s in scenes for t in s.tokens]
+        for label in ("verify", "ctc:mode=tree", "jacobi", "marginal"):
+            plan = plans_of(scenes[0], [label])[label]
+            check(requests, wanted, [plan] * len(requests), scenes[0].trunk, seed)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("name", ["stride", "table", "one"])
+def test_heads_draft_where_the_law_puts_them(family: str, name: str) -> None:
+    """What heads draft in the loop is what one teacher-forced pass over the output, laid out by the law, says."""
+    judged = 0
+    for seed in range(6):
+        trunk = tiny.trunk(seed)
+        heads: HeadSet = tiny.random_heads(CONFIGS[family], seed, trunk.shape)
+        prompt = lawful(tiny.prompts(trunk, [1 + seed], seed), LAWS[name])
+        plain = oracle.plain_greedy(trunk, prompt, -1, 16).tokens
+        request = replace(make_scene(0).requests[0], prompt=prompt, limit=16, rules=TokenRules(()))
+        drafts = Noted(heads.depth)
+        said, _ = generate(trunk, [request], Plan(drafts, GreedyMatch(), heads))
+        assert said[0] == plain
+        [forced] = teacher_forced(trunk, heads, [prompt], [plain])
+        for start, tokens in drafts.found:
+            if start + heads.depth >= len(plain):
+                continue  # a block may look at places behind the output, where the pass knows of no law
+            for d, token in enumerate(tokens[: len(plain) - start]):
+                if d and tokens[:d] != plain[start : start + d]:
+                    break  # behind a wrong token the pass knows of another one
+                assert (token == plain[start + d]) == bool(forced.right[start - 1, d])
+                judged += 1
+    assert judged > 9 or heads.depth == 0
+
+
+class Noted(HeadChain):
+    """Remembers what was drafted behind how many tokens."""
+
+    def propose(self, state):  # type: ignore[no-untyped-def]
+        draft = super().propose(state)
+        self.found.append((len(state.rows[0].tokens), draft.tokens[0].tolist()))
+        return draft
+
+    @property
+    def found(self) -> list[tuple[int, list[int]]]:
+        """(tokens said before, tokens drafted), a call each."""
+        known: list[tuple[int, list[int]]] = self.__dict__.setdefault("_found", [])
+        return known
