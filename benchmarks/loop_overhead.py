@@ -30,13 +30,13 @@ from typing import Any
 from unittest import mock
 
 import torch
+from speechmtp.decoding.loop import Drawing
 
 from speechmtp.api import Recogniser, load
 from speechmtp.cli.options import listen_all
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding import loop
 from speechmtp.decoding.drafters.contract import Drafter
-from speechmtp.decoding.loop import Drawing
 from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, parse_strategy

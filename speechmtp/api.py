@@ -10,10 +10,8 @@ import numpy as np
 import torch
 
 from speechmtp.audio.cut import cut_points
-from speechmtp.audio.features import Fbank
 from speechmtp.audio.io import read_audio, resample
-from speechmtp.bundle import Bundle, BundleConfig, Drafts, load_bundle, load_draft_model
-from speechmtp.decoding.drafters.model import DraftPrompt
+from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.decoding.engine import Limits, Recorded
 from speechmtp.decoding.flags import flags_of
 from speechmtp.decoding.plan import Drawing
@@ -22,18 +20,13 @@ from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
-from speechmtp.models.adapter import CtcMerge
-from speechmtp.models.ctc_labels import ctc_labels
+from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.int8_linear import has_int8
 from speechmtp.models.packed_linear import pack
-from speechmtp.models.speech_lm import SpeechLM
-from speechmtp.models.speech_seq2seq import RATE, SpeechSeq2Seq
 from speechmtp.recordings import BATCH, Note, Recording, decode_recordings, held
-from speechmtp.text.hub_tokenizer import HubTokenizer
-from speechmtp.types import CtcLabels, Request, Result, Source, SpelledText, TokenRules, Trace
+from speechmtp.types import CtcLabels, Request, Result, SpelledText, Trace
 
 Audio = str | Path | np.ndarray
-LONGEST_SECONDS = 120  # attention over the whole utterance: memory grows with the square of this
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -51,7 +44,7 @@ class Recogniser:
     device: torch.device
     dtype: torch.dtype
     limits: Limits = field(default_factory=Limits)
-    draft: SpeechLM | None = None
+    draft: SpeechModel | None = None
     int8_drafts: bool = False
 
     def __post_init__(self) -> None:
@@ -65,33 +58,29 @@ class Recogniser:
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, name, trunk, self.limits)
-        self._speller = bundle.tokenizer.speller() if isinstance(bundle.tokenizer, HubTokenizer) else None
-        self._fbank = Fbank(bundle.config.features) if isinstance(bundle.config, BundleConfig) else None
+        self._speller = None if bundle.ctc is None else bundle.model.speller()
 
     @property
     def rate(self) -> int:
         """Sampling rate in Hz that the model hears."""
-        if isinstance(self.bundle.config, BundleConfig):
-            return self.bundle.config.features.sample_rate
-        return RATE
+        return self.bundle.model.rate
 
     @property
     def longest(self) -> float:
         """The most seconds that are heard at a time."""
-        model = self.bundle.model
-        return model.longest if isinstance(model, SpeechSeq2Seq) else LONGEST_SECONDS
+        return self.bundle.model.longest
 
     @property
     def has_ctc(self) -> bool:
         """Whether the model has a CTC head."""
-        return isinstance(self.bundle.model, SpeechLM) or self.bundle.ctc is not None
+        return self.bundle.model.own_ctc or self.bundle.ctc is not None
 
     @property
     def default_strategy(self) -> Strategy:
         """What decodes where nobody chose: what the model's folder names, or what its draft sources allow, where that
         needs one that was not loaded."""
         # A CTC head that spells is wrong more often than heads: its drafts cost more than they add.
-        both = "verify" if isinstance(self.bundle.model, SpeechSeq2Seq) else "ctc-heads"
+        both = "ctc-heads" if self.bundle.model.own_ctc else "verify"
         drafts = {(True, True): both, (True, False): "ctc", (False, True): "verify", (False, False): "ar"}
         has = {"ctc": self.has_ctc, "heads": bool(self.bundle.heads), "model": self.draft is not None}
         strategy = parse_strategy(drafts[has["ctc"], has["heads"]])
@@ -114,9 +103,10 @@ class Recogniser:
         return self.runner.heads_named(name)
 
     @torch.inference_mode()
-    def listen(self, audio: np.ndarray, name: str = "audio") -> Request:
+    def listen(self, audio: np.ndarray, name: str = "audio", language: str = "", task: str = "") -> Request:
         """Features, encoder and prompt of samples [N] (float32, at `rate` Hz), alone and unpadded: the same for every
-        strategy and batch size. Errors speak of `name`."""
+        strategy and batch size. Errors speak of `name`. `language` (code or English name) and `task` (`transcribe` or
+        `translate`) are for multilingual models; empty: what the model's folder says."""
         began = time.perf_counter()
         if audio.ndim != 1:
             raise DataError(f"{name}: samples of shape {audio.shape}, expected one channel [N]")
@@ -128,38 +118,15 @@ class Recogniser:
                 f"cut it into parts"
             )
         samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
-        listen = self._listen if isinstance(self.bundle.model, SpeechLM) else self._listen_pretrained
-        request = listen(samples, f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
-        return replace(request, audio_seconds=len(audio) / self.rate, listen_seconds=time.perf_counter() - began)
-
-    def _listen(self, samples: torch.Tensor, too_short: str) -> Request:
-        _, model, tokenizer = self.bundle.speech_lm
-        assert self._fbank is not None
-        frames, lengths = self._fbank(samples[None], None)
-        if frames.shape[1] < model.encoder.stride:
-            raise DataError(too_short)
-        out = model.encode(frames.to(self.device, self.dtype), lengths.to(self.device))
-        prompt = model.prompt(out)
-        ctc = ctc_labels(out.logits[0], model.encoder.blank)
-        sources: tuple[Source, ...] = (ctc,)
-        if self.draft is not None:
-            sources = (ctc, DraftPrompt(self.draft.trunk, self.draft.prompt(out)))
-        # A prompt without a letter: a trunk that has always read some would make one up.
-        empty = isinstance(model.adapter, CtcMerge) and not tokenizer.decode(ctc.labels).strip()
-        limit = self.limits.of(int(prompt.lengths[0]))
-        return Request(prompt, TokenRules((tokenizer.eos,)), limit, sources=sources, empty=empty)
-
-    def _listen_pretrained(self, samples: torch.Tensor, too_short: str) -> Request:
-        model = self.bundle.model
-        assert isinstance(model, SpeechSeq2Seq)
-        if len(samples) < model.shortest:
-            raise DataError(too_short)
-        memory = model.memory(samples)
-        sources: tuple[Source, ...] = ()
-        if self.bundle.ctc is not None and self._speller is not None:
-            sources = (SpelledText(self.bundle.ctc.spell(memory), self._speller),)
-        rules = TokenRules((model.law.eos,), model.law.suppressed, model.law.opening_suppressed)
-        return Request(model.prompt(memory), rules, model.limit(len(samples) / self.rate), sources=sources)
+        model, ctc = self.bundle.model, self.bundle.ctc
+        if len(audio) < model.shortest:
+            raise DataError(f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
+        request = model.listen(samples, language, task, self.draft)
+        if ctc is not None and self._speller is not None and request.prompt.memory is not None:
+            request = request.knowing(SpelledText(ctc.spell(request.prompt.memory), self._speller))
+        limit = self.limits.of(int(request.prompt.lengths[0])) if request.limit is None else request.limit
+        seconds = time.perf_counter() - began
+        return replace(request, limit=limit, audio_seconds=len(audio) / self.rate, listen_seconds=seconds)
 
     def decode(
         self, requests: Sequence[Request], strategy: Strategy | Sequence[Strategy], record_gaps: bool = False,
@@ -185,7 +152,7 @@ class Recogniser:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         nothing: tuple[list[int], Trace] = [], Trace(finished=True, flags=("empty",))
-        text = self.bundle.tokenizer.decode
+        text = self.bundle.model.decode
         outputs = [found.get(i, nothing) for i in range(len(requests))]
         return [Result(text(tokens), tuple(tokens), trace, seconds) for tokens, trace in outputs]
 
@@ -194,14 +161,17 @@ class Recogniser:
         if (labels := request.source(CtcLabels)) is not None:
             return list(labels.labels)
         if (spelled := request.source(SpelledText)) is not None:
-            return self.bundle.tokenizer.encode(spelled.text.text)
+            return self.bundle.model.encode(spelled.text.text)
         raise ConfigError("ctc-only: needs a CTC head and the model has none; choose another strategy")
 
-    def listen_parts(self, audio: np.ndarray, name: str = "audio", noise_key: int = 0) -> Iterator[Request]:
+    def listen_parts(
+        self, audio: np.ndarray, name: str = "audio", noise_key: int = 0, language: str = "", task: str = ""
+    ) -> Iterator[Request]:
         """`listen` to a recording [N] of any length: beyond 25 s it is cut in its pauses, and each part heard apart.
         Noise keys of the parts are those from `noise_key` on."""
         for number, (start, end) in enumerate(cut_points(audio, self.rate)):
-            yield replace(self.listen(audio[start:end], name), noise_key=noise_key + number)
+            part = self.listen(audio[start:end], name, language, task)
+            yield replace(part, noise_key=noise_key + number)
 
     def decode_parts(
         self, recordings: Sequence[Sequence[Request]], strategy: Strategy, batch: int = BATCH,
@@ -213,18 +183,23 @@ class Recogniser:
             recordings, lambda parts: self.decode(parts, strategy, sampling=sampling), batch, note
         )  # fmt: skip
 
-    def transcribe(self, audio: Audio, rate: int | None = None, strategy: str | Strategy = "") -> str:
+    def transcribe(
+        self, audio: Audio, rate: int | None = None, strategy: str | Strategy = "", language: str = "", task: str = ""
+    ) -> str:
         """The text of a file, or of samples [N] or [N, channels] (floats in [-1, 1], or integers) at `rate` Hz, of any
-        length; by the model's `default_strategy` where none is given."""
-        return self.recognise(audio, rate, strategy).text
+        length; by the model's `default_strategy` where none is given. `language` and `task` as in `listen`."""
+        return self.recognise(audio, rate, strategy, language, task).text
 
-    def recognise(self, audio: Audio, rate: int | None = None, strategy: str | Strategy = "") -> Recording:
+    def recognise(
+        self, audio: Audio, rate: int | None = None, strategy: str | Strategy = "", language: str = "", task: str = ""
+    ) -> Recording:
         """Like `transcribe`, with tokens and trace, and the parts that a long recording was cut into."""
-        return next(self.recognise_many([audio], rate, strategy))
+        return next(self.recognise_many([audio], rate, strategy, language=language, task=task))
 
     def recognise_many(
-        self, audios: Iterable[Audio], rate: int | None = None, strategy: str | Strategy = "", batch: int = BATCH
-    ) -> Iterator[Recording]:
+        self, audios: Iterable[Audio], rate: int | None = None, strategy: str | Strategy = "", batch: int = BATCH,
+        language: str = "", task: str = "",
+    ) -> Iterator[Recording]:  # fmt: skip
         """`recognise` of many in their order, `batch` parts of like length at a time; far faster than one by one. They
         are read as they are needed, some 256 parts ahead."""
         if isinstance(audios, (str, Path)):
@@ -233,7 +208,11 @@ class Recogniser:
             raise ConfigError(f"recognise_many: batch={batch}, expected 1 or more")
         if isinstance(strategy, str):
             strategy = parse_strategy(strategy) if strategy else self.default_strategy
-        for group in held((list(self.listen_parts(*self._read(audio, rate))) for audio in audios), len):
+
+        def parts(audio: Audio) -> list[Request]:
+            return list(self.listen_parts(*self._read(audio, rate), language=language, task=task))
+
+        for group in held(map(parts, audios), len):
             yield from self.decode_parts(group, strategy, batch)
 
     def _read(self, audio: Audio, rate: int | None) -> tuple[np.ndarray, str]:

@@ -10,10 +10,10 @@ from speechmtp.decoding import engine, plan
 from speechmtp.decoding.acceptance import AcceptanceRule
 from speechmtp.decoding.draft_length import DraftLength
 from speechmtp.decoding.drafters.contract import Drafter
-from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.engine import Limits, Recorded
 from speechmtp.decoding.processors import Processors, SamplingConfig
 from speechmtp.heads.contract import HeadSet
+from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import CtcSource, PreviousPass, Prompt, Reference, Request, Source, TokenRules, Trace
 

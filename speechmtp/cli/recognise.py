@@ -36,7 +36,7 @@ class Source:
 
 def recognise_sources(
     recogniser: "Recogniser", sources: Sequence[Source], strategy: "Strategy", batch: int, sampling: "SamplingConfig",
-    broken: Callable[[DataError], object] | None = None,
+    broken: Callable[[DataError], object] | None = None, language: str = "", task: str = "",
 ) -> Iterator[tuple[Source, Sequence["Request"], Recording]]:  # fmt: skip
     """Every recording in order, with the parts that were heard of it, under a bar. One that cannot be read or heard is
     told to `broken` and left out; without it, it is an error."""
@@ -48,7 +48,8 @@ def recognise_sources(
                     audio = source.load()
                     bar.read(len(audio) / recogniser.rate)
                     parts = []
-                    for part in recogniser.listen_parts(audio, source.where, noise_key_of(source.name)):
+                    key = noise_key_of(source.name)
+                    for part in recogniser.listen_parts(audio, source.where, key, language, task):
                         parts.append(part)
                         bar.add(part.audio_seconds)
                 except DataError as error:

@@ -12,6 +12,7 @@ from speechmtp.cli.options import (
     add_draft_options,
     add_run_options,
     add_sampling_options,
+    add_speech_options,
     check_strategies,
     open_recogniser,
     sampling_of,
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser, BATCH)
     add_draft_options(parser)
     add_sampling_options(parser)
+    add_speech_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +57,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"speechmtp: error: {error}", file=sys.stderr)
 
     flags: dict[str, tuple[str, ...]] = {}
-    for source, _, result in recognise_sources(recogniser, sources, strategy, args.batch_size, sampling, tell):
+    done = recognise_sources(
+        recogniser, sources, strategy, args.batch_size, sampling, tell, args.language, args.task
+    )  # fmt: skip
+    for source, _, result in done:
         flags[source.where] = result.trace.flags
         named = "" if len(sources) == 1 else f"{source.where}: "
         print(_row(source.where, result, strategy.label) if args.json else named + result.text, flush=True)

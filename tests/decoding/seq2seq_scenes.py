@@ -23,7 +23,7 @@ from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.layer import LayerHeadsConfig
 from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import HeadsConfig
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.types import (
     CtcText,
     PreviousPass,
@@ -33,7 +33,6 @@ from speechmtp.types import (
     Source,
     SpelledText,
     Speller,
-    TokenRules,
     Trace,
     stack_prompts,
 )
@@ -71,7 +70,7 @@ class Scene:
     """A model, heads, a ragged batch of requests and the answers."""
 
     seed: int
-    model: SpeechSeq2Seq
+    model: EncoderDecoder
     heads: HeadSet
     requests: list[Request]
     answers: list[list[int]]
@@ -101,7 +100,7 @@ class Scene:
         return traces
 
 
-def heads_for(model: SpeechSeq2Seq, config: HeadsConfig, seed: int) -> HeadSet:
+def heads_for(model: EncoderDecoder, config: HeadsConfig, seed: int) -> HeadSet:
     """Random heads, in some scenes those at the start of training, which say what the trunk says."""
     built: Any = tiny.random_heads(config, seed, model.trunk.shape)
     if seed % 5 < 2:
@@ -126,17 +125,12 @@ def make_scene(seed: int, most_rows: int = 6, whisper: bool | None = None) -> Sc
         limit = int(torch.randint(1, 17, (), generator=rng))
         limit = model.limit(1000) if whisper and limit > 11 else limit
         one = prompt.row(row)
-        answer = run_peer(model.trunk, "greedy", model.law.prompt, tiny.EOS, limit, memory=one.memory).tokens
+        answer = run_peer(model.trunk, "greedy", model.opening(), model.rules, limit, memory=one.memory).tokens
         requests.append(
-            Request(one, rules_of(model), limit, (), _sources(answer, seed, row, rng), row)
+            Request(one, model.rules, limit, (), _sources(answer, seed, row, rng), row)
         )  # fmt: skip
         answers.append(answer)
     return Scene(seed, model, heads, requests, answers)
-
-
-def rules_of(model: SpeechSeq2Seq) -> TokenRules:
-    """What a model may say."""
-    return TokenRules((tiny.EOS,), model.law.suppressed, model.law.opening_suppressed)
 
 
 def _sources(answer: list[int], seed: int, row: int, rng: torch.Generator) -> tuple[Source, ...]:

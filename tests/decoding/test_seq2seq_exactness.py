@@ -5,7 +5,7 @@ import tiny
 import torch
 from cases import RandomTree
 from engine_runs import Drawing, Sources, generate
-from seq2seq_scenes import HEADS, Scene, make_scene, rules_of
+from seq2seq_scenes import HEADS, Scene, make_scene
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.processors import SamplingConfig
@@ -31,7 +31,7 @@ def run_some(scene: Scene, count: int) -> None:
     trees, sources = RandomTree(scene.seed, 1 + scene.seed % 12), Sources(scene.answers)
     model = scene.model
     found = generate(
-        model.trunk, None, scene.prompt, trees, GreedyMatch(), tiny.EOS, sources, limits, rules=rules_of(model)
+        model.trunk, None, scene.prompt, trees, GreedyMatch(), tiny.EOS, sources, limits, rules=model.rules
     )
     assert found[0] == scene.answers
 
@@ -85,7 +85,7 @@ def test_the_scenes_cover_what_they_should() -> None:
     assert len({len(set(map(tuple, answers)))} & {0, 1}) == 0
     ragged = [len({int(request.prompt.memory_lengths[0]) for request in s.requests}) > 1 for s in scenes]  # type: ignore
     assert sum(ragged) > 10
-    assert {(type(s.heads.config), s.model.config.family) for s in scenes} >= {
+    assert {(type(s.heads.config), s.model.kind) for s in scenes} >= {
         (type(config), family) for config in HEADS[:3] for family in ("moonshine", "whisper")
     }
     accepted = sum(trace.num_accepted_tokens for s in scenes for trace in s.run(["verify"])[1])

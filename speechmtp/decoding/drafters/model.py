@@ -14,17 +14,9 @@ from speechmtp.decoding.drafters.paths import ends_text, prefixes_behind
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.step import ruled
 from speechmtp.errors import ConfigError
+from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Prompt, Source, chain_draft, stack_prompts
-
-
-@dataclass(frozen=True)
-class DraftPrompt(Source):
-    """A small trunk of the same tokens, and its own prompt of the request."""
-
-    trunk: Trunk
-    prompt: Prompt
-    name: ClassVar[str] = "model"
 
 
 class DraftCache:

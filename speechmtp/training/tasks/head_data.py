@@ -11,7 +11,7 @@ from speechmtp.data.batch import pooled_rows, seeded
 from speechmtp.decoding.engine import Limits, plain_outputs
 from speechmtp.errors import DataError
 from speechmtp.models.adapter import AudioPrompt
-from speechmtp.models.speech_lm import SpeechLM
+from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.trunk import Trunk
 from speechmtp.training.multi_token import Sequences, lay_behind, pad_text
 from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment
@@ -150,7 +150,7 @@ class PackedText:
 
 @torch.no_grad()
 def hear_texts(
-    model: SpeechLM, data: AudioData, passes: int, settings: AugmentConfig, eos: int, own: bool, seed: int,
+    model: EncoderLM, data: AudioData, passes: int, settings: AugmentConfig, eos: int, own: bool, seed: int,
     note: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[HeardText]:  # fmt: skip
     """Prompts of all utterances: once as recorded, then in `passes` - 1 augmented forms.
