@@ -394,6 +394,8 @@ class Trace:
     num_accepted_tokens: int = 0
     num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
+    # Log probability of each emitted token under the trunk's law, processors applied, if recorded.
+    logprobs: list[float] = field(default_factory=list)
     finished: bool = False  # by an end token, not by the limit
     flags: tuple[str, ...] = ()  # what looks wrong about the output: `empty`, `limit`, `repetition`
     examined: int = 0  # drafted tokens up to a row's first rejected one, if overlaps are recorded
@@ -412,7 +414,7 @@ class Trace:
 
 
 def sum_traces(traces: Iterable[Trace]) -> Trace:
-    """Counts of several utterances together; gaps are left out."""
+    """Counts of several utterances together; gaps and log probabilities are left out."""
     total = Trace(finished=True)
     for trace in traces:
         for name in ("calls", "prompt_calls", "draft_calls", "fed", "emitted", "draft_seconds", "examined", "overlap"):

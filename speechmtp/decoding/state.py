@@ -126,6 +126,7 @@ class Batch:
     processors: Processors | None = None
     prompted: bool = False  # the prompt's call is done
     record_gaps: bool = False
+    record_logprobs: bool = False
     record_overlap: bool = False
 
     def keep(self, kept: list[int]) -> None:

@@ -12,6 +12,7 @@ def record(batch: Batch, draft: Draft, accepted: Accepted, target: Tensor) -> tu
     """Append and count what is emitted, trimmed at end tokens and limits, an end token winning over a limit; that, a
     live row each, and the places of the rows that go on."""
     gaps = _gaps(target, accepted) if batch.record_gaps else None
+    logprobs = _logprobs(target, draft, accepted) if batch.record_logprobs else None
     drafts, paths = draft.tokens.tolist(), accepted.path.tolist()
     drafted = [len(row) - row.count(-1) for row in drafts]
     counts, following = accepted.count.tolist(), accepted.next.tolist()
@@ -31,6 +32,8 @@ def record(batch: Batch, draft: Draft, accepted: Accepted, target: Tensor) -> tu
         trace.emitted += len(new)
         if gaps is not None:
             trace.gaps.extend(gaps[place][: len(new)])
+        if logprobs is not None:
+            trace.logprobs.extend(logprobs[place][: len(new)])
         if drafted[place]:
             kept_drafts = min(count, len(new))
             trace.num_drafts += 1
@@ -52,6 +55,17 @@ def _gaps(target: Tensor, accepted: Accepted) -> list[list[float]]:
     path = accepted.path
     parents = torch.cat([path.new_full((len(path), 1), -1), path], 1) + 1
     return [row[: n + 1] for row, n in zip(gap.gather(1, parents.clamp_min(0)).tolist(), accepted.count.tolist())]
+
+
+def _logprobs(target: Tensor, draft: Draft, accepted: Accepted) -> list[list[float]]:
+    """Log probability of each emitted token under the target where it was chosen."""
+    law = target.log_softmax(-1, dtype=torch.promote_types(target.dtype, torch.float32))
+    path, count, following = accepted.path, accepted.count[:, None], accepted.next[:, None]
+    slots = torch.cat([path.new_full((len(path), 1), -1), path], 1) + 1
+    chosen = torch.cat([draft.tokens.gather(1, path.clamp_min(0)), following], 1).scatter(1, count, following)
+    rows = torch.arange(len(path), device=path.device)[:, None]
+    found = law[rows, slots.clamp_min(0), chosen.clamp_min(0)]
+    return [row[: n + 1] for row, n in zip(found.tolist(), accepted.count.tolist())]
 
 
 def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:

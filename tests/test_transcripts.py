@@ -1,5 +1,7 @@
 """Recordings of any length and number: heard in parts, decoded in batches, put together in order."""
 
+import copy
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from speechmtp.audio.cut import cut_points
 from speechmtp.audio.io import read_audio, write_audio
 from speechmtp.bundle import load_without_heads
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.recordings import decode_recordings, held, joined
+from speechmtp.transcripts import Transcript, decode_each, decode_recordings, held, joined
 from speechmtp.types import Result, Trace
 
 RATE = 16000
@@ -26,6 +28,7 @@ class Part:
 
     name: str
     audio_seconds: float
+    listen_seconds: float = 0.25
 
     @property
     def size(self) -> int:
@@ -58,43 +61,73 @@ def recogniser(folder: Path) -> Recogniser:
 def test_parts_are_batched_by_size_and_put_together_in_order() -> None:
     recordings = [parts(9, 2, name="a"), parts(5, name="b"), parts(1, 8, 3, name="c")]
     calls: list[list[str]] = []
-    drawn: dict[str, int] = {}
     noted: list[float] = []
 
-    def decode(rows: list[Part], streams: list[int]) -> list[Result]:
+    def decode(rows: list[Part]) -> list[Result]:
         calls.append([row.name for row in rows])
-        drawn.update(zip(calls[-1], streams))
         return [Result(row.name, (len(calls),), Trace(calls=1, emitted=2, finished=True), 1.5) for row in rows]
 
-    found = decode_recordings(recordings, decode, 2, [100, 200, 300], noted.append)
+    found = decode_recordings(recordings, decode, 2, noted.append, "en")
     assert calls == [["c0", "a1"], ["c2", "b0"], ["c1", "a0"]]
-    assert [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
+    assert [str(one) for one in found] == [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
     assert [one.tokens for one in found] == [(3, 1), (2,), (1, 3, 2)]
-    assert found[2].spans == ((0, 1), (1, 9), (9, 12))
+    assert [(s.start, s.end, s.text, s.tokens) for s in found[2].segments] == [
+        (0, 1, "c0", (1,)), (1, 9, "c1", (3,)), (9, 12, "c2", (2,)),
+    ]  # fmt: skip
+    assert [one.audio_seconds for one in found] == [11, 5, 12]
     assert [one.trace.emitted for one in found] == [4, 2, 6]
     assert [one.seconds for one in found] == [3.0, 1.5, 4.5], "each batch once"
-    assert drawn == {"a0": 100, "a1": 101, "b0": 200, "c0": 300, "c1": 301, "c2": 302}
+    assert [one.listen_seconds for one in found] == [0.5, 0.25, 0.75]
+    assert {one.language for one in found} == {"en"}
     assert noted == [3, 8, 17]
+
+
+def test_errors_stay_in_their_places() -> None:
+    first, last = DataError("first"), DataError("last")
+    heard = [first, parts(1, name="a"), parts(2, 1, name="b"), last]
+    found = list(decode_each(iter(heard), lambda rows: [Result(row.name, (), Trace()) for row in rows], 16))
+    assert found[0] is first and found[3] is last
+    assert [str(one) for one in found[1:3]] == ["a0", "b0 b1"]
+    assert list(decode_each([first], lambda rows: [], 16)) == [first]
+
+
+def whole_of(*results: Result) -> Transcript:
+    return joined(parts(*[1.0] * len(results)), results, 0.0)
 
 
 def test_flags_of_the_parts_are_those_of_the_whole() -> None:
     good, silent = Trace(calls=2, finished=True, gaps=[1.0]), Trace(finished=True, flags=("empty",))
     cut = Trace(calls=3, flags=("limit", "repetition"), gaps=[2.0, 3.0])
 
-    def of(*traces: Trace) -> Trace:
-        return joined([Result("x", (), trace) for trace in traces], [1.0] * len(traces), 0.0).trace
+    def of(*traces: Trace) -> Transcript:
+        return whole_of(*(Result("x", (), trace) for trace in traces))
 
-    assert of(good, silent).flags == () and of(good, silent).finished
+    assert of(good, silent).flags == () and of(good, silent).trace.finished
     assert of(silent, silent).flags == ("empty",)
     whole = of(good, cut, silent)
-    assert (whole.flags, whole.finished, whole.calls) == (("limit", "repetition"), False, 5)
-    assert whole.gaps == [1.0, 2.0, 3.0]
-    assert of(good) is good
+    assert (whole.flags, whole.trace.finished, whole.trace.calls) == (("limit", "repetition"), False, 5)
+    assert [segment.flags for segment in whole.segments] == [(), ("limit", "repetition"), ("empty",)]
+    assert whole.trace.gaps == [1.0, 2.0, 3.0]
+    assert of(good).trace is good
+
+
+def test_log_probabilities_are_means_of_each_segment() -> None:
+    whole = whole_of(*(Result("x", (), Trace(logprobs=found)) for found in ([-1.0, -2.0], [], [-0.5])))
+    assert [segment.mean_logprob for segment in whole.segments] == [-1.5, None, -0.5]
+    assert whole.trace.logprobs == [-1.0, -2.0, -0.5]
 
 
 def test_silent_parts_leave_no_gap_in_the_text() -> None:
-    results = [Result(text, (), Trace()) for text in ("one", "", " two ")]
-    assert joined(results, [1.0] * 3, 0.0).text == "one two"
+    assert str(whole_of(*(Result(text, (), Trace()) for text in ("one", "", " two ")))) == "one two"
+
+
+def test_transcripts_compare_by_what_was_said_and_counted_and_can_be_stored() -> None:
+    one = whole_of(Result("x", (1, 2), Trace(calls=2, flags=("limit",))))
+    later = replace(one, seconds=9.0, listen_seconds=3.0)
+    assert one == later and hash(one) == hash(later)
+    assert one != replace(one, text="y") and one != replace(one, trace=Trace(calls=3))
+    for copied in (pickle.loads(pickle.dumps(later)), copy.deepcopy(later)):
+        assert copied == later and copied.seconds == 9.0 and copied.flags == ("limit",)
 
 
 def test_only_so_many_parts_are_held() -> None:
