@@ -31,8 +31,8 @@ from unittest import mock
 
 import torch
 
-from speechmtp.api import Heard, Recogniser, load
-from speechmtp.cli.options import hear_all
+from speechmtp.api import Recogniser, load
+from speechmtp.cli.options import listen_all
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding import loop
 from speechmtp.decoding.drafters.contract import Drafter
@@ -43,6 +43,7 @@ from speechmtp.decoding.strategies import STRATEGIES, Strategy, parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.tables import Column, render_markdown
+from speechmtp.types import Reference, Request
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- loop_overhead.py -->", "<!-- end of loop_overhead.py -->"
@@ -144,8 +145,8 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.recogniser = load(options.model, options.device, draft_model=options.draft_model)
         data = read_data_dir(options.data, options.root)
-        heard = {name: one for name, one in hear_all(self.recogniser, data, False)[0].items() if not one.nothing}
-        self.heard = [heard[name] for name in sorted(heard)]
+        requests = listen_all(self.recogniser, data, False)[0]
+        self.requests = [requests[name] for name in sorted(requests) if not requests[name].empty]
         self.rounds, self.utterances = options.rounds, options.utterances
         alone = self.recogniser.device.type == "cpu" and options.threads == 1
         self.now = time.thread_time if alone else time.perf_counter
@@ -162,9 +163,9 @@ class Bench:
                     found.append(strategy)
         return found
 
-    def decode(self, group: Sequence[Heard], strategy: Strategy, sampling: SamplingConfig, known: Any) -> Any:
+    def decode(self, group: Sequence[Request], strategy: Strategy, sampling: SamplingConfig, known: Any) -> Any:
         """Tokens and traces."""
-        requests = [self.recogniser.request(one, known and known[i]) for i, one in enumerate(group)]
+        requests = [one.knowing(Reference(tuple(known[i]))) if known else one for i, one in enumerate(group)]
         return self.recogniser.runner.run(
             requests, [strategy] * len(group), Drawing.of(sampling, list(range(len(group))))
         )
@@ -172,7 +173,7 @@ class Bench:
     def run(self, block: Block) -> list[dict[str, Any]]:
         """The lines of a block."""
         strategies, plain = self.usable(block), parse_strategy("ar")
-        heard = self.heard[: max(self.utterances, 2 * block.rows)]
+        heard = self.requests[: max(self.utterances, 2 * block.rows)]
         groups = [heard[i : i + block.rows] for i in range(0, len(heard), block.rows)]
         groups = [group for group in groups if len(group) == block.rows]
         known = [self.decode(group, plain, block.sampling, None)[0] for group in groups]

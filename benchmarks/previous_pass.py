@@ -9,7 +9,6 @@ pass before. Calls, tokens and decoder seconds are those of all passes; texts mu
 
 import argparse
 import math
-from dataclasses import replace
 
 import torch
 
@@ -18,7 +17,7 @@ from speechmtp.cli.progress import track
 from speechmtp.data.kaldi import Utterance, read_data_dir
 from speechmtp.decoding.strategies import Strategy, parse_strategies
 from speechmtp.scoring.tables import Column, render_markdown
-from speechmtp.types import Result
+from speechmtp.types import PreviousPass, Result
 
 
 def passes(recogniser: Recogniser, utterance: Utterance, strategies: list[Strategy], hop: float) -> list[list[Result]]:
@@ -27,11 +26,11 @@ def passes(recogniser: Recogniser, utterance: Utterance, strategies: list[Strate
     ends = [round(k * hop * recogniser.rate) for k in range(1, math.ceil(len(audio) / recogniser.rate / hop))]
     results: list[list[Result]] = [[] for _ in strategies]
     for turn, end in enumerate([*ends, len(audio)]):
-        heard = recogniser.hear(audio[:end], utterance.id)
+        heard = recogniser.listen(audio[:end], utterance.id)
         for place in range(len(strategies)):
             n = (place + turn) % len(strategies)
-            known = results[n][-1].tokens if results[n] else ()
-            results[n] += recogniser.decode([replace(heard, previous=known)], strategies[n])
+            known = PreviousPass(results[n][-1].tokens if results[n] else ())
+            results[n] += recogniser.decode([heard.knowing(known)], strategies[n])
     return results
 
 

@@ -13,10 +13,11 @@ from speechmtp.audio.cut import cut_points
 from speechmtp.audio.features import Fbank
 from speechmtp.audio.io import read_audio, resample
 from speechmtp.bundle import Bundle, BundleConfig, Drafts, load_bundle, load_draft_model
+from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.flags import flags_of
 from speechmtp.decoding.loop import Drawing, Limits
 from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.runner import Request, Runner
+from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
@@ -26,35 +27,12 @@ from speechmtp.models.int8_linear import has_int8
 from speechmtp.models.packed_linear import pack
 from speechmtp.models.speech_lm import SpeechLM
 from speechmtp.models.speech_seq2seq import RATE, SpeechSeq2Seq
-from speechmtp.recordings import BATCH, Note, Recording, decode_recordings, held
 from speechmtp.text.hub_tokenizer import HubTokenizer
-from speechmtp.types import CtcLabels, CtcText, Prompt, Result, Trace
+from speechmtp.types import CtcLabels, Request, Result, Source, SpelledText, TokenRules, Trace
 
 Audio = str | Path | np.ndarray
 LONGEST_SECONDS = 120  # attention over the whole utterance: memory grows with the square of this
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-
-
-@dataclass(frozen=True)
-class Heard:
-    """One utterance ready for decoding, alone and unpadded: the same for every strategy and batch size."""
-
-    prompt: Prompt
-    ctc: CtcLabels | CtcText | None  # None: the model has no CTC head
-    audio_seconds: float
-    seconds: float  # spent on features, encoder and prompt
-    nothing: bool = False  # not one letter among the segments, as in silence
-    draft_prompt: Prompt | None = None  # for a draft model
-    limit: int | None = None  # the most tokens that the model's law allows; None: the run's limits say
-    previous: Sequence[int] = ()  # tokens of the pass before over an overlapping or growing window
-
-    @property
-    def size(self) -> int:
-        """What batches are sorted by: a prompt's entries, or the milliseconds of audio where prompts are all alike
-        beside a memory (Whisper's memories are all of one length too)."""
-        if self.prompt.memory is not None:
-            return round(1000 * self.audio_seconds)
-        return int(self.prompt.lengths[0])
 
 
 @dataclass
@@ -84,9 +62,8 @@ class Recogniser:
                     pack(model)
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
         bundle, name = self.bundle, self.bundle.name or "MODEL"
-        self.runner = Runner(bundle.model.trunk, bundle.heads, bundle.tokenizer.eos, name, trunk, self.limits)
-        if isinstance(bundle.tokenizer, HubTokenizer):
-            self.runner.speller = bundle.tokenizer.speller()
+        self.runner = Runner(bundle.model.trunk, bundle.heads, name, trunk, self.limits)
+        self._speller = bundle.tokenizer.speller() if isinstance(bundle.tokenizer, HubTokenizer) else None
         self._fbank = Fbank(bundle.config.features) if isinstance(bundle.config, BundleConfig) else None
 
     @property
@@ -135,8 +112,9 @@ class Recogniser:
         return self.runner.heads_named(name)
 
     @torch.inference_mode()
-    def hear(self, audio: np.ndarray, name: str = "audio") -> Heard:
-        """Features, encoder and prompt of samples [N] (float32, at `rate` Hz); errors speak of `name`."""
+    def listen(self, audio: np.ndarray, name: str = "audio") -> Request:
+        """Features, encoder and prompt of samples [N] (float32, at `rate` Hz), alone and unpadded: the same for every
+        strategy and batch size. Errors speak of `name`."""
         began = time.perf_counter()
         if audio.ndim != 1:
             raise DataError(f"{name}: samples of shape {audio.shape}, expected one channel [N]")
@@ -149,10 +127,10 @@ class Recogniser:
             )
         samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
         listen = self._listen if isinstance(self.bundle.model, SpeechLM) else self._listen_pretrained
-        heard = listen(samples, f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
-        return replace(heard, audio_seconds=len(audio) / self.rate, seconds=time.perf_counter() - began)
+        request = listen(samples, f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
+        return replace(request, audio_seconds=len(audio) / self.rate, listen_seconds=time.perf_counter() - began)
 
-    def _listen(self, samples: torch.Tensor, too_short: str) -> Heard:
+    def _listen(self, samples: torch.Tensor, too_short: str) -> Request:
         _, model, tokenizer = self.bundle.speech_lm
         assert self._fbank is not None
         frames, lengths = self._fbank(samples[None], None)
@@ -160,79 +138,79 @@ class Recogniser:
             raise DataError(too_short)
         out = model.encode(frames.to(self.device, self.dtype), lengths.to(self.device))
         prompt = model.prompt(out)
-        draft_prompt = None if self.draft is None else self.draft.prompt(out)
         ctc = ctc_labels(out.logits[0], model.encoder.blank)
-        nothing = isinstance(model.adapter, CtcMerge) and not tokenizer.decode(ctc.labels).strip()
-        return Heard(prompt, ctc, 0.0, 0.0, nothing, draft_prompt, self.limits.of(int(prompt.lengths[0])))
+        sources: tuple[Source, ...] = (ctc,)
+        if self.draft is not None:
+            sources = (ctc, DraftPrompt(self.draft.trunk, self.draft.prompt(out)))
+        # A prompt without a letter: a trunk that has always read some would make one up.
+        empty = isinstance(model.adapter, CtcMerge) and not tokenizer.decode(ctc.labels).strip()
+        limit = self.limits.of(int(prompt.lengths[0]))
+        return Request(prompt, TokenRules((tokenizer.eos,)), limit, sources=sources, empty=empty)
 
-    def _listen_pretrained(self, samples: torch.Tensor, too_short: str) -> Heard:
+    def _listen_pretrained(self, samples: torch.Tensor, too_short: str) -> Request:
         model = self.bundle.model
         assert isinstance(model, SpeechSeq2Seq)
         if len(samples) < model.shortest:
             raise DataError(too_short)
         memory = model.memory(samples)
-        ctc = None if self.bundle.ctc is None else self.bundle.ctc.spell(memory)
-        return Heard(model.prompt(memory), ctc, 0.0, 0.0, limit=model.limit(len(samples) / self.rate))
+        sources: tuple[Source, ...] = ()
+        if self.bundle.ctc is not None and self._speller is not None:
+            sources = (SpelledText(self.bundle.ctc.spell(memory), self._speller),)
+        rules = TokenRules((model.law.eos,), model.law.suppressed, model.law.opening_suppressed)
+        return Request(model.prompt(memory), rules, model.limit(len(samples) / self.rate), sources=sources)
 
     def decode(
-        self, heard: Sequence[Heard], strategy: Strategy | Sequence[Strategy],
-        references: Sequence[Sequence[int]] | None = None, record_gaps: bool = False,
-        sampling: SamplingConfig | None = None, streams: Sequence[int] | None = None, overlap: bool = False,
+        self, requests: Sequence[Request], strategy: Strategy | Sequence[Strategy], record_gaps: bool = False,
+        sampling: SamplingConfig | None = None, overlap: bool = False,
     ) -> list[Result]:  # fmt: skip
         """Decode a batch, all rows by one strategy or each by its own; `seconds` of each result is the batch's decoder
-        time. Drawn tokens are those of each row's stream, whatever the batch (default: streams 0, 1, ..)."""
-        each = [strategy] * len(heard) if isinstance(strategy, Strategy) else list(strategy)
-        streams = list(range(len(heard))) if streams is None else streams
-        # A prompt without a letter: a trunk that has always read some would make one up.
-        spoken = [i for i, h in enumerate(heard) if not h.nothing]
+        time. Drawn tokens are those of each request's `noise_key`, whatever the batch."""
+        each = [strategy] * len(requests) if isinstance(strategy, Strategy) else list(strategy)
+        spoken = [i for i, request in enumerate(requests) if not request.empty]
         began = time.perf_counter()
         found: dict[int, tuple[list[int], Trace]] = {}
         for i in spoken:
             if each[i].drafter is None:
-                labels = self.labels(heard[i])
-                eos = self.bundle.tokenizer.eos
+                labels, eos = self.labels(requests[i]), requests[i].rules.eos[0]
                 flags = flags_of([*labels, eos], eos)
                 found[i] = labels, Trace(emitted=len(labels), finished=True, flags=flags)
         rows = [i for i in spoken if i not in found]
         if rows:
-            requests = [self.request(heard[i], references[i] if references else None) for i in rows]
-            drawing = Drawing.of(sampling or SamplingConfig(), [streams[i] for i in rows])
-            done = self.runner.run(requests, [each[i] for i in rows], drawing, record_gaps, overlap)
+            drawing = Drawing.of(sampling or SamplingConfig(), [requests[i].noise_key for i in rows])
+            done = self.runner.run(
+                [requests[i] for i in rows], [each[i] for i in rows], drawing, record_gaps, overlap
+            )  # fmt: skip
             found |= dict(zip(rows, zip(*done)))
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         nothing: tuple[list[int], Trace] = [], Trace(finished=True, flags=("empty",))
         text = self.bundle.tokenizer.decode
-        outputs = [found.get(i, nothing) for i in range(len(heard))]
+        outputs = [found.get(i, nothing) for i in range(len(requests))]
         return [Result(text(tokens), tuple(tokens), trace, seconds) for tokens, trace in outputs]
 
-    def labels(self, heard: Heard) -> list[int]:
+    def labels(self, request: Request) -> list[int]:
         """What the CTC head says, as tokens; a ConfigError where there is none."""
-        if heard.ctc is None:
-            raise ConfigError("ctc-only: needs a CTC head and the model has none; choose another strategy")
-        if isinstance(heard.ctc, CtcLabels):
-            return list(heard.ctc.labels)
-        return self.bundle.tokenizer.encode(heard.ctc.text)
+        if (labels := request.source(CtcLabels)) is not None:
+            return list(labels.labels)
+        if (spelled := request.source(SpelledText)) is not None:
+            return self.bundle.tokenizer.encode(spelled.text.text)
+        raise ConfigError("ctc-only: needs a CTC head and the model has none; choose another strategy")
 
-    def request(self, heard: Heard, reference: Sequence[int] | None = None) -> Request:
-        """What the decoder is asked for one utterance."""
-        return Request(heard.prompt, (), heard.ctc, reference, heard.draft_prompt, heard.limit, previous=heard.previous)
-
-    def hear_parts(self, audio: np.ndarray, name: str = "audio") -> Iterator[Heard]:
-        """`hear` of a recording [N] of any length: beyond 25 s it is cut in its pauses, and each part heard apart."""
-        for start, end in cut_points(audio, self.rate):
-            yield self.hear(audio[start:end], name)
+    def listen_parts(self, audio: np.ndarray, name: str = "audio", noise_key: int = 0) -> Iterator[Request]:
+        """`listen` to a recording [N] of any length: beyond 25 s it is cut in its pauses, and each part heard apart.
+        Noise keys of the parts are those from `noise_key` on."""
+        for number, (start, end) in enumerate(cut_points(audio, self.rate)):
+            yield replace(self.listen(audio[start:end], name), noise_key=noise_key + number)
 
     def decode_parts(
-        self, recordings: Sequence[Sequence[Heard]], strategy: Strategy, batch: int = BATCH,
-        sampling: SamplingConfig | None = None, streams: Sequence[int] | None = None, note: Note | None = None,
+        self, recordings: Sequence[Sequence[Request]], strategy: Strategy, batch: int = BATCH,
+        sampling: SamplingConfig | None = None, note: Note | None = None,
     ) -> list[Recording]:  # fmt: skip
-        """Recordings heard in parts, all parts decoded in batches of like size. `streams` are one a recording (its
-        parts have those from there on); `note` is told after every batch how many more seconds are done."""
+        """Recordings heard in parts, all parts decoded in batches of like size; `note` is told after every batch how
+        many more seconds are done."""
         return decode_recordings(
-            recordings, lambda parts, noise: self.decode(parts, strategy, sampling=sampling, streams=noise), batch,
-            streams, note,
+            recordings, lambda parts: self.decode(parts, strategy, sampling=sampling), batch, note
         )  # fmt: skip
 
     def transcribe(self, audio: Audio, rate: int | None = None, strategy: str | Strategy = "") -> str:
@@ -255,7 +233,7 @@ class Recogniser:
             raise ConfigError(f"recognise_many: batch={batch}, expected 1 or more")
         if isinstance(strategy, str):
             strategy = parse_strategy(strategy) if strategy else self.default_strategy
-        for group in held((list(self.hear_parts(*self._read(audio, rate))) for audio in audios), len):
+        for group in held((list(self.listen_parts(*self._read(audio, rate))) for audio in audios), len):
             yield from self.decode_parts(group, strategy, batch)
 
     def _read(self, audio: Audio, rate: int | None) -> tuple[np.ndarray, str]:

@@ -37,23 +37,31 @@ def sources_of(sources: Iterable[AudioSource]) -> Iterable[AudioSource]:
 
 def listen_each(
     sources: Iterable[AudioSource], rate: float | None, target_rate: int,
-    listen: Callable[[np.ndarray, str], Iterable[P]], progress: AudioProgress, names: Sequence[str] | None = None,
-    raises: bool = True,
+    listen: Callable[[np.ndarray, str, int], Iterable[P]], progress: AudioProgress,
+    names: Sequence[str] | None = None, noise_keys: Sequence[int] | None = None, raises: bool = True,
 ) -> Iterator[list[P] | DataError]:  # fmt: skip
-    """The parts of every source, read when its turn comes, that `listen` hears of samples [N] at `target_rate` Hz.
+    """The parts of every source, read when its turn comes, that `listen` hears of samples [N] at `target_rate` Hz, what
+    errors call them, and the key of the noise of its first part.
 
     A DataError stands in the place of one that cannot be read or heard; if it `raises`, it is the last. `names` are
-    what errors call the sources (default: paths, and numbers beside what has no name of its own).
+    what errors call the sources (default: paths, and numbers beside what has no name of its own), `noise_keys` are one
+    a source (default: the parts are counted). ConfigError where either are too few.
     """
+    count = 0
     for number, source in enumerate(sources):
+        for what, given in (("names", names), ("noise_keys", noise_keys)):
+            if given is not None and number >= len(given):
+                raise ConfigError(f"transcribe_many: {len(given)} {what} for more recordings; give one for each")
         seconds, parts = 0.0, list[P]()
+        name = names[number] if names is not None else _name(source, number)
+        key = noise_keys[number] if noise_keys is not None else count
         try:
-            name = names[number] if names is not None else _name(source, number)
             samples = read_input(source() if callable(source) else source, target_rate, rate, name)
             seconds = len(samples) / target_rate
             progress.read(seconds)
-            for part in listen(samples, name):
+            for part in listen(samples, name, key):
                 parts.append(part)
+                count += 1
                 progress.add(part.audio_seconds)
         except DataError as error:
             progress.drop(seconds, sum(part.audio_seconds for part in parts))

@@ -75,7 +75,7 @@ def test_models_load_and_hear_in_inference_mode(within: bool) -> None:
 def test_threads_may_share_a_model(default: Recogniser) -> None:
     """Batches of different shapes at the same time; heads that read layers of the trunk."""
     samples, _ = default._read(speechmtp.example("digits"), None)
-    heard = [default.hear(samples), default.hear(samples[: len(samples) // 2])]
+    heard = [default.listen(samples), default.listen(samples[: len(samples) // 2])]
     batches = [[heard[0]], [heard[1], heard[0], heard[1]]]
     strategies = [parse_strategy("verify"), parse_strategy("threshold:theta=0.5")]
     expected = [[r.tokens for r in default.decode(b, s)] for b, s in zip(batches, strategies)]

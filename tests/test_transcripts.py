@@ -95,6 +95,11 @@ def whole_of(*results: Result) -> Transcript:
     return joined(parts(*[1.0] * len(results)), results, 0.0)
 
 
+def test_parts_draw_by_keys_of_their_own(recogniser: Recogniser) -> None:
+    found = list(recogniser.listen_parts(speech(60.0), "take", 100))
+    assert len(found) > 2 and [part.noise_key for part in found] == [100 + n for n in range(len(found))]
+
+
 def test_flags_of_the_parts_are_those_of_the_whole() -> None:
     good, silent = Trace(calls=2, finished=True, gaps=[1.0]), Trace(finished=True, flags=("empty",))
     cut = Trace(calls=3, flags=("limit", "repetition"), gaps=[2.0, 3.0])

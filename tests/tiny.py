@@ -21,13 +21,14 @@ from speechmtp.models.encoder import Encoder, EncoderConfig
 from speechmtp.models.speech_lm import ModelConfig, SpeechLM
 from speechmtp.models.speech_seq2seq import Seq2SeqConfig, SpeechSeq2Seq
 from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
-from speechmtp.types import Prompt, TrunkShape
+from speechmtp.types import Prompt, TokenRules, TrunkShape
 
 torch.set_num_threads(1)
 
 VOCAB = 11
 BOS = 1
 EOS = 2
+RULES = TokenRules((EOS,))
 WIDTH = 16
 FEATURES = 16
 TRUNKS = ("llama", "qwen3")

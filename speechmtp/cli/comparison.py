@@ -97,7 +97,7 @@ def run_comparison(
 
 def grouped(subject: Subject, size: int) -> Iterator[list[str]]:
     """Requests by the size of their prompts, `size` at a time."""
-    ordered = sorted(subject.names, key=lambda name: (subject.sizes[name], name))
+    ordered = sorted(subject.names, key=lambda name: (subject.requests[name].size, name))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
@@ -120,7 +120,7 @@ def _row(tally: Tally, run: _Run, plain: Tally | None) -> dict[str, Any]:
     same = strategy is None or (strategy.exact and _seeded(strategy, run.sampling))
     differences = list(_differences(results, run)) if calls and same else []
     limit = NEAR_TIE[run.dtype]
-    end_to_end = subject.hear_seconds + tally.seconds
+    end_to_end = subject.listen_seconds + tally.seconds
     words = judged.pop("words")
     return {
         "strategy": strategy.name if strategy is not None else PEERS,
@@ -154,7 +154,7 @@ def _row(tally: Tally, run: _Run, plain: Tally | None) -> dict[str, Any]:
         "seconds": tally.seconds,
         "speedup_vs_ar": plain.seconds / tally.seconds if plain and calls and tally.seconds else None,
         "end_to_end_seconds": end_to_end,
-        "end_to_end_speedup_vs_ar": (subject.hear_seconds + plain.seconds) / end_to_end if plain else None,
+        "end_to_end_speedup_vs_ar": (subject.listen_seconds + plain.seconds) / end_to_end if plain else None,
         "rtfx": audio / end_to_end if audio else None,
         "audio_seconds": audio,
         "batch_size": run.batch_size if strategy is not None else 1,

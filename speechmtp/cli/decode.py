@@ -93,7 +93,7 @@ def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace)
         entries[source.name] = {"text": result.text, "tokens": list(result.tokens), "trace": trace,
                                 "audio_seconds": sum(part.audio_seconds for part in heard),
                                 "batch_seconds": result.seconds,
-                                "hear_seconds": sum(part.seconds for part in heard)}  # fmt: skip
+                                "listen_seconds": sum(part.listen_seconds for part in heard)}  # fmt: skip
     return entries
 
 

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     import speechmtp
     from speechmtp.cli.compare import footnote, table_columns, table_rows
     from speechmtp.cli.comparison import run_comparison
-    from speechmtp.cli.options import hear_all
+    from speechmtp.cli.options import listen_all
     from speechmtp.cli.subjects import SpeechSubject
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.decoding.processors import SamplingConfig
@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     strategies = strategies or [strategy for strategy in runner.usable(ctc) if strategy.name in SHOWN]
     folder = Path(speechmtp.__file__).parent / "assets" / "examples"
     data = read_data_dir(folder, str(folder))
-    heard, seconds = hear_all(recogniser, data, False)
-    subject = SpeechSubject(recogniser, heard, seconds, data.transcripts())
+    requests, seconds = listen_all(recogniser, data, False)
+    subject = SpeechSubject(recogniser, requests, seconds, data.transcripts())
     done = run_comparison(subject, strategies, args.batch_size, SamplingConfig(seed=args.seed))
     width = max(len(label) for label in done.texts)
     for utterance in data.utterances:

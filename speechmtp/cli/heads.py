@@ -12,14 +12,15 @@ from speechmtp.cli.options import (
     add_run_options,
     batches,
     check_kind,
-    hear_all,
+    listen_all,
     open_recogniser,
 )
 from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from speechmtp.api import Heard, Recogniser
+    from speechmtp.api import Recogniser
     from speechmtp.data.kaldi import DataDir
+    from speechmtp.types import Request
 
 MODEL = "model folder, embedded model (default, an4), or folder of a causal LM of transformers"
 
@@ -115,10 +116,10 @@ def _summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     folders = recogniser.bundle.head_folders
     out, kept = places(args, folders)
     data = read_data_dir(args.data, args.root, need_text=args.reference == "text", allow_pipes=args.allow_pipes)
-    heard, _ = hear_all(recogniser, data, args.allow_pipes)
-    tokens, source = _reference(args, recogniser, data, heard, kept)
-    prompts = {name: one.prompt for name, one in heard.items()}
-    groups = list(batches(list(heard), heard, max(args.batch_size, ROWS)))
+    requests, _ = listen_all(recogniser, data, args.allow_pipes)
+    tokens, source = _reference(args, recogniser, data, requests, kept)
+    prompts = {name: one.prompt for name, one in requests.items()}
+    groups = list(batches(list(requests), requests, max(args.batch_size, ROWS)))
     trunk = recogniser.bundle.model.trunk
     found = [
         judged(trunk, h, name, folders[name], prompts, tokens, groups) for name, h in recogniser.bundle.heads.items()
@@ -127,12 +128,13 @@ def _summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 
 
 def _reference(
-    args: argparse.Namespace, recogniser: "Recogniser", data: "DataDir", heard: Mapping[str, "Heard"], kept: list[Path]
-) -> tuple[dict[str, list[int]], str]:
+    args: argparse.Namespace, recogniser: "Recogniser", data: "DataDir", requests: Mapping[str, "Request"],
+    kept: list[Path],
+) -> tuple[dict[str, list[int]], str]:  # fmt: skip
     """The outputs to judge on, and where they are from."""
     from speechmtp.cli.reference import plain_tokens, text_tokens
 
     if args.reference == "text":
-        return text_tokens(recogniser, heard, data.transcripts()), f"{args.data}/text"
-    tokens, known = plain_tokens(recogniser, heard, args.batch_size, kept[0], kept[1:])
+        return text_tokens(recogniser, requests, data.transcripts()), f"{args.data}/text"
+    tokens, known = plain_tokens(recogniser, requests, args.batch_size, kept[0], kept[1:])
     return tokens, "kept tokens" if known else "decoded now"

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from speechmtp.api import Heard, Recogniser
+    from speechmtp.api import Recogniser
     from speechmtp.data.kaldi import DataDir
     from speechmtp.decoding.processors import SamplingConfig
     from speechmtp.decoding.runner import Runner
     from speechmtp.decoding.strategies import Strategy
+    from speechmtp.types import Request
 
 
 OPENING, MOST = 32, 32  # tokens of a text that a causal LM goes on behind, and that it may add
@@ -150,29 +151,32 @@ def check_strategies(
     return [runner.prepared(strategy) for strategy in strategies]
 
 
-def stream_of(name: str) -> int:
-    """The noise stream of an utterance: the same in every set, batch and job that it is decoded in."""
+def noise_key_of(name: str) -> int:
+    """What an utterance's noise is named by: the same in every set, batch and job that it is decoded in."""
     return zlib.crc32(name.encode())
 
 
-def hear_all(
-    recogniser: "Recogniser", data: "DataDir", allow_pipes: bool, label: str = "hearing"
-) -> tuple[dict[str, "Heard"], float]:
-    """Every utterance through features and encoder, alone; and the seconds from audio file to prompt."""
+def listen_all(
+    recogniser: "Recogniser", data: "DataDir", allow_pipes: bool, label: str = "listening"
+) -> tuple[dict[str, "Request"], float]:
+    """Every utterance through features and encoder, alone, with noise of its own name; and the seconds from audio file
+    to prompt."""
     import time
+    from dataclasses import replace
 
     from speechmtp.cli.progress import track
 
-    heard: dict[str, Heard] = {}
+    requests: dict[str, Request] = {}
     began = time.perf_counter()
     for utterance in track(data.utterances, label):
         audio = utterance.load(recogniser.rate, allow_pipes)
-        heard[utterance.id] = recogniser.hear(audio, f"{data.path}/{utterance.origin}: {utterance.id}")
-    return heard, time.perf_counter() - began
+        request = recogniser.listen(audio, f"{data.path}/{utterance.origin}: {utterance.id}")
+        requests[utterance.id] = replace(request, noise_key=noise_key_of(utterance.id))
+    return requests, time.perf_counter() - began
 
 
-def batches(names: Sequence[str], heard: Mapping[str, "Heard"], size: int) -> Iterator[list[str]]:
+def batches(names: Sequence[str], requests: Mapping[str, "Request"], size: int) -> Iterator[list[str]]:
     """Utterances by the size of their prompts, `size` at a time."""
-    ordered = sorted(names, key=lambda name: (heard[name].size, name))
+    ordered = sorted(names, key=lambda name: (requests[name].size, name))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]

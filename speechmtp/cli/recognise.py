@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from speechmtp.cli.options import stream_of
+from speechmtp.cli.options import noise_key_of
 from speechmtp.cli.progress import AudioBar
 from speechmtp.errors import DataError
 from speechmtp.recordings import Recording, held
@@ -13,9 +13,10 @@ from speechmtp.recordings import Recording, held
 if TYPE_CHECKING:
     import numpy as np
 
-    from speechmtp.api import Heard, Recogniser
+    from speechmtp.api import Recogniser
     from speechmtp.decoding.processors import SamplingConfig
     from speechmtp.decoding.strategies import Strategy
+    from speechmtp.types import Request
 
 WARNINGS = {
     "limit": "stopped at the limit of tokens and may be cut",
@@ -36,18 +37,18 @@ class Source:
 def recognise_sources(
     recogniser: "Recogniser", sources: Sequence[Source], strategy: "Strategy", batch: int, sampling: "SamplingConfig",
     broken: Callable[[DataError], object] | None = None,
-) -> Iterator[tuple[Source, Sequence["Heard"], Recording]]:  # fmt: skip
+) -> Iterator[tuple[Source, Sequence["Request"], Recording]]:  # fmt: skip
     """Every recording in order, with the parts that were heard of it, under a bar. One that cannot be read or heard is
     told to `broken` and left out; without it, it is an error."""
     with AudioBar("recognising", len(sources)) as bar:
 
-        def heard() -> Iterator[tuple[Source, list["Heard"]]]:
+        def heard() -> Iterator[tuple[Source, list["Request"]]]:
             for source in sources:
                 try:
                     audio = source.load()
                     bar.read(len(audio) / recogniser.rate)
                     parts = []
-                    for part in recogniser.hear_parts(audio, source.where):
+                    for part in recogniser.listen_parts(audio, source.where, noise_key_of(source.name)):
                         parts.append(part)
                         bar.add(part.audio_seconds)
                 except DataError as error:
@@ -58,8 +59,7 @@ def recognise_sources(
                     yield source, parts
 
         for group in held(heard(), lambda one: len(one[1])):
-            streams = [stream_of(source.name) for source, _ in group]  # the same in every set, batch and job
-            found = recogniser.decode_parts([parts for _, parts in group], strategy, batch, sampling, streams, bar.add)
+            found = recogniser.decode_parts([parts for _, parts in group], strategy, batch, sampling, bar.add)
             for (source, parts), result in zip(group, found):
                 yield source, parts, result
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import speechmtp
-from speechmtp.api import Heard, Recogniser
+from speechmtp.api import Recogniser
 from speechmtp.cli.options import batches
 from speechmtp.cli.progress import track
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.text.normalize import get_normalizer
-from speechmtp.types import CtcLabels
+from speechmtp.types import CtcLabels, Request
 
 Tokens = dict[str, list[int]]
 
@@ -35,20 +35,20 @@ def make_writable(folder: Path) -> None:
 
 
 def plain_tokens(
-    recogniser: Recogniser, heard: Mapping[str, Heard], size: int, kept: Path, elsewhere: Sequence[Path] = ()
+    recogniser: Recogniser, requests: Mapping[str, Request], size: int, kept: Path, elsewhere: Sequence[Path] = ()
 ) -> tuple[Tokens, bool]:
     """What `ar` says to every utterance, an end token last where it ended; and whether it was on file (see
     `kept_tokens`)."""
-    key = {"trunk_sha256": recogniser.bundle.trunk_sha256, "heard_sha256": heard_digest(heard),
+    key = {"trunk_sha256": recogniser.bundle.trunk_sha256, "heard_sha256": heard_digest(requests),
            "dtype": str(recogniser.dtype).removeprefix("torch.")}  # fmt: skip
     plain = parse_strategy("ar")
 
     def decode() -> Tokens:
         tokens: Tokens = {}
-        for group in track(list(batches(list(heard), heard, size)), "ar"):
-            for name, result in zip(group, recogniser.decode([heard[n] for n in group], plain)):
+        for group in track(list(batches(list(requests), requests, size)), "ar"):
+            for name, result in zip(group, recogniser.decode([requests[n] for n in group], plain)):
                 tokens[name] = list(result.tokens)
-        return {name: tokens[name] for name in heard}
+        return {name: tokens[name] for name in requests}
 
     return kept_tokens(key, recogniser.bundle.name, decode, kept, elsewhere)
 
@@ -70,25 +70,26 @@ def kept_tokens(
     return tokens, False
 
 
-def heard_digest(heard: Mapping[str, Heard]) -> str:
+def heard_digest(requests: Mapping[str, Request]) -> str:
     """SHA-256 over the utterance ids and what the encoder made of each: size of the prompt, and what the CTC head
     says; of a pretrained recogniser its whole memory (Whisper's are all of one size) and the limit of tokens."""
     digest = hashlib.sha256()
-    for name, one in sorted(heard.items()):
-        said = one.ctc.labels if isinstance(one.ctc, CtcLabels) else one.limit
+    for name, one in sorted(requests.items()):
+        labels = one.source(CtcLabels)
+        said = one.limit if labels is None else labels.labels
         digest.update(json.dumps([name, int(one.prompt.lengths[0]), said]).encode())
         if one.prompt.memory is not None:
             digest.update(one.prompt.memory.float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
-def text_tokens(recogniser: Recogniser, heard: Mapping[str, Heard], texts: Mapping[str, str]) -> Tokens:
+def text_tokens(recogniser: Recogniser, requests: Mapping[str, Request], texts: Mapping[str, str]) -> Tokens:
     """Transcripts as the model would have to say them, an end token behind each; nothing where nothing is heard."""
     tokenizer = recogniser.bundle.tokenizer
     normalise = get_normalizer(recogniser.bundle.config.normalizer)
     return {
-        name: [] if one.nothing else [*tokenizer.encode(normalise(texts[name])), tokenizer.eos]
-        for name, one in heard.items()
+        name: [] if one.empty else [*tokenizer.encode(normalise(texts[name])), tokenizer.eos]
+        for name, one in requests.items()
     }
 
 

@@ -3,27 +3,28 @@
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from speechmtp.api import DTYPES, Heard, Recogniser
+from speechmtp.api import DTYPES, Recogniser
 from speechmtp.cli.options import (
     MOST,
     OPENING,
     check_kind,
-    hear_all,
+    listen_all,
+    noise_key_of,
     open_recogniser,
     prepare_run,
-    stream_of,
 )
 from speechmtp.cli.peers import run_peer
 from speechmtp.data.kaldi import read_data_dir
+from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.loop import Drawing
 from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.runner import Request, Runner
+from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.folder import find_heads, load_heads, own_heads, trunk_digest
@@ -34,7 +35,7 @@ from speechmtp.scoring.report import wer_interval
 from speechmtp.scoring.wer import score
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.tasks.head_bases import long_texts, opened
-from speechmtp.types import Result, Trace
+from speechmtp.types import Reference, Request, Result, TokenRules, Trace
 
 
 @dataclass
@@ -46,8 +47,7 @@ class Subject:
     text: Callable[[Sequence[int]], str]
     device: torch.device
     dtype: torch.dtype
-    sizes: Mapping[str, int]  # of each prompt, by which batches are sorted
-    hear_seconds: float = 0.0  # spent on all prompts together
+    listen_seconds: float = 0.0  # spent on all prompts together
     audio_seconds: float = 0.0
     assistant: Trunk | None = None
     ids: Mapping[str, Sequence[int]] = field(default_factory=dict)  # prompts of ids, or the ids beside a memory
@@ -55,7 +55,14 @@ class Subject:
     @property
     def names(self) -> list[str]:
         """Every request, sorted."""
-        return sorted(self.sizes)
+        return sorted(self.requests)
+
+    def asked(self, names: Sequence[str], references: Mapping[str, Result] | None) -> list[Request]:
+        """Some requests, with the tokens that plain decoding says where they are known."""
+        found = [self.requests[n] for n in names]
+        if references is None:
+            return found
+        return [request.knowing(Reference(references[n].tokens)) for n, request in zip(names, found)]
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
         """Figures of the outputs besides counts and times."""
@@ -73,15 +80,14 @@ class SpeechSubject(Subject):
     """Utterances that a recogniser has heard, with their transcripts."""
 
     def __init__(
-        self, recogniser: Recogniser, heard: Mapping[str, Heard], seconds: float, transcripts: Mapping[str, str]
+        self, recogniser: Recogniser, requests: Mapping[str, Request], seconds: float, transcripts: Mapping[str, str]
     ) -> None:
-        self.recogniser, self.heard, self.transcripts = recogniser, heard, transcripts
+        self.recogniser, self.transcripts = recogniser, transcripts
         model = recogniser.bundle.model
         super().__init__(
-            recogniser.runner, {n: recogniser.request(h) for n, h in heard.items() if not h.nothing},
-            recogniser.bundle.tokenizer.decode, recogniser.device, recogniser.dtype,
-            {n: h.size for n, h in heard.items()}, seconds, sum(h.audio_seconds for h in heard.values()),
-            ids=dict.fromkeys(heard, model.law.prompt) if isinstance(model, SpeechSeq2Seq) else {},
+            recogniser.runner, requests, recogniser.bundle.tokenizer.decode, recogniser.device, recogniser.dtype,
+            seconds, sum(request.audio_seconds for request in requests.values()),
+            ids=dict.fromkeys(requests, model.law.prompt) if isinstance(model, SpeechSeq2Seq) else {},
         )  # fmt: skip
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
@@ -97,16 +103,7 @@ class SpeechSubject(Subject):
         sampling: SamplingConfig | None = None, record_gaps: bool = False, overlap: bool = False,
     ) -> list[Result]:  # fmt: skip
         """By the recogniser."""
-        known = None if references is None else [references[n].tokens for n in names]
-        return self.recogniser.decode(
-            [self.heard[n] for n in names],
-            strategy,
-            known,
-            record_gaps,
-            sampling,
-            [stream_of(n) for n in names],
-            overlap,
-        )
+        return self.recogniser.decode(self.asked(names, references), strategy, record_gaps, sampling, overlap)
 
 
 class TextSubject(Subject):
@@ -117,11 +114,9 @@ class TextSubject(Subject):
         sampling: SamplingConfig | None = None, record_gaps: bool = False, overlap: bool = False,
     ) -> list[Result]:  # fmt: skip
         """By the runner alone."""
-        requests = [self.requests[n] for n in names]
-        if references is not None:
-            requests = [replace(r, reference=references[n].tokens) for r, n in zip(requests, names)]
+        requests = self.asked(names, references)
         began = time.perf_counter()
-        drawing = Drawing.of(sampling or SamplingConfig(), [stream_of(n) for n in names])
+        drawing = Drawing.of(sampling or SamplingConfig(), [request.noise_key for request in requests])
         done = self.runner.run(requests, [strategy] * len(requests), drawing, record_gaps, overlap)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
@@ -131,13 +126,13 @@ class TextSubject(Subject):
 
 def peer_result(subject: Subject, name: str, mode: str) -> Result:
     """One request by transformers' own `generate`."""
-    request = subject.requests.get(name)
-    if request is None:  # nothing was heard
+    request = subject.requests[name]
+    if request.empty:
         return Result("", (), Trace(finished=True, flags=("empty",)))
     prompt = subject.ids.get(name, request.prompt)
     assert request.limit is not None
     runner, memory = subject.runner, request.prompt.memory
-    run = run_peer(runner.trunk, mode, prompt, runner.eos, request.limit, subject.assistant, memory)
+    run = run_peer(runner.trunk, mode, prompt, request.rules.eos[0], request.limit, subject.assistant, memory)
     return Result(subject.text(run.tokens), tuple(run.tokens), run.trace, run.seconds)
 
 
@@ -152,8 +147,8 @@ def open_subject(args: argparse.Namespace, check: Callable[[Runner, bool], Any])
     recogniser = open_recogniser(args)
     checked = check(recogniser.runner, recogniser.has_ctc)
     data = read_data_dir(args.data_dir, args.root, allow_pipes=args.allow_pipes)
-    heard, seconds = hear_all(recogniser, data, args.allow_pipes)
-    return SpeechSubject(recogniser, heard, seconds, data.transcripts()), checked
+    requests, seconds = listen_all(recogniser, data, args.allow_pipes)
+    return SpeechSubject(recogniser, requests, seconds, data.transcripts()), checked
 
 
 def _open_text(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -> tuple[TextSubject, Any]:
@@ -174,18 +169,19 @@ def _open_text(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -
         draft.trunk.to(device=device, dtype=dtype)
     for module in (lm.trunk, *heads.values()):
         module.to(device=device, dtype=dtype)
-    runner = Runner(lm.trunk, heads, lm.eos, args.model, None if draft is None else draft.trunk)
+    runner = Runner(lm.trunk, heads, args.model, None if draft is None else draft.trunk)
     checked = check(runner, False)
     requests = {}
     for number, text in enumerate(long_texts(lm, [args.data_dir], opening), 1):
         ids = text[:opening]
         with torch.no_grad():
             prompt = opened(lm.trunk, [ids])
-            small = None if draft is None else opened(draft.trunk, [ids])
-        requests[f"{number:05}"] = Request(prompt, ids, draft_prompt=small, limit=most)
+            small = () if draft is None else (DraftPrompt(draft.trunk, opened(draft.trunk, [ids])),)
+        name = f"{number:05}"
+        rules = TokenRules((lm.eos,))
+        requests[name] = Request(prompt, rules, most, tuple(ids), small, noise_key_of(name))
     subject = TextSubject(
-        runner, requests, lambda tokens: lm.decode(list(tokens)), device, dtype,
-        {name: len(r.ids) for name, r in requests.items()}, assistant=runner.draft,
+        runner, requests, lambda tokens: lm.decode(list(tokens)), device, dtype, assistant=runner.draft,
         ids={name: r.ids for name, r in requests.items()},
     )  # fmt: skip
     return subject, checked

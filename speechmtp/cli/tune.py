@@ -137,9 +137,10 @@ def _further(subject: "Subject", known: set[str], wanted: set[str] | None) -> li
     presets."""
     from speechmtp.decoding.presets import PRESETS
     from speechmtp.decoding.strategies import STRATEGIES, make_strategy
+    from speechmtp.types import CtcSource
 
     runner, found = subject.runner, []
-    usable = {s.name for s in runner.usable(any(r.ctc is not None for r in subject.requests.values()))}
+    usable = {s.name for s in runner.usable(any(r.source(CtcSource) is not None for r in subject.requests.values()))}
     trees = _trees(subject) if runner.heads else {}
     for name, grid in GRIDS.items():
         if name in usable:

@@ -146,10 +146,11 @@ def _start(plan: Plan, batch: Batch, noise: Noise | None, count: int) -> _Lane:
             f"strategy: depth {depth}, expected at most {plan.heads.depth}, the depth of the model's heads"
         )
     source = plan.sources.of(drafter.source) if drafter.source else None
-    if drafter.source and len(source[1] if drafter.source == "model" and source else source or ()) != len(rows):
+    name = drafter.source.name if drafter.source else ""
+    if drafter.source and len(source[1] if name == "model" and source else source or ()) != len(rows):
         raise ShapeError(
-            "strategy: needs a draft model; give one with --draft-model" if drafter.source == "model" and not source
-            else f"strategy: needs {drafter.source} token lists for {len(rows)} rows"
+            "strategy: needs a draft model; give one with --draft-model" if name == "model" and not source
+            else f"strategy: needs {name} token lists for {len(rows)} rows"
         )  # fmt: skip
     index = torch.tensor(rows, dtype=torch.long, device=batch.pending.embeddings.device)
     rule = plan.rule.fitted(batch.trunk)

@@ -3,48 +3,31 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.draft_costs import CostTable, measure_costs
 from speechmtp.decoding.draft_length import Costed, DraftLength, Running
 from speechmtp.decoding.drafters.contract import Sources
+from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.loop import Drawing, Limits, Plan, generate_mixed
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcLabels, CtcText, Prompt, Speller, Trace, stack_prompts
-
-
-@dataclass(frozen=True)
-class Request:
-    """One row to decode: its prompt, and what drafters may know of it. `ids` are the token ids of the prompt, where it
-    has any, `limit` the most tokens to emit (None: by the run's limits), `stream` its noise, `previous` the tokens of
-    the pass before over an overlapping or growing window."""
-
-    prompt: Prompt
-    ids: Sequence[int] = ()
-    ctc: CtcLabels | CtcText | None = None
-    reference: Sequence[int] | None = None
-    draft_prompt: Prompt | None = None
-    limit: int | None = None
-    stream: int = 0
-    previous: Sequence[int] | None = None
+from speechmtp.types import CtcSource, PreviousPass, Reference, Request, S, Trace, stack_prompts
 
 
 @dataclass
 class Runner:
-    """Decodes requests; `name` is what the user calls the model, `draft` the trunk of a draft model. Requests with CTC
-    texts need the `speller` of the trunk's tokenizer."""
+    """Decodes requests; `name` is what the user calls the model, `draft` the trunk of a draft model."""
 
     trunk: Trunk
     heads: Mapping[str, HeadSet]
-    eos: int
     name: str = "MODEL"
     draft: Trunk | None = None
     limits: Limits = field(default_factory=Limits)
-    speller: Speller | None = None
     _costs: dict[str, CostTable] = field(default_factory=dict)
 
     def heads_named(self, name: str = "") -> HeadSet:
@@ -125,18 +108,19 @@ class Runner:
             plans.append(self._plan(one, [requests[n] for n in rows], rows))
         most = [self.limits.of(int(r.prompt.lengths[0])) if r.limit is None else r.limit for r in requests]
         return generate_mixed(
-            self.trunk, stack_prompts([r.prompt for r in requests]), plans, self.eos, most, drawing,
+            self.trunk, stack_prompts([r.prompt for r in requests]), plans, requests[0].rules.eos[0], most, drawing,
             [r.ids for r in requests], record_gaps, overlap,
         )  # fmt: skip
 
     def _plan(self, strategy: Strategy, requests: Sequence[Request], rows: list[int]) -> Plan:
         assert strategy.drafter is not None and strategy.rule is not None
         heads = self.heads_named(strategy.heads) if strategy.drafter.heads else None
-        prompts = [r.draft_prompt for r in requests if r.draft_prompt is not None]
+        small, before = _all(requests, DraftPrompt), [r.source(PreviousPass) for r in requests]
+        labels: list[Any] = _all(requests, CtcSource)
         sources = Sources(
-            [r.reference for r in requests if r.reference is not None], [r.ctc for r in requests if r.ctc is not None],
-            (self.draft, prompts) if self.draft is not None and prompts else None,
-            [r.previous or () for r in requests], self.speller,
+            [one.tokens for one in _all(requests, Reference)], labels,
+            (small[0].trunk, [one.prompt for one in small]) if small else None,
+            [() if one is None else one.tokens for one in before],
         )  # fmt: skip
         return Plan(strategy.drafter, strategy.rule, heads, sources, self._length(strategy, heads), rows)
 
@@ -152,3 +136,8 @@ class Runner:
         if name not in self._costs:
             self._costs[name] = measure_costs(self.trunk, heads=heads)
         return self._costs[name]
+
+
+def _all(requests: Sequence[Request], kind: type[S]) -> list[S]:
+    """The sources of a class that there are."""
+    return [one for request in requests if (one := request.source(kind)) is not None]

@@ -77,8 +77,8 @@ class Strategy:
 
     @property
     def needs(self) -> set[str]:
-        """What it needs besides a trunk: `heads`, and the names of `Sources`."""
-        found = {self.drafter.source} if self.drafter is not None and self.drafter.source else set()
+        """What it needs besides a trunk: `heads`, and the names of sources."""
+        found = {self.drafter.source.name} if self.drafter is not None and self.drafter.source else set()
         if self.name == "ctc-only":
             found = {"ctc"}
         return found | ({"heads"} if self.drafter is not None and self.drafter.heads else set())

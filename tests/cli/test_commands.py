@@ -212,7 +212,7 @@ def test_integers_and_channels_are_what_they_say():
         with pytest.raises(DataError, match=message):
             recogniser.transcribe(wrong, rate)
     with pytest.raises(DataError, match="cut it into parts"):
-        recogniser.hear(np.zeros(121 * 16000, np.float32))
+        recogniser.listen(np.zeros(121 * 16000, np.float32))
 
 
 def test_where_nothing_is_heard_nothing_is_said():
@@ -223,11 +223,11 @@ def test_where_nothing_is_heard_nothing_is_said():
     from speechmtp.decoding.strategies import parse_strategy
 
     recogniser = speechmtp.load("an4")
-    speech = recogniser.hear(soundfile.read(EXAMPLES / "digits.flac", dtype="float32")[0])
+    speech = recogniser.listen(soundfile.read(EXAMPLES / "digits.flac", dtype="float32")[0])
     with torch.no_grad():
         recogniser.bundle.model.encoder.ctc.bias[-1] += 100  # blank everywhere
-    quiet = recogniser.hear(soundfile.read(EXAMPLES / "digits.flac", dtype="float32")[0])
-    assert quiet.nothing
+    quiet = recogniser.listen(soundfile.read(EXAMPLES / "digits.flac", dtype="float32")[0])
+    assert quiet.empty
     silence = np.zeros(32000, np.float32)
     assert speechmtp.load("an4").transcribe(silence, 16000) == ""
     for name in ("ar", "verify", "ctc", "ctc-only"):

@@ -131,7 +131,7 @@ def test_the_time_of_a_batch_is_divided_among_its_rows():
     from speechmtp.types import Trace, sum_traces
 
     recogniser = speechmtp.load("an4")
-    heard = [recogniser.hear(soundfile.read(EXAMPLES / f"{n}.flac", dtype="float32")[0]) for n in ("digits", "date")]
+    heard = [recogniser.listen(soundfile.read(EXAMPLES / f"{n}.flac", dtype="float32")[0]) for n in ("digits", "date")]
     results = recogniser.decode(heard, parse_strategy("verify"))
     total = sum_traces(r.trace for r in results)
     assert total.draft_seconds == pytest.approx(sum(r.trace.draft_seconds for r in results))

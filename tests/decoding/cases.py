@@ -16,7 +16,7 @@ from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Accepted, CtcLabels, Draft, Prompt, Trace
+from speechmtp.types import Accepted, CtcLabels, Draft, Prompt, Reference, Source, Trace
 
 
 @dataclass
@@ -135,7 +135,7 @@ class RandomTree(Drafter):
     hit: float = 0.6
     strict: bool = True
     probe: Callable[[DecodeState], None] | None = None
-    source: ClassVar[str | None] = "reference"
+    source: ClassVar[type[Source] | None] = Reference
 
     def start(self, state: DecodeState, source: list[list[int]]) -> TreeState:
         """Noise and answers."""

@@ -13,14 +13,15 @@ from random_trees import random_shape
 
 from speechmtp.decoding.draft_costs import CostTable
 from speechmtp.decoding.drafters.ctc import Mode
+from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.loop import Drawing
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.runner import Request, Runner
+from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import LENGTHS, RULES, STRATEGIES, Strategy, parse_strategy
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.table import FAMILIES
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcLabels, Prompt, Trace, TrunkShape
+from speechmtp.types import CtcLabels, PreviousPass, Prompt, Reference, Request, Source, Trace, TrunkShape
 
 CHANGES: dict[str, tuple[Any, ...]] = {
     "depth": (2,), "rule": tuple(RULES)[1:], "length": LENGTHS[1:], "theta": (0, 0.3, 1), "measure": ("product",),
@@ -92,17 +93,17 @@ class Scene:
         chosen = [self.requests[row] for row in (range(len(self.requests)) if rows is None else rows)]
         parsed = [parse_strategy(text) for text in strategies] * (1 if len(strategies) > 1 else len(chosen))
         presets = {s.name: preset_heads(s.name, self.trunk.shape) for s in parsed if s.preset and s.preset.heads}
-        runner = Priced(self.trunk, {"own": self.heads, **presets}, tiny.EOS, draft=self.draft)
+        runner = Priced(self.trunk, {"own": self.heads, **presets}, draft=self.draft)
         return runner.run(chosen, parsed, drawing, **options)
 
     def drafting_itself(self) -> "Scene":
         """The same with the trunk as its own draft model."""
-        requests = [replace(r, draft_prompt=r.prompt) for r in self.requests]
+        requests = [r.knowing(DraftPrompt(self.trunk, r.prompt)) for r in self.requests]
         return replace(self, draft=self.trunk, requests=requests)
 
     def transcribed(self, labels: list[list[int]]) -> "Scene":
         """The same with these CTC labels."""
-        requests = [replace(r, ctc=CtcLabels(tuple(said))) for r, said in zip(self.requests, labels, strict=True)]
+        requests = [r.knowing(CtcLabels(tuple(said))) for r, said in zip(self.requests, labels, strict=True)]
         return replace(self, requests=requests)
 
     def tree(self) -> str:
@@ -130,6 +131,7 @@ def make_scene(seed: int, most_rows: int = 16, most: int = 12) -> Scene:
         heads.start_from(trunk)
     limits = torch.randint(1, most + 1, (rows,), generator=rng).tolist()
     requests, answers = [], []
+    draft = near(trunk, seed, 0.1)
     for row, limit in enumerate(limits):
         prompt, ids = _prompt(trunk, seed % 3, rng)
         plain = oracle.plain_greedy(trunk, prompt, tiny.EOS, limit)
@@ -137,9 +139,11 @@ def make_scene(seed: int, most_rows: int = 16, most: int = 12) -> Scene:
         own = prompt if seed % 2 else _prompt(trunk, 0, rng)[0]
         labels = _labels(plain.tokens, rng)
         before = mutate(plain.tokens[: 3 * (seed % 5)], 0.2, tiny.generator(1000 * seed + row)) if row % 3 else None
-        requests.append(Request(prompt, ids, labels, plain.tokens, own, limit, row, before))
+        known: list[Source] = [labels, Reference(tuple(plain.tokens)), DraftPrompt(draft, own)]
+        known += [] if before is None else [PreviousPass(tuple(before))]
+        requests.append(Request(prompt, tiny.RULES, limit, tuple(ids), tuple(known), row))
         answers.append(plain)
-    return Scene(seed, trunk, near(trunk, seed, 0.1), family, heads, requests, answers)
+    return Scene(seed, trunk, draft, family, heads, requests, answers)
 
 
 def _prompt(trunk: Trunk, kind: int, rng: torch.Generator) -> tuple[Prompt, list[int]]:

@@ -12,7 +12,7 @@ from cases import mutate
 
 from speechmtp.cli.peers import run_peer
 from speechmtp.decoding.loop import Drawing
-from speechmtp.decoding.runner import Request, Runner
+from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.heads.block import BlockHeadsConfig
 from speechmtp.heads.chain import ChainHeadsConfig
@@ -23,7 +23,18 @@ from speechmtp.heads.layer import LayerHeadsConfig
 from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import HeadsConfig
 from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
-from speechmtp.types import CtcText, Prompt, Speller, Trace, stack_prompts
+from speechmtp.types import (
+    CtcText,
+    PreviousPass,
+    Prompt,
+    Reference,
+    Request,
+    Source,
+    SpelledText,
+    Speller,
+    Trace,
+    stack_prompts,
+)
 
 D = 3
 HEADS: tuple[HeadsConfig, ...] = (
@@ -68,7 +79,7 @@ class Scene:
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Some rows (all), each by a strategy of its own, or all by one."""
         chosen = self.requests if rows is None else [self.requests[row] for row in rows]
-        runner = Runner(self.model.trunk, {"own": self.heads}, tiny.EOS, speller=speller())
+        runner = Runner(self.model.trunk, {"own": self.heads})
         parsed = [parse_strategy(label) for label in labels] * (len(chosen) if len(labels) == 1 else 1)
         return runner.run(chosen, parsed, drawing, record_gaps=True)
 
@@ -115,11 +126,19 @@ def make_scene(seed: int, most_rows: int = 6, whisper: bool | None = None) -> Sc
         one = prompt.row(row)
         answer = run_peer(model.trunk, "greedy", model.law.prompt, tiny.EOS, limit, memory=one.memory).tokens
         requests.append(
-            Request(one, (), _text(answer, seed + row, rng), answer, None, limit, row,
-                    mutate(answer[: 3 * (seed % 5)], 0.25, rng) if row % 3 else None)
+            Request(one, tiny.RULES, limit, (), _sources(answer, seed, row, rng), row)
         )  # fmt: skip
         answers.append(answer)
     return Scene(seed, model, heads, requests, answers)
+
+
+def _sources(answer: list[int], seed: int, row: int, rng: torch.Generator) -> tuple[Source, ...]:
+    """A text, the answer itself, and in most rows a pass before with mistakes."""
+    known: tuple[Source, ...] = (
+        SpelledText(_text(answer, seed + row, rng), speller()),
+        Reference(tuple(answer)),
+    )
+    return known if row % 3 == 0 else (*known, PreviousPass(tuple(mutate(answer[: 3 * (seed % 5)], 0.25, rng))))
 
 
 def _text(answer: list[int], kind: int, rng: torch.Generator) -> CtcText:

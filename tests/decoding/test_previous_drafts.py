@@ -8,16 +8,17 @@ import tiny
 import torch
 from cases import Case, make_case, mutate
 
+from speechmtp import types
 from speechmtp.cli.options import check_strategies
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent, Sources
 from speechmtp.decoding.drafters.previous import PreviousHeads, PreviousPass
 from speechmtp.decoding.loop import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.runner import Request, Runner
+from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError
-from speechmtp.types import Trace
+from speechmtp.types import Request, Trace
 
 DRAFTERS: list[Any] = [
     PreviousPass(), PreviousPass(1), PreviousPass(5, nodes=3), PreviousPass(depth=2),
@@ -132,10 +133,12 @@ def test_heads_are_asked_behind_the_prompts_call_only() -> None:
 def test_the_runner_takes_no_pass_before_for_an_empty_one(name: str) -> None:
     case = make_case(4, most_rows=5, most=8)
     most = [case.limits.of(n) for n in case.prompt.lengths.tolist()]
-    runner = Runner(case.trunk, {"own": tiny.heads("latent", 3)}, tiny.EOS)
+    runner = Runner(case.trunk, {"own": tiny.heads("latent", 3)})
     for known in (False, True):
         requests = [
-            Request(case.prompt.row(i), limit=most[i], previous=tokens if known or i % 2 else None)
+            Request(case.prompt.row(i), tiny.RULES, most[i]).knowing(
+                *[types.PreviousPass(tuple(tokens))] * (known or i % 2)
+            )
             for i, tokens in enumerate(case.tokens)
         ]
         tokens, traces = runner.run(requests, [parse_strategy(name)] * len(requests))
@@ -144,7 +147,7 @@ def test_the_runner_takes_no_pass_before_for_an_empty_one(name: str) -> None:
 
 
 def test_separate_recordings_have_no_pass_before() -> None:
-    runner = Runner(tiny.trunk(), {"own": tiny.heads("latent", 3)}, tiny.EOS)
+    runner = Runner(tiny.trunk(), {"own": tiny.heads("latent", 3)})
     assert not {"previous", "previous-heads"} & {strategy.name for strategy in runner.usable(ctc=True)}
     for name in ("previous", "previous-heads"):
         strategy = parse_strategy(name)

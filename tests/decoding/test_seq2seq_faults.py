@@ -16,7 +16,7 @@ from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent, Sources
 from speechmtp.decoding.loop import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.runner import Request, Runner
+from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import RULES, parse_strategy
 from speechmtp.heads.contract import HeadSet
@@ -24,7 +24,7 @@ from speechmtp.heads.table import HeadsConfig
 from speechmtp.models.seq2seq import MemoryCache
 from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcText, Prompt, Trace
+from speechmtp.types import CtcText, Prompt, Request, SpelledText, Trace
 
 families = pytest.mark.parametrize("whisper", [False, True], ids=["moonshine", "whisper"])
 
@@ -209,7 +209,8 @@ def test_fault_windows_that_never_stop_have_the_limit_of_their_seconds(whisper: 
     assert isinstance(model, SpeechSeq2Seq)
     kept = torch.tensor([*model.law.suppressed, tiny.EOS])
     model.trunk.suppressed = kept
-    heard = [recogniser.hear(torch.randn(size, generator=tiny.generator(size)).numpy()) for size in (900, 20000, 64000)]
+    noise = [torch.randn(size, generator=tiny.generator(size)).numpy() for size in (900, 20000, 64000)]
+    heard = [recogniser.listen(one) for one in noise]
     for label in ("ar", "lookup"):
         results = recogniser.decode(heard, parse_strategy(label))
         wanted = [9, 17, 34] if whisper else [3, 11, 28]  # 0.056, 1.25 and 4 seconds
@@ -281,8 +282,9 @@ def test_fault_texts_with_marks_bytes_and_names_of_special_tokens(family: str, t
         ids = speller.encode(text)
         assert all(3 <= token < len(tokenizer) for token in ids if token != tokenizer.unk)
         plain.append(said)
-        requests += [Request(prompt, ctc=CtcText(told), limit=12) for told in (text, tokenizer.decode(said) + text)]
-    runner = Runner(model.trunk, {}, tiny.EOS, speller=speller)
+        for told in (text, tokenizer.decode(said) + text):
+            requests.append(Request(prompt, tiny.RULES, 12, sources=(SpelledText(CtcText(told), speller),)))
+    runner = Runner(model.trunk, {})
     for label in ("ctc:mode=whole", "ctc:mode=tree", "ctc"):
         tokens, traces = runner.run(requests, [parse_strategy(label)] * len(requests))
         assert tokens[::2] == tokens[1::2] == plain

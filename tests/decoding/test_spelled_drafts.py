@@ -15,10 +15,9 @@ from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads
 from speechmtp.decoding.drafters.spelled import TextRow
 from speechmtp.decoding.loop import Drawing, generate
 from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.runner import Request, Runner
+from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import parse_strategy
-from speechmtp.errors import ConfigError
-from speechmtp.types import CtcLabels, CtcText, Speller, Trace
+from speechmtp.types import CtcLabels, CtcText, Request, SpelledText, Speller, Trace
 
 WORDS = (" kabi", " mosu", "", " tel", " rug", " Onu", " pila", " vesk", " Ahm", " jor", " zwei")  # a token each
 LETTERS = (" ", "a", "", "b", "ab", " A", ".", " c", "C", "-é", "ß")
@@ -56,7 +55,8 @@ def run(
 ) -> tuple[list[list[int]], list[Trace]]:
     """The case's batch; heads of random weights for those who ask."""
     heads = tiny.heads("latent", 3, case.seed) if drafter.heads else None
-    sources = Sources(ctc=texts, speller=longest_first(pieces))
+    speller = longest_first(pieces)
+    sources = Sources(ctc=[SpelledText(one, speller) if isinstance(one, CtcText) else one for one in texts])
     return generate(
         case.trunk, heads, case.prompt, drafter, GreedyMatch(), tiny.EOS, sources, case.limits, drawing=drawing
     )
@@ -201,19 +201,17 @@ def test_heads_are_asked_where_a_character_is_unsure() -> None:
     assert asked > 2
 
 
-def test_a_text_needs_a_speller() -> None:
-    case = make_case(1, most_rows=1)
-    with pytest.raises(ConfigError, match=r"ctc: a text and no speller, expected both; [^\n]*$"):
-        generate(case.trunk, None, case.prompt, CtcDraft(), GreedyMatch(), tiny.EOS, Sources(ctc=[CtcText("a")]))
-
-
 @pytest.mark.parametrize("strategy", ["ctc", "ctc:mode=tree,depth=4", "ctc-heads"])
-def test_the_runner_hands_its_speller_on(strategy: str) -> None:
+def test_the_runner_hands_texts_on(strategy: str) -> None:
     case = make_case(4, most_rows=4)
     texts = [CtcText(spell(tokens, WORDS)) for tokens in case.tokens]
     most = [case.limits.of(n) for n in case.prompt.lengths.tolist()]
-    requests = [Request(case.prompt.row(i), ctc=text, limit=most[i]) for i, text in enumerate(texts)]
-    runner = Runner(case.trunk, {"own": tiny.heads("latent", 3)}, tiny.EOS, speller=longest_first(WORDS))
+    speller = longest_first(WORDS)
+    requests = [
+        Request(case.prompt.row(i), tiny.RULES, most[i], sources=(SpelledText(text, speller),))
+        for i, text in enumerate(texts)
+    ]
+    runner = Runner(case.trunk, {"own": tiny.heads("latent", 3)})
     tokens, traces = runner.run(requests, [parse_strategy(strategy)] * len(requests))
     assert tokens == case.tokens
     assert "depth" in strategy or all(trace.calls == 1 for trace in traces)

@@ -7,12 +7,14 @@ import pytest
 import tiny
 from scenes import make_scene, preset_heads
 
+from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.drafters.tree import HeadTree
 from speechmtp.decoding.loop import Drawing
 from speechmtp.decoding.presets import PRESETS, training_command
-from speechmtp.decoding.runner import Request, Runner
+from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import STRATEGIES, make_strategy, parse_strategies, parse_strategy
 from speechmtp.errors import ConfigError
+from speechmtp.types import Request
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def runner(**heads: Any) -> Runner:
     trunk = tiny.trunk(0)
     other = tiny.trunk(1)
     other.vocab_size = 4
-    return Runner(trunk, heads, tiny.EOS, "folder/an4", other)
+    return Runner(trunk, heads, "folder/an4", other)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def runner(**heads: Any) -> Runner:
 def test_what_a_model_cannot_run_is_one_line(text: str, parts: list[str]) -> None:
     model = runner(own=tiny.heads("latent", 3, shortlist=7))
     prompt = tiny.prompts(model.trunk, [3])
-    requests = [Request(prompt, draft_prompt=prompt, limit=4)] * 9
+    requests = [Request(prompt, tiny.RULES, 4, sources=(DraftPrompt(model.draft, prompt),))] * 9
     with pytest.raises(ConfigError) as caught:
         model.run(requests, [parse_strategy(text)] * 9, Drawing(None, [1] * 9))
     assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value)
@@ -160,6 +162,6 @@ def test_heads_that_are_too_shallow_for_a_preset_are_of_another_kind() -> None:
 
 def test_a_fitted_depth_is_the_heads_own() -> None:
     scene = make_scene(3)
-    model = Runner(scene.trunk, {"own": scene.heads}, tiny.EOS)
+    model = Runner(scene.trunk, {"own": scene.heads})
     assert model.prepared(parse_strategy("verify")).options["depth"] == scene.heads.depth == 3
     assert model.prepared(parse_strategy("verify:depth=2")).options["depth"] == 2

@@ -85,7 +85,7 @@ def test_fault_padding_in_the_encoder_a_batch_of_recordings_is_each_of_them_alon
     """From samples on, in float64, whoever is beside it."""
     recogniser = speechmtp.load(str(tiny.write_seq2seq(tmp_path / "model", family, 5)), dtype="float64")
     sizes = (900, 16000, 5000, 9000)
-    heard = [recogniser.hear(recording(size, seed).numpy()) for seed, size in enumerate(sizes)]
+    heard = [recogniser.listen(recording(size, seed).numpy()) for seed, size in enumerate(sizes)]
     for label in ("ar", "lookup"):
         together = recogniser.decode(heard, parse_strategy(label))
         for one, result in zip(heard, together):
@@ -98,11 +98,11 @@ def test_fault_recordings_that_the_encoder_cannot_take(tmp_path: Path) -> None:
     """Too short is said before a convolution fails, too long before a window cuts it silently."""
     recogniser = speechmtp.load(str(tiny.write_seq2seq(tmp_path / "model")))
     with pytest.raises(DataError, match=r"take: 0\.056 s are too short"):
-        recogniser.hear(recording(894).numpy(), "take")
-    assert recogniser.hear(recording(895).numpy()).prompt.memory.shape[1] == 1  # type: ignore[union-attr]
+        recogniser.listen(recording(894).numpy(), "take")
+    assert recogniser.listen(recording(895).numpy()).prompt.memory.shape[1] == 1  # type: ignore[union-attr]
     whisper = speechmtp.load(str(tiny.write_seq2seq(tmp_path / "whisper", "whisper")))
     with pytest.raises(DataError, match="at most 30 s are heard at a time"):
-        whisper.hear(recording(30 * 16000 + 1).numpy())
+        whisper.listen(recording(30 * 16000 + 1).numpy())
 
 
 # Decoder.

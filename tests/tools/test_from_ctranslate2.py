@@ -96,7 +96,7 @@ def test_our_greedy_decoding_is_that_of_transformers(english: tuple[Path, Whispe
     law = recogniser.bundle.model.law  # type: ignore[union-attr]
     for seed, size in enumerate((3000, 16000)):
         audio = torch.randn(size, generator=tiny.generator(seed))
-        heard = recogniser.hear(audio.numpy())
+        heard = recogniser.listen(audio.numpy())
         [result] = recogniser.decode([heard], parse_strategy("ar"))
         features = recogniser.bundle.model.features(audio)  # type: ignore[union-attr]
         assert features.shape == (1, 80, 3000)

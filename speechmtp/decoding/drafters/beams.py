@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
-from speechmtp.decoding.drafters.model import DraftCache
+from speechmtp.decoding.drafters.model import DraftCache, DraftPrompt
 from speechmtp.decoding.drafters.paths import Paths, log_laws, logits_behind, up_to_end
 from speechmtp.decoding.noise import DRAFT
 from speechmtp.decoding.processors import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Draft, Prompt, chain_draft
+from speechmtp.types import Draft, Prompt, Source, chain_draft
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class BeamSample(Drafter):
     width: int = 4
     top_k: int = 10
     top_p: float = 0.9
-    source: ClassVar[str | None] = "model"
+    source: ClassVar[type[Source] | None] = DraftPrompt
 
     def __post_init__(self) -> None:
         if self.width < 1:

@@ -9,52 +9,33 @@ import numpy as np
 import torch
 
 from speechmtp.decoding.state import DecodeState
-from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcLabels, CtcText, Draft, Prompt, Speller, chain_draft
-
-
-@dataclass(frozen=True)
-class Spelled:
-    """A text to draft from, and what makes tokens of it."""
-
-    text: CtcText
-    speller: Speller
+from speechmtp.types import CtcLabels, Draft, Prompt, Source, SpelledText, chain_draft
 
 
 @dataclass(frozen=True)
 class Sources:
     """What drafters may need besides heads, a value a row: `reference` tokens, greedy `ctc` labels or characters, for
-    a `model` of its own that trunk and each row's prompt for it, and the tokens of the `previous` pass. Characters
-    need the `speller`."""
+    a `model` of its own that trunk and each row's prompt for it, and the tokens of the `previous` pass."""
 
     reference: Sequence[Sequence[int]] = ()
-    ctc: Sequence[CtcLabels | CtcText] = ()
+    ctc: Sequence[CtcLabels | SpelledText] = ()
     model: tuple[Trunk, Sequence[Prompt]] | None = None
     previous: Sequence[Sequence[int]] = ()
-    speller: Speller | None = None
 
-    def of(self, name: str) -> Any:
-        """One of them by name; what is not there is empty. Texts come with the speller; ConfigError if it is not
-        there."""
-        if name == "ctc":
-            return [self._spelled(one) if isinstance(one, CtcText) else one for one in self.ctc]
-        return getattr(self, name) or ()
-
-    def _spelled(self, text: CtcText) -> Spelled:
-        if self.speller is None:
-            raise ConfigError("ctc: a text and no speller, expected both; give the runner its tokenizer's speller")
-        return Spelled(text, self.speller)
+    def of(self, kind: type[Source]) -> Any:
+        """One of them by its class; what is not there is empty."""
+        return getattr(self, kind.name) or ()
 
 
 class Drafter:
     """Holds configuration only; what changes is in `state.drafter_state`.
 
-    `heads` says whether it needs a head set, `source` which of `Sources`.
+    `heads` says whether it needs a head set, `source` what of a request it reads besides the prompt.
     """
 
     heads: ClassVar[bool] = False
-    source: ClassVar[str | None] = None
+    source: ClassVar[type[Source] | None] = None
 
     def start(self, state: DecodeState, source: Any) -> Any:
         """The drafter's state for the live rows; `source` is what it asked for. In the order of `state.rows`."""

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from speechmtp.decoding.drafters.contract import Drafter, Spelled, Trie, tree_draft
+from speechmtp.decoding.drafters.contract import Drafter, Trie, tree_draft
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
 from speechmtp.decoding.drafters.spelled import TextRow
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
-from speechmtp.types import CtcLabels, Draft
+from speechmtp.types import CtcLabels, CtcSource, Draft, Source, SpelledText
 
 Mode = Literal["whole", "resume", "recycle", "tree"]
 CtcRow = TokenRow | TextRow
@@ -37,7 +37,7 @@ class CtcDraft(Drafter):
     nodes: int = 96
     least: float = 0.5
     depth: int | None = None
-    source: ClassVar[str | None] = "ctc"
+    source: ClassVar[type[Source] | None] = CtcSource
 
     def __post_init__(self) -> None:
         """ConfigError for an option out of range."""
@@ -51,12 +51,12 @@ class CtcDraft(Drafter):
         if not 0 < self.least <= 1:
             raise ConfigError(f"ctc: least={self.least}, expected a number above 0 and up to 1")
 
-    def start(self, state: DecodeState, source: Sequence[CtcLabels | Spelled]) -> dict[int, CtcRow]:
+    def start(self, state: DecodeState, source: Sequence[CtcLabels | SpelledText]) -> dict[int, CtcRow]:
         """Hypotheses of every row of the batch."""
         return {row: self._row(one, state) for row, one in zip(state.rows, source)}
 
-    def _row(self, one: CtcLabels | Spelled, state: DecodeState) -> CtcRow:
-        if isinstance(one, Spelled):
+    def _row(self, one: CtcLabels | SpelledText, state: DecodeState) -> CtcRow:
+        if isinstance(one, SpelledText):
             return TextRow(one.text, one.speller, state.eos)
         count = self.alternatives if self.mode == "tree" else 1
         found = hypotheses(one, count, self.least, state.batch.trunk.vocab_size, state.eos)
@@ -93,9 +93,9 @@ class CtcHeads(Drafter):
     theta: float = 0.9
     draft: CtcDraft = CtcDraft("tree")
     heads: ClassVar[bool] = True
-    source: ClassVar[str | None] = "ctc"
+    source: ClassVar[type[Source] | None] = CtcSource
 
-    def start(self, state: DecodeState, source: Sequence[CtcLabels | Spelled]) -> dict[int, CtcRow]:
+    def start(self, state: DecodeState, source: Sequence[CtcLabels | SpelledText]) -> dict[int, CtcRow]:
         """What the CTC draft keeps."""
         return self.draft.start(state, source)
 

@@ -14,7 +14,16 @@ from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Draft, Prompt, chain_draft, stack_prompts
+from speechmtp.types import Draft, Prompt, Source, chain_draft, stack_prompts
+
+
+@dataclass(frozen=True)
+class DraftPrompt(Source):
+    """A draft model's trunk, and its own prompt of the same utterance or text, one row."""
+
+    trunk: Trunk
+    prompt: Prompt
+    name: ClassVar[str] = "model"
 
 
 @dataclass
@@ -111,7 +120,7 @@ class DraftModel(Drafter):
 
     depth: int
     theta: float | None = None
-    source: ClassVar[str | None] = "model"
+    source: ClassVar[type[Source] | None] = DraftPrompt
 
     def start(self, state: DecodeState, source: tuple[Trunk, Sequence[Prompt]]) -> DraftCache:
         """The draft trunk with an empty cache."""

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from speechmtp import types
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.drafters.ctc import beside_heads, merged
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
-from speechmtp.types import Draft
+from speechmtp.types import Draft, Source
 
 SKIP = 2  # at most what it costs that the beginning has left the window, in wrong tokens
 
@@ -23,7 +24,7 @@ class PreviousPass(Drafter):
     pointers: int = 3
     nodes: int = 24
     depth: int | None = None
-    source: ClassVar[str | None] = "previous"
+    source: ClassVar[type[Source] | None] = types.PreviousPass
 
     def __post_init__(self) -> None:
         """ConfigError for an option out of range."""
@@ -61,7 +62,7 @@ class PreviousHeads(Drafter):
     depth: int
     draft: PreviousPass = field(default_factory=PreviousPass)
     heads: ClassVar[bool] = True
-    source: ClassVar[str | None] = "previous"
+    source: ClassVar[type[Source] | None] = types.PreviousPass
 
     def start(self, state: DecodeState, source: Sequence[Sequence[int]]) -> dict[int, TokenRow]:
         """What the draft from the previous pass keeps."""

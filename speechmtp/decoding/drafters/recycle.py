@@ -8,7 +8,7 @@ import numpy as np
 
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState
-from speechmtp.types import Draft
+from speechmtp.types import Draft, Reference, Source
 
 
 class Pointers:
@@ -94,7 +94,7 @@ class Oracle(Drafter):
     """Drafts the reference output itself, `depth` tokens a call behind the prompt's: the ceiling of a depth."""
 
     depth: int
-    source: ClassVar[str | None] = "reference"
+    source: ClassVar[type[Source] | None] = Reference
 
     def start(self, state: DecodeState, source: Sequence[Sequence[int]]) -> dict[int, list[int]]:
         """The reference tokens of every row."""
