@@ -13,9 +13,9 @@ import math
 import torch
 
 from speechmtp.api import Recogniser, load
-from speechmtp.cli.progress import track
 from speechmtp.data.kaldi import Utterance, read_data_dir
 from speechmtp.decoding.strategies import Strategy, parse_strategies
+from speechmtp.progress import track
 from speechmtp.scoring.tables import Column, render_markdown
 from speechmtp.types import PreviousPass, Result
 

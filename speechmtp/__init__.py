@@ -4,9 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from speechmtp.api import Recogniser, Segment, Transcript, example, load
+    from speechmtp.api import Recogniser, example, load
     from speechmtp.errors import SpeechMTPError
     from speechmtp.shared import transcribe, transcribe_many
+    from speechmtp.transcripts import Segment, Transcript
 
 __version__ = "0.1.0"
 __all__ = [
@@ -14,7 +15,10 @@ __all__ = [
     "transcribe_many",
 ]  # fmt: skip
 
-_MODULES = {"SpeechMTPError": "errors", "transcribe": "shared", "transcribe_many": "shared"}
+_MODULES = {
+    "SpeechMTPError": "errors", "Segment": "transcripts", "Transcript": "transcripts", "transcribe": "shared",
+    "transcribe_many": "shared",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ def track(items: Sequence[T], label: str) -> Iterable[T]:
 
 
 @contextmanager
-def counter(label: str) -> Iterator[Told]:
+def counter(label: str) -> Iterator[Callable[[float, float | None], None]]:
     """Gives a function of (done, total) that moves a bar on stderr where that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None

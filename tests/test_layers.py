@@ -39,8 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transcripts": set(),
     "listening": {"audio", "progress"},
     "api": _ALL,
-    "__init__": {"api"},
-    "cli": _ALL | {"api", "__init__"},
+    "shared": _ALL | {"api"},
+    "__init__": {"api", "shared", "transcripts"},
+    "cli": _ALL | {"api", "shared", "__init__"},
 }  # fmt: skip
 
 # Rooms that only one file of another may import.

@@ -21,7 +21,7 @@ class Part:
     audio_seconds: float
 
 
-def listen(samples: np.ndarray, name: str) -> Iterator[Part]:
+def listen(samples: np.ndarray, name: str, noise_key: int) -> Iterator[Part]:
     """A part a second; negative samples cannot be heard."""
     for start in range(0, len(samples), RATE):
         part = samples[start : start + RATE]

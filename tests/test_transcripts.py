@@ -15,6 +15,7 @@ from speechmtp.api import Recogniser
 from speechmtp.audio.cut import cut_points
 from speechmtp.audio.io import read_audio, write_audio
 from speechmtp.bundle import load_without_heads
+from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.transcripts import Transcript, decode_each, decode_recordings, held, joined
 from speechmtp.types import Result, Trace
@@ -150,37 +151,78 @@ def test_only_so_many_parts_are_held() -> None:
 
 def test_a_long_recording_is_its_parts(recogniser: Recogniser) -> None:
     audio = speech(60)
-    found = recogniser.recognise(audio, RATE)
+    found = recogniser.transcribe(audio, RATE)
     spans = cut_points(audio, RATE)
-    apart = [recogniser.recognise(audio[start:end], RATE) for start, end in spans]
-    assert len(found.parts) == len(spans) == 3
+    apart = [recogniser.transcribe(audio[start:end], RATE) for start, end in spans]
+    assert len(found.segments) == len(spans) == 3
     assert found.text == " ".join(filter(None, (one.text.strip() for one in apart)))
     assert found.tokens == sum((one.tokens for one in apart), ())
     assert found.trace.calls == sum(one.trace.calls for one in apart)
-    assert np.array(found.spans) == pytest.approx(np.array(spans) / RATE)
-    assert recogniser.transcribe(audio, RATE) == found.text
+    times = np.array([(segment.start, segment.end) for segment in found.segments])
+    assert times == pytest.approx(np.array(spans) / RATE) and found.audio_seconds == pytest.approx(60)
+    assert [segment.tokens for segment in found.segments] == [one.tokens for one in apart]
+    assert recogniser.transcribe(audio, RATE) == found
 
 
 def test_many_are_as_each_alone_whatever_the_batch(recogniser: Recogniser, tmp_path: Path) -> None:
     audios = [speech(length, seed) for seed, length in enumerate((3.0, 27.0, 1.5, 0.7))]
-    alone = [recogniser.recognise(audio, RATE) for audio in audios]
+    alone = [recogniser.transcribe(audio, RATE) for audio in audios]
     for batch in (1, 3, 16):
-        found = list(recogniser.recognise_many(audios, RATE, batch=batch))
+        found = list(recogniser.transcribe_many(audios, RATE, batch=batch))
         assert [one.tokens for one in found] == [one.tokens for one in alone]
     path = tmp_path / "a.wav"
     write_audio(path, audios[0], RATE)
-    assert next(recogniser.recognise_many([path, audios[1]], RATE)).tokens
-    with pytest.raises(DataError, match="too short"):
-        list(recogniser.recognise_many([audios[0], audios[0][:100]], RATE))
+    assert next(recogniser.transcribe_many([path, audios[1]], RATE)).tokens
+
+
+def test_an_error_is_raised_behind_what_came_before_it_or_stands_in_its_place(recogniser: Recogniser) -> None:
+    audio = speech(1.0)
+    sources = [audio, audio[:100], lambda: audio, "none.wav"]
+    found = recogniser.transcribe_many(sources, RATE)
+    assert next(found) == recogniser.transcribe(audio, RATE)
+    with pytest.raises(DataError, match=r"audio\[1\]: 0.006 s are too short"):
+        next(found)
+    done = list(recogniser.transcribe_many(iter(sources), RATE, on_error="return"))
+    assert [type(one) for one in done] == [Transcript, DataError, Transcript, DataError]
+    assert done[0] == done[2] and "none.wav" in str(done[3])
+
+
+def test_progress_of_many(recogniser: Recogniser, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[float, float | None]] = []
+    audios = [speech(30.0), speech(0.001), speech(2.0)]
+    list(recogniser.transcribe_many(audios, RATE, "", 1, "return", lambda *seconds: told.append(seconds)))
+    done = [seconds for seconds, _ in told]
+    assert done == sorted(done) and told[0][1] is None and told[-1] == (pytest.approx(32), pytest.approx(32))
+    assert len(told) >= 6, "after every part that is heard, and every batch"
+    told.clear()
+    recogniser.transcribe(audios[2], RATE, progress=lambda *seconds: told.append(seconds))
+    assert told[-1] == (2.0, 2.0)
+    list(recogniser.transcribe_many(audios[2:], RATE, progress=True))
+    assert capsys.readouterr().err == "", "no bar where there is no terminal"
+
+
+def test_noise_is_of_the_recordings_keys_whatever_the_batch(recogniser: Recogniser) -> None:
+    hot, audios = SamplingConfig(temperature=2.0, seed=3), [speech(3.0), speech(27.0, 1), speech(2.0, 2)]
+    keys = [7, 5, 9]
+    alone = [
+        next(recogniser.transcribe_many([audio], RATE, sampling=hot, noise_keys=[key]))
+        for audio, key in zip(audios, keys)
+    ]
+    assert list(recogniser.transcribe_many(audios, RATE, "", 2, sampling=hot, noise_keys=keys)) == alone
+    assert alone != list(recogniser.transcribe_many(audios, RATE, sampling=hot))
+    counted = list(recogniser.transcribe_many(audios, RATE, sampling=hot, noise_keys=[0, 1, 3]))
+    assert counted == list(recogniser.transcribe_many(audios, RATE, sampling=hot)), "parts are counted"
+    with pytest.raises(ConfigError, match="1 noise_keys for more recordings"):
+        list(recogniser.transcribe_many(audios, RATE, noise_keys=[1]))
 
 
 def test_long_recordings_of_every_kind_of_model() -> None:
     an4 = speechmtp.load("an4")
     once = read_audio(speechmtp.example("digits"), an4.rate)[0]
     audio = np.concatenate([once, np.zeros(round(24 * an4.rate) - len(once), np.float32), once])
-    found = an4.recognise(audio, an4.rate)
-    assert len(found.parts) == 2
-    assert found.text == " ".join(an4.transcribe(audio[a:b], an4.rate) for a, b in cut_points(audio, an4.rate))
+    found = an4.transcribe(audio, an4.rate)
+    assert len(found.segments) == 2
+    assert found.text == " ".join(str(an4.transcribe(audio[a:b], an4.rate)) for a, b in cut_points(audio, an4.rate))
     assert found.text.startswith("FOUR TWO SEVEN NINE ") and found.text.endswith(" SEVEN NINE")
 
 

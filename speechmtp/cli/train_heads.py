@@ -141,9 +141,9 @@ def _data(
 ) -> tuple["HeadData", "HeldOut"]:
     """Training data and development set."""
     from speechmtp.bundle import Bundle
-    from speechmtp.cli.progress import counter
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+    from speechmtp.progress import counter
     from speechmtp.training.tasks.head_bases import (
         heard_data,
         heard_dev,

@@ -106,7 +106,7 @@ def generate(
 def generate_mixed(
     trunk: Trunk, prompt: Prompt, plans: Sequence[Plan], eos: int, limits: Limits | Sequence[int] | None = None,
     drawing: Drawing | None = None, prompt_ids: Sequence[Sequence[int]] | None = None, record_gaps: bool = False,
-    overlap: bool = False,
+    overlap: bool = False, record_logprobs: bool = False,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
     """Decode a batch of prompts, each row by one of `plans`; token lists (an end token last, where one came) and
     traces, a row each.
@@ -122,7 +122,7 @@ def generate_mixed(
         trunk, list(range(rows)), trunk.new_cache(rows, prompt), prompt, prompt.lengths.tolist(), most,
         [[] for _ in range(rows)], [Trace() for _ in range(rows)],
         [list(ids) for ids in prompt_ids] if prompt_ids is not None else [[] for _ in range(rows)], eos,
-        drawing.processors, record_gaps=record_gaps, record_overlap=overlap,
+        drawing.processors, record_gaps=record_gaps, record_overlap=overlap, record_logprobs=record_logprobs,
     )  # fmt: skip
     noise = drawing.noise(rows, prompt.embeddings.device)
     lanes = [_start(plan, batch, noise, rows) for plan in plans]

@@ -97,7 +97,7 @@ class Runner:
 
     def run(
         self, requests: Sequence[Request], strategies: Sequence[Strategy], drawing: Drawing | None = None,
-        record_gaps: bool = False, overlap: bool = False,
+        record_gaps: bool = False, overlap: bool = False, record_logprobs: bool = False,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Tokens and traces of every request, each by its own strategy; none may be without a drafter."""
         chosen = [self.prepared(one) for one in strategies]
@@ -109,7 +109,7 @@ class Runner:
         most = [self.limits.of(int(r.prompt.lengths[0])) if r.limit is None else r.limit for r in requests]
         return generate_mixed(
             self.trunk, stack_prompts([r.prompt for r in requests]), plans, requests[0].rules.eos[0], most, drawing,
-            [r.ids for r in requests], record_gaps, overlap,
+            [r.ids for r in requests], record_gaps, overlap, record_logprobs,
         )  # fmt: skip
 
     def _plan(self, strategy: Strategy, requests: Sequence[Request], rows: list[int]) -> Plan:

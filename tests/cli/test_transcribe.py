@@ -53,13 +53,15 @@ def test_files_come_out_in_the_order_given_whatever_the_batch(
     assert [line.split(":")[0] for line in outputs[0].splitlines()] == list(files.values())
 
 
-def test_json_of_a_long_file_has_its_parts(
+def test_json_has_the_segments(
     model: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["transcribe", files["a"], files["long"], "--model", str(model), "--json"]) == 0
     short, long = map(json.loads, capsys.readouterr().out.splitlines())
-    assert "parts" not in short and short["strategy"] == "ar"
-    first, second = long["parts"]
+    assert short["strategy"] == "ar"
+    [only] = short["segments"]
+    assert (only["start"], only["end"], only["text"]) == (0, 2, short["text"])
+    first, second = long["segments"]
     assert first["start"] == 0 and 15 <= first["end"] <= 23 and second["end"] == 28
     assert first["end"] == second["start"]
     assert long["text"] == f"{first['text'].strip()} {second['text'].strip()}"
