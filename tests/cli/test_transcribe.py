@@ -1,6 +1,10 @@
 """`transcribe` and `decode`: many files, long ones, unreadable ones, and texts that were stopped."""
 
+import io
 import json
+import os
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +118,32 @@ def test_decode_cuts_and_batches_like_transcribe(
         found = json.loads((out / "trace.json").read_text())["utterances"]
         assert found["long"]["audio_seconds"] == pytest.approx(28)
         assert found["long"]["trace"]["emitted"] == len(found["long"]["tokens"])
+
+
+def test_standard_input_and_pipes_are_read_as_files_are(
+    model: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert main(["transcribe", files["a"], "--model", str(model)]) == 0
+    text = capsys.readouterr().out
+    data = Path(files["a"]).read_bytes()
+    streamed = data[:4] + b"\xff" * 4 + data[8:40] + b"\xff" * 4 + data[44:]  # lengths as ffmpeg writes them to a pipe
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(streamed)))
+    assert main(["transcribe", "-", "--model", str(model)]) == 0
+    assert capsys.readouterr().out == text
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(streamed,))
+    writer.start()
+    assert main(["transcribe", str(tmp_path / "pipe"), "--model", str(model)]) == 0
+    writer.join()
+    assert capsys.readouterr().out == text
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    assert main(["transcribe", "-", "--model", str(model)]) == 2
+    assert capsys.readouterr().err.startswith("speechmtp: error: -: no bytes")
+
+
+def test_decode_says_where_it_ran(model: Path, data: Path, tmp_path: Path) -> None:
+    for more in ([], ["--nj", "2"]):
+        assert main(["decode", str(model), str(data), "--out", str(tmp_path), *more]) == 0
+        found = [line for line in (tmp_path / "config.yaml").read_text().splitlines() if line.startswith("device:")]
+        assert found in (["device: cpu"], ["device: cuda"])
