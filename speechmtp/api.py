@@ -327,13 +327,18 @@ def check_device(name: str) -> None:
 def chosen_device(name: str) -> str:
     """The device of a name, for `auto` `cuda` where that works, else `cpu`; ConfigError as `check_device`."""
     if name == "auto":
-        try:
-            check_device("cuda")
-        except ConfigError:
-            return "cpu"
-        return "cuda"
+        return "cuda" if has_cuda() else "cpu"
     check_device(name)
     return name
+
+
+def has_cuda() -> bool:
+    """Whether CUDA works here."""
+    try:
+        check_device("cuda")
+    except ConfigError:
+        return False
+    return True
 
 
 def example(name: str) -> Path:

@@ -50,6 +50,10 @@ class Transcript:
     def __str__(self) -> str:
         return self.text
 
+    def __contains__(self, words: str) -> bool:
+        """Whether the text has these words, as a string would say."""
+        return words in self.text
+
     @property
     def tokens(self) -> tuple[int, ...]:
         """Those of all segments, one behind the other."""

@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 import speechmtp
+from speechmtp import api
 from speechmtp.api import Recogniser, chosen_device
 from speechmtp.audio.io import read_audio
 from speechmtp.bundle import save_bundle
@@ -115,11 +116,14 @@ def test_every_kind_of_audio_is_the_same_text(default: Recogniser) -> None:
         assert default.transcribe(audio, rate) == expected, type(audio)
 
 
-def test_the_device_that_nobody_chose(default: Recogniser) -> None:
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    assert chosen_device("auto") == default.device.type == found
-    assert repr(default) == f"Recogniser(default on {found}, float32, heads {', '.join(default.bundle.heads)})"
-    assert chosen_device("cpu") == "cpu"
+def test_the_device_that_nobody_chose(default: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
+    for works in (True, False):
+        monkeypatch.setattr(api, "has_cuda", lambda: works)  # noqa: B023
+        assert chosen_device("auto") == ("cuda" if works else "cpu")
+        assert chosen_device("cpu") == "cpu"
+    assert repr(default) == f"Recogniser(default on cpu, float32, heads {', '.join(default.bundle.heads)})"
+    monkeypatch.undo()
+    assert api.has_cuda() in (False, torch.cuda.is_available())
 
 
 @pytest.mark.parametrize("model", ["default", "an4"])

@@ -71,6 +71,7 @@ def test_parts_are_batched_by_size_and_put_together_in_order() -> None:
     found = decode_recordings(recordings, decode, 2, noted.append, "en")
     assert calls == [["c0", "a1"], ["c2", "b0"], ["c1", "a0"]]
     assert [str(one) for one in found] == [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
+    assert "c0 c1" in found[2] and "a0 b0" not in found[0]
     assert [one.tokens for one in found] == [(3, 1), (2,), (1, 3, 2)]
     assert [(s.start, s.end, s.text, s.tokens) for s in found[2].segments] == [
         (0, 1, "c0", (1,)), (1, 9, "c1", (3,)), (9, 12, "c2", (2,)),

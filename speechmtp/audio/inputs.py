@@ -76,7 +76,8 @@ def _of_file(audio: Any, target_rate: int, name: str) -> np.ndarray:
     else:
         data = _content(audio, name)
     if not data:
-        raise DataError(f"{name}: no bytes from where it stands to its end, expected audio; seek(0) before it is read")
+        again = "seek(0) before it is read" if getattr(audio, "seekable", bool)() else "nothing was written to it"
+        raise DataError(f"{name}: no bytes from where it stands to its end, expected audio; {again}")
     stream = io.BytesIO(mend_wav_lengths(name, data))
     stream.name = name
     try:

@@ -93,6 +93,8 @@ def test_pipes_and_standard_input(
     with pytest.raises(DataError, match="opened as text, expected a binary file; open it with 'rb'"):
         read_input(sys.stdin, RATE)  # type: ignore[arg-type]
     assert np.array_equal(read_input(sys.stdin.buffer, RATE), expected)
+    with pytest.raises(DataError, match=r"pipe: no bytes .*; nothing was written to it"):
+        read_input(Unseekable(b""), RATE, name="pipe")
     with pytest.raises(DataError, match=rf"bytes: \d+ bytes of samples, expected {len(data) - 44}"):
         read_input(data[:-100], RATE)
 
