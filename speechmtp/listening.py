@@ -64,7 +64,7 @@ def listen_each(
                 count += 1
                 progress.add(part.audio_seconds)
         except DataError as error:
-            progress.drop(seconds, sum(part.audio_seconds for part in parts))
+            progress.give_up(seconds, sum(part.audio_seconds for part in parts))
             yield error
             if raises:
                 return

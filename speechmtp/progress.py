@@ -64,10 +64,10 @@ class AudioProgress:
         self._done += seconds / 2
         self._report()
 
-    def drop(self, seconds: float, heard: float) -> None:
-        """A recording that was read could not be heard to its end."""
-        self._seconds -= seconds
-        self._done -= heard / 2
+    def give_up(self, seconds: float, heard: float) -> None:
+        """A recording of so many seconds could not be heard to its end: nothing is left to do of it."""
+        self._done += seconds - heard / 2
+        self._report()
 
     def all_read(self) -> None:
         """There are no more recordings."""

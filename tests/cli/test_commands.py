@@ -77,6 +77,7 @@ def test_jobs_and_batches_give_the_same_text(tmp_path):
         out = tmp_path / name
         assert main(["decode", "an4", str(EXAMPLES), "--strategy", "ctc", "--out", str(out), *options]) == 0
         texts.append((out / "text").read_text())
+        assert yaml.safe_load((out / "config.yaml").read_text())["device"] in ("cpu", "cuda"), "where it ran"
     assert texts[0] == texts[1] == texts[2]
 
 

@@ -140,10 +140,3 @@ def test_standard_input_and_pipes_are_read_as_files_are(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     assert main(["transcribe", "-", "--model", str(model)]) == 2
     assert capsys.readouterr().err.startswith("speechmtp: error: -: no bytes")
-
-
-def test_decode_says_where_it_ran(model: Path, data: Path, tmp_path: Path) -> None:
-    for more in ([], ["--nj", "2"]):
-        assert main(["decode", str(model), str(data), "--out", str(tmp_path), *more]) == 0
-        found = [line for line in (tmp_path / "config.yaml").read_text().splitlines() if line.startswith("device:")]
-        assert found in (["device: cpu"], ["device: cuda"])
