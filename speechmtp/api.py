@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args, overload
 
@@ -10,10 +11,8 @@ import numpy as np
 import torch
 
 from speechmtp.audio.cut import cut_points
-from speechmtp.audio.features import Fbank
 from speechmtp.audio.inputs import Audio, input_name
-from speechmtp.bundle import Bundle, BundleConfig, Drafts, load_bundle, load_draft_model
-from speechmtp.decoding.drafters.model import DraftPrompt
+from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.decoding.flags import flags_of
 from speechmtp.decoding.loop import Drawing, Limits
 from speechmtp.decoding.processors import SamplingConfig
@@ -22,18 +21,13 @@ from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
-from speechmtp.models.adapter import CtcMerge
-from speechmtp.models.ctc_labels import ctc_labels
+from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.int8_linear import has_int8
 from speechmtp.models.packed_linear import pack
-from speechmtp.models.speech_lm import SpeechLM
-from speechmtp.models.speech_seq2seq import RATE, SpeechSeq2Seq
 from speechmtp.progress import AudioProgress, Told
-from speechmtp.text.hub_tokenizer import HubTokenizer
 from speechmtp.transcripts import BATCH, Transcript, decode_each
-from speechmtp.types import CtcLabels, Request, Result, Source, SpelledText, TokenRules, Trace
+from speechmtp.types import CtcLabels, Request, Result, SpelledText, Trace
 
-LONGEST_SECONDS = 120  # attention over the whole utterance: memory grows with the square of this
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -51,7 +45,7 @@ class Recogniser:
     device: torch.device
     dtype: torch.dtype
     limits: Limits = field(default_factory=Limits)
-    draft: SpeechLM | None = None
+    draft: SpeechModel | None = None
     int8_drafts: bool = False
 
     def __post_init__(self) -> None:
@@ -65,8 +59,7 @@ class Recogniser:
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, name, trunk, self.limits)
-        self._speller = bundle.tokenizer.speller() if isinstance(bundle.tokenizer, HubTokenizer) else None
-        self._fbank = Fbank(bundle.config.features) if isinstance(bundle.config, BundleConfig) else None
+        self._speller = None if bundle.ctc is None else bundle.model.speller()
 
     def __repr__(self) -> str:
         """The model's name, where it is, how it computes, and its head sets."""
@@ -78,27 +71,24 @@ class Recogniser:
     @property
     def rate(self) -> int:
         """Sampling rate in Hz that the model hears."""
-        if isinstance(self.bundle.config, BundleConfig):
-            return self.bundle.config.features.sample_rate
-        return RATE
+        return self.bundle.model.rate
 
     @property
     def longest(self) -> float:
         """The most seconds that are heard at a time."""
-        model = self.bundle.model
-        return model.longest if isinstance(model, SpeechSeq2Seq) else LONGEST_SECONDS
+        return self.bundle.model.longest
 
     @property
     def has_ctc(self) -> bool:
         """Whether the model has a CTC head."""
-        return isinstance(self.bundle.model, SpeechLM) or self.bundle.ctc is not None
+        return self.bundle.model.own_ctc or self.bundle.ctc is not None
 
     @property
     def default_strategy(self) -> Strategy:
         """What decodes where nobody chose: what the model's folder names, or what its draft sources allow, where that
         needs one that was not loaded."""
         # A CTC head that spells is wrong more often than heads: its drafts cost more than they add.
-        both = "verify" if isinstance(self.bundle.model, SpeechSeq2Seq) else "ctc-heads"
+        both = "ctc-heads" if self.bundle.model.own_ctc else "verify"
         drafts = {(True, True): both, (True, False): "ctc", (False, True): "verify", (False, False): "ar"}
         has = {"ctc": self.has_ctc, "heads": bool(self.bundle.heads), "model": self.draft is not None}
         strategy = parse_strategy(drafts[has["ctc"], has["heads"]])
@@ -121,9 +111,10 @@ class Recogniser:
         return self.runner.heads_named(name)
 
     @torch.inference_mode()
-    def listen(self, audio: np.ndarray, name: str = "audio") -> Request:
+    def listen(self, audio: np.ndarray, name: str = "audio", language: str = "", task: str = "") -> Request:
         """Features, encoder and prompt of samples [N] (float32, at `rate` Hz), alone and unpadded: the same for every
-        strategy and batch size. Errors speak of `name`."""
+        strategy and batch size. Errors speak of `name`. `language` (code or English name) and `task` (`transcribe` or
+        `translate`) are for multilingual models; empty: what the model's folder says."""
         began = time.perf_counter()
         if audio.ndim != 1:
             raise DataError(f"{name}: samples of shape {audio.shape}, expected one channel [N]")
@@ -135,38 +126,15 @@ class Recogniser:
                 f"cut it into parts"
             )
         samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
-        listen = self._listen if isinstance(self.bundle.model, SpeechLM) else self._listen_pretrained
-        request = listen(samples, f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
-        return replace(request, audio_seconds=len(audio) / self.rate, listen_seconds=time.perf_counter() - began)
-
-    def _listen(self, samples: torch.Tensor, too_short: str) -> Request:
-        _, model, tokenizer = self.bundle.speech_lm
-        assert self._fbank is not None
-        frames, lengths = self._fbank(samples[None], None)
-        if frames.shape[1] < model.encoder.stride:
-            raise DataError(too_short)
-        out = model.encode(frames.to(self.device, self.dtype), lengths.to(self.device))
-        prompt = model.prompt(out)
-        ctc = ctc_labels(out.logits[0], model.encoder.blank)
-        sources: tuple[Source, ...] = (ctc,)
-        if self.draft is not None:
-            sources = (ctc, DraftPrompt(self.draft.trunk, self.draft.prompt(out)))
-        # A prompt without a letter: a trunk that has always read some would make one up.
-        empty = isinstance(model.adapter, CtcMerge) and not tokenizer.decode(ctc.labels).strip()
-        limit = self.limits.of(int(prompt.lengths[0]))
-        return Request(prompt, TokenRules((tokenizer.eos,)), limit, sources=sources, empty=empty)
-
-    def _listen_pretrained(self, samples: torch.Tensor, too_short: str) -> Request:
-        model = self.bundle.model
-        assert isinstance(model, SpeechSeq2Seq)
-        if len(samples) < model.shortest:
-            raise DataError(too_short)
-        memory = model.memory(samples)
-        sources: tuple[Source, ...] = ()
-        if self.bundle.ctc is not None and self._speller is not None:
-            sources = (SpelledText(self.bundle.ctc.spell(memory), self._speller),)
-        rules = TokenRules((model.law.eos,), model.law.suppressed, model.law.opening_suppressed)
-        return Request(model.prompt(memory), rules, model.limit(len(samples) / self.rate), sources=sources)
+        model, ctc = self.bundle.model, self.bundle.ctc
+        if len(audio) < model.shortest:
+            raise DataError(f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
+        request = model.listen(samples, language, task, self.draft)
+        if ctc is not None and self._speller is not None and request.prompt.memory is not None:
+            request = request.knowing(SpelledText(ctc.spell(request.prompt.memory), self._speller))
+        limit = self.limits.of(int(request.prompt.lengths[0])) if request.limit is None else request.limit
+        seconds = time.perf_counter() - began
+        return replace(request, limit=limit, audio_seconds=len(audio) / self.rate, listen_seconds=seconds)
 
     def decode(
         self, requests: Sequence[Request], strategy: Strategy | Sequence[Strategy], record_gaps: bool = False,
@@ -180,8 +148,8 @@ class Recogniser:
         found: dict[int, tuple[list[int], Trace]] = {}
         for i in spoken:
             if each[i].drafter is None:
-                labels, eos = self.labels(requests[i]), requests[i].rules.eos[0]
-                flags = flags_of([*labels, eos], eos)
+                labels, ends = self.labels(requests[i]), requests[i].rules.eos
+                flags = flags_of([*labels, ends[0]], ends)
                 found[i] = labels, Trace(emitted=len(labels), finished=True, flags=flags)
         rows = [i for i in spoken if i not in found]
         if rows:
@@ -194,7 +162,7 @@ class Recogniser:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         nothing: tuple[list[int], Trace] = [], Trace(finished=True, flags=("empty",))
-        text = self.bundle.tokenizer.decode
+        text = self.bundle.model.decode
         outputs = [found.get(i, nothing) for i in range(len(requests))]
         return [Result(text(tokens), tuple(tokens), trace, seconds) for tokens, trace in outputs]
 
@@ -203,18 +171,22 @@ class Recogniser:
         if (labels := request.source(CtcLabels)) is not None:
             return list(labels.labels)
         if (spelled := request.source(SpelledText)) is not None:
-            return self.bundle.tokenizer.encode(spelled.text.text)
+            return self.bundle.model.encode(spelled.text.text)
         raise ConfigError("ctc-only: needs a CTC head and the model has none; choose another strategy")
 
-    def listen_parts(self, audio: np.ndarray, name: str = "audio", noise_key: int = 0) -> Iterator[Request]:
+    def listen_parts(
+        self, audio: np.ndarray, name: str = "audio", noise_key: int = 0, language: str = "", task: str = ""
+    ) -> Iterator[Request]:
         """`listen` to a recording [N] of any length: beyond 25 s it is cut in its pauses, and each part heard apart.
         Noise keys of the parts are those from `noise_key` on."""
         for number, (start, end) in enumerate(cut_points(audio, self.rate)):
-            yield replace(self.listen(audio[start:end], name), noise_key=noise_key + number)
+            part = self.listen(audio[start:end], name, language, task)
+            yield replace(part, noise_key=noise_key + number)
 
     def transcribe(
-        self, audio: Audio, rate: float | None = None, strategy: str | Strategy = "", *,
-        progress: Told | bool | None = None, logprobs: bool = False, sampling: SamplingConfig | None = None,
+        self, audio: Audio, rate: float | None = None, strategy: str | Strategy = "", *, language: str = "",
+        task: str = "", progress: Told | bool | None = None, logprobs: bool = False,
+        sampling: SamplingConfig | None = None,
     ) -> Transcript:  # fmt: skip
         """What is said in one recording of any length; `print` shows its text.
 
@@ -224,31 +196,32 @@ class Recogniser:
         that cannot be read or heard, ConfigError for samples without a rate.
         """
         found = self.transcribe_many(
-            [audio], rate, strategy, progress=progress, logprobs=logprobs, sampling=sampling, names=[input_name(audio)]
-        )
+            [audio], rate, strategy, progress=progress, language=language, task=task, logprobs=logprobs,
+            sampling=sampling, names=[input_name(audio)],
+        )  # fmt: skip
         return next(found)
 
     @overload
     def transcribe_many(
         self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ...,
         batch: int = ..., on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *,
-        logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
-        names: Sequence[str] | None = ...,
+        language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
+        noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
     ) -> Iterator[Transcript]: ...  # fmt: skip
 
     @overload
     def transcribe_many(
         self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ...,
         batch: int = ..., on_error: OnError = ..., progress: Told | bool | None = ..., *,
-        logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
-        names: Sequence[str] | None = ...,
+        language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
+        noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
     ) -> Iterator[Transcript | DataError]: ...  # fmt: skip
 
     def transcribe_many(
         self, sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy = "",
         batch: int = BATCH, on_error: OnError = "raise", progress: Told | bool | None = None, *,
-        logprobs: bool = False, sampling: SamplingConfig | None = None, noise_keys: Sequence[int] | None = None,
-        names: Sequence[str] | None = None,
+        language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
+        noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
     ) -> Iterator[Transcript | DataError]:  # fmt: skip
         """Transcripts of many recordings in their order, `batch` parts of like length at a time: far faster than one by
         one.
@@ -257,9 +230,10 @@ class Recogniser:
         read as they are needed, some 256 parts ahead. With `on_error="return"` the DataError of a recording that cannot
         be read or heard stands in its place; "raise" raises it there, behind the transcripts before it. `progress` is
         told the seconds done and those of all recordings, None until all are read (what is heard is half done); True
-        shows a bar in a terminal. `logprobs` asks for the segments' `mean_logprob`, which costs some time. Where
-        `sampling` draws tokens, `noise_keys` name the noise of each recording (its parts have the keys from there on;
-        default: the parts are counted). `names` are what errors call the recordings.
+        shows a bar in a terminal. `language` and `task` are those of `listen`. `logprobs` asks for the segments'
+        `mean_logprob`, which costs some time. Where `sampling` draws tokens, `noise_keys` name the noise of each
+        recording (its parts have the keys from there on; default: the parts are counted). `names` are what errors call
+        the recordings.
         """
         if batch < 1:
             raise ConfigError(f"transcribe_many: batch={batch}, expected 1 or more")
@@ -276,9 +250,8 @@ class Recogniser:
             count = len(sources) if isinstance(sources, Sized) else None
             with AudioProgress(progress, "transcribing", count) as bar:
                 raises = on_error == "raise"
-                heard = listen_each(
-                    sources, rate, self.rate, self.listen_parts, bar, names, noise_keys, raises
-                )  # fmt: skip
+                listen = partial(self.listen_parts, language=language, task=task)
+                heard = listen_each(sources, rate, self.rate, listen, bar, names, noise_keys, raises)
                 for one in decode_each(heard, decode, batch, bar.add):
                     if raises and isinstance(one, DataError):
                         raise one

@@ -1,9 +1,8 @@
-"""A model folder: configuration, weights, tokenizer, normaliser, heads, card.
+"""A model folder: configuration, weights, and as far as there are any a tokenizer, a normaliser, heads, a card.
 
-`config.yaml`, `model.safetensors`, `tokenizer.model`, `normalizer.json`, `card.md`, and a folder for each
-head set, `heads/<name>/`, which carries the digest of the trunk it was trained on. A pretrained recogniser of
-transformers is a folder as transformers has it, with or without a `config.yaml` of ours, its tokenizer
-`tokenizer.json` or, packed, `tokenizer.json.xz`.
+`config.yaml`, what the model's kind writes (`models/bases/`), `normalizer.json`, `card.md`, and a folder for each head
+set, `heads/<name>/`, which carries the digest of the trunk it was trained on. A pretrained model of transformers is a
+folder as transformers has it, with or without a `config.yaml` of ours.
 """
 
 import json
@@ -11,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
-from speechmtp.config import from_dict, read_yaml, write_yaml
-from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.config import from_dict, read_yaml, to_dict, write_yaml
+from speechmtp.errors import CheckpointError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.folder import (
     encoder_digest,
@@ -30,12 +27,10 @@ from speechmtp.heads.folder import (
     save_speller,
     trunk_digest,
 )
+from speechmtp.models.bases.contract import FeatureModel, MemoryModel, SpeechModel, TextModel
+from speechmtp.models.bases.table import claimed, expect, kind_in, load_model, settings_in, titles
 from speechmtp.models.ctc_speller import CtcSpeller
-from speechmtp.models.speech_lm import ModelConfig, SpeechLM
-from speechmtp.models.speech_seq2seq import Seq2SeqConfig, SpeechSeq2Seq, default_config, empty_model, family_of
-from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, weights_digest
-from speechmtp.text.hub_tokenizer import HubTokenizer
-from speechmtp.text.tokenizer import Tokenizer
+from speechmtp.models.storage import Storage
 from speechmtp.types import FbankConfig
 
 FORMAT = 1
@@ -47,23 +42,13 @@ Drafts = Literal["float32", "int8"]
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """`config.yaml` of a model folder."""
+    """`config.yaml` of a model folder. `model` is the configuration of a kind (`models/bases/table.py`); `features` are
+    those of models that read frames of ours; an empty `normalizer` leaves texts as they are."""
 
     format_version: int = FORMAT
-    features: FbankConfig = field(default_factory=FbankConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    normalizer: str = "kaldi-basic"
-    strategy: str = ""  # what decodes where nobody chose
-    drafts: Drafts = "float32"  # how heads compute on a CPU
-
-
-@dataclass(frozen=True)
-class Seq2SeqBundleConfig:
-    """`config.yaml` beside a pretrained encoder-decoder recogniser's own files."""
-
-    format_version: int = FORMAT
-    model: Seq2SeqConfig = field(default_factory=Seq2SeqConfig)
-    normalizer: str = "whisper-en"
+    features: FbankConfig | None = None
+    model: Any = None
+    normalizer: str = ""
     strategy: str = ""  # what decodes where nobody chose
     drafts: Drafts = "float32"  # how heads compute on a CPU
 
@@ -72,26 +57,43 @@ class Seq2SeqBundleConfig:
 class Bundle:
     """The parts of a model folder, loaded; `heads` by name, the default set first, and where all of it was read."""
 
-    config: BundleConfig | Seq2SeqBundleConfig
-    model: SpeechLM | SpeechSeq2Seq
-    tokenizer: Tokenizer | HubTokenizer
+    config: BundleConfig
+    model: SpeechModel
     heads: dict[str, HeadSet] = field(default_factory=dict)
     card: str = ""
     name: str = ""
     folder: Path = field(default_factory=Path)
     head_folders: dict[str, Path] = field(default_factory=dict)
     trunk_sha256: str = ""  # of the trunk as loaded, known where heads were
-    ctc: CtcSpeller | None = None  # draft head of a pretrained recogniser
+    ctc: CtcSpeller | None = None  # draft head on the memories of a pretrained recogniser
 
     @property
-    def speech_lm(self) -> tuple[BundleConfig, SpeechLM, Tokenizer]:
-        """Configuration, model and tokenizer of a speech LLM of ours; a ConfigError for another kind of model."""
-        parts = self.config, self.model, self.tokenizer
-        if not (
-            isinstance(parts[0], BundleConfig) and isinstance(parts[1], SpeechLM) and isinstance(parts[2], Tokenizer)
-        ):
-            raise ConfigError(f"{self.folder}: a pretrained encoder-decoder model, expected a speech LLM of ours")
-        return parts  # type: ignore[return-value]
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; None where its tokens are no text."""
+        return self.model.tokenizer
+
+    @property
+    def normalizer(self) -> str:
+        """The name of the normaliser that texts are scored with."""
+        return self.config.normalizer or "none"
+
+    @property
+    def feature_model(self) -> FeatureModel:
+        """The model, if it reads frames of ours; a CheckpointError for another."""
+        expect(self.model, "features")
+        return cast(FeatureModel, self.model)
+
+    @property
+    def memory_model(self) -> MemoryModel:
+        """The model, if audio is a memory beside its text; a CheckpointError for another."""
+        expect(self.model, "memories")
+        return cast(MemoryModel, self.model)
+
+    @property
+    def text_model(self) -> TextModel:
+        """The model, if it reads token ids alone; a CheckpointError for another."""
+        expect(self.model, "texts")
+        return cast(TextModel, self.model)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Bundle":
         """Move all weights."""
@@ -106,29 +108,19 @@ class Bundle:
 def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> None:
     """Write a model folder; heads beside weights of `uint8`, which rounds nothing, are stored as `int8`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(folder / "config.yaml", bundle.config)
-    save_file(_weights(bundle.model, storage), folder / "model.safetensors", {"format": "pt"})
-    if isinstance(bundle.tokenizer, Tokenizer):
-        bundle.tokenizer.save(folder / "tokenizer.model")
-    else:
-        bundle.tokenizer.save(folder, packed=storage != "float32")
-    if isinstance(bundle.model, SpeechSeq2Seq):
-        bundle.model.save_settings(folder)
-    (folder / "normalizer.json").write_text(json.dumps({"id": bundle.config.normalizer}) + "\n")
+    write_yaml(folder / "config.yaml", {k: v for k, v in to_dict(bundle.config).items() if v is not None})
+    bundle.model.save(folder, storage)
+    if bundle.config.normalizer:
+        (folder / "normalizer.json").write_text(json.dumps({"id": bundle.config.normalizer}) + "\n")
     (folder / "card.md").write_text(bundle.card, encoding="utf-8")
     # Heads are bound to trunk and encoder as they will be loaded, after rounding.
-    base, digest = bundle.name or folder.name, trunk_digest(bundle.model, storage)
+    base, rounded = bundle.name or folder.name, bundle.model.stored_as(storage)
+    digest = trunk_digest(bundle.model, rounded)
     own: Storage = "int8" if storage == "uint8" else storage
     for name, heads in bundle.heads.items():
         save_heads(heads, folder / "heads" / name, base, digest, own)
     if bundle.ctc is not None:
-        save_speller(bundle.ctc, folder / "ctc", base, encoder_digest(bundle.model, storage), own)
-
-
-def _weights(model: SpeechLM | SpeechSeq2Seq, storage: Storage) -> dict[str, Tensor]:
-    """What is stored of a model; a pretrained one's tensors have transformers' own names."""
-    module = model.trunk.model if isinstance(model, SpeechSeq2Seq) else model
-    return pack(module.state_dict(), storage)
+        save_speller(bundle.ctc, folder / "ctc", base, encoder_digest(bundle.model, rounded), own)
 
 
 def locate(name: str) -> Path:
@@ -161,69 +153,47 @@ def _download(name: str) -> Path:
 def load_without_heads(name: str) -> Bundle:
     """A model folder, or an embedded model by name, on the CPU in float32, its heads left alone."""
     folder = locate(name)
-    if not (folder / "config.yaml").exists():
-        if family_of(folder) is not None:
-            return _load_seq2seq(folder, Seq2SeqBundleConfig(model=default_config(folder)))
-        raise CheckpointError(
-            f"{folder}: not a model folder, config.yaml is missing; give the `model` folder of a training, or a folder "
-            f"of Moonshine or Whisper as transformers has it"
-        )
-    raw = read_yaml(folder / "config.yaml")
-    if str(raw.get("format_version")) != str(FORMAT):
-        raise CheckpointError(f"{folder}/config.yaml: format {raw.get('format_version')}, this version reads {FORMAT}")
-    if isinstance(raw.get("model"), dict) and raw["model"].get("kind") == "seq2seq":
-        return _load_seq2seq(folder, from_dict(Seq2SeqBundleConfig, raw, str(folder / "config.yaml")))
-    config = from_dict(BundleConfig, raw, str(folder / "config.yaml"))
-    tokenizer = Tokenizer.load(folder / "tokenizer.model")
-    model = SpeechLM(config.model, len(tokenizer), tokenizer.bos)
-    load_state(model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors")
-    return Bundle(config, model.eval(), tokenizer, {}, _card(folder), folder.name, folder)
-
-
-def _card(folder: Path) -> str:
+    where = folder / "config.yaml"
+    if where.exists():
+        raw = read_yaml(where)
+        if str(raw.get("format_version")) != str(FORMAT):
+            raise CheckpointError(f"{where}: format {raw.get('format_version')}, this version reads {FORMAT}")
+        found = raw.get("model")
+        model: dict[str, Any] = found if isinstance(found, dict) else {}
+        raw = {"normalizer": kind_in(model, str(where)).normalizer, **raw, "model": settings_in(model, str(where))}
+        config = from_dict(BundleConfig, raw, str(where))
+    else:
+        kind = claimed(folder)
+        if kind is None:
+            raise CheckpointError(
+                f"{folder}: not a model folder, config.yaml is missing; give the `model` folder of a training, or a "
+                f"folder as transformers has it of {titles('memories', 'prompts', 'texts')}"
+            )
+        config = BundleConfig(model=kind.default_settings(), normalizer=kind.normalizer)
     card = folder / "card.md"
-    return card.read_text(encoding="utf-8") if card.exists() else ""
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    return Bundle(config, load_model(folder, config.model, config.features, str(folder)), {}, text, folder.name, folder)
 
 
-def _load_seq2seq(folder: Path, config: Seq2SeqBundleConfig) -> Bundle:
-    """A pretrained recogniser, in transformers' files or packed."""
-    model = empty_model(config.model, folder)
-    load_state(model.trunk.model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors")
-    tokenizer = HubTokenizer.load(_tokenizer_file(folder), model.law.prompt[0], model.law.eos)
-    if len(tokenizer) > model.trunk.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {model.trunk.vocab_size}; they must fit"
-        )
-    model.requires_grad_(False)
-    return Bundle(config, model, tokenizer, {}, _card(folder), folder.name, folder)
+def reads_text(name: str) -> bool:
+    """Whether a name is that of a folder whose model reads text alone, before it is loaded."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return False
+    where = folder / "config.yaml"
+    raw = read_yaml(where).get("model") if where.exists() else None
+    kind = kind_in(raw if isinstance(raw, dict) else {}, str(where)) if where.exists() else claimed(folder)
+    return kind is not None and kind.reads == "texts"
 
 
-def _tokenizer_file(folder: Path) -> Path:
-    packed = folder / "tokenizer.json.xz"
-    return packed if packed.exists() else folder / "tokenizer.json"
-
-
-def load_draft_model(name: str, base: Bundle) -> SpeechLM:
-    """A small speech LLM that drafts for `base`: its adapter and trunk behind the base's own encoder, whose output
-    both can be given, on the base's device and in its dtype; another vocabulary or encoder is a CheckpointError."""
-    draft = load_without_heads(name)
-    source = base.name if base.name in EMBEDDED else base.folder
-    (_, base_model, _), (_, draft_model, _) = base.speech_lm, draft.speech_lm
-    if draft.tokenizer.sha256 != base.tokenizer.sha256:
-        raise CheckpointError(
-            f"draft model {name}: another vocabulary, {len(draft.tokenizer)} pieces (sha256 "
-            f"{draft.tokenizer.sha256[:8]}), expected the {len(base.tokenizer)} pieces of {source} (sha256 "
-            f"{base.tokenizer.sha256[:8]}); train it with the base's tokenizer"
-        )
-    own = base_model.encoder
-    model = draft_model.to(device=own.mean.device, dtype=own.mean.dtype)
-    if model.config.encoder != own.config or weights_digest(model.encoder) != weights_digest(own):
-        raise CheckpointError(
-            f"draft model {name}: its encoder is not that of {source}; train it with encoder_from={source}, stored "
-            f"alike (--storage)"
-        )
-    model.encoder = own
-    return model
+def load_draft_model(name: str, base: Bundle) -> SpeechModel:
+    """A small model that drafts for `base`, on the base's device and in its dtype; one that cannot is a
+    CheckpointError."""
+    draft = load_without_heads(name).model
+    draft.name = name
+    base.model.check_draft(draft, base.name if base.name in EMBEDDED else base.folder)
+    like = base.model.trunk.unembedding().weight
+    return draft.to(device=like.device, dtype=like.dtype)
 
 
 def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str] = (), ctc: str = "") -> Bundle:

@@ -21,21 +21,23 @@ _lock = threading.Lock()
 
 def transcribe(
     audio: Audio, rate: float | None = None, strategy: str | Strategy = "", *, model: str = "default",
-    device: str = "auto", dtype: str = "float32", progress: Told | bool | None = None, logprobs: bool = False,
-    sampling: SamplingConfig | None = None,
+    device: str = "auto", dtype: str = "float32", language: str = "", task: str = "",
+    progress: Told | bool | None = None, logprobs: bool = False, sampling: SamplingConfig | None = None,
 ) -> Transcript:  # fmt: skip
     """`Recogniser.transcribe` by a model that is loaded at the first call and kept: one a process for each folder,
     device and type, whatever the thread; again where the folder's files have changed. `load` gives one of your own."""
     with_model = _shared(model, device, dtype)
-    return with_model.transcribe(audio, rate, strategy, progress=progress, logprobs=logprobs, sampling=sampling)
+    return with_model.transcribe(
+        audio, rate, strategy, language=language, task=task, progress=progress, logprobs=logprobs, sampling=sampling
+    )
 
 
 @overload
 def transcribe_many(
     sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ..., batch: int = ...,
     on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *, model: str = ..., device: str = ...,
-    dtype: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
-    noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+    dtype: str = ..., language: str = ..., task: str = ..., logprobs: bool = ...,
+    sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
 ) -> Iterator[Transcript]: ...  # fmt: skip
 
 
@@ -43,22 +45,22 @@ def transcribe_many(
 def transcribe_many(
     sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ..., batch: int = ...,
     on_error: OnError = ..., progress: Told | bool | None = ..., *, model: str = ..., device: str = ...,
-    dtype: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
-    noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+    dtype: str = ..., language: str = ..., task: str = ..., logprobs: bool = ...,
+    sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
 ) -> Iterator[Transcript | DataError]: ...  # fmt: skip
 
 
 def transcribe_many(
     sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy = "", batch: int = BATCH,
     on_error: OnError = "raise", progress: Told | bool | None = None, *, model: str = "default", device: str = "auto",
-    dtype: str = "float32", logprobs: bool = False, sampling: SamplingConfig | None = None,
-    noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
+    dtype: str = "float32", language: str = "", task: str = "", logprobs: bool = False,
+    sampling: SamplingConfig | None = None, noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
     """`Recogniser.transcribe_many` by the model that `transcribe` keeps too."""
     with_model = _shared(model, device, dtype)
     return with_model.transcribe_many(
-        sources, rate, strategy, batch, on_error, progress, logprobs=logprobs, sampling=sampling,
-        noise_keys=noise_keys, names=names,
+        sources, rate, strategy, batch, on_error, progress, language=language, task=task,
+        logprobs=logprobs, sampling=sampling, noise_keys=noise_keys, names=names,
     )  # fmt: skip
 
 

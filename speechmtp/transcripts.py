@@ -35,8 +35,8 @@ class Segment:
 class Transcript:
     """What was recognised of one recording; as a string, its text.
 
-    `text` is that of the segments joined by a space, `language` what the model says of it, or was told (None where
-    neither), `trace` the counts of all segments together. `seconds` were spent in the decoder on every batch that had a
+    `text` is that of the segments joined by a space, `language` the code of what is spoken, where the model knows,
+    `trace` the counts of all segments together. `seconds` were spent in the decoder on every batch that had a
     segment of it, `listen_seconds` on features and encoder: neither counts where transcripts are compared.
     """
 
@@ -85,11 +85,15 @@ class Part(Protocol):
     def listen_seconds(self) -> float:
         """What was spent on hearing it."""
 
+    @property
+    def language(self) -> str | None:
+        """The code of its language, where the model knows."""
+
 
 P = TypeVar("P", bound=Part)
 
 
-def joined(parts: Sequence[Part], results: Sequence[Result], seconds: float, language: str | None = None) -> Transcript:
+def joined(parts: Sequence[Part], results: Sequence[Result], seconds: float) -> Transcript:
     """The transcript of a recording's parts, in order; a single part's trace is kept as it is."""
     segments, start = [], 0.0
     for part, result in zip(parts, results):
@@ -100,7 +104,7 @@ def joined(parts: Sequence[Part], results: Sequence[Result], seconds: float, lan
     text = segments[0].text if len(segments) == 1 else " ".join(filter(None, (s.text.strip() for s in segments)))
     trace = results[0].trace if len(results) == 1 else _together([result.trace for result in results])
     listened = sum(part.listen_seconds for part in parts)
-    return Transcript(text, tuple(segments), language, trace, seconds, listened)
+    return Transcript(text, tuple(segments), parts[0].language, trace, seconds, listened)
 
 
 def _together(traces: Sequence[Trace]) -> Trace:
@@ -127,9 +131,8 @@ def held(items: Iterable[T], parts: Callable[[T], int], most: int = HELD) -> Ite
 
 
 def decode_recordings(
-    recordings: Sequence[Sequence[P]], decode: Callable[[list[P]], list[Result]], batch: int, note: Note | None = None,
-    language: str | None = None,
-) -> list[Transcript]:  # fmt: skip
+    recordings: Sequence[Sequence[P]], decode: Callable[[list[P]], list[Result]], batch: int, note: Note | None = None
+) -> list[Transcript]:
     """Recordings of parts, decoded in batches of at most `batch` parts of like size. `note` is told after every batch
     how many more seconds are done."""
     parts = [part for recording in recordings for part in recording]
@@ -146,17 +149,17 @@ def decode_recordings(
         mine = [found[i] for i in range(first, first + len(recording))]
         first += len(recording)
         seconds = sum({number: result.seconds for number, result in mine}.values())
-        whole.append(joined(recording, [result for _, result in mine], seconds, language))
+        whole.append(joined(recording, [result for _, result in mine], seconds))
     return whole
 
 
 def decode_each(
     heard: Iterable[Sequence[P] | DataError], decode: Callable[[list[P]], list[Result]], batch: int,
-    note: Note | None = None, language: str | None = None,
+    note: Note | None = None,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
     """Transcripts of what is heard, in order, some `HELD` parts at a time; errors stay in their places."""
     for group in held(heard, lambda one: 1 if isinstance(one, DataError) else max(1, len(one))):
         recordings = [one for one in group if not isinstance(one, DataError)]
-        done = iter(decode_recordings(recordings, decode, batch, note, language))
+        done = iter(decode_recordings(recordings, decode, batch, note))
         for one in group:
             yield one if isinstance(one, DataError) else next(done)

@@ -335,7 +335,7 @@ class Request:
     `prompt` has one row. `limit` is the most tokens to say, an end token among them (None: the engine's own limits);
     `ids` stand in front of the output, where the prompt has token ids; `sources` are for drafters; `noise_key` names
     the row's noise where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
-    nothing to hear, so that the text is empty.
+    nothing to hear, so that the text is empty. `language` is the code of what is spoken, where the model knows.
     """
 
     prompt: Prompt
@@ -347,6 +347,7 @@ class Request:
     audio_seconds: float = 0.0
     listen_seconds: float = 0.0
     empty: bool = False
+    language: str | None = None
 
     def source(self, kind: type[S]) -> S | None:
         """The source of a class, or of one below it; None where there is none."""

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 
+from speechmtp.bundle import load_without_heads
+from speechmtp.models.bases.causal_lm import CausalLM
+
 LINES = [
     "the cat sat on the mat and the dog sat on the cat", "one two three four five six seven eight nine ten",
     "a dog ran to the house and back again to the cat", "three cats and seven dogs ran on and on and on",
@@ -35,6 +38,13 @@ def write_lm(folder: Path, family: str = "llama", opening: bool = True, tied: bo
     model = LlamaForCausalLM(LlamaConfig(**sizes)) if llama else Qwen3ForCausalLM(Qwen3Config(**sizes))
     model.save_pretrained(folder)
     return folder
+
+
+def load_lm(folder: Path) -> CausalLM:
+    """The model of a folder."""
+    model = load_without_heads(str(folder)).model
+    assert isinstance(model, CausalLM)
+    return model
 
 
 def write_text(path: Path, copies: int = 2) -> Path:

@@ -12,11 +12,13 @@ from speechmtp.errors import CheckpointError
 from speechmtp.heads.folder import load_heads, trunk_digest
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import build_heads
+from speechmtp.models.bases.table import new_model
 from speechmtp.models.encoder import EncoderConfig
-from speechmtp.models.speech_lm import ModelConfig, SpeechLM
+from speechmtp.models.encoder_lm import ModelConfig
 from speechmtp.models.storage import SCALE, pack, quantise, unpack
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer
+from speechmtp.types import FbankConfig
 
 
 @pytest.fixture
@@ -27,10 +29,10 @@ def bundle() -> Bundle:
         EncoderConfig(width=32, layers=2, heads=2, ff_width=64, kernel=5, channels=8, inter_ctc=(1,)),
         trunk=ScratchTrunkConfig(width=32, layers=2, heads=2, ff_width=64),
     )
-    model = SpeechLM(config, len(tokenizer), tokenizer.bos).eval()
+    model = new_model(config, tokenizer, FbankConfig()).eval()
     heads = build_heads(LatentHeadsConfig(depth=2), model.trunk.shape)
     torch.nn.init.normal_(heads.weight)
-    return Bundle(BundleConfig(model=config), model, tokenizer, {"latent": heads}, "card", "tiny")
+    return Bundle(BundleConfig(model=model.config, normalizer="kaldi-basic"), model, {"latent": heads}, "card", "tiny")
 
 
 def test_float32_comes_back_bit_for_bit(bundle, tmp_path):
@@ -145,11 +147,11 @@ def test_broken_folders_get_one_line(bundle, tmp_path):
 def small(bundle):
     """A model of half the width behind the encoder of `bundle`."""
     config = ModelConfig(
-        bundle.config.model.encoder, trunk=ScratchTrunkConfig(width=16, layers=1, heads=2, ff_width=32)
+        bundle.model.config.encoder, trunk=ScratchTrunkConfig(width=16, layers=1, heads=2, ff_width=32)
     )
-    model = SpeechLM(config, len(bundle.tokenizer), bundle.tokenizer.bos).eval()
+    model = new_model(config, bundle.tokenizer, FbankConfig()).eval()
     model.encoder.load_state_dict(bundle.model.encoder.state_dict())
-    return Bundle(BundleConfig(model=config), model, bundle.tokenizer, name="small")
+    return Bundle(BundleConfig(model=model.config), model, name="small")
 
 
 @pytest.mark.parametrize("storage", ["float32", "int8"])
@@ -166,14 +168,14 @@ def test_a_draft_model_stands_behind_the_encoder_of_its_base(bundle, small, tmp_
     for part in ("adapter", "trunk"):
         for name, tensor in getattr(own, part).state_dict().items():
             assert torch.equal(tensor.to(dtype), getattr(draft, part).state_dict()[name]), name
-    out = base.model.encode(torch.randn(1, 40, 80, dtype=dtype), torch.tensor([40]))
+    out = base.model.encode_audio(torch.randn(1, 40, 80, dtype=dtype), torch.tensor([40]))
     prompt = draft.prompt(out)
     assert prompt.embeddings.dtype == dtype
     assert prompt.embeddings.shape[1:] == (base.model.prompt(out).embeddings.shape[1], 16)
 
 
 def test_a_draft_model_with_another_vocabulary_is_refused(bundle, small, tmp_path):
-    small.tokenizer = train_tokenizer(["ONE TWO SIX", "FOUR TEN"], 16)  # as many pieces
+    small.model.tokenizer = train_tokenizer(["ONE TWO SIX", "FOUR TEN"], 16)  # as many pieces
     save_bundle(small, tmp_path / "s")
     bundle.folder = tmp_path / "m"
     message = rf"draft model {tmp_path / 's'}: another vocabulary, 16 pieces .*16 pieces of {tmp_path / 'm'} .*; "

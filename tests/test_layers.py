@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"audio", "text"},
     "scoring": {"audio", "text"},
     "codec": {"audio", "kernels"},
-    "models": {"audio", "kernels"},
+    "models": {"audio", "kernels", "text"},
     "heads": {"models", "kernels"},
     "bundle": {"text", "models", "heads", "codec"},
     "decoding": {"heads", "models", "kernels"},

@@ -30,6 +30,7 @@ class Part:
     name: str
     audio_seconds: float
     listen_seconds: float = 0.25
+    language: str | None = "en"
 
     @property
     def size(self) -> int:
@@ -49,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Moonshine whose law stops after 20 tokens at the most."""
     path = tiny.write_seq2seq(tmp_path_factory.mktemp("tiny"))
     (path / "config.yaml").write_text(
-        "format_version: 1\nmodel: {kind: seq2seq, family: moonshine, tokens_per_second: 1.0, extra: 2}\n"
+        "format_version: 1\nmodel: {kind: moonshine, tokens_per_second: 1.0, extra: 2}\n"
     )
     return path
 
@@ -68,7 +69,7 @@ def test_parts_are_batched_by_size_and_put_together_in_order() -> None:
         calls.append([row.name for row in rows])
         return [Result(row.name, (len(calls),), Trace(calls=1, emitted=2, finished=True), 1.5) for row in rows]
 
-    found = decode_recordings(recordings, decode, 2, noted.append, "en")
+    found = decode_recordings(recordings, decode, 2, noted.append)
     assert calls == [["c0", "a1"], ["c2", "b0"], ["c1", "a0"]]
     assert [str(one) for one in found] == [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
     assert "c0 c1" in found[2] and "a0 b0" not in found[0]

@@ -17,9 +17,11 @@ from transformers import (
 
 from speechmtp.heads.table import FAMILIES, HeadsConfig, build_heads
 from speechmtp.models.adapter import AdapterConfig, CtcMergeConfig
+from speechmtp.models.bases.encoder_decoder import EncoderDecoder
+from speechmtp.models.bases.moonshine import Moonshine, MoonshineSettings
+from speechmtp.models.bases.whisper import Whisper, WhisperSettings
 from speechmtp.models.encoder import Encoder, EncoderConfig
-from speechmtp.models.speech_lm import ModelConfig, SpeechLM
-from speechmtp.models.speech_seq2seq import Seq2SeqConfig, SpeechSeq2Seq
+from speechmtp.models.encoder_lm import EncoderLM, ModelConfig
 from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
 from speechmtp.types import Prompt, TokenRules, TrunkShape
 
@@ -82,7 +84,7 @@ _ENCODER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def speech_lm(seed: int = 0, adapter: AdapterConfig | None = None, family: str = "llama") -> SpeechLM:
+def speech_lm(seed: int = 0, adapter: AdapterConfig | None = None, family: str = "llama") -> EncoderLM:
     """Encoder, adapter and trunk."""
     config = ModelConfig(
         EncoderConfig(**_ENCODER),
@@ -90,7 +92,7 @@ def speech_lm(seed: int = 0, adapter: AdapterConfig | None = None, family: str =
         ScratchTrunkConfig(family=family, width=WIDTH, layers=2, heads=2, ff_width=2 * WIDTH),
     )
     with torch.random.fork_rng():
-        built = SpeechLM(config, VOCAB, BOS)
+        built = EncoderLM(config, VOCAB, BOS)
     randomise(built, seed)
     return built
 
@@ -164,7 +166,7 @@ def path_to(parent: list[int], node: int) -> list[int]:
     return path
 
 
-def tiny_moonshine(seed: int = 0, vocab: int = VOCAB, gain: float = 3.0) -> SpeechSeq2Seq:
+def tiny_moonshine(seed: int = 0, vocab: int = VOCAB, gain: float = 3.0) -> EncoderDecoder:
     """A Moonshine of 2 decoder layers; bos 1, end token 2; a memory entry every 384 samples."""
     config = MoonshineConfig(
         vocab_size=vocab, hidden_size=WIDTH, intermediate_size=24, encoder_num_hidden_layers=1,
@@ -173,12 +175,12 @@ def tiny_moonshine(seed: int = 0, vocab: int = VOCAB, gain: float = 3.0) -> Spee
     )  # fmt: skip
     generation = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, decoder_start_token_id=BOS)
     with torch.random.fork_rng():
-        built = SpeechSeq2Seq(Seq2SeqConfig(), MoonshineForConditionalGeneration(config), None, generation)
+        built = Moonshine(MoonshineSettings(), MoonshineForConditionalGeneration(config), None, generation)
     randomise(built, seed, gain)
     return built
 
 
-def tiny_whisper(seed: int = 0, vocab: int = VOCAB + 4, gain: float = 3.0) -> SpeechSeq2Seq:
+def tiny_whisper(seed: int = 0, vocab: int = VOCAB + 4, gain: float = 3.0) -> EncoderDecoder:
     """A Whisper of 2 decoder layers that hears one second; opening token 1, end token 2, the last three ids for no
     timestamps and two timestamps; ids 1 and 5 are never said, 2 and 4 never first; 40 positions."""
     config = WhisperConfig(
@@ -193,14 +195,12 @@ def tiny_whisper(seed: int = 0, vocab: int = VOCAB + 4, gain: float = 3.0) -> Sp
     )  # fmt: skip
     extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
     with torch.random.fork_rng():
-        built = SpeechSeq2Seq(
-            Seq2SeqConfig(family="whisper", extra=8), WhisperForConditionalGeneration(config), extractor, generation
-        )
+        built = Whisper(WhisperSettings(), WhisperForConditionalGeneration(config), extractor, generation)
     randomise(built, seed, gain)
     return built
 
 
-def memory_prompts(model: SpeechSeq2Seq, lengths: list[int], seed: int = 0) -> Prompt:
+def memory_prompts(model: EncoderDecoder, lengths: list[int], seed: int = 0) -> Prompt:
     """The opening tokens before random memories of these lengths (Whisper: all alike), rubbish past them."""
     memory = torch.randn(len(lengths), max(lengths), model.trunk.width, generator=generator(seed), dtype=torch.float64)
     return model.prompt(2 * memory, torch.tensor(lengths))

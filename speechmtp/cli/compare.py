@@ -11,6 +11,7 @@ from speechmtp.cli.options import (
     add_draft_options,
     add_run_options,
     add_sampling_options,
+    add_speech_options,
     add_text_options,
     check_strategies,
     sampling_of,
@@ -29,9 +30,9 @@ _GUESSED = ("oracle", "jacobi", "lookahead")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp compare`."""
     parser.add_argument(
-        "model", metavar="MODEL", help="model folder, embedded model (default, an4), or causal LM's folder"
+        "model", metavar="MODEL", help="model folder, embedded model (default, an4), or text LM's folder"
     )
-    parser.add_argument("data_dir", metavar="DATA", help="Kaldi data directory with text; for a causal LM a text file")
+    parser.add_argument("data_dir", metavar="DATA", help="Kaldi data directory with text; for a text LM a text file")
     parser.add_argument("--strategies", default="ar,verify,threshold,ctc,ctc-only", metavar="LIST",
                         help="ar,verify:depth=3,..., `all` that the model can run, `transformers` for its own generate "
                         "on the same weights, or @FILE with a YAML list `strategies`")  # fmt: skip
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser)
     add_draft_options(parser)
     add_sampling_options(parser)
+    add_speech_options(parser)
     add_data_options(parser)
     add_text_options(parser)
 
@@ -117,7 +119,7 @@ class Wanted:
             return [], []
         if args.batch_size > 1 or not sampling.plain:
             return [], ["transformers' own rows are run greedily at batch size 1 only"]
-        modes = peer_modes(subject.runner.trunk, not subject.ids, subject.assistant)
+        modes = peer_modes(subject.runner.trunk, subject.embedded, subject.assistant)
         notes = [f"transformers:{mode} is left out: {why}" for mode, why in modes.items() if why is not None]
         return [mode for mode, why in modes.items() if why is None], notes
 

@@ -15,6 +15,7 @@ from speechmtp.cli.options import (
     add_draft_options,
     add_run_options,
     add_sampling_options,
+    add_speech_options,
     check_strategies,
     noise_key_of,
     open_recogniser,
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser, BATCH)
     add_draft_options(parser)
     add_sampling_options(parser)
+    add_speech_options(parser)
     add_data_options(parser)
 
 
@@ -87,7 +89,7 @@ def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace)
     found = recogniser.transcribe_many(
         [partial(u.load, recogniser.rate, args.allow_pipes) for u in data.utterances], recogniser.rate, strategy,
         args.batch_size, progress=True, sampling=sampling_of(args), noise_keys=[noise_key_of(name) for name in ids],
-        names=[f"{data.path}/{u.origin}: {u.id}" for u in data.utterances],
+        names=[f"{data.path}/{u.origin}: {u.id}" for u in data.utterances], language=args.language, task=args.task,
     )  # fmt: skip
     return {
         name: {
@@ -107,7 +109,7 @@ def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """The same command once a job, each on its share of the utterances."""
     command = [sys.executable, "-m", "speechmtp.cli.main", "decode", args.model, args.data_dir]
     for name in ("strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root", "draft_model",
-                 *sampling_names()):  # fmt: skip
+                 "language", "task", *sampling_names()):  # fmt: skip
         if (value := getattr(args, name)) is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
     command += ["--threads", str(args.threads or max(1, (os.cpu_count() or 1) // args.nj))]
@@ -171,7 +173,8 @@ def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strateg
     kept = ("model", "data_dir", "batch_size", "device", "dtype", "seed", "threads")
     settings = {key: getattr(args, key) for key in kept}
     settings |= {"heads": args.heads} if args.heads else {}
-    settings |= {key: value for key in ("ctc", "draft_model", "drafts") if (value := getattr(args, key))}
+    more = ("ctc", "draft_model", "drafts", "language", "task")
+    settings |= {key: value for key in more if (value := getattr(args, key))}
     settings |= {"sampling": found} if (found := sampling_of(args).described()) else {}
     write_yaml(out / "config.yaml", settings | {"strategy": strategy.label, "options": strategy.options})
     shown = f", {totals['tokens_per_call']:.2f} tokens a call" if totals["tokens_per_call"] else ""

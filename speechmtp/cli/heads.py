@@ -11,7 +11,7 @@ from speechmtp.cli.options import (
     add_head_options,
     add_run_options,
     batches,
-    check_kind,
+    check_data,
     listen_all,
     open_recogniser,
 )
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from speechmtp.data.kaldi import DataDir
     from speechmtp.types import Request
 
-MODEL = "model folder, embedded model (default, an4), or folder of a causal LM of transformers"
+MODEL = "model folder, embedded model (default, an4), or folder of a text LM of transformers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_head_options(shown)
     report = kinds.add_parser("report", help="acceptance per depth and tokens per call, predicted by one pass")
     report.add_argument("model", metavar="MODEL", help=MODEL)
-    report.add_argument("data", metavar="DATA", help="Kaldi data directory; for a causal LM a text file, a text a line")
+    report.add_argument("data", metavar="DATA", help="Kaldi data directory; for a text LM a text file, a text a line")
     report.add_argument("--reference", choices=("ar", "text"), default="ar",
                         help="judge on what `ar` says, decoded once and kept (default), "
                         "or on transcripts, the text itself (biased)")  # fmt: skip
     report.add_argument("--opening", type=int, metavar="N",
-                        help="causal LM: the first tokens of each text are its prompt (default 8)")  # fmt: skip
+                        help="text LM: the first tokens of each text are its prompt (default 8)")  # fmt: skip
     report.add_argument("--most", type=int, metavar="N",
-                        help="causal LM: tokens that `ar` goes on for, at most (default 64)")  # fmt: skip
+                        help="text LM: tokens that `ar` goes on for, at most (default 64)")  # fmt: skip
     report.add_argument("--out", metavar="DIR", help="folder for the report and the kept tokens (default: "
                         "in `report` of the first head folder)")  # fmt: skip
     add_run_options(report)
@@ -54,16 +54,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> int:
     from speechmtp.bundle import load_without_heads
-    from speechmtp.heads.folder import HasTrunk, find_heads, own_heads, trunk_digest
-    from speechmtp.models.causal_lm import is_causal_lm, load_causal_lm
+    from speechmtp.heads.folder import find_heads, own_heads, trunk_digest
     from speechmtp.scoring.tables import Column, render_text
 
-    owner: HasTrunk
-    if is_causal_lm(args.model):
-        folder, owner = Path(args.model), load_causal_lm(args.model)
-    else:
-        bundle = load_without_heads(args.model)
-        folder, owner = bundle.folder, bundle.model
+    bundle = load_without_heads(args.model)
+    folder, owner = bundle.folder, bundle.model
     folders = own_heads(folder)
     others = [path for path in find_heads(folder, args.heads).values() if path not in folders.values()]
     if not folders and not others:
@@ -95,14 +90,14 @@ def _described(folder: Path, name: str, digest: str) -> dict[str, Any]:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from speechmtp.cli.heads_lm import lm_summary
-    from speechmtp.models.causal_lm import is_causal_lm
+    from speechmtp.bundle import reads_text
+    from speechmtp.cli.heads_text import text_summary
 
-    speech = not is_causal_lm(args.model)
-    if speech and (args.opening is not None or args.most is not None):
-        raise ConfigError(f"--opening, --most: are for a causal LM, and {args.model} is a speech model; leave them out")
-    check_kind(args.model, [args.data], speech)
-    summary, out = (_summary if speech else lm_summary)(args)
+    text = reads_text(args.model)
+    if not text and (args.opening is not None or args.most is not None):
+        raise ConfigError(f"--opening, --most: are for a text LM, and {args.model} is a speech model; leave them out")
+    check_data(args.model, [args.data], text)
+    summary, out = (text_summary if text else _summary)(args)
     write_report(summary, out)
     return 0
 

@@ -77,9 +77,9 @@ def sampling_of(args: argparse.Namespace) -> "SamplingConfig":
 def add_text_options(parser: argparse.ArgumentParser) -> None:
     """--opening, --most."""
     parser.add_argument("--opening", type=int, metavar="N",
-                        help=f"causal LM: tokens of each text that are given (default {OPENING})")  # fmt: skip
+                        help=f"text LM: tokens of each text that are given (default {OPENING})")  # fmt: skip
     parser.add_argument("--most", type=int, metavar="N",
-                        help=f"causal LM: tokens that it may add (default {MOST})")  # fmt: skip
+                        help=f"text LM: tokens that it may add (default {MOST})")  # fmt: skip
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -100,13 +100,21 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
 
 
-def check_kind(model: str, data: Sequence[str], speech: bool) -> None:
-    """Refuse a text file given to a speech model, and a folder given to a causal LM."""
+def add_speech_options(parser: argparse.ArgumentParser) -> None:
+    """--language, --task."""
+    parser.add_argument("--language", metavar="CODE", default="",
+                        help="of a multilingual model: what is spoken, such as de (default: its folder's)")  # fmt: skip
+    parser.add_argument("--task", metavar="TASK", default="",
+                        help="of a multilingual model: transcribe, or translate into English")  # fmt: skip
+
+
+def check_data(model: str, data: Sequence[str], reads_text: bool) -> None:
+    """Refuse a text file given to a speech model, and a folder given to a model that reads text."""
     for name in data:
-        if speech and Path(name).is_file():
+        if not reads_text and Path(name).is_file():
             raise ConfigError(f"{name}: a file, and {model} is a speech model; give a Kaldi data directory")
-        if not speech and Path(name).is_dir():
-            raise ConfigError(f"{name}: a folder, and {model} is a causal LM; give a text file, a text a line")
+        if reads_text and Path(name).is_dir():
+            raise ConfigError(f"{name}: a folder, and {model} is a text LM; give a text file, a text a line")
 
 
 def prepare_run(args: argparse.Namespace) -> None:
@@ -157,8 +165,9 @@ def noise_key_of(name: str) -> int:
 
 
 def listen_all(
-    recogniser: "Recogniser", data: "DataDir", allow_pipes: bool, label: str = "listening"
-) -> tuple[dict[str, "Request"], float]:
+    recogniser: "Recogniser", data: "DataDir", allow_pipes: bool, label: str = "listening", language: str = "",
+    task: str = "",
+) -> tuple[dict[str, "Request"], float]:  # fmt: skip
     """Every utterance through features and encoder, alone, with noise of its own name; and the seconds from audio file
     to prompt."""
     import time
@@ -170,7 +179,7 @@ def listen_all(
     began = time.perf_counter()
     for utterance in track(data.utterances, label):
         audio = utterance.load(recogniser.rate, allow_pipes)
-        request = recogniser.listen(audio, f"{data.path}/{utterance.origin}: {utterance.id}")
+        request = recogniser.listen(audio, f"{data.path}/{utterance.origin}: {utterance.id}", language, task)
         requests[utterance.id] = replace(request, noise_key=noise_key_of(utterance.id))
     return requests, time.perf_counter() - began
 

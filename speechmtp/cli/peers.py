@@ -19,10 +19,10 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from speechmtp.errors import ConfigError, ShapeError
-from speechmtp.models.causal_lm import quiet_transformers
+from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.seq2seq import Seq2SeqTrunk
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Prompt, Trace
+from speechmtp.types import Prompt, TokenRules, Trace
 
 PEER_MODES = ("greedy", "prompt_lookup", "assistant")
 LOOKUP_TOKENS = 10  # as transformers' documentation has it
@@ -71,11 +71,11 @@ def peer_modes(trunk: Trunk, embeddings: bool, assistant: Trunk | None = None) -
 
 
 def run_peer(
-    trunk: Trunk, mode: str, prompt: Prompt | Sequence[int], eos: int, limit: int, assistant: Trunk | None = None,
-    memory: Tensor | None = None,
+    trunk: Trunk, mode: str, prompt: Prompt | Sequence[int], rules: TokenRules, limit: int,
+    assistant: Trunk | None = None, memory: Tensor | None = None,
 ) -> PeerRun:  # fmt: skip
     """Decode one unpadded prompt, or one list of token ids (of an encoder-decoder beside its `memory` [1, S, E]),
-    greedily until `eos` or `limit` tokens.
+    greedily until an end token or `limit` tokens.
 
     ConfigError where `peer_modes` has a reason; ShapeError for a prompt that `generate` would read otherwise.
     """
@@ -85,9 +85,13 @@ def run_peer(
     if reason is not None:
         raise ConfigError(f"peers: {mode} cannot run: {reason}")
     inputs = _inputs(trunk, prompt, memory)
-    settings: Any = {"eos_token_id": eos, "pad_token_id": eos, "max_new_tokens": limit, "do_sample": False}
+    settings: Any = {
+        "eos_token_id": list(rules.eos), "pad_token_id": rules.eos[0], "max_new_tokens": limit, "do_sample": False,
+        **{name: list(ids) for name, ids in (("suppress_tokens", rules.suppress),
+                                             ("begin_suppress_tokens", rules.begin_suppress)) if ids},
+    }  # fmt: skip
     if isinstance(trunk, Seq2SeqTrunk):
-        settings |= _never_said(trunk) | {"decoder_start_token_id": int(inputs["decoder_input_ids"][0, 0])}
+        settings["decoder_start_token_id"] = int(inputs["decoder_input_ids"][0, 0])
     if mode == "prompt_lookup":
         settings["prompt_lookup_num_tokens"] = LOOKUP_TOKENS
     drafter = assistant.model if assistant is not None and mode == "assistant" else None
@@ -101,13 +105,7 @@ def run_peer(
         seconds = _clock(model.device) - began
     size = prompt.embeddings.shape[1] if isinstance(prompt, Prompt) else len(prompt)
     tokens: list[int] = out[0].tolist()[0 if isinstance(prompt, Prompt) else size :]
-    return PeerRun(tokens, _trace(tokens, eos, size, calls, len(drafts)), seconds)
-
-
-def _never_said(trunk: Seq2SeqTrunk) -> dict[str, Any]:
-    """Settings of `generate` for the ids that a trunk never says, or never first."""
-    found = {"suppress_tokens": trunk.suppressed, "begin_suppress_tokens": trunk.opening_suppressed}
-    return {name: ids.tolist() for name, ids in found.items() if ids is not None}
+    return PeerRun(tokens, _trace(tokens, rules.eos, size, calls, len(drafts)), seconds)
 
 
 def _inputs(trunk: Trunk, prompt: Prompt | Sequence[int], memory: Tensor | None) -> dict[str, Any]:
@@ -162,9 +160,9 @@ def _calls(model: PreTrainedModel | None) -> Iterator[list[Tensor | None]]:
         hook.remove()
 
 
-def _trace(tokens: list[int], eos: int, size: int, calls: list[Tensor | None], drafts: int) -> Trace:
+def _trace(tokens: list[int], eos: Sequence[int], size: int, calls: list[Tensor | None], drafts: int) -> Trace:
     """Counts from the tokens of each call: `size` entries of the prompt or the last token, and behind them a draft."""
-    trace = Trace(len(calls), 1, drafts, emitted=len(tokens), finished=tokens[-1:] == [eos])
+    trace = Trace(len(calls), 1, drafts, emitted=len(tokens), finished=bool(tokens) and tokens[-1] in eos)
     start = 0
     for index, ids in enumerate(calls):
         known = 1 if index else size

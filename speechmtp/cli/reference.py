@@ -85,10 +85,9 @@ def heard_digest(requests: Mapping[str, Request]) -> str:
 
 def text_tokens(recogniser: Recogniser, requests: Mapping[str, Request], texts: Mapping[str, str]) -> Tokens:
     """Transcripts as the model would have to say them, an end token behind each; nothing where nothing is heard."""
-    tokenizer = recogniser.bundle.tokenizer
-    normalise = get_normalizer(recogniser.bundle.config.normalizer)
+    model, normalise = recogniser.bundle.model, get_normalizer(recogniser.bundle.normalizer)
     return {
-        name: [] if one.empty else [*tokenizer.encode(normalise(texts[name])), tokenizer.eos]
+        name: [] if one.empty else [*model.encode(normalise(texts[name])), model.eos[0]]
         for name, one in requests.items()
     }
 

@@ -3,17 +3,17 @@
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from speechmtp.api import DTYPES, Recogniser
+from speechmtp.bundle import load_bundle, load_draft_model, reads_text
 from speechmtp.cli.options import (
     MOST,
     OPENING,
-    check_kind,
+    check_data,
     listen_all,
     noise_key_of,
     open_recogniser,
@@ -21,21 +21,17 @@ from speechmtp.cli.options import (
 )
 from speechmtp.cli.peers import run_peer
 from speechmtp.data.kaldi import read_data_dir
-from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.loop import Drawing
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
-from speechmtp.heads.folder import find_heads, load_heads, own_heads, trunk_digest
-from speechmtp.models.causal_lm import check_same_vocabulary, is_causal_lm, load_causal_lm
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.report import wer_interval
 from speechmtp.scoring.wer import score
 from speechmtp.text.normalize import get_normalizer
-from speechmtp.training.tasks.head_bases import long_texts, opened
-from speechmtp.types import Reference, Request, Result, TokenRules, Trace
+from speechmtp.training.tasks.head_bases import long_texts
+from speechmtp.types import Reference, Request, Result, Trace
 
 
 @dataclass
@@ -50,7 +46,7 @@ class Subject:
     listen_seconds: float = 0.0  # spent on all prompts together
     audio_seconds: float = 0.0
     assistant: Trunk | None = None
-    ids: Mapping[str, Sequence[int]] = field(default_factory=dict)  # prompts of ids, or the ids beside a memory
+    embedded: bool = False  # prompts are entries rather than token ids
 
     @property
     def names(self) -> list[str]:
@@ -85,14 +81,14 @@ class SpeechSubject(Subject):
         self.recogniser, self.transcripts = recogniser, transcripts
         model = recogniser.bundle.model
         super().__init__(
-            recogniser.runner, requests, recogniser.bundle.tokenizer.decode, recogniser.device, recogniser.dtype,
-            seconds, sum(request.audio_seconds for request in requests.values()),
-            ids=dict.fromkeys(requests, model.law.prompt) if isinstance(model, SpeechSeq2Seq) else {},
+            recogniser.runner, requests, model.decode, recogniser.device, recogniser.dtype, seconds,
+            sum(request.audio_seconds for request in requests.values()),
+            embedded=model.reads in ("features", "prompts"),
         )  # fmt: skip
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
         """Error rates with the interval of the word error rate."""
-        name = self.recogniser.bundle.config.normalizer
+        name = self.recogniser.bundle.normalizer
         report = score(self.transcripts, {n: r.text for n, r in results.items()}, get_normalizer(name))
         interval = wer_interval(report, seed)
         return {"wer": report.wer, "wer_low": interval.low, "wer_high": interval.high, "cer": report.cer,
@@ -129,59 +125,46 @@ def peer_result(subject: Subject, name: str, mode: str) -> Result:
     request = subject.requests[name]
     if request.empty:
         return Result("", (), Trace(finished=True, flags=("empty",)))
-    prompt = subject.ids.get(name, request.prompt)
+    prompt = request.prompt if subject.embedded else request.ids
     assert request.limit is not None
-    runner, memory = subject.runner, request.prompt.memory
-    run = run_peer(runner.trunk, mode, prompt, request.rules.eos[0], request.limit, subject.assistant, memory)
+    run = run_peer(
+        subject.runner.trunk, mode, prompt, request.rules, request.limit, subject.assistant, request.prompt.memory
+    )  # fmt: skip
     return Result(subject.text(run.tokens), tuple(run.tokens), run.trace, run.seconds)
 
 
 def open_subject(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -> tuple[Subject, Any]:
-    """What the command line names: a speech model and a data directory, or a causal LM's folder and a text file.
+    """What the command line names: a speech model and a data directory, or a text LM's folder and a text file.
     `check` gets the runner, and whether there is a CTC head, before anything is heard; its answer comes back too."""
-    check_kind(args.model, [args.data_dir], not is_causal_lm(args.model))
-    if is_causal_lm(args.model):
+    text = reads_text(args.model)
+    check_data(args.model, [args.data_dir], text)
+    if text:
         return _open_text(args, check)
     if args.opening is not None or args.most is not None:
-        raise ConfigError("--opening, --most: for causal LMs, and this is a speech model; leave them out")
+        raise ConfigError("--opening, --most: for text LMs, and this is a speech model; leave them out")
     recogniser = open_recogniser(args)
     checked = check(recogniser.runner, recogniser.has_ctc)
     data = read_data_dir(args.data_dir, args.root, allow_pipes=args.allow_pipes)
-    requests, seconds = listen_all(recogniser, data, args.allow_pipes)
+    language, task = (getattr(args, name, "") for name in ("language", "task"))
+    requests, seconds = listen_all(recogniser, data, args.allow_pipes, language=language, task=task)
     return SpeechSubject(recogniser, requests, seconds, data.transcripts()), checked
 
 
 def _open_text(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -> tuple[TextSubject, Any]:
-    """The subject of a causal LM's folder and a text file, a text a line, and what `check` answers."""
+    """The subject of a text LM's folder and a text file, a text a line, and what `check` answers."""
     opening, most = (default if n is None else n for n, default in ((args.opening, OPENING), (args.most, MOST)))
     if min(opening, most) < 1:
         raise ConfigError(f"--opening {opening}, --most {most}: expected 1 or more")
     if args.dtype not in DTYPES:
         raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
     prepare_run(args)
-    lm, device, dtype = load_causal_lm(args.model), torch.device(args.device), DTYPES[args.dtype]
-    folders = find_heads(Path(args.model), args.heads) if args.heads else own_heads(Path(args.model))
-    digest = trunk_digest(lm) if folders else ""
-    heads = {name: load_heads(path, lm, args.allow_stale_heads, digest) for name, path in folders.items()}
-    draft = load_causal_lm(args.draft_model) if args.draft_model else None
-    if draft is not None:
-        check_same_vocabulary(lm, draft)
-        draft.trunk.to(device=device, dtype=dtype)
-    for module in (lm.trunk, *heads.values()):
-        module.to(device=device, dtype=dtype)
-    runner = Runner(lm.trunk, heads, args.model, None if draft is None else draft.trunk)
+    bundle = load_bundle(args.model, args.allow_stale_heads, args.heads)
+    bundle.to(torch.device(args.device), DTYPES[args.dtype])
+    lm, draft = bundle.text_model, load_draft_model(args.draft_model, bundle) if args.draft_model else None
+    runner = Runner(lm.trunk, bundle.heads, args.model, None if draft is None else draft.trunk)
     checked = check(runner, False)
     requests = {}
     for number, text in enumerate(long_texts(lm, [args.data_dir], opening), 1):
-        ids = text[:opening]
-        with torch.no_grad():
-            prompt = opened(lm.trunk, [ids])
-            small = () if draft is None else (DraftPrompt(draft.trunk, opened(draft.trunk, [ids])),)
         name = f"{number:05}"
-        rules = TokenRules((lm.eos,))
-        requests[name] = Request(prompt, rules, most, tuple(ids), small, noise_key_of(name))
-    subject = TextSubject(
-        runner, requests, lambda tokens: lm.decode(list(tokens)), device, dtype, assistant=runner.draft,
-        ids={name: r.ids for name, r in requests.items()},
-    )  # fmt: skip
-    return subject, checked
+        requests[name] = replace(lm.read(text[:opening], most, draft), noise_key=noise_key_of(name))
+    return TextSubject(runner, requests, lm.decode, lm.device, DTYPES[args.dtype], assistant=runner.draft), checked

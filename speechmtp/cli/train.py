@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_finetune_arguments(asr)
     add_data_options(asr)
     add_heads_arguments(kinds.add_parser("heads", help="multi-token heads for a trained model"))
-    add_ctc_arguments(kinds.add_parser("ctc", help="a draft head that spells, for Moonshine or Whisper"))
+    add_ctc_arguments(kinds.add_parser("ctc", help="a draft head that spells, for a pretrained recogniser"))
     add_lm_arguments(kinds.add_parser("lm", help="a causal language model from plain text"))
 
 
@@ -130,6 +130,6 @@ def _export(trained: "Trained", config: "AsrConfig", train: "DataDir", folder: P
     )
     bundle = Bundle(
         BundleConfig(features=config.features, model=trained.model.config, normalizer=config.normalizer),
-        trained.model, trained.tokenizer, {config.heads.kind: trained.heads}, card, folder.name,
+        trained.model, {config.heads.kind: trained.heads}, card, folder.name,
     )  # fmt: skip
     save_bundle(bundle, folder, storage)

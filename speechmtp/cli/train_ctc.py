@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_training_options
-from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train ctc`."""
-    parser.add_argument("--model", required=True, help="model folder of Moonshine or Whisper")
+    parser.add_argument("--model", required=True, help="model folder of a pretrained encoder-decoder recogniser")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the head; a model's own is MODEL/ctc")
     parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
     parser.add_argument("--train", required=True, metavar="DATA", help="Kaldi data directory to train on")
@@ -34,8 +33,8 @@ def run_ctc(args: argparse.Namespace) -> int:
     from speechmtp.cli.train_heads import check_training, keep_config
     from speechmtp.config import from_dict, read_yaml, with_overrides
     from speechmtp.heads.folder import encoder_digest, save_speller
+    from speechmtp.models.bases.table import expect
     from speechmtp.models.ctc_speller import CtcSpeller
-    from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
     from speechmtp.training.loop import run_phase
     from speechmtp.training.tasks.asr import pick_precision
     from speechmtp.training.tasks.speller import SpellerPhase, SpellerTrainConfig, characters_of, spelled
@@ -45,9 +44,8 @@ def run_ctc(args: argparse.Namespace) -> int:
     check_training(args)
     out, device = Path(args.out), torch.device(args.device)
     bundle = load_without_heads(args.model).to(device, torch.float32)
-    if not isinstance(bundle.model, SpeechSeq2Seq):
-        raise ConfigError(f"--model {args.model}: has a CTC head of its own; expected a folder of Moonshine or Whisper")
-    train, dev = (spelled(items, bundle.tokenizer.decode) for items in _memories(args, config, bundle))
+    expect(bundle.model, "memories")
+    train, dev = (spelled(items, bundle.model.decode) for items in _memories(args, config, bundle))
     sizes = replace(
         config.ctc, characters=config.ctc.characters or characters_of(train), memory_width=train[0].memory.shape[1]
     )

@@ -1,4 +1,4 @@
-"""`train asr --base`: Moonshine or Whisper fine-tuned on Kaldi data directories"""
+"""`train asr --base`: a pretrained recogniser fine-tuned on Kaldi data directories"""
 
 import argparse
 import json
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train asr` that go with --base."""
-    parser.add_argument("--base", metavar="MODEL", help="fine-tune this model folder of Moonshine or Whisper instead")
+    parser.add_argument("--base", metavar="MODEL",
+                        help="fine-tune this folder of a pretrained encoder-decoder recogniser instead")  # fmt: skip
     parser.add_argument("--keep", metavar="DIR", help="with --base: audio on which it is to say what it says now")
     parser.add_argument("--prompts", metavar="FILE", help="with --base: keep the audio's memories here, for a next run")
 
@@ -27,7 +28,7 @@ def run_finetune(args: argparse.Namespace) -> int:
     from speechmtp.bundle import load_without_heads
     from speechmtp.cli.train_heads import check_training, keep_config
     from speechmtp.config import load_config
-    from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+    from speechmtp.models.bases.table import expect
     from speechmtp.training import distributed
     from speechmtp.training.tasks.asr import pick_precision
     from speechmtp.training.tasks.finetune import finetune
@@ -41,8 +42,7 @@ def run_finetune(args: argparse.Namespace) -> int:
     out, target = Path(args.out), distributed.own_device(args.device)
     rank, _ = distributed.start(target)
     bundle = load_without_heads(args.base).to(target, torch.float32)
-    if not isinstance(bundle.model, SpeechSeq2Seq):
-        raise ConfigError(f"--base {args.base}: a speech LLM of ours, expected a folder of Moonshine or Whisper")
+    expect(bundle.model, "memories")
     pools, dev = _data(args, config, bundle)
     if rank == 0:
         keep_config(config, out)

@@ -1,17 +1,16 @@
-"""`train heads`: multi-token heads for a model folder of ours or a causal LM of transformers"""
+"""`train heads`: multi-token heads for a model folder"""
 
 import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmtp.cli.options import add_training_options, check_kind
+from speechmtp.cli.options import add_training_options, check_data
 from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
     from speechmtp.heads.contract import HeadSet
-    from speechmtp.models.causal_lm import CausalLM
     from speechmtp.training.tasks.head_bases import HeldOut
     from speechmtp.training.tasks.head_data import HeadData
     from speechmtp.training.tasks.heads import HeadsTrainConfig
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train heads`."""
     parser.add_argument(
-        "--model", required=True, help="model folder, embedded model (an4), or folder of a causal LM of transformers"
+        "--model", required=True, help="model folder, embedded model (an4), or folder of a text LM of transformers"
     )
     parser.add_argument("--heads", metavar="KIND", help="family of heads, such as chain (default: the configuration's)")
     parser.add_argument("--depth", type=int, metavar="D", help="tokens drafted a call (default: the configuration's)")
@@ -28,7 +27,7 @@ def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
                         help="head folder; where the trunk is trained too, the model is DIR/model")  # fmt: skip
     parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
     parser.add_argument("--train", action="append", default=[], metavar="DATA",
-                        help="Kaldi data directory; for a causal LM a text file, repeatable")  # fmt: skip
+                        help="Kaldi data directory; for a text LM a text file, repeatable")  # fmt: skip
     parser.add_argument("--dev", action="append", default=[], metavar="DATA", help="the same, to choose checkpoints on")
     parser.add_argument(
         "--prompts",
@@ -43,7 +42,7 @@ def run_heads(args: argparse.Namespace) -> int:
     """Trains the heads and writes their folder."""
     import torch
 
-    from speechmtp.bundle import Bundle
+    from speechmtp.bundle import load_without_heads
     from speechmtp.heads.folder import start_heads
     from speechmtp.heads.table import build_heads
     from speechmtp.training import distributed
@@ -55,13 +54,13 @@ def run_heads(args: argparse.Namespace) -> int:
     out = Path(args.out)
     target = distributed.own_device(args.device)
     rank, _ = distributed.start(target)
-    base = _base(args, target)
-    trunk = (base.model if isinstance(base, Bundle) else base).trunk
+    base = load_without_heads(args.model).to(target, torch.float32)
+    trunk = base.model.trunk
     torch.manual_seed(config.seed)
     heads = build_heads(config.heads, trunk.shape).to(target)  # refuses what does not fit before any audio is heard
     data, dev = _data(args, config, base)
     if heads.shortlist is not None:
-        ids = likely_tokens(data.tokens(), len(heads.shortlist), heads.shape.vocab_size, [dev.eos])
+        ids = likely_tokens(data.tokens(), len(heads.shortlist), heads.shape.vocab_size, list(dev.eos))
         heads.shortlist.copy_(ids)
     heads.start_from(trunk)
     if args.start:
@@ -122,59 +121,16 @@ def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
     return from_dict(HeadsTrainConfig, with_overrides(data, args.overrides), where)
 
 
-def _base(args: argparse.Namespace, device: Any) -> "Bundle | CausalLM":
-    """The model that the heads are for."""
-    import torch
-
-    from speechmtp.bundle import load_without_heads
-    from speechmtp.models.causal_lm import is_causal_lm, load_causal_lm
-
-    if not is_causal_lm(args.model):
-        return load_without_heads(args.model).to(device, torch.float32)
-    lm = load_causal_lm(args.model)
-    lm.trunk.to(device)
-    return lm
-
-
-def _data(
-    args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle | CausalLM"
-) -> tuple["HeadData", "HeldOut"]:
+def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") -> tuple["HeadData", "HeldOut"]:
     """Training data and development set."""
-    from speechmtp.bundle import Bundle
-    from speechmtp.data.kaldi import read_data_dir
-    from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
     from speechmtp.progress import counter
-    from speechmtp.training.tasks.head_bases import (
-        heard_data,
-        heard_dev,
-        long_texts,
-        memory_data,
-        memory_dev,
-        packed_data,
-        text_dev,
-    )
+    from speechmtp.training.tasks.head_inputs import HeadInputs, head_inputs
 
-    check_kind(args.model, [*args.train, *args.dev], isinstance(base, Bundle))
-    if not isinstance(base, Bundle):
-        if args.prompts:
-            raise ConfigError(f"--prompts {args.prompts}: prompts are of audio, {args.model} reads text; leave it out")
-        texts = long_texts(base, args.dev, config.opening)
-        return packed_data(base, args.train, config), text_dev(base, texts, config.opening, config.size)
-    if max(len(args.train), len(args.dev)) > 1:
-        raise ConfigError("train heads: one --train and one --dev data directory expected; join them with data combine")
-    pretrained = isinstance(base.model, SpeechSeq2Seq)
-    need_text = not pretrained or config.targets == "text"
-    train, dev = (read_data_dir(d[0], args.root, need_text, args.allow_pipes) for d in (args.train, args.dev))
-    if pretrained:
-        prompts = Path(args.prompts) if args.prompts else None
-        kept = None if prompts is None else prompts.with_name(f"dev_{prompts.name}")
-        with counter("audio") as note:
-            held_out = memory_dev(base, [dev], kept, args.allow_pipes, note)
-            return memory_data(base, [train], config, prompts, args.allow_pipes, note), held_out
-    held_out = heard_dev(base, dev, args.allow_pipes)
-    with counter("prompts") as note:
-        prompts = Path(args.prompts) if args.prompts else None
-        return heard_data(base, train, config, prompts, args.allow_pipes, note), held_out
+    check_data(args.model, [*args.train, *args.dev], base.model.reads == "texts")
+    prompts = Path(args.prompts) if args.prompts else None
+    asked = HeadInputs(base, config, args.train, args.dev, args.root, prompts, args.allow_pipes)
+    with counter("audio") as note:
+        return head_inputs(asked, note)
 
 
 def keep_config(config: Any, out: Path) -> None:
@@ -192,31 +148,23 @@ def keep_config(config: Any, out: Path) -> None:
 
 
 def _write(
-    args: argparse.Namespace, base: "Bundle | CausalLM", heads: "HeadSet", config: "HeadsTrainConfig",
+    args: argparse.Namespace, base: "Bundle", heads: "HeadSet", config: "HeadsTrainConfig",
     figures: dict[str, float], out: Path,
 ) -> None:  # fmt: skip
     """The head folder or, where the trunk has moved, a whole model folder."""
-    from speechmtp.bundle import Bundle, save_bundle
+    from speechmtp.bundle import save_bundle
     from speechmtp.heads.folder import save_heads, trunk_digest
-    from speechmtp.models.causal_lm import quiet_transformers
 
     card = _card(args, heads, config, figures)
-    digest = trunk_digest(base.model if isinstance(base, Bundle) else base)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
     if config.mode == "frozen":
-        save_heads(heads, out, base.name, digest, args.storage, card)
+        save_heads(heads, out, base.name, trunk_digest(base.model), args.storage, card)
         print(f"heads: {out}")
         return
     folder = out / "model"
-    if isinstance(base, Bundle):
-        base.heads, base.name = {config.heads.kind: heads}, folder.name
-        base.card = f"{base.card.rstrip()}\n\n{card}".lstrip()
-        save_bundle(base, folder, args.storage)
-    else:
-        with quiet_transformers():
-            base.trunk.model.save_pretrained(folder)
-            base.tokenizer.save_pretrained(folder)
-        save_heads(heads, folder / "heads" / config.heads.kind, folder.name, digest, args.storage, card)
+    base.heads, base.name = {config.heads.kind: heads}, folder.name
+    base.card = f"{base.card.rstrip()}\n\n{card}".lstrip()
+    save_bundle(base, folder, args.storage)
     print(f"model: {folder}")
 
 

@@ -117,7 +117,7 @@ def _keep(config: "LmConfig", tokenizer: Any, out: Path) -> None:
 
 def _write(trunk: "Trunk", tokenizer: Any, card: str, folder: Path) -> None:
     """A folder of transformers with its card."""
-    from speechmtp.models.causal_lm import quiet_transformers
+    from speechmtp.models.quiet import quiet_transformers
 
     with quiet_transformers():
         trunk.model.save_pretrained(folder)

@@ -11,6 +11,7 @@ from speechmtp.cli.options import (
     add_draft_options,
     add_run_options,
     add_sampling_options,
+    add_speech_options,
     check_strategies,
     noise_key_of,
     open_recogniser,
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser, BATCH)
     add_draft_options(parser)
     add_sampling_options(parser)
+    add_speech_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     sources: list[Any] = [sys.stdin.buffer if name == "-" else name for name in args.files]
     found = recogniser.transcribe_many(
         sources, None, strategy, args.batch_size, "return", progress=True, sampling=sampling, noise_keys=keys,
-        names=args.files,
+        language=args.language, task=args.task, names=args.files,
     )  # fmt: skip
     flags: dict[str, tuple[str, ...]] = {}
     broken = False

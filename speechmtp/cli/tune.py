@@ -42,8 +42,8 @@ NODES = (8, 16, 32, 64)  # of calibrated trees
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp tune`."""
-    parser.add_argument("model", metavar="MODEL", help="model folder, embedded model, or causal LM's folder")
-    parser.add_argument("data_dir", metavar="DEV", help="development data directory; for a causal LM a text file")
+    parser.add_argument("model", metavar="MODEL", help="model folder, embedded model, or text LM's folder")
+    parser.add_argument("data_dir", metavar="DEV", help="development data directory; for a text LM a text file")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for tune.json")
     parser.add_argument("--conf", required=True, metavar="YAML", help="written: the strategies with their options")
     parser.add_argument("--loss", type=float, default=0.3, metavar="POINTS",

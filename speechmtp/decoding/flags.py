@@ -5,14 +5,14 @@ from collections.abc import Sequence
 LONGEST_PERIOD, REPEATS, LEAST = 16, 4, 12
 
 
-def flags_of(tokens: Sequence[int], eos: int) -> tuple[str, ...]:
+def flags_of(tokens: Sequence[int], ends: Sequence[int]) -> tuple[str, ...]:
     """`empty`: no token before the end; `limit`: no end token came; `repetition`: the output ends in the same up to 16
     tokens at least 4 times over, 12 tokens or more."""
     found = []
-    text = [token for token in tokens if token != eos]
+    text = [token for token in tokens if token not in ends]
     if not text:
         found.append("empty")
-    if eos not in tokens[-1:] and tokens:
+    if tokens and tokens[-1] not in ends:
         found.append("limit")
     if _repeats(text):
         found.append("repetition")

@@ -93,7 +93,8 @@ class Drawing:
 
 
 def generate(
-    trunk: Trunk, heads: HeadSet | None, prompt: Prompt, drafter: Drafter, rule: AcceptanceRule, eos: int,
+    trunk: Trunk, heads: HeadSet | None, prompt: Prompt, drafter: Drafter, rule: AcceptanceRule,
+    eos: int | Sequence[int],
     sources: Sources | None = None, limits: Limits | Sequence[int] | None = None, record_gaps: bool = False,
     drawing: Drawing | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
@@ -104,7 +105,8 @@ def generate(
 
 @torch.inference_mode()
 def generate_mixed(
-    trunk: Trunk, prompt: Prompt, plans: Sequence[Plan], eos: int, limits: Limits | Sequence[int] | None = None,
+    trunk: Trunk, prompt: Prompt, plans: Sequence[Plan], eos: int | Sequence[int],
+    limits: Limits | Sequence[int] | None = None,
     drawing: Drawing | None = None, prompt_ids: Sequence[Sequence[int]] | None = None, record_gaps: bool = False,
     overlap: bool = False, record_logprobs: bool = False,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
@@ -114,14 +116,14 @@ def generate_mixed(
     `limits` may be a number of tokens a row; `prompt_ids` are the ids in front of each row's output, for processors and
     for drafters that look back; `overlap` measures what acceptance theory expects.
     """
-    rows = len(prompt.lengths)
+    rows, ends = len(prompt.lengths), (eos,) if isinstance(eos, int) else tuple(eos)
     limits = limits or Limits()
     most = [limits.of(n) for n in prompt.lengths.tolist()] if isinstance(limits, Limits) else list(limits)
     drawing = drawing or Drawing()
     batch = Batch(
         trunk, list(range(rows)), trunk.new_cache(rows, prompt), prompt, prompt.lengths.tolist(), most,
         [[] for _ in range(rows)], [Trace() for _ in range(rows)],
-        [list(ids) for ids in prompt_ids] if prompt_ids is not None else [[] for _ in range(rows)], eos,
+        [list(ids) for ids in prompt_ids] if prompt_ids is not None else [[] for _ in range(rows)], ends,
         drawing.processors, record_gaps=record_gaps, record_overlap=overlap, record_logprobs=record_logprobs,
     )  # fmt: skip
     noise = drawing.noise(rows, prompt.embeddings.device)
@@ -132,7 +134,7 @@ def generate_mixed(
     while batch.rows:
         _call(batch, lanes)
     for tokens, trace in zip(batch.tokens, batch.traces):
-        trace.flags = flags_of(tokens, eos)
+        trace.flags = flags_of(tokens, ends)
     return batch.tokens, batch.traces
 
 

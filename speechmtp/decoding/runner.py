@@ -9,12 +9,12 @@ from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.draft_costs import CostTable, measure_costs
 from speechmtp.decoding.draft_length import Costed, DraftLength, Running
 from speechmtp.decoding.drafters.contract import Sources
-from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.loop import Drawing, Limits, Plan, generate_mixed
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
+from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import CtcSource, PreviousPass, Reference, Request, S, Trace, stack_prompts
 
@@ -108,7 +108,7 @@ class Runner:
             plans.append(self._plan(one, [requests[n] for n in rows], rows))
         most = [self.limits.of(int(r.prompt.lengths[0])) if r.limit is None else r.limit for r in requests]
         return generate_mixed(
-            self.trunk, stack_prompts([r.prompt for r in requests]), plans, requests[0].rules.eos[0], most, drawing,
+            self.trunk, stack_prompts([r.prompt for r in requests]), plans, requests[0].rules.eos, most, drawing,
             [r.ids for r in requests], record_gaps, overlap, record_logprobs,
         )  # fmt: skip
 

@@ -45,8 +45,8 @@ class DecodeState:
 
     @property
     def eos(self) -> int:
-        """The end token."""
-        return self.batch.eos
+        """The end token that drafters say."""
+        return self.batch.ends[0]
 
     @property
     def prompted(self) -> bool:
@@ -122,7 +122,7 @@ class Batch:
     tokens: list[list[int]]
     traces: list[Trace]
     prompt_ids: list[list[int]]
-    eos: int
+    ends: tuple[int, ...]
     processors: Processors | None = None
     prompted: bool = False  # the prompt's call is done
     record_gaps: bool = False

@@ -20,12 +20,12 @@ def record(batch: Batch, draft: Draft, accepted: Accepted, target: Tensor) -> tu
     for place, row in enumerate(batch.rows):
         tokens, trace, count = batch.tokens[row], batch.traces[row], counts[place]
         new = [*(drafts[place][node] for node in paths[place][:count]), following[place]]
-        if batch.eos in new:
-            del new[new.index(batch.eos) + 1 :]
+        last = next((at for at, token in enumerate(new) if token in batch.ends), len(new))
+        del new[last + 1 :]
         del new[batch.limits[row] - len(tokens) :]
         tokens.extend(new)
         emitted.append(new)
-        trace.finished = tokens[-1:] == [batch.eos]
+        trace.finished = bool(tokens) and tokens[-1] in batch.ends
         trace.calls += 1
         trace.prompt_calls += not batch.prompted
         trace.fed += batch.entries[place] + drafted[place]

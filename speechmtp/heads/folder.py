@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors.torch import save_file
-from torch import nn
 
 from speechmtp.config import load_config, write_yaml
 from speechmtp.errors import CheckpointError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
+from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, weights_digest
 from speechmtp.models.trunk import Trunk
 
@@ -131,11 +130,9 @@ def stored_parameters(path: Path) -> int:
     return sum(tensor.numel() for tensor in unpack(read_weights(path)).values() if tensor.is_floating_point())
 
 
-def encoder_digest(model: nn.Module, storage: Storage = "float32") -> str:
-    """`weights_digest` of a pretrained recogniser's encoder; a CheckpointError for a model of another kind."""
-    if not isinstance(model, SpeechSeq2Seq):
-        raise CheckpointError("the model has a CTC head of its own, expected Moonshine or Whisper; leave --ctc out")
-    return weights_digest(model.trunk.model.get_encoder(), storage)
+def encoder_digest(model: SpeechModel, storage: Storage = "float32") -> str:
+    """`weights_digest` of a pretrained recogniser's encoder; a CheckpointError for a model that has none apart."""
+    return weights_digest(model.encoder_alone(), storage)
 
 
 def save_speller(speller: CtcSpeller, folder: Path, base: str, digest: str, storage: Storage, card: str = "") -> None:
@@ -147,7 +144,7 @@ def save_speller(speller: CtcSpeller, folder: Path, base: str, digest: str, stor
         (folder / "card.md").write_text(card, encoding="utf-8")
 
 
-def load_speller(folder: Path, model: nn.Module, allow_stale: bool = False) -> CtcSpeller:
+def load_speller(folder: Path, model: SpeechModel, allow_stale: bool = False) -> CtcSpeller:
     """A CTC draft head trained on this very encoder; another encoder's is an error unless allowed."""
     config = load_config(SpellerFolderConfig, folder / "config.yaml")
     if config.encoder_sha256 != encoder_digest(model) and not allow_stale:

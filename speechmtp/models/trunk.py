@@ -96,17 +96,18 @@ class Trunk(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         # Families without `layer_types` slide in every layer where they name a window.
-        slides = getattr(model.config, "sliding_window", None) is not None
+        config = model.config.get_text_config()
+        slides = getattr(config, "sliding_window", None) is not None
         default = ["sliding_attention"] if slides else ["full_attention"]
-        kinds = set(getattr(model.config, "layer_types", None) or default)
-        if kinds != {"full_attention"} or getattr(model.config, "use_sliding_window", False):
+        kinds = set(getattr(config, "layer_types", None) or default)
+        if kinds != {"full_attention"} or getattr(config, "use_sliding_window", False):
             raise ConfigError(
                 f"trunk: {type(model).__name__} has {', '.join(sorted(kinds))} layers; only full attention is supported"
             )
         self.model = model
-        self.width = int(model.config.hidden_size)
-        self.vocab_size = int(model.config.vocab_size)
-        self.layers = int(model.config.num_hidden_layers)
+        self.width = int(config.hidden_size)
+        self.vocab_size = int(config.vocab_size)
+        self.layers = int(config.num_hidden_layers)
         # The argument was renamed within the supported range of transformers.
         names = inspect.signature(type(model.get_decoder()).forward).parameters
         self._cache_name = "cache" if "cache" in names else "past_key_values"
@@ -135,7 +136,7 @@ class Trunk(nn.Module):
     @property
     def shape(self) -> TrunkShape:
         """Sizes that heads need."""
-        c = self.model.config
+        c = self.model.config.get_text_config()
         heads = int(c.num_attention_heads)
         rope = getattr(c, "rope_parameters", None) or {}
         attention = getattr(self.model.get_decoder().layers[-1], "self_attn", None)

@@ -230,7 +230,7 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*speech, "--strategies", "tree:paths=0.00.000.0000.00000.000000.0000000.00000000"], "a tree of depth 8"
     yield [*speech, "--strategies", "verify:rule=often"], "expected match or ratio or block or sample"
     yield [*speech, "--strategies", ","], "none given"
-    yield [*speech, "--opening", "3"], "--opening, --most: for causal LMs"
+    yield [*speech, "--opening", "3"], "--opening, --most: for text LMs"
     yield [*speech, "--temperature", "-1"], "--temperature -1.0: expected 0 or more"
     yield [*speech, "--top-p", "0"], "--top-p 0.0: expected above 0, at most 1"
     yield [*speech, "--draft-model", "LMS/draft"], "not a model folder"

@@ -8,13 +8,13 @@ import small_lm
 import tiny
 import torch
 import transformers
+from small_lm import load_lm
 
 from speechmtp.cli.peers import PEER_MODES, PeerRun, peer_modes, run_peer
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.loop import Limits, generate
 from speechmtp.errors import ConfigError, ShapeError
-from speechmtp.models.causal_lm import load_causal_lm
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, sum_traces
 
@@ -40,7 +40,7 @@ def theirs(trunk: Trunk, mode: str, prompt: Prompt | list[int], assistant: Trunk
 
     models = [trunk] if assistant is None else [trunk, assistant]
     hooks = [m.model.get_decoder().register_forward_hook(lambda *_, i=i: note(i)) for i, m in enumerate(models)]
-    run = run_peer(trunk, mode, prompt, tiny.EOS, LIMIT, assistant)
+    run = run_peer(trunk, mode, prompt, tiny.RULES, LIMIT, assistant)
     for hook in hooks:
         hook.remove()
     assert [run.trace.calls, run.trace.draft_calls] == counts
@@ -115,12 +115,12 @@ def test_an_assistant_of_the_same_weights_is_always_right() -> None:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_a_text_lm_gives_our_tokens(family: str, tmp_path: Path) -> None:
-    lm = load_causal_lm(small_lm.write_lm(tmp_path / "lm", family))
+    lm = load_lm(small_lm.write_lm(tmp_path / "lm", family))
     lm.trunk.double()
     ids = lm.encode("the cat sat on the mat and the cat")
-    plain = ours(lm.trunk, ids, lm.eos)
+    plain = ours(lm.trunk, ids, lm.eos[0])
     for mode in PEER_MODES:
-        run = run_peer(lm.trunk, mode, ids, lm.eos, LIMIT, lm.trunk if mode == "assistant" else None)
+        run = run_peer(lm.trunk, mode, ids, lm.rules, LIMIT, lm.trunk if mode == "assistant" else None)
         assert run.tokens == plain
 
 
@@ -139,9 +139,9 @@ def test_modes_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "token ids alone" in str(peer_modes(trunk, True, tiny.trunk(1))["assistant"])
     assert peer_modes(trunk, False)["assistant"] == "no assistant is given"
     with pytest.raises(ConfigError, match="assistant cannot run: transformers gives"):
-        run_peer(trunk, "assistant", prompt, tiny.EOS, LIMIT, tiny.trunk(1))
+        run_peer(trunk, "assistant", prompt, tiny.RULES, LIMIT, tiny.trunk(1))
     with pytest.raises(ConfigError, match="no mode 'beam', expected one of greedy"):
-        run_peer(trunk, "beam", prompt, tiny.EOS, LIMIT)
+        run_peer(trunk, "beam", prompt, tiny.RULES, LIMIT)
     other = tiny.trunk(1)
     other.vocab_size = 99
     assert peer_modes(trunk, False, other)["assistant"] == "the assistant has 99 tokens, expected 11"
@@ -154,7 +154,7 @@ def test_prompts_that_generate_would_read_otherwise_are_refused() -> None:
     trunk = tiny.trunk()
     prompt = tiny.prompts(trunk, [4])
     with pytest.raises(ShapeError, match="text starts at position 5, expected 1"):
-        run_peer(trunk, "greedy", replace(prompt, next_position=torch.tensor([5])), tiny.EOS, LIMIT)
+        run_peer(trunk, "greedy", replace(prompt, next_position=torch.tensor([5])), tiny.RULES, LIMIT)
     for wrong in (tiny.prompts(trunk, [4, 3]), replace(prompt, lengths=torch.tensor([3]))):
         with pytest.raises(ShapeError, match="expected one row, unpadded"):
-            run_peer(trunk, "greedy", wrong, tiny.EOS, LIMIT)
+            run_peer(trunk, "greedy", wrong, tiny.RULES, LIMIT)

@@ -11,7 +11,7 @@ from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.loop import generate
 from speechmtp.errors import ConfigError, ShapeError
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.types import sum_traces
 
 LIMIT = 14
@@ -20,13 +20,13 @@ makers = pytest.mark.parametrize("make", MAKERS)
 modes = pytest.mark.parametrize("mode", ["greedy", "prompt_lookup"])
 
 
-def ours(model: SpeechSeq2Seq, lengths: list[int], seed: int) -> list[list[int]]:
+def ours(model: EncoderDecoder, lengths: list[int], seed: int) -> list[list[int]]:
     """What our own plain decoding says of random memories in one batch."""
     prompt = tiny.memory_prompts(model, lengths, seed)
     return generate(model.trunk, None, prompt, Silent(), GreedyMatch(), tiny.EOS, limits=[LIMIT] * len(lengths))[0]
 
 
-def theirs(model: SpeechSeq2Seq, mode: str, length: int, seed: int) -> PeerRun:
+def theirs(model: EncoderDecoder, mode: str, length: int, seed: int) -> PeerRun:
     """What transformers says of one, its decoder's forwards and their tokens counted apart from `run_peer`."""
     fed: list[int] = []
     decoder = model.trunk.model.get_decoder()
@@ -34,7 +34,7 @@ def theirs(model: SpeechSeq2Seq, mode: str, length: int, seed: int) -> PeerRun:
         lambda _, args, given, __: fed.append(given["input_ids"].shape[1]), with_kwargs=True
     )
     memory = tiny.memory_prompts(model, [length], seed).memory
-    run = run_peer(model.trunk, mode, model.law.prompt, tiny.EOS, LIMIT, memory=memory)
+    run = run_peer(model.trunk, mode, model.opening(), model.rules, LIMIT, memory=memory)
     hook.remove()
     assert [run.trace.calls, run.trace.fed] == [len(fed), sum(fed)]
     return run
@@ -42,7 +42,7 @@ def theirs(model: SpeechSeq2Seq, mode: str, length: int, seed: int) -> PeerRun:
 
 @modes
 @makers
-def test_the_same_memory_gives_our_tokens(make: Callable[[int], SpeechSeq2Seq], mode: str) -> None:
+def test_the_same_memory_gives_our_tokens(make: Callable[[int], EncoderDecoder], mode: str) -> None:
     runs = []
     for seed in range(12):
         model = make(seed)
@@ -51,7 +51,7 @@ def test_the_same_memory_gives_our_tokens(make: Callable[[int], SpeechSeq2Seq], 
         trace = run.trace
         assert trace.emitted == len(run.tokens) and trace.finished == (run.tokens[-1] == tiny.EOS)
         assert trace.calls + trace.num_accepted_tokens - trace.emitted in (0, 1)
-        assert trace.fed == len(model.law.prompt) + trace.calls - 1 + trace.num_draft_tokens
+        assert trace.fed == len(model.opening()) + trace.calls - 1 + trace.num_draft_tokens
         runs.append(run)
     total = sum_traces(run.trace for run in runs)
     assert 0 < sum(run.trace.finished for run in runs) < len(runs)
@@ -70,20 +70,20 @@ def test_what_is_never_said_or_never_first(mode: str) -> None:
         tokens = theirs(tiny.tiny_whisper(seed), mode, 5, seed).tokens
         said |= set(tokens)
         first.add(tokens[0])
-    law = tiny.tiny_whisper().law
-    assert said.isdisjoint(law.suppressed) and first.isdisjoint(law.opening_suppressed)
-    assert said & set(law.opening_suppressed), "but later they are said"
+    rules = tiny.tiny_whisper().rules
+    assert said.isdisjoint(rules.suppress) and first.isdisjoint(rules.begin_suppress)
+    assert said & set(rules.begin_suppress), "but later they are said"
 
 
 @makers
-def test_an_assistant_is_refused_with_its_reason(make: Callable[[], SpeechSeq2Seq]) -> None:
+def test_an_assistant_is_refused_with_its_reason(make: Callable[[], EncoderDecoder]) -> None:
     model = make()
     reasons = peer_modes(model.trunk, False, model.trunk)
     assert [mode for mode, why in reasons.items() if why is None] == ["greedy", "prompt_lookup"]
     assert "its own encoder, and none is given" in str(reasons["assistant"])
     memory = tiny.memory_prompts(model, [4]).memory
     with pytest.raises(ConfigError, match="assistant cannot run: transformers' assistant of an encoder-decoder"):
-        run_peer(model.trunk, "assistant", model.law.prompt, tiny.EOS, LIMIT, model.trunk, memory)
+        run_peer(model.trunk, "assistant", model.opening(), model.rules, LIMIT, model.trunk, memory)
     for memory in (None, torch.zeros(2, 4, tiny.WIDTH)):
         with pytest.raises(ShapeError, match="beside a memory of one row"):
-            run_peer(model.trunk, "greedy", model.law.prompt, tiny.EOS, LIMIT, memory=memory)
+            run_peer(model.trunk, "greedy", model.opening(), model.rules, LIMIT, memory=memory)

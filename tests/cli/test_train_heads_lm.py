@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_lm import LINES, write_lm, write_text
+from small_lm import LINES, load_lm, write_lm, write_text
 
 import speechmtp
 from speechmtp.cli.main import main
 from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.heads.folder import load_heads, trunk_digest
-from speechmtp.models.causal_lm import load_causal_lm
 from speechmtp.training.tasks.head_data import opened
 
 QUICK = ["steps=3", "rows=2", "size=24", "opening=3", "precision=float32", "loop.evaluate_every=2", "optim.warmup=1"]
@@ -58,8 +57,8 @@ def failing(arguments: list[str], capsys) -> str:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_a_causal_lm_is_loaded_with_its_own_opening(family, lms):
-    lm = load_causal_lm(lms / family)
-    assert lm.bos == (0 if family == "llama" else None) and lm.eos == 1
+    lm = load_lm(lms / family)
+    assert lm.bos == (0 if family == "llama" else None) and lm.eos[0] == 1
     ids = lm.encode(LINES[0])
     assert ids == lm.tokenizer(LINES[0])["input_ids"] and lm.decode(ids) == LINES[0]
     assert lm.trunk.shape.qk_norm == (family == "qwen3") and not lm.trunk.training
@@ -68,7 +67,7 @@ def test_a_causal_lm_is_loaded_with_its_own_opening(family, lms):
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_heads_of_a_causal_lm_come_back_from_their_folder(family, lms, trained):
-    lm = load_causal_lm(lms / family)
+    lm = load_lm(lms / family)
     heads = load_heads(trained / family / "own", lm)
     state = load_file(trained / family / "own" / "heads.safetensors")
     assert heads.depth == 2 and all(torch.equal(value, state[name]) for name, value in heads.state_dict().items())
@@ -76,19 +75,19 @@ def test_heads_of_a_causal_lm_come_back_from_their_folder(family, lms, trained):
     start.start_from(lm.trunk)
     moved = [n for n, value in start.state_dict().items() if not torch.equal(value, state[n])]
     assert len(moved) > 5
-    other = load_causal_lm(lms / ("qwen3" if family == "llama" else "llama"))
+    other = load_lm(lms / ("qwen3" if family == "llama" else "llama"))
     with pytest.raises(speechmtp.errors.CheckpointError, match="another trunk"):
         load_heads(trained / family / "own", other)
 
 
 def test_a_shortlist_is_of_the_texts_and_keeps_the_end(lms, trained):
-    lm = load_causal_lm(lms / "llama")
+    lm = load_lm(lms / "llama")
     heads = load_heads(trained / "llama" / "text", lm)
     ids = heads.shortlist.tolist()
-    behind = [t for line in LINES for t in [*lm.encode(line)[3:], lm.eos]]
+    behind = [t for line in LINES for t in [*lm.encode(line)[3:], lm.eos[0]]]
     common = sorted(set(behind), key=lambda t: (-behind.count(t), t))[:10]
     assert len(ids) == 20 == len(set(ids)) and ids == sorted(ids)
-    assert lm.eos in ids and set(common) <= set(ids)
+    assert lm.eos[0] in ids and set(common) <= set(ids)
 
 
 def test_list_tells_which_heads_fit(lms, trained, tmp_path, capsys):
@@ -118,7 +117,7 @@ def test_the_report_predicts_what_decoding_measures(lms, trained, tmp_path, caps
     assert report["utterances"] == 10 and report["reference_source"] == "decoded now"
     assert (report["opening"], report["most"], report["note"]) == (4, 12, None)
     assert "tokens per call of at most" in shown and "each behind the first 4 of its text" in shown
-    lm = load_causal_lm(model)
+    lm = load_lm(model)
     openings = [lm.encode(line)[:4] for line in LINES]
     for name, found in zip(("own", "text"), report["heads"]):
         heads = load_heads(trained / "llama" / name, lm)
@@ -127,7 +126,7 @@ def test_the_report_predicts_what_decoding_measures(lms, trained, tmp_path, caps
             prompt, limits = opened(lm.trunk, openings), Limits(0.0, 12, 12)
             assert strategy.drafter is not None and strategy.rule is not None
             tokens, traces = generate(
-                lm.trunk, heads, prompt, strategy.drafter, strategy.rule, lm.eos, limits=limits
+                lm.trunk, heads, prompt, strategy.drafter, strategy.rule, lm.eos[0], limits=limits
             )  # fmt: skip
             assert list(kept["tokens"].values()) == tokens * 2
             assert row["tokens_per_call"] == pytest.approx(sum(map(len, tokens)) / sum(t.calls for t in traces))
@@ -143,7 +142,7 @@ def test_the_text_itself_as_reference_is_marked(lms, trained, tmp_path, capsys):
     heads = ["--heads", str(trained / "llama" / "text"), "--reference", "text", "--out", str(tmp_path)]
     assert main(["heads", "report", str(lms / "llama"), str(lms / "lines.txt"), *heads, "--opening", "3"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    lm = load_causal_lm(lms / "llama")
+    lm = load_lm(lms / "llama")
     assert report["tokens"] == 2 * sum(len(lm.encode(line)) + 1 - 3 for line in LINES)
     assert "biased" in report["note"] and "biased: text" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.txt.json"))
@@ -156,7 +155,7 @@ def test_a_causal_lm_that_moved_is_a_folder_of_transformers(family, mode, lms, t
     assert main([*command(lms, family, tmp_path / "out"), f"mode={mode}"]) == 0
     line = next(row for row in capsys.readouterr().out.splitlines() if row.startswith("{"))
     model = tmp_path / "out" / "model"
-    before, lm = load_causal_lm(lms / family), load_causal_lm(model)
+    before, lm = load_lm(lms / family), load_lm(model)
     assert trunk_digest(lm) != trunk_digest(before) and lm.encode(LINES[1]) == before.encode(LINES[1])
     assert load_heads(model / "heads" / "chain", lm).depth == 2  # not stale
     assert main(["heads", "report", str(model), str(lms / "lines.txt"), "--opening", "3", "--most", "24"]) == 0
@@ -168,7 +167,7 @@ def test_wrong_input_is_one_line(lms, trained, tmp_path, capsys):
     out, text = tmp_path / "out", str(lms / "lines.txt")
     spoken = str(Path(speechmtp.__file__).parent / "assets" / "examples")
     error = failing(command(lms, "llama", out, "--dev", spoken), capsys)
-    assert f"{spoken}: a folder" in error and "is a causal LM; give a text file" in error
+    assert f"{spoken}: a folder" in error and "is a text LM; give a text file" in error
     assert "--prompts p" in failing(command(lms, "llama", out, "--prompts", "p"), capsys)
     assert "nowhere.txt" in failing(command(lms, "llama", out, "--train", "nowhere.txt"), capsys)
     assert "no text longer than its prompt of 40" in failing(

@@ -8,11 +8,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_lm import LINES
+from small_lm import LINES, load_lm
 
 from speechmtp.cli.main import main
 from speechmtp.decoding.loop import Limits
-from speechmtp.models.causal_lm import load_causal_lm
 from speechmtp.training.tasks.head_data import opened, plain_outputs
 
 QUICK = [
@@ -54,8 +53,8 @@ def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_the_folder_loads_and_decodes_as_transformers_does(trained: Path) -> None:
-    lm = load_causal_lm(trained / "big" / "model")
-    assert (lm.bos, lm.eos) == (1, 2) and lm.trunk.vocab_size == len(lm.tokenizer) == 290
+    lm = load_lm(trained / "big" / "model")
+    assert (lm.bos, lm.eos[0]) == (1, 2) and lm.trunk.vocab_size == len(lm.tokenizer) == 290
     ids = lm.encode(LINES[0])
     assert lm.decode(ids) == LINES[0]
     [said] = plain_outputs(lm.trunk, opened(lm.trunk, [ids[:6]]), lm.eos, Limits(0.0, 40, 40))
@@ -74,7 +73,7 @@ def test_figures_and_card_say_what_was_reached(trained: Path) -> None:
 
 
 def test_a_small_model_shares_the_tokenizer(trained: Path) -> None:
-    big, small = (load_causal_lm(trained / name / "model") for name in ("big", "small"))
+    big, small = (load_lm(trained / name / "model") for name in ("big", "small"))
     assert big.tokenizer.get_vocab() == small.tokenizer.get_vocab()
     assert small.trunk.vocab_size == big.trunk.vocab_size and small.trunk.layers == 1
     config = yaml.safe_load((trained / "small" / "config.yaml").read_text())

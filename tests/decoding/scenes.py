@@ -13,13 +13,13 @@ from random_trees import random_shape
 
 from speechmtp.decoding.draft_costs import CostTable
 from speechmtp.decoding.drafters.ctc import Mode
-from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.loop import Drawing
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import LENGTHS, RULES, STRATEGIES, Strategy, parse_strategy
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.table import FAMILIES
+from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import CtcLabels, PreviousPass, Prompt, Reference, Request, Source, Trace, TrunkShape
 

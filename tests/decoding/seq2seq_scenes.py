@@ -22,7 +22,7 @@ from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.layer import LayerHeadsConfig
 from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import HeadsConfig
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.types import (
     CtcText,
     PreviousPass,
@@ -69,7 +69,7 @@ class Scene:
     """A model, heads, a ragged batch of requests and the answers."""
 
     seed: int
-    model: SpeechSeq2Seq
+    model: EncoderDecoder
     heads: HeadSet
     requests: list[Request]
     answers: list[list[int]]
@@ -99,7 +99,7 @@ class Scene:
         return traces
 
 
-def heads_for(model: SpeechSeq2Seq, config: HeadsConfig, seed: int) -> HeadSet:
+def heads_for(model: EncoderDecoder, config: HeadsConfig, seed: int) -> HeadSet:
     """Random heads, in some scenes those at the start of training, which say what the trunk says."""
     built: Any = tiny.random_heads(config, seed, model.trunk.shape)
     if seed % 5 < 2:
@@ -124,7 +124,7 @@ def make_scene(seed: int, most_rows: int = 6, whisper: bool | None = None) -> Sc
         limit = int(torch.randint(1, 17, (), generator=rng))
         limit = model.limit(1000) if whisper and limit > 11 else limit
         one = prompt.row(row)
-        answer = run_peer(model.trunk, "greedy", model.law.prompt, tiny.EOS, limit, memory=one.memory).tokens
+        answer = run_peer(model.trunk, "greedy", model.opening(), model.rules, limit, memory=one.memory).tokens
         requests.append(
             Request(one, tiny.RULES, limit, (), _sources(answer, seed, row, rng), row)
         )  # fmt: skip

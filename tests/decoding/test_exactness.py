@@ -126,7 +126,7 @@ def test_from_features_to_tokens(family: str, adapter: CtcMergeConfig | StackCon
     tiny.randomise(model.trunk, 3, gain=3.0)
     sizes = [60, 13, 3, 41]
     frames, lengths = tiny.frames(sizes, 3)
-    out = model.encode(frames, lengths)
+    out = model.encode_audio(frames, lengths)
     prompt = model.prompt(out)
     lists = [[t for t in row[:n].unique_consecutive().tolist() if t != tiny.VOCAB]
              for row, n in zip(out.logits.argmax(-1), out.lengths.tolist())]  # fmt: skip
@@ -134,7 +134,7 @@ def test_from_features_to_tokens(family: str, adapter: CtcMergeConfig | StackCon
     tokens, _ = generate(model.trunk, None, prompt, CtcDraft(), GreedyMatch(), tiny.EOS, as_sources(lists), limits)
     assert any(lists) and any(len(row) > 2 for row in tokens)
     for row, size in enumerate(sizes):
-        alone = model.prompt(model.encode(frames[row : row + 1, :size], lengths[row : row + 1]))
+        alone = model.prompt(model.encode_audio(frames[row : row + 1, :size], lengths[row : row + 1]))
         limit = limits.of(int(alone.lengths[0]))
         assert tokens[row] == oracle.plain_greedy(model.trunk, alone, tiny.EOS, limit).tokens
 

@@ -21,8 +21,8 @@ from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import RULES, parse_strategy
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.table import HeadsConfig
+from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.models.seq2seq import MemoryCache
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import CtcText, Prompt, Request, SpelledText, Trace
 
@@ -123,7 +123,7 @@ def test_fault_the_opening_tokens_carry_a_draft(whisper: bool) -> None:
         scene = make_scene(seed, whisper=whisper)
         tokens, traces = drafted(scene, [{0: answer} for answer in scene.answers])
         assert tokens == scene.answers
-        opening = len(scene.model.law.prompt)
+        opening = len(scene.model.opening())
         for answer, trace in zip(scene.answers, traces):
             assert (trace.calls, trace.prompt_calls, trace.num_accepted_tokens) == (1, 1, len(answer))
             assert trace.fed == opening + len(answer)
@@ -144,7 +144,7 @@ def test_fault_begin_suppressed_ids_are_forbidden_at_the_first_token_only() -> N
     refused = later = 0
     for seed in range(16):
         scene = make_scene(seed, 4, whisper=True)
-        forbidden = scene.model.law.opening_suppressed
+        forbidden = scene.model.rules.begin_suppress
         wanted = first_choices(scene)
         tokens, traces = drafted(scene, [{0: [first, *answer]} for first, answer in zip(wanted, scene.answers)])
         assert tokens == scene.answers and all(said[0] not in forbidden for said in tokens)
@@ -160,7 +160,7 @@ def test_fault_timestamps_and_suppressed_ids_are_never_said() -> None:
     """Though every draft consists of them."""
     for seed in range(6):
         scene = make_scene(seed, 4, whisper=True)
-        never = [*scene.model.law.suppressed]
+        never = [*scene.model.rules.suppress]
         script = [dict.fromkeys(range(40), never[i % 3 :]) for i in range(len(scene.requests))]
         tokens, traces = drafted(scene, script)
         assert tokens == scene.answers and not sum(trace.num_accepted_tokens for trace in traces)
@@ -172,12 +172,12 @@ def test_fault_drawn_tokens_keep_the_law_under_every_rule(rule: str) -> None:
     drafts = 0
     for seed in range(4):
         scene = make_scene(seed, 4, whisper=True)
-        law = scene.model.law
+        rules = scene.model.rules
         drawing = Drawing.of(SamplingConfig(temperature=3.0, seed=seed), range(len(scene.requests)))
         for label in ("ar", "verify", *(["tree:paths=0.1.00.01"] if rule != "block" else [])):  # which takes chains
             text = f"{label}{',' if ':' in label else ':'}rule={rule}" if rule and label != "ar" else label
             tokens, traces = scene.run([text], drawing=drawing)
-            assert all({*said}.isdisjoint(law.suppressed) and said[0] not in law.opening_suppressed for said in tokens)
+            assert all({*said}.isdisjoint(rules.suppress) and said[0] not in rules.begin_suppress for said in tokens)
             drafts += sum(trace.num_draft_tokens for trace in traces)
     assert drafts > 60
 
@@ -206,8 +206,8 @@ def test_fault_windows_that_never_stop_have_the_limit_of_their_seconds(whisper: 
     folder = tiny.write_seq2seq(tmp_path / "model", "whisper" if whisper else "moonshine")
     recogniser = speechmtp.load(str(folder))
     model = recogniser.bundle.model
-    assert isinstance(model, SpeechSeq2Seq)
-    kept = torch.tensor([*model.law.suppressed, tiny.EOS])
+    assert isinstance(model, EncoderDecoder)
+    kept = torch.tensor([*model.rules.suppress, tiny.EOS])
     model.trunk.suppressed = kept
     noise = [torch.randn(size, generator=tiny.generator(size)).numpy() for size in (900, 20000, 64000)]
     heard = [recogniser.listen(one) for one in noise]
@@ -272,7 +272,7 @@ def test_fault_texts_with_marks_bytes_and_names_of_special_tokens(family: str, t
     """Drafts spelled by the model's own tokenizer, which has fewer tokens than a Whisper: never a special id, exact."""
     recogniser = speechmtp.load(str(tiny.write_seq2seq(tmp_path / "model", family, 2)), dtype="float64")
     model, tokenizer = recogniser.bundle.model, recogniser.bundle.tokenizer
-    assert isinstance(model, SpeechSeq2Seq)
+    assert isinstance(model, EncoderDecoder)
     speller = tokenizer.speller()  # type: ignore[union-attr]
     requests, plain = [], []
     texts = ["the ant \u2581in</s> it", "<s>", "\u00e9\u4e16<0x41>", "<unk> can", "<|0.00|>\x00\x7f", "", " " * 9]

@@ -141,7 +141,7 @@ def test_audio_and_text_share_one_position_axis() -> None:
 def test_the_prompt_closes_with_the_opening_token_at_position_zero() -> None:
     model = tiny.speech_lm(0)
     frames, lengths = tiny.frames([40, 25, 3], 0)
-    out = model.encode(frames, lengths)
+    out = model.encode_audio(frames, lengths)
     segments = merge_segments(out.states, out.logits, out.lengths)
     prompt = model.prompt(out)
     assert prompt.lengths.tolist() == (segments.lengths + 2).tolist()
@@ -160,9 +160,9 @@ def test_prompts_of_a_batch_equal_those_of_its_rows(config: CtcMergeConfig | Sta
     model = tiny.speech_lm(1, config)
     sizes = [44, 9, 30, 17]
     frames, lengths = tiny.frames(sizes, 1)
-    batch = model.prompt(model.encode(frames, lengths))
+    batch = model.prompt(model.encode_audio(frames, lengths))
     for row, size in enumerate(sizes):
-        alone = model.prompt(model.encode(frames[row : row + 1, :size], lengths[row : row + 1]))
+        alone = model.prompt(model.encode_audio(frames[row : row + 1, :size], lengths[row : row + 1]))
         cut = batch.row(row)
         assert cut.lengths.tolist() == alone.lengths.tolist()
         assert torch.equal(cut.positions, alone.positions[:, : int(alone.lengths[0])])

@@ -18,8 +18,10 @@ from speechmtp.bundle import load_bundle
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import CheckpointError, DataError, ShapeError
 from speechmtp.heads.decoder_layer import DecoderLayer, causal, rotary
+from speechmtp.models.bases.encoder_decoder import EncoderDecoder
+from speechmtp.models.bases.moonshine import Moonshine, MoonshineSettings
+from speechmtp.models.bases.whisper import Whisper
 from speechmtp.models.seq2seq import Seq2SeqTrunk
-from speechmtp.models.speech_seq2seq import Seq2SeqConfig, SpeechSeq2Seq
 from speechmtp.types import Prompt
 
 MAKERS: dict[str, Any] = {"moonshine": tiny.tiny_moonshine, "whisper": tiny.tiny_whisper}
@@ -55,7 +57,7 @@ def test_fault_the_encoder_is_the_stock_one_on_a_whole_window() -> None:
 def test_fault_a_trimmed_window_is_refused_by_the_stock_encoder() -> None:
     model = tiny.tiny_whisper(3)
     with pytest.raises(ValueError, match="mel input features"):
-        model.encode(model.features(recording(4000))[..., :-2])
+        model.encode_audio(model.inputs(recording(4000))[..., :-2])
 
 
 @torch.no_grad()
@@ -64,9 +66,9 @@ def test_fault_samples_are_padded_and_not_the_log_mel() -> None:
     model = tiny.tiny_whisper(3)
     padded = torch.cat([recording(4000), torch.zeros(12000)])
     assert torch.equal(model.memory(recording(4000)), model.memory(padded))
-    loud = model.features(recording(4000))
+    loud = model.inputs(recording(4000))
     loud[..., 25:] = 0
-    assert largest(model.encode(loud) - model.memory(padded)) > 1e-2
+    assert largest(model.encode_audio(loud) - model.memory(padded)) > 1e-2
 
 
 @torch.no_grad()
@@ -156,7 +158,7 @@ def test_fault_a_decoder_that_looks_at_padding_is_not_given_any() -> None:
 @both
 def test_fault_logits_are_the_models_own_without_a_scale(family: str) -> None:
     """States stand between the final norm and the tied projection; suppressed ids apart, equal numbers."""
-    model: SpeechSeq2Seq = MAKERS[family](2)
+    model: EncoderDecoder = MAKERS[family](2)
     trunk = model.trunk
     prompt = tiny.memory_prompts(model, [6, 6])
     ids = torch.randint(0, trunk.vocab_size, (2, 8), generator=tiny.generator(1))
@@ -167,8 +169,8 @@ def test_fault_logits_are_the_models_own_without_a_scale(family: str) -> None:
     positions = torch.arange(8).repeat(2, 1)
     hidden = trunk(trunk.embed(ids), positions, torch.zeros_like(ids), (), prompt.memory, prompt.memory_lengths).hidden
     torch.testing.assert_close(trunk.unembedding()(hidden), wanted, rtol=0, atol=1e-12)
-    never = torch.tensor(model.law.suppressed, dtype=torch.long)
-    said = [i for i in range(trunk.vocab_size) if i not in model.law.suppressed]
+    never = torch.tensor(model.rules.suppress, dtype=torch.long)
+    said = [i for i in range(trunk.vocab_size) if i not in model.rules.suppress]
     assert torch.equal(trunk.unembed(hidden)[..., said], trunk.unembedding()(hidden)[..., said])
     assert bool((trunk.unembed(hidden)[..., never] == torch.finfo(torch.float64).min).all())
 
@@ -177,7 +179,7 @@ def test_fault_logits_are_the_models_own_without_a_scale(family: str) -> None:
 def test_fault_the_projection_stays_tied(family: str, tmp_path: Path) -> None:
     """After loading, moving and training mode; stored once."""
     model = load_bundle(str(tiny.write_seq2seq(tmp_path / "model", family))).model
-    assert isinstance(model, SpeechSeq2Seq)
+    assert isinstance(model, EncoderDecoder)
     for moved in (model, model.double(), model.train(), model.eval()):
         trunk = moved.trunk
         assert trunk.unembedding().weight is trunk.model.get_decoder().embed_tokens.weight  # type: ignore[union-attr]
@@ -187,10 +189,10 @@ def test_fault_the_projection_stays_tied(family: str, tmp_path: Path) -> None:
 def test_fault_an_entry_carries_no_placeholder_for_audio() -> None:
     """The prompt is the opening tokens; the audio is in the memory alone, which states depend on at every entry."""
     for make in MAKERS.values():
-        model: SpeechSeq2Seq = make(1)
+        model: EncoderDecoder = make(1)
         first, second = (tiny.memory_prompts(model, [7], seed) for seed in (0, 1))
-        assert torch.equal(first.embeddings[0], model.trunk.embed(torch.tensor(model.law.prompt)))
-        assert torch.equal(first.embeddings, second.embeddings) and first.lengths.tolist() == [len(model.law.prompt)]
+        assert torch.equal(first.embeddings[0], model.trunk.embed(torch.tensor(model.opening())))
+        assert torch.equal(first.embeddings, second.embeddings) and first.lengths.tolist() == [len(model.opening())]
         states = [_states(model.trunk, prompt) for prompt in (first, second)]
         assert float((states[0] - states[1]).abs().amax(-1).min()) > 1e-3
 
@@ -212,7 +214,7 @@ def test_fault_neighbours_turn_together_in_moonshine_and_halves_in_heads() -> No
     for name, weight in stock.named_parameters():
         if "mlp" in name and name.endswith("bias"):
             weight.zero_()  # the heads' layers have none
-    trunk = SpeechSeq2Seq(Seq2SeqConfig(), stock, None, GenerationConfig()).trunk
+    trunk = Moonshine(MoonshineSettings(), stock, None, GenerationConfig()).trunk
     assert trunk.shape.rotary_dim == 18 and trunk.shape.head_dim == 20
     layer = DecoderLayer(trunk.shape).double()
     layer.load_state_dict({name: w for name, w in trunk.last_layer().items() if name in layer.state_dict()})
@@ -252,29 +254,30 @@ def test_fault_the_limit_never_reaches_past_the_positions() -> None:
         assert model.limit(3) == 1, "an output has a token at least"
 
 
-def reopened(**settings: Any) -> SpeechSeq2Seq:
+def reopened(**settings: Any) -> EncoderDecoder:
     """A Whisper with other generation settings."""
     model = tiny.tiny_whisper()
     generation = GenerationConfig.from_dict(model.generation.to_dict() | settings)
-    return SpeechSeq2Seq(model.config, model.trunk.model, model.extractor, generation)
+    return Whisper(model.config, model.trunk.model, model.extractor, generation)
 
 
 def test_fault_off_by_one_special_ids_come_from_the_models_own_files() -> None:
     """Prompts of English models have two tokens, of others four; no id is known by heart."""
-    assert tiny.tiny_whisper().law.prompt == (1, 12)
+    assert tiny.tiny_whisper().opening() == (1, 12)
     several: dict[str, Any] = {"lang_to_id": {"<|en|>": 6}, "task_to_id": {"transcribe": 9}, "is_multilingual": True}
-    law = reopened(**several, no_timestamps_token_id=11).law
-    assert law.prompt == (1, 6, 9, 11) and law.suppressed == (1, 5, 11, 12, 13, 14)
-    prompt = reopened(**several).prompt(torch.zeros(2, 4, tiny.WIDTH, dtype=torch.float64))
+    model = reopened(**several, no_timestamps_token_id=11)
+    assert model.opening("en") == (1, 6, 9, 11) and model.rules.suppress == (1, 5, 11, 12, 13, 14)
+    memory = torch.zeros(2, 4, tiny.WIDTH, dtype=torch.float64)
+    prompt = reopened(**several).prompt(memory, None, model.opening("en"))
     assert prompt.embeddings.shape[1] == 4 and prompt.positions.tolist() == [[0, 1, 2, 3]] * 2
     assert prompt.next_position.tolist() == [4, 4]
 
 
 def test_fault_the_end_token_can_always_be_said() -> None:
     """Though not first; timestamps and the token before them never."""
-    law = reopened(suppress_tokens=[2, 3], begin_suppress_tokens=[2, 3, 4]).law
-    assert law.suppressed == (3, 12, 13, 14) and law.opening_suppressed == (2, 4)
-    assert reopened(suppress_tokens=None, begin_suppress_tokens=None).law.suppressed == (12, 13, 14)
+    rules = reopened(suppress_tokens=[2, 3], begin_suppress_tokens=[2, 3, 4]).rules
+    assert rules.suppress == (3, 12, 13, 14) and rules.begin_suppress == (2, 4)
+    assert reopened(suppress_tokens=None, begin_suppress_tokens=None).rules.suppress == (12, 13, 14)
 
 
 @pytest.mark.parametrize("lost", ["no_timestamps_token_id", "lang_to_id"])

@@ -17,7 +17,7 @@ from small_speech import BATCH, ENCODER, FBANK, ctc_config, write_speech
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.models.encoder import Encoder
-from speechmtp.models.speech_lm import ModelConfig
+from speechmtp.models.encoder_lm import ModelConfig
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer
 from speechmtp.training.loop import LoopConfig, TrainingStopped

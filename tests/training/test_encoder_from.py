@@ -12,7 +12,8 @@ from speechmtp.cli.main import main
 from speechmtp.config import write_yaml
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.models.adapter import CtcMergeConfig
-from speechmtp.models.speech_lm import ModelConfig, SpeechLM
+from speechmtp.models.bases.table import new_model
+from speechmtp.models.encoder_lm import ModelConfig
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer
 from speechmtp.training.loop import LoopConfig
@@ -31,12 +32,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(place / "tokenizer.model")
     torch.manual_seed(3)
     model = ModelConfig(ENCODER, trunk=ScratchTrunkConfig(width=32, layers=2, heads=2, ff_width=64))
-    base = SpeechLM(model, len(tokenizer), tokenizer.bos).eval()
+    base = new_model(model, tokenizer, FBANK).eval()
     with torch.no_grad():
         base.encoder.ctc.bias[-1] = -4.0  # an unlikely blank, so that there are segments to learn from
         base.encoder.mean.fill_(0.3)
     for storage in ("float32", "int8"):
-        save_bundle(Bundle(BundleConfig(features=FBANK, model=model), base, tokenizer), place / storage, storage)
+        config = BundleConfig(features=FBANK, model=base.config, normalizer="kaldi-basic")
+        save_bundle(Bundle(config, base), place / storage, storage)
     write_yaml(place / "small.yaml", small_config(place))
     return place
 
@@ -68,12 +70,12 @@ def test_the_encoder_is_taken_over_and_stays_as_it_is(folder: Path, tmp_path: Pa
         assert torch.equal(tensor, small.model.encoder.state_dict()[name]), name
     assert small.config.model.encoder == ENCODER and small.config.features == FBANK
     torch.manual_seed(0)
-    fresh = SpeechLM(small.config.model, len(small.tokenizer), small.tokenizer.bos)
+    fresh = new_model(small.config.model, small.tokenizer, FBANK)
     if storage == "float32":
         for part, drawn in ((small.model.trunk, fresh.trunk), (small.model.adapter, fresh.adapter)):
             assert any(not torch.equal(a, b) for a, b in zip(part.parameters(), drawn.parameters()))
     draft = load_draft_model(str(tmp_path / "model"), base)
-    out = base.model.encode(torch.randn(1, 40, 16), torch.tensor([40]))
+    out = base.model.encode_audio(torch.randn(1, 40, 16), torch.tensor([40]))
     assert draft.prompt(out).embeddings.shape[-1] == 16
     assert train(folder, tmp_path, "--resume", "--storage", storage, f"encoder_from={folder / storage}") == 0
 

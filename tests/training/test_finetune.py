@@ -13,12 +13,12 @@ import torch
 from speechmtp.bundle import Bundle, load_without_heads, save_bundle
 from speechmtp.data.kaldi import DataDir, read_data_dir
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks import finetune_data
 from speechmtp.training.tasks.finetune import FinetunePhase, add_lora, finetune, merge_lora
-from speechmtp.training.tasks.finetune_data import FinetuneConfig, make_dev, make_pool, target_ids, target_text
+from speechmtp.training.tasks.finetune_data import FinetuneConfig, make_dev, make_pool, target_text
 from speechmtp.training.tasks.memories import own_outputs
 
 TEXTS = {"a": "HE SAID", "b": "IN A SUN", "c": "AN ALSO", "d": "HEN HID"}  # no `t`, which the tiny Whisper never says
@@ -67,7 +67,7 @@ def every_output_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def said(bundle: Bundle, data: DataDir) -> dict[str, str]:
     """What the model says of each utterance, heard alone."""
-    model: SpeechSeq2Seq = bundle.model  # type: ignore[assignment]
+    model: EncoderDecoder = bundle.model  # type: ignore[assignment]
     found = {}
     with torch.no_grad():
         for u in data.utterances:
@@ -99,9 +99,9 @@ def test_transcripts_are_written_as_the_bases_write(text: str, lower: str, sente
 
 def test_whispers_text_opens_with_a_space(tmp_path: Path) -> None:
     moonshine, whisper = load(tmp_path), load(tmp_path, "whisper")
-    assert target_ids(moonshine, "the") == moonshine.tokenizer.encode("the")
-    assert target_ids(whisper, "the") == whisper.tokenizer.encode(" the")
-    assert target_ids(whisper, "") == []
+    assert moonshine.model.transcript("the") == moonshine.tokenizer.encode("the")
+    assert whisper.model.transcript("the") == whisper.tokenizer.encode(" the")
+    assert whisper.model.transcript("") == []
 
 
 @pytest.mark.parametrize(("parts", "family"), [("full", "moonshine"), ("decoder", "whisper"), ("lora", "moonshine")])
@@ -130,7 +130,7 @@ def test_a_few_transcripts_are_learned_and_only_the_named_parts_move(
 
 def test_adapters_start_as_nothing_and_are_merged_exactly(tmp_path: Path) -> None:
     model = load(tmp_path).model
-    assert isinstance(model, SpeechSeq2Seq)
+    assert isinstance(model, EncoderDecoder)
     memory, ids = torch.randn(1, 5, tiny.WIDTH, dtype=torch.float64), torch.tensor([[1, 7, 8]])
 
     def states() -> torch.Tensor:
@@ -210,15 +210,15 @@ def test_a_share_of_the_rows_is_taught_what_the_base_says(data: DataDir, tmp_pat
     assert [phase.batch(n)[0][0].text for n in range(3)] == [b[0].text for b in batches[:3]]
     own = 0
     for row in (i for b in batches for i in b):
-        assert row.text in (pool.said[row.id], target_ids(bundle, TEXTS[row.id].lower()))
+        assert row.text in (pool.said[row.id], bundle.model.transcript(TEXTS[row.id].lower()))
         own += row.text == pool.said[row.id]
     assert 0.3 < own / 160 < 0.7
 
 
 def test_an_id_that_is_never_said_does_not_blow_up_the_loss(data: DataDir, tmp_path: Path) -> None:
     bundle = load(tmp_path, "whisper")
-    model: SpeechSeq2Seq = bundle.model  # type: ignore[assignment]
-    assert 5 in model.law.suppressed
+    model: EncoderDecoder = bundle.model  # type: ignore[assignment]
+    assert 5 in model.rules.suppress
     phase = FinetunePhase(config(), bundle, [make_pool(bundle, data, config())], [], torch.float32)
     [rows] = phase.batch(0)
     rows[0].text[:] = [5, 7]

@@ -172,7 +172,7 @@ def test_a_moved_trunk_says_and_opens_anew() -> None:
     trunk, heads = tiny.trunk(0), tiny.heads("latent", 3)
 
     def held_out() -> HeldOut:
-        return HeldOut(trunk, lambda: [opened(trunk, [[1, 5, n]]) for n in range(3, 9)], tiny.EOS, Limits(0.0, 9, 9))
+        return HeldOut(trunk, lambda: [opened(trunk, [[1, 5, n]]) for n in range(3, 9)], (tiny.EOS,), Limits(0.0, 9, 9))
 
     kept = held_out()
     before = kept.figures(heads, False)

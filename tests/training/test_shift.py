@@ -18,7 +18,7 @@ from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import build_heads
 from speechmtp.models.adapter import AdapterConfig, AudioPrompt, CtcMergeConfig, StackConfig
 from speechmtp.models.encoder import EncoderConfig
-from speechmtp.models.speech_lm import ModelConfig, SpeechLM
+from speechmtp.models.encoder_lm import EncoderLM, ModelConfig
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.training import multi_token as module
 from speechmtp.training.losses import MultiTokenConfig
@@ -31,7 +31,7 @@ DEPTH = 3
 
 
 def trained_logits(
-    model: SpeechLM, head_set: HeadSet, audio: AudioPrompt, texts: list[list[int]], patch: pytest.MonkeyPatch
+    model: EncoderLM, head_set: HeadSet, audio: AudioPrompt, texts: list[list[int]], patch: pytest.MonkeyPatch
 ) -> Tensor:
     """Logits [B, L, D + 1, V] at the entries of the text that the training loss is computed from, NaN where a depth
     has no label. The labels on the way are those of plain counting."""
@@ -57,12 +57,12 @@ def trained_logits(
 
 
 @pytest.fixture(scope="module")
-def memorised() -> tuple[SpeechLM, HeadSet, AudioPrompt]:
+def memorised() -> tuple[EncoderLM, HeadSet, AudioPrompt]:
     """A model trained on one sentence behind one audio prompt."""
     torch.manual_seed(0)
     sizes = EncoderConfig(features=16, width=8, layers=1, heads=2, ff_width=8, kernel=3, channels=2)
     config = ModelConfig(sizes, trunk=ScratchTrunkConfig(width=32, layers=1, heads=2, ff_width=64))
-    model = SpeechLM(config, VOCAB, BOS)
+    model = EncoderLM(config, VOCAB, BOS)
     head_set = build_heads(LatentHeadsConfig(depth=DEPTH), model.trunk.shape)
     audio = AudioPrompt(torch.randn(1, 5, 32), torch.arange(5)[None], torch.tensor([5]), torch.tensor([0]))
     ids, lengths = pad_text([SENTENCE], BOS, EOS)
@@ -78,7 +78,7 @@ def memorised() -> tuple[SpeechLM, HeadSet, AudioPrompt]:
 
 
 def test_each_head_predicts_the_token_of_its_depth(
-    memorised: tuple[SpeechLM, HeadSet, AudioPrompt], monkeypatch: pytest.MonkeyPatch
+    memorised: tuple[EncoderLM, HeadSet, AudioPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = trained_logits(*memorised, [SENTENCE], monkeypatch).argmax(-1)[0]
     ids = [BOS, *SENTENCE, EOS]
@@ -90,7 +90,7 @@ def test_each_head_predicts_the_token_of_its_depth(
 
 @pytest.mark.parametrize(("name", "calls"), [("ar", 13), ("verify", 1 + 3)])
 def test_the_sentence_is_decoded_with_as_few_calls_as_the_depth_allows(
-    memorised: tuple[SpeechLM, HeadSet, AudioPrompt], name: str, calls: int
+    memorised: tuple[EncoderLM, HeadSet, AudioPrompt], name: str, calls: int
 ) -> None:
     model, head_set, audio = memorised
     strategy = make_strategy(name, {"depth": DEPTH} if name == "verify" else {})
@@ -112,13 +112,13 @@ class Watched(GreedyMatch):
         return super().accept(target, draft, noise, drawn)
 
 
-def ragged_prompt(adapter: AdapterConfig) -> tuple[SpeechLM, AudioPrompt]:
+def ragged_prompt(adapter: AdapterConfig) -> tuple[EncoderLM, AudioPrompt]:
     """Audio prompts of three lengths from random features."""
     model = speech_lm(3, adapter)
     with torch.no_grad():
         model.encoder.ctc.bias[-1] += 1.0  # blanks between labels
         model.trunk.embed(torch.tensor(0))
-        out = model.encode(*frames([61, 24, 40], 1))
+        out = model.encode_audio(*frames([61, 24, 40], 1))
         return model, model.adapter(model.adapter.segments(out))
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
-from speechmtp.decoding.drafters.model import DraftCache, DraftPrompt
+from speechmtp.decoding.drafters.model import DraftCache
 from speechmtp.decoding.drafters.paths import Paths, log_laws, logits_behind, up_to_end
 from speechmtp.decoding.noise import DRAFT
 from speechmtp.decoding.processors import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
+from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Prompt, Source, chain_draft
 

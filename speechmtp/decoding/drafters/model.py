@@ -13,17 +13,9 @@ from speechmtp.decoding.drafters.paths import prefixes_behind
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
+from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Prompt, Source, chain_draft, stack_prompts
-
-
-@dataclass(frozen=True)
-class DraftPrompt(Source):
-    """A draft model's trunk, and its own prompt of the same utterance or text, one row."""
-
-    trunk: Trunk
-    prompt: Prompt
-    name: ClassVar[str] = "model"
 
 
 @dataclass

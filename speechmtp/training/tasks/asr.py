@@ -18,8 +18,10 @@ from speechmtp.errors import CheckpointError, ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
+from speechmtp.models.bases.contract import FeatureModel
+from speechmtp.models.bases.table import new_model
 from speechmtp.models.encoder import EncoderConfig
-from speechmtp.models.speech_lm import ModelConfig, SpeechLM
+from speechmtp.models.encoder_lm import EncoderLM, ModelConfig
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training import distributed
@@ -76,9 +78,8 @@ class AsrConfig:
 class Trained:
     """What a training leaves: the parts of a model folder, and the last phase's development figures."""
 
-    model: SpeechLM
+    model: FeatureModel
     heads: HeadSet
-    tokenizer: Tokenizer
     figures: Mapping[str, float]
 
 
@@ -92,7 +93,7 @@ def train_asr(
         raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
     tokenizer = Tokenizer.load(config.tokenizer)
     torch.manual_seed(config.seed)
-    model = new_model(config, tokenizer)
+    model = fresh_model(config, tokenizer)
     out.mkdir(parents=True, exist_ok=True)
     target = distributed.own_device(device)
     rank, _ = distributed.start(target)
@@ -120,15 +121,15 @@ def train_asr(
             figures = run_phase(run, folder, config.loop, config.seed, resume)
         if rank == 0:
             report({"phase": phase.name, **{k: round(v, 3) for k, v in figures.items()}})
-    return Trained(model.eval(), heads.eval(), tokenizer, figures)
+    return Trained(model.eval(), heads.eval(), figures)
 
 
-def new_model(config: AsrConfig, tokenizer: Tokenizer) -> SpeechLM:
+def fresh_model(config: AsrConfig, tokenizer: Tokenizer) -> FeatureModel:
     """A model with fresh weights, behind the frozen encoder of `encoder_from` where that is given."""
     if not config.encoder_from:
-        return SpeechLM(config.model, len(tokenizer), tokenizer.bos)
-    source_config, source, _ = encoder_source(config, tokenizer).speech_lm
-    model = SpeechLM(replace(config.model, encoder=source_config.model.encoder), len(tokenizer), tokenizer.bos)
+        return new_model(config.model, tokenizer, config.features)
+    source = encoder_source(config, tokenizer).feature_model
+    model = new_model(replace(config.model, encoder=source.encoder.config), tokenizer, config.features)
     model.encoder = source.encoder.requires_grad_(False)
     return model
 
@@ -137,28 +138,28 @@ def encoder_source(config: AsrConfig, tokenizer: Tokenizer) -> Bundle:
     """The model of `encoder_from`; a ConfigError where features, normaliser, tokenizer or sizes are not its own."""
     name = config.encoder_from
     source = load_without_heads(name)
-    source_config, _, _ = source.speech_lm
-    own, theirs = config.features, source_config.features
+    model = source.feature_model
+    own, theirs = config.features, model.features
     differing = [f.name for f in fields(own) if getattr(own, f.name) != getattr(theirs, f.name)]
     if differing:
         key = differing[0]
         found, expected = getattr(own, key), getattr(theirs, key)
         raise ConfigError(f"features.{key}: {found}, expected {expected}, that of encoder_from {name}; set it so")
-    if config.normalizer != source.config.normalizer:
-        expected = source.config.normalizer
+    if config.normalizer != source.normalizer:
+        expected = source.normalizer
         raise ConfigError(f"normalizer: {config.normalizer}, expected {expected}, that of encoder_from {name}; set it")
-    if tokenizer.sha256 != source.tokenizer.sha256:
+    if tokenizer.sha256 != model.tokenizer.sha256:
         raise ConfigError(
             f"tokenizer: {config.tokenizer} is not that of encoder_from {name}, whose CTC head speaks in its own "
             f"pieces; use {source.folder / 'tokenizer.model'}"
         )
-    if config.model.encoder not in (EncoderConfig(), source_config.model.encoder):
+    if config.model.encoder not in (EncoderConfig(), model.encoder.config):
         raise ConfigError(f"model.encoder: other sizes than those of encoder_from {name}; leave model.encoder out")
     return source
 
 
 def make_phase(
-    phase: PhaseConfig, config: AsrConfig, model: SpeechLM, heads: HeadSet, data: dict[str, AudioData],
+    phase: PhaseConfig, config: AsrConfig, model: EncoderLM, heads: HeadSet, data: dict[str, AudioData],
     tokenizer: Tokenizer, precision: torch.dtype,
 ) -> Phase:  # fmt: skip
     """The phase that a configuration names; making one may read the training audio."""
@@ -172,7 +173,7 @@ def make_phase(
     return JointPhase(phase, model, heads, train, dev, tokenizer, seed, precision, normalize)
 
 
-def phase_module(phase: PhaseConfig, model: SpeechLM, heads: HeadSet) -> nn.Module:
+def phase_module(phase: PhaseConfig, model: EncoderLM, heads: HeadSet) -> nn.Module:
     """What a phase trains and stores."""
     if isinstance(phase, CtcPhaseConfig):
         return model.encoder

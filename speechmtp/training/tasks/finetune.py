@@ -1,4 +1,4 @@
-"""Task `finetune`: a pretrained recogniser (Moonshine, Whisper) goes on learning on transcribed audio.
+"""Task `finetune`: a pretrained recogniser goes on learning on transcribed audio.
 
 Its own greedy transcripts serve as second targets, of the same audio or of other audio, so that it keeps what it knew
 (sequence-level self-distillation, arXiv 1606.07947). Low-rank adapters: arXiv 2106.09685.
@@ -17,11 +17,11 @@ from torch.nn.utils import parametrize
 from speechmtp.bundle import Bundle
 from speechmtp.data.batch import seeded
 from speechmtp.heads.labels import IGNORED, shifted_labels
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.models.bases.contract import MemoryModel
 from speechmtp.training.loop import finished, load_finished, run_phase
 from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_law, rows_ce
 from speechmtp.training.multi_token import Sequences
-from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, recogniser, word_error_rate
+from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, word_error_rate
 from speechmtp.training.tasks.memories import MemoryText, at_speed
 
 CHUNK = 1024  # rows of logits at a time
@@ -41,13 +41,13 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.up @ self.down)
 
 
-def projections(model: SpeechSeq2Seq) -> list[nn.Module]:
+def projections(model: MemoryModel) -> list[nn.Module]:
     """Query and value projections of the decoder, of self-attention and of attention to the memory."""
     decoder = model.trunk.model.get_decoder()
     return [part for name, part in decoder.named_modules() if name.rpartition(".")[2] in ("q_proj", "v_proj")]
 
 
-def add_lora(model: SpeechSeq2Seq, rank: int, alpha: int) -> nn.ModuleList:
+def add_lora(model: MemoryModel, rank: int, alpha: int) -> nn.ModuleList:
     """Put adapters on the projections; the adapters."""
     adapters = nn.ModuleList()
     for linear in projections(model):
@@ -58,7 +58,7 @@ def add_lora(model: SpeechSeq2Seq, rank: int, alpha: int) -> nn.ModuleList:
     return adapters
 
 
-def merge_lora(model: SpeechSeq2Seq) -> None:
+def merge_lora(model: MemoryModel) -> None:
     """Put the adapters into the weights; the model is a plain one again."""
     for linear in projections(model):
         parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
@@ -73,7 +73,7 @@ class FinetunePhase:
     ) -> None:  # fmt: skip
         self.name, self.steps, self.optim = config.parts, config.steps, config.optim
         self._config, self._bundle, self._pools, self._dev = config, bundle, pools, dev
-        self._precision, self._model = precision, recogniser(bundle)
+        self._precision, self._model = precision, bundle.memory_model
         trunk = self._model.trunk
         holds = config.keep_law and any(pool.kept for pool in pools)
         self._before = copy.deepcopy(self._model).eval() if holds else None
@@ -139,7 +139,7 @@ class FinetunePhase:
         return rows_against_law(self._model.trunk.unembedding()(hidden), law, None, MultiTokenConfig(kind="kd"))
 
     @staticmethod
-    def _states(model: SpeechSeq2Seq, pool: Pool, rows: Sequence[MemoryText]) -> tuple[Tensor, Tensor]:
+    def _states(model: MemoryModel, pool: Pool, rows: Sequence[MemoryText]) -> tuple[Tensor, Tensor]:
         """States [B, L, C] of the decoder behind rows and their labels [B, L]."""
         s = on_trunk(model, pool.data.sequences(hear(model, rows) if pool.audio else rows))
         hidden = model.trunk(s.embeddings, s.positions, s.segments, (), s.memory, s.memory_lengths).hidden
@@ -156,19 +156,19 @@ class FinetunePhase:
         return {"score": sum(rates) / len(rates), **dict(zip(names, rates))}
 
 
-def on_trunk(model: SpeechSeq2Seq, sequences: Sequences) -> Sequences:
+def on_trunk(model: MemoryModel, sequences: Sequences) -> Sequences:
     """Sequences with the embeddings of this model, which need not be the one that they were made for."""
     return replace(sequences, embeddings=model.trunk.embed(sequences.ids.clamp_min(0)))
 
 
-def hear(model: SpeechSeq2Seq, rows: Sequence[MemoryText]) -> list[MemoryText]:
+def hear(model: MemoryModel, rows: Sequence[MemoryText]) -> list[MemoryText]:
     """Rows of samples with their memories; the encoder takes those of one length together, since it knows no
     padding."""
-    features = [model.features(row.memory.to(model.trunk.model.device)) for row in rows]
+    features = [model.inputs(row.memory.to(model.device)) for row in rows]
     memories: dict[int, Tensor] = {}
     for shape in {f.shape for f in features}:
         alike = [i for i, f in enumerate(features) if f.shape == shape]
-        memories |= dict(zip(alike, model.encode(torch.cat([features[i] for i in alike]))))
+        memories |= dict(zip(alike, model.encode_audio(torch.cat([features[i] for i in alike]))))
     return [replace(row, memory=memories[i]) for i, row in enumerate(rows)]
 
 
@@ -179,7 +179,7 @@ def finetune(
     """Train the bundle's model in place, in a folder of `out`; development figures before and after."""
     torch.manual_seed(config.seed)  # adapters start at random
     phase = FinetunePhase(config, bundle, pools, dev, precision)
-    model, folder = recogniser(bundle), out / phase.name
+    model, folder = bundle.memory_model, out / phase.name
     before = phase.evaluate()
     if resume and finished(folder):
         after = load_finished(phase.module, folder)

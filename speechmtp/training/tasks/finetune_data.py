@@ -11,7 +11,7 @@ from torch import Tensor
 from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.models.bases.contract import MemoryModel
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
@@ -87,12 +87,6 @@ def target_text(text: str, case: Case) -> str:
     return line[0].upper() + line[1:] + ("" if line[-1] in ".?!" else ".")
 
 
-def target_ids(bundle: Bundle, text: str) -> list[int]:
-    """Token ids of a text as the model says it: Whisper opens with a space."""
-    model = recogniser(bundle)
-    return bundle.tokenizer.encode(f" {text}" if text and model.config.family == "whisper" else text)
-
-
 @dataclass(frozen=True)
 class Pool:
     """Utterances with their targets, what the base itself `said` of them, and, where the encoder moves, their audio.
@@ -115,7 +109,7 @@ def make_pool(
 ) -> Pool:  # fmt: skip
     """Utterances to learn, or with `keep` those whose targets are the base's own transcripts; memories that are
     needed are computed once and, with `file`, kept there."""
-    model, moves = recogniser(bundle), config.parts == "full"
+    model, moves = bundle.memory_model, config.parts == "full"
     if keep or config.base_targets or not moves:
         items = memory_items(bundle, [data], "own", file, allow_pipes, note)
     else:
@@ -125,7 +119,7 @@ def make_pool(
         targets = said
     else:
         texts = {u.id: target_text(u.text or "", config.target_case) for u in data.utterances}
-        targets = {name: target_ids(bundle, text) for name, text in texts.items()}
+        targets = {name: model.transcript(text) for name, text in texts.items()}
         _check_spelled(bundle, data, targets)
     fit = [
         replace(item, text=targets[item.id], ended=True, memory=torch.empty(0) if moves else item.memory)
@@ -141,16 +135,16 @@ def make_pool(
 
 
 def _check_spelled(bundle: Bundle, data: DataDir, targets: Mapping[str, list[int]]) -> None:
-    unknown = bundle.tokenizer.unk
+    unknown = bundle.model.unk
     for name, ids in targets.items():
-        if unknown in ids and unknown != bundle.tokenizer.eos:
+        if unknown is not None and unknown in ids and unknown not in bundle.model.eos:
             raise DataError(
                 f"{data.path}/text: {name}: {data[name].text!r} has characters that the model's tokenizer lacks; "
                 f"change the transcript"
             )
 
 
-def _seconds(utterance: Utterance, model: SpeechSeq2Seq) -> float:
+def _seconds(utterance: Utterance, model: MemoryModel) -> float:
     """Duration of an utterance that the model can hear; others are a DataError."""
     length = seconds_of(utterance)
     if not model.shortest <= length * model.rate <= model.longest * model.rate:
@@ -176,7 +170,7 @@ def make_dev(
     note: Note = lambda done, total: None,
 ) -> DevSet:  # fmt: skip
     """The development set of a data directory."""
-    model, moves, normalize = recogniser(bundle), config.parts == "full", get_normalizer(bundle.config.normalizer)
+    model, moves, normalize = bundle.memory_model, config.parts == "full", get_normalizer(bundle.normalizer)
     words = [normalize(u.text or "").split() for u in data.utterances]
     if moves:
         seconds = [_seconds(u, model) for u in data.utterances]
@@ -190,15 +184,8 @@ def make_dev(
 @torch.no_grad()
 def word_error_rate(bundle: Bundle, dev: DevSet) -> float:
     """WER in percent of the model's greedy transcripts, normalised as the bundle says."""
-    model, normalize = recogniser(bundle), get_normalizer(bundle.config.normalizer)
+    model, normalize = bundle.memory_model, get_normalizer(bundle.normalizer)
     like = model.trunk.unembedding().weight
     memories = [model.memory(x.to(like.device)) if dev.moves else x[None].to(like) for x in dev.heard]
     said = own_outputs(model, memories, dev.limits)
-    return error_rate((words, normalize(bundle.tokenizer.decode(row)).split()) for words, row in zip(dev.words, said))
-
-
-def recogniser(bundle: Bundle) -> SpeechSeq2Seq:
-    """The bundle's model; a ConfigError for another kind."""
-    if not isinstance(bundle.model, SpeechSeq2Seq):
-        raise ConfigError(f"{bundle.folder}: a speech LLM of ours, expected a folder of Moonshine or Whisper")
-    return bundle.model
+    return error_rate((words, normalize(bundle.model.decode(row)).split()) for words, row in zip(dev.words, said))

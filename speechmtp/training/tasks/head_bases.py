@@ -1,4 +1,4 @@
-"""What heads are trained for, as data and development figures: a speech LLM of ours, or a causal LM of transformers."""
+"""What heads are trained on, as data and development figures, for models of every way of reading."""
 
 import hashlib
 import json
@@ -11,14 +11,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from speechmtp.bundle import Bundle, weights_digest
+from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir
 from speechmtp.decoding.loop import Limits
 from speechmtp.errors import DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import AudioPrompt
-from speechmtp.models.causal_lm import CausalLM
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.models.bases.contract import TextModel
+from speechmtp.models.storage import weights_digest
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.acceptance import acceptance
 from speechmtp.text.normalize import get_normalizer
@@ -54,14 +54,13 @@ def heard_data(
     bundle: Bundle, data: DataDir, config: HeadsTrainConfig, prompts: Path | None, allow_pipes: bool, note: Note
 ) -> HeardData:
     """Training data from audio; prompts are computed once and, with `prompts`, kept in that file."""
-    own_config, model, tokenizer = bundle.speech_lm
-    features = own_config.features
+    model, tokenizer = bundle.feature_model, bundle.feature_model.tokenizer
     heard = [[u.id, u.text, u.audio, u.start, u.end, u.channel] for u in data.utterances]
-    facts = [weights_digest(model), str(own_config), config.passes, config.targets, config.prompts_seed]
+    facts = [weights_digest(model), str(bundle.config), config.passes, config.targets, config.prompts_seed]
     key = hashlib.sha256(json.dumps([*facts, str(config.augment), heard]).encode()).hexdigest()
     items = None if prompts is None or not prompts.exists() else read_prompts(prompts, key)
     if items is None:
-        audio = audio_data(data, features, own_config.normalizer, tokenizer, allow_pipes)
+        audio = audio_data(data, model.features, bundle.normalizer, tokenizer, allow_pipes)
         own = config.targets == "own"
         items = hear_texts(
             model, audio, config.passes, config.augment, tokenizer.eos, own, config.prompts_seed, note
@@ -71,15 +70,15 @@ def heard_data(
     return HeardData(model.trunk, items, config.rows, tokenizer.bos, tokenizer.eos, config.seed)
 
 
-def packed_data(lm: CausalLM, files: Sequence[str], config: HeadsTrainConfig) -> PackedText:
+def packed_data(lm: TextModel, files: Sequence[str], config: HeadsTrainConfig) -> PackedText:
     """Training data from text files, a text a line; with targets `own` the model says how each goes on."""
     texts = [text[: config.size] for text in read_lines(lm, files)]
     if config.targets == "own":
-        texts = own_continuations(lm.trunk, texts, config.opening, lm.eos)
+        texts = own_continuations(lm.trunk, texts, config.opening, lm.eos[0])
     return PackedText(lm.trunk, texts, config.rows, config.size, config.opening, config.seed)
 
 
-def read_lines(lm: CausalLM, files: Sequence[str]) -> list[list[int]]:
+def read_lines(lm: TextModel, files: Sequence[str]) -> list[list[int]]:
     """Token ids of every line, the end token behind them."""
     texts: list[list[int]] = []
     for name in files:
@@ -89,7 +88,7 @@ def read_lines(lm: CausalLM, files: Sequence[str]) -> list[list[int]]:
             raise DataError(f"{name}: {error.strerror or error}; a text file is expected") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{name}: byte {error.start} is not UTF-8; convert the file") from error
-        texts += [[*lm.encode(line), lm.eos] for line in lines if line.strip()]
+        texts += [[*lm.encode(line), lm.eos[0]] for line in lines if line.strip()]
     if not texts:
         raise DataError(f"{', '.join(files)}: no text; a sentence a line is expected")
     return texts
@@ -135,7 +134,7 @@ class HeldOut:
 
     trunk: Trunk
     prompts: Callable[[], list[Prompt]]
-    eos: int
+    eos: tuple[int, ...]
     limits: Limits | Sequence[int]  # by the length of prompts, or one a prompt
     word_errors: Callable[[Sequence[Sequence[int]]], float] | None = None  # in percent, where there are transcripts
     _known: tuple[list[Prompt], list[list[int]]] | None = None
@@ -173,13 +172,13 @@ class HeldOut:
 @torch.no_grad()
 def heard_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
     """The development set of a speech LLM."""
-    config, model, tokenizer = bundle.speech_lm
-    audio = audio_data(data, config.features, config.normalizer, tokenizer, allow_pipes)
+    model, tokenizer = bundle.feature_model, bundle.feature_model.tokenizer
+    audio = audio_data(data, model.features, bundle.normalizer, tokenizer, allow_pipes)
     device = model.encoder.mean.device
     heard: list[AudioPrompt] = []
     names: list[str] = []
     for batch in evaluation_batches(audio):
-        out = model.encode(batch.frames.to(device), batch.lengths.to(device))
+        out = model.encode_audio(batch.frames.to(device), batch.lengths.to(device))
         heard.append(model.adapter(model.adapter.segments(out)))
         names += batch.ids
 
@@ -191,7 +190,7 @@ def heard_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
         said = (tokenizer.decode([t for t in row if t != tokenizer.eos]).split() for row in found)
         return error_rate((tokenizer.decode(audio.tokens[n]).split(), words) for n, words in zip(names, said))
 
-    return HeldOut(model.trunk, prompts, tokenizer.eos, Limits(), word_errors)
+    return HeldOut(model.trunk, prompts, model.eos, Limits(), word_errors)
 
 
 def memory_data(
@@ -201,7 +200,7 @@ def memory_data(
     items = memory_items(
         bundle, data, config.targets, file, allow_pipes, note, config.passes, config.prompts_seed
     )  # fmt: skip
-    return MemoryData(_pretrained(bundle), items, config.rows, config.seed)
+    return MemoryData(bundle.memory_model, items, config.rows, config.seed)
 
 
 def memory_items(
@@ -210,13 +209,12 @@ def memory_items(
 ) -> list[MemoryText]:  # fmt: skip
     """Memories of data directories with what the model itself says (targets `own`) or the transcripts (`text`); all
     but the first of several `passes` at other speeds."""
-    model, own = _pretrained(bundle), targets == "own"
+    model, own = bundle.memory_model, targets == "own"
     key = memories_key(model, data, not own, passes, seed)
     if file is not None and file.exists():
         return read_memories(file, key)
     utterances = [u for directory in data for u in directory.utterances]
-    opening = " " if model.config.family == "whisper" else ""  # which opens with a space; Moonshine's tokenizer adds it
-    texts = None if own else [bundle.tokenizer.encode(f"{opening}{u.text}" if u.text else "") for u in utterances]
+    texts = None if own else [model.transcript(u.text or "") for u in utterances]
     total = passes * len(utterances)
     items: list[MemoryText] = []
     for again in range(passes):
@@ -232,33 +230,28 @@ def memory_items(
 
 def memory_dev(bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow_pipes: bool, note: Note) -> HeldOut:
     """The development set of a pretrained recogniser; outputs that reached their limit are left out."""
-    model = _pretrained(bundle)
+    model = bundle.memory_model
     items = [i for i in memory_items(bundle, data, "own", file, allow_pipes, note) if i.ended and i.text]
     if not items:
         raise DataError("heads: no output of the development set ended by itself; check the data directory")
     prompts = prompts_of(model, items)
-    limits, eos = [model.limit(i.seconds) for i in items], model.law.eos
+    limits = [model.limit(i.seconds) for i in items]
     transcripts = {u.id: u.text for directory in data for u in directory.utterances if u.text is not None}
-    normalize = get_normalizer(bundle.config.normalizer)
+    normalize = get_normalizer(bundle.normalizer)
 
     def word_errors(found: Sequence[Sequence[int]]) -> float:
         pairs = ((item, row) for item, row in zip(items, found) if item.id in transcripts)
         said = (
-            (normalize(transcripts[i.id]).split(), normalize(bundle.tokenizer.decode(row)).split()) for i, row in pairs
+            (normalize(transcripts[i.id]).split(), normalize(model.decode(row)).split()) for i, row in pairs
         )
         return error_rate(said)
 
-    known = prompts, [[*i.text, eos] for i in items]
+    known = prompts, [[*i.text, model.eos[0]] for i in items]
     errors = word_errors if transcripts else None
-    return HeldOut(model.trunk, lambda: prompts_of(model, items), eos, limits, errors, known)
+    return HeldOut(model.trunk, lambda: prompts_of(model, items), model.eos, limits, errors, known)
 
 
-def _pretrained(bundle: Bundle) -> SpeechSeq2Seq:
-    assert isinstance(bundle.model, SpeechSeq2Seq)
-    return bundle.model
-
-
-def long_texts(lm: CausalLM, files: Sequence[str], opening: int) -> list[list[int]]:
+def long_texts(lm: TextModel, files: Sequence[str], opening: int) -> list[list[int]]:
     """Token ids of the lines that go on behind their first `opening` tokens."""
     texts = [text for text in read_lines(lm, files) if len(text) > opening]
     if not texts:
@@ -266,7 +259,7 @@ def long_texts(lm: CausalLM, files: Sequence[str], opening: int) -> list[list[in
     return texts
 
 
-def text_dev(lm: CausalLM, texts: Sequence[Sequence[int]], opening: int, most: int) -> HeldOut:
+def text_dev(lm: TextModel, texts: Sequence[Sequence[int]], opening: int, most: int) -> HeldOut:
     """The development set of a causal LM: the first `opening` tokens of each text, to be gone on with for at most
     `most` tokens."""
 

@@ -12,7 +12,7 @@ from speechmtp.decoding.loop import Limits, generate
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.errors import DataError
 from speechmtp.models.adapter import AudioPrompt
-from speechmtp.models.speech_lm import SpeechLM
+from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.trunk import Trunk
 from speechmtp.training.multi_token import Sequences, lay_behind, pad_text
 from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment
@@ -151,7 +151,7 @@ class PackedText:
 
 @torch.no_grad()
 def hear_texts(
-    model: SpeechLM, data: AudioData, passes: int, settings: AugmentConfig, eos: int, own: bool, seed: int,
+    model: EncoderLM, data: AudioData, passes: int, settings: AugmentConfig, eos: int, own: bool, seed: int,
     note: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[HeardText]:  # fmt: skip
     """Prompts of all utterances: once as recorded, then in `passes` - 1 augmented forms.
@@ -215,7 +215,7 @@ def opened(trunk: Trunk, openings: Sequence[Sequence[int]]) -> Prompt:
 
 
 def plain_outputs(
-    trunk: Trunk, prompt: Prompt, eos: int, limits: Limits | Sequence[int] | None = None
+    trunk: Trunk, prompt: Prompt, eos: int | Sequence[int], limits: Limits | Sequence[int] | None = None
 ) -> list[list[int]]:
     """What `ar` says behind a batch of prompts, end tokens included."""
     plain = make_strategy("ar", {})

@@ -11,7 +11,7 @@ from speechmtp.data.batch import BatchConfig
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import Segments
 from speechmtp.models.encoder import EncoderOutput
-from speechmtp.models.speech_lm import SpeechLM
+from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training.losses import MultiTokenConfig
 from speechmtp.training.multi_token import pad_text
@@ -52,7 +52,7 @@ class JointPhase:
     """Encoder, adapter, trunk and heads on real audio."""
 
     def __init__(
-        self, config: JointPhaseConfig, model: SpeechLM, heads: HeadSet, train: AudioData, dev: AudioData,
+        self, config: JointPhaseConfig, model: EncoderLM, heads: HeadSet, train: AudioData, dev: AudioData,
         tokenizer: Tokenizer, seed: int, precision: torch.dtype, normalize: Callable[[str], str] = str,
     ) -> None:  # fmt: skip
         self.name, self.steps, self.optim = config.name, config.steps, config.optim

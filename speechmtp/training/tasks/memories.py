@@ -20,7 +20,7 @@ from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.decoding.loop import Drawing, Plan, generate_mixed
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.errors import DataError
-from speechmtp.models.speech_seq2seq import SpeechSeq2Seq
+from speechmtp.models.bases.contract import MemoryModel, SpeechModel
 from speechmtp.models.storage import weights_digest
 from speechmtp.training.multi_token import Sequences, pad_text
 from speechmtp.types import Prompt, stack_prompts
@@ -44,7 +44,7 @@ class MemoryText:
 
 @torch.inference_mode()
 def hear_memories(
-    model: SpeechSeq2Seq, utterances: Sequence[Utterance], texts: Sequence[list[int]] | None = None,
+    model: MemoryModel, utterances: Sequence[Utterance], texts: Sequence[list[int]] | None = None,
     allow_pipes: bool = False, rows: int = 16, note: Note = lambda done, total: None, again: int = 0, seed: int = 0,
 ) -> list[MemoryText]:  # fmt: skip
     """Memories of utterances, each alone, with `texts` or, without them, what the model itself says by its own law
@@ -56,26 +56,17 @@ def hear_memories(
         part = utterances[start : start + TOGETHER]
         memories, limits, seconds = [], [], []
         for utterance in part:
-            samples = utterance.load(model.rate, allow_pipes)
-            if again:
-                low = max(SPEEDS[0], len(samples) / model.rate / model.longest)
-                speed = seeded("speed", seed, again, utterance.id).uniform(low, max(low, SPEEDS[1]))
-                samples = at_speed(model, samples, speed)
-            audio = torch.from_numpy(samples)
+            audio = heard_again(model, utterance, allow_pipes, again, seed)
             length = len(audio) / model.rate
-            if length > model.longest or len(audio) < model.shortest:
-                where = f"{utterance.origin}: {utterance.id}"
-                least = model.shortest / model.rate
-                raise DataError(f"{where}: {length:.2f} s, expected {least:.2f} to {model.longest:.0f} s; leave it out")
             memories.append(model.memory(audio.to(device)))
             limits.append(model.limit(length))
             seconds.append(length)
         if texts is None:
             said = own_outputs(model, memories, limits, rows)
         else:
-            said = [[*text, model.law.eos] for text in texts[start : start + TOGETHER]]
+            said = [[*text, model.eos[0]] for text in texts[start : start + TOGETHER]]
         for utterance, memory, tokens, length in zip(part, memories, said, seconds):
-            ended = tokens[-1:] == [model.law.eos]
+            ended = tokens[-1:] == [model.eos[0]]
             text = tokens[:-1] if ended else tokens
             name = f"{utterance.id}-pass{again}" if again else utterance.id
             found.append(MemoryText(name, memory[0].half().cpu().clone(), text, ended, length))
@@ -83,14 +74,29 @@ def hear_memories(
     return found
 
 
-def at_speed(model: SpeechSeq2Seq, samples: np.ndarray, speed: float) -> np.ndarray:
+def heard_again(model: SpeechModel, utterance: Utterance, allow_pipes: bool, again: int, seed: int) -> Tensor:
+    """Samples [N] of an utterance: in pass 0 as they are, later at a speed drawn of SPEEDS by `seed`. A DataError for
+    what is too long or too short for the model."""
+    samples = utterance.load(model.rate, allow_pipes)
+    if again:
+        low = max(SPEEDS[0], len(samples) / model.rate / model.longest)
+        speed = seeded("speed", seed, again, utterance.id).uniform(low, max(low, SPEEDS[1]))
+        samples = at_speed(model, samples, speed)
+    length = len(samples) / model.rate
+    if length > model.longest or len(samples) < model.shortest:
+        where, least = f"{utterance.origin}: {utterance.id}", model.shortest / model.rate
+        raise DataError(f"{where}: {length:.2f} s, expected {least:.2f} to {model.longest:.0f} s; leave it out")
+    return torch.from_numpy(samples)
+
+
+def at_speed(model: SpeechModel, samples: np.ndarray, speed: float) -> np.ndarray:
     """Samples [N] at a speed, no slower than the longest that the model hears allows."""
     slowest = len(samples) / model.rate / model.longest
     return speed_perturb(samples, model.rate, round(max(speed, slowest), 3))[: int(model.longest * model.rate)]
 
 
 def own_outputs(
-    model: SpeechSeq2Seq, memories: Sequence[Tensor], limits: Sequence[int], rows: int = 16
+    model: MemoryModel, memories: Sequence[Tensor], limits: Sequence[int], rows: int = 16
 ) -> list[list[int]]:
     """What the model says by its own law, `rows` utterances of about one length at a time; memories [1, S, E]."""
     plain = make_strategy("ar", {})
@@ -101,7 +107,7 @@ def own_outputs(
     for start in range(0, len(order), rows):
         group = order[start : start + rows]
         prompt = stack_prompts([model.prompt(memories[i]) for i in group])
-        tokens, _ = generate_mixed(model.trunk, prompt, [plan], model.law.eos, [limits[i] for i in group], Drawing())
+        tokens, _ = generate_mixed(model.trunk, prompt, [plan], model.eos, [limits[i] for i in group], Drawing())
         for i, row in zip(group, tokens):
             found[i] = row
     return found
@@ -110,7 +116,7 @@ def own_outputs(
 class MemoryData:
     """Batches of memories with texts, of about one length each, every item once an epoch."""
 
-    def __init__(self, model: SpeechSeq2Seq, items: Iterable[MemoryText], rows: int, seed: int) -> None:
+    def __init__(self, model: MemoryModel, items: Iterable[MemoryText], rows: int, seed: int) -> None:
         self._items = [item for item in items if item.text and item.ended]  # a runaway teaches repetitions
         if not self._items:
             raise DataError("heads: no utterance to train on; check the data directory")
@@ -127,10 +133,10 @@ class MemoryData:
 
     def sequences(self, batch: Sequence[MemoryText]) -> Sequences:
         """The rows as decoding sees them: opening tokens, text, end token."""
-        trunk, law = self._model.trunk, self._model.law
+        trunk = self._model.trunk
         like = trunk.unembedding().weight
-        opening = list(law.prompt)
-        ids, lengths = pad_text([[*opening[1:], *item.text] for item in batch], opening[0], law.eos)
+        opening = list(self._model.opening())
+        ids, lengths = pad_text([[*opening[1:], *item.text] for item in batch], opening[0], self._model.eos[0])
         ids, lengths = ids.to(like.device), lengths.to(like.device)
         steps = torch.arange(ids.shape[1], device=like.device)
         inside = steps < lengths[:, None]
@@ -143,24 +149,24 @@ class MemoryData:
 
     def tokens(self) -> Sequence[Sequence[int]]:
         """Texts with their end token."""
-        return [[*item.text, self._model.law.eos] for item in self._items]
+        return [[*item.text, self._model.eos[0]] for item in self._items]
 
 
-def prompts_of(model: SpeechSeq2Seq, items: Sequence[MemoryText]) -> list[Prompt]:
+def prompts_of(model: MemoryModel, items: Sequence[MemoryText]) -> list[Prompt]:
     """A prompt for each item, one row each."""
     like = model.trunk.unembedding().weight
     return [model.prompt(item.memory[None].to(like)) for item in items]
 
 
 def memories_key(
-    model: SpeechSeq2Seq, data: Sequence[DataDir], texts: bool, passes: int = 1, seed: int = 0
+    model: MemoryModel, data: Sequence[DataDir], texts: bool, passes: int = 1, seed: int = 0
 ) -> str:  # fmt: skip
     """What memories depend on: the model, its law, the audio, whether texts are the transcripts, and how often and at
     which speeds it is heard."""
     heard = [[u.id, u.text if texts else "", u.audio, u.start, u.end, u.channel] for d in data for u in d.utterances]
     facts = [
         weights_digest(model.trunk),
-        str(model.law),
+        str((model.opening(), model.rules)),
         str(model.config),
         heard,
         *([passes, seed] if passes > 1 else []),

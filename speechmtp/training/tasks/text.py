@@ -14,7 +14,7 @@ from speechmtp.data.batch import seeded
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import CtcMerge, Segments
-from speechmtp.models.speech_lm import SpeechLM
+from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training.losses import MultiTokenConfig
 from speechmtp.training.multi_token import pad_text
@@ -108,7 +108,7 @@ class TextStream:
 
 
 @torch.no_grad()
-def build_bank(model: SpeechLM, train: AudioData, dev_rate: float, config: TextPhaseConfig, seed: int) -> SegmentBank:
+def build_bank(model: EncoderLM, train: AudioData, dev_rate: float, config: TextPhaseConfig, seed: int) -> SegmentBank:
     """A bank of segments of training audio, augmented as strongly as gives the development set's CTC error
     rate `dev_rate` (on plain training audio CTC is nearly perfect and would teach nothing)."""
     if not isinstance(model.adapter, CtcMerge):
@@ -128,7 +128,7 @@ def build_bank(model: SpeechLM, train: AudioData, dev_rate: float, config: TextP
 
 
 def _collect(
-    model: SpeechLM, train: AudioData, names: list[str], strength: float, speeds: tuple[float, ...], seed: int,
+    model: EncoderLM, train: AudioData, names: list[str], strength: float, speeds: tuple[float, ...], seed: int,
     bank: SegmentBank | None = None,
 ) -> SegmentBank:  # fmt: skip
     bank = bank or SegmentBank(model.encoder.blank)
@@ -151,7 +151,7 @@ class TextPhase:
     """Adapter, trunk and heads on simulated batches."""
 
     def __init__(
-        self, config: TextPhaseConfig, model: SpeechLM, heads: HeadSet, train: AudioData, dev: AudioData,
+        self, config: TextPhaseConfig, model: EncoderLM, heads: HeadSet, train: AudioData, dev: AudioData,
         tokenizer: Tokenizer, seed: int, precision: torch.dtype, normalize: Callable[[str], str] = str,
     ) -> None:  # fmt: skip
         self.name, self.steps, self.optim = config.name, config.steps, config.optim
@@ -182,7 +182,7 @@ class TextPhase:
 
 
 def text_loss(
-    model: SpeechLM, heads: HeadSet, batch: TextBatch, config: MultiTokenConfig, step: int | None = None
+    model: EncoderLM, heads: HeadSet, batch: TextBatch, config: MultiTokenConfig, step: int | None = None
 ) -> tuple[Tensor, dict[str, float]]:
     """The trunk's loss on simulated segments."""
     device = model.encoder.mean.device

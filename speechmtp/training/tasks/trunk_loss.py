@@ -10,7 +10,7 @@ from speechmtp.decoding.loop import generate
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import AudioPrompt
-from speechmtp.models.speech_lm import SpeechLM
+from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training.losses import MultiTokenConfig
 from speechmtp.training.multi_token import lay_behind, multi_token_loss
@@ -18,7 +18,7 @@ from speechmtp.training.tasks.ctc import AudioData, evaluation_batches, greedy_l
 
 
 def trunk_loss(
-    model: SpeechLM, heads: HeadSet, audio: AudioPrompt, ids: Tensor, lengths: Tensor, config: MultiTokenConfig,
+    model: EncoderLM, heads: HeadSet, audio: AudioPrompt, ids: Tensor, lengths: Tensor, config: MultiTokenConfig,
     step: int | None = None,
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """Summed multi-token loss of texts `ids` [B, L] (opening and end token included) behind audio prompts."""
@@ -26,7 +26,7 @@ def trunk_loss(
 
 
 @torch.no_grad()
-def decoded_error_rate(model: SpeechLM, data: AudioData, tokenizer: Tokenizer) -> dict[str, float]:
+def decoded_error_rate(model: EncoderLM, data: AudioData, tokenizer: Tokenizer) -> dict[str, float]:
     """Word and token error rates, in percent, of plain decoding and of the CTC labels on a development set.
 
     `score` adds the trunk's two rates: words are what counts, tokens are the finer scale.
@@ -37,7 +37,7 @@ def decoded_error_rate(model: SpeechLM, data: AudioData, tokenizer: Tokenizer) -
     pairs: dict[str, list[tuple[list[int], list[int]]]] = {"": [], "ctc_": []}
     device = model.encoder.mean.device
     for batch in evaluation_batches(data, 32):
-        out = model.encode(batch.frames.to(device), batch.lengths.to(device))
+        out = model.encode_audio(batch.frames.to(device), batch.lengths.to(device))
         found, _ = generate(model.trunk, None, model.prompt(out), strategy.drafter, strategy.rule, tokenizer.eos)
         references = [data.tokens[name] for name in batch.ids]
         pairs[""] += zip(references, ([t for t in row if t != tokenizer.eos] for row in found))

@@ -14,31 +14,30 @@ from speechmtp.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from speechmtp.bundle import Bundle
     from speechmtp.heads.contract import HeadSet
-    from speechmtp.models.causal_lm import CausalLM
     from speechmtp.training.tasks.head_bases import HeldOut
     from speechmtp.types import Prompt
 
 OPENING, MOST = 8, 64
 
 
-def lm_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
+def text_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The figures of a causal LM's head sets, and the folder for them."""
     import torch
 
+    from speechmtp.bundle import load_without_heads
     from speechmtp.cli.reference import kept_tokens
     from speechmtp.heads.folder import trunk_digest
-    from speechmtp.models.causal_lm import load_causal_lm
     from speechmtp.training.tasks.head_bases import long_texts, text_dev
 
     opening, most, dtype = _checked(args)
     prepare_run(args)
-    lm, device = load_causal_lm(args.model), torch.device(args.device)
-    digest = trunk_digest(lm)
-    heads, folders = _heads(args, lm, digest)
+    bundle, device = load_without_heads(args.model), torch.device(args.device)
+    lm, digest = bundle.text_model, trunk_digest(bundle.model)
+    bundle.heads, folders = _heads(args, bundle, digest)
     out, kept = places(args, folders)
-    for module in (lm.trunk, *heads.values()):
-        module.to(device=device, dtype=dtype)
+    bundle.to(device, dtype)
     texts = long_texts(lm, [args.data], opening)
     held_out = text_dev(lm, texts, opening, most)
     names = [str(number) for number in range(1, len(texts) + 1)]
@@ -50,11 +49,11 @@ def lm_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
         key = {"trunk_sha256": digest, "openings_sha256": hashlib.sha256(openings).hexdigest(), "most": most,
                "dtype": args.dtype}  # fmt: skip
         decode = partial(_said, held_out, prompts, args.batch_size)
-        tokens, known = kept_tokens(key, lm.name, decode, kept[0], kept[1:])
+        tokens, known = kept_tokens(key, bundle.name, decode, kept[0], kept[1:])
         source = "kept tokens" if known else "decoded now"
     size = max(args.batch_size, ROWS)
     groups = [names[start : start + size] for start in range(0, len(names), size)]
-    found = [judged(lm.trunk, h, name, folders[name], prompts, tokens, groups) for name, h in heads.items()]
+    found = [judged(lm.trunk, h, name, folders[name], prompts, tokens, groups) for name, h in bundle.heads.items()]
     return summary_of(args, tokens, source, dtype, device, found) | {"opening": opening, "most": most}, out
 
 
@@ -74,12 +73,14 @@ def _said(held_out: "HeldOut", prompts: dict[str, "Prompt"], size: int) -> dict[
     return dict(zip(prompts, held_out.said(list(prompts.values()), size)))
 
 
-def _heads(args: argparse.Namespace, lm: "CausalLM", digest: str) -> tuple[dict[str, "HeadSet"], dict[str, Path]]:
+def _heads(args: argparse.Namespace, bundle: "Bundle", digest: str) -> tuple[dict[str, "HeadSet"], dict[str, Path]]:
     """Head sets by name, those of --heads or else all of the folder's own, and where they were read."""
     from speechmtp.heads.folder import find_heads, load_heads, own_heads
 
-    model = Path(args.model)
-    folders = find_heads(model, args.heads) if args.heads else own_heads(model)
+    folders = find_heads(bundle.folder, args.heads) if args.heads else own_heads(bundle.folder)
     if not folders:
         raise ConfigError(f"heads: {args.model} has no heads; train some, or give a head folder with --heads")
-    return {name: load_heads(path, lm, args.allow_stale_heads, digest) for name, path in folders.items()}, folders
+    heads = {
+        name: load_heads(path, bundle.model, args.allow_stale_heads, digest) for name, path in folders.items()
+    }  # fmt: skip
+    return heads, folders

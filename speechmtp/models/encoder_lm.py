@@ -20,7 +20,7 @@ class ModelConfig:
     trunk: TrunkConfig = field(default_factory=ScratchTrunkConfig)
 
 
-class SpeechLM(nn.Module):
+class EncoderLM(nn.Module):
     """A decoder that reads an audio prompt; `bos` opens the text."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, bos: int) -> None:
@@ -30,7 +30,7 @@ class SpeechLM(nn.Module):
         self.trunk = build_trunk(config.trunk, vocab_size)
         self.adapter = build_adapter(config.adapter, config.encoder.width, vocab_size + 1, self.trunk.width)
 
-    def encode(self, frames: Tensor, lengths: Tensor) -> EncoderOutput:
+    def encode_audio(self, frames: Tensor, lengths: Tensor) -> EncoderOutput:
         """Encoder output of features [B, T, F]."""
         out: EncoderOutput = self.encoder(frames, lengths)
         return out

@@ -1,0 +1,132 @@
+"""A text-only causal LM of transformers, from its folder: a trunk with its own tokenizer, or none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.models.bases.contract import SpeechModel, TextModel
+from speechmtp.models.bases.folders import end_tokens, loaded, tokenizer_files
+from speechmtp.models.draft_prompt import DraftPrompt
+from speechmtp.models.quiet import quiet_transformers
+from speechmtp.models.storage import Storage
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import FbankConfig, Prompt, Request
+
+
+@dataclass(frozen=True)
+class CausalLMSettings:
+    """`model` in config.yaml."""
+
+    kind: Literal["causal_lm"] = "causal_lm"
+
+
+class CausalLM(TextModel):
+    """`bos` opens a text (None: nothing does). Without a tokenizer its tokens are no text, such as those of a codec."""
+
+    kind: ClassVar[str] = "causal_lm"
+    title: ClassVar[str] = "a text LM"
+    settings: ClassVar[type] = CausalLMSettings
+    normalizer: ClassVar[str] = ""
+
+    def __init__(
+        self, config: CausalLMSettings, trunk: Trunk, tokenizer: Any, bos: int | None, eos: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.config, self.trunk, self.tokenizer, self.bos, self.eos = config, trunk, tokenizer, bos, eos
+
+    @classmethod
+    def load(cls, folder: Path, config: CausalLMSettings, features: FbankConfig | None) -> "CausalLM":
+        """What is no such folder, lacks weights or has a tokenizer with tokens that the model lacks is an error."""
+        model = loaded(AutoModelForCausalLM, folder, "a causal LM with its tokenizer")
+        tokenizer = _tokenizer(folder) if tokenizer_files(folder) else None
+        if not hasattr(model.get_decoder(), "layers"):
+            raise ConfigError(
+                f"{folder}: {type(model).__name__} has no list `layers` to read; Llama, Qwen and the like do"
+            )
+        trunk = Trunk(model)
+        bos: int | None = None
+        if tokenizer is None:
+            eos = end_tokens(folder, model)
+        else:
+            if len(tokenizer) > trunk.vocab_size:
+                raise CheckpointError(
+                    f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {trunk.vocab_size}; they must fit"
+                )
+            end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else model.config.eos_token_id
+            if not isinstance(end, int):
+                raise ConfigError(
+                    f"{folder}: end token {end}, one id is expected; set eos_token in its tokenizer_config.json"
+                )
+            eos = (end,)
+            # Some tokenizers name an opening token that their models never saw in front of a text.
+            opening = tokenizer("a")["input_ids"][:1]
+            bos = tokenizer.bos_token_id if opening == [tokenizer.bos_token_id] else None
+        model.requires_grad_(False)
+        return cls(config, trunk, tokenizer, bos, eos).eval()
+
+    def save(self, folder: Path, storage: Storage) -> None:
+        """transformers' own files, in float32 whatever the storage."""
+        with quiet_transformers():
+            self.trunk.model.save_pretrained(folder)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(folder)
+
+    def stored_as(self, storage: Storage) -> Storage:
+        """transformers' own files round nothing."""
+        return "float32"
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, with the opening token where the model has one, without an end token."""
+        if self.tokenizer is None:
+            return super().encode(text)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids if self.bos is None else [self.bos, *ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens left out."""
+        return "" if self.tokenizer is None else str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    @torch.no_grad()
+    def read(self, ids: Sequence[int], limit: int | None = None, draft: SpeechModel | None = None) -> Request:
+        """The ids as they are."""
+        small = () if draft is None else (DraftPrompt(draft.trunk, _prompt(draft.trunk, ids)),)
+        return Request(_prompt(self.trunk, ids), self.rules, limit, tuple(ids), small)
+
+    def check_draft(self, draft: SpeechModel, source: object) -> None:
+        """A CheckpointError unless ids and logits of the draft model stand for the same tokens as those of the base."""
+        if not isinstance(draft, CausalLM):
+            raise CheckpointError(f"draft model {draft.name}: {draft.title}, expected a text LM of the same tokens")
+        own, other = (
+            {} if model.tokenizer is None else model.tokenizer.get_vocab() for model in (self, draft)
+        )  # fmt: skip
+        differing = sorted(str(token) for token, _ in own.items() ^ other.items())
+        if differing:
+            raise CheckpointError(
+                f"draft model {draft.name}: another vocabulary, {len(other)} tokens, expected the {len(own)} of "
+                f"{self.name} (first that differs: {differing[0]!r}); take a smaller model of the same family"
+            )
+        if draft.trunk.vocab_size != self.trunk.vocab_size:
+            raise CheckpointError(
+                f"draft model {draft.name}: {draft.trunk.vocab_size} logits, expected {self.trunk.vocab_size} as in "
+                f"{self.name}; resize its embeddings to as many rows"
+            )
+
+
+def _prompt(trunk: Trunk, ids: Sequence[int]) -> Prompt:
+    given = torch.tensor([list(ids)], device=trunk.unembedding().weight.device)
+    size = torch.tensor([given.shape[1]], device=given.device)
+    return Prompt(trunk.embed(given), torch.arange(given.shape[1], device=given.device)[None], size, size)
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder}: cannot be loaded as a causal LM with its tokenizer: {reason}") from error

@@ -1,0 +1,118 @@
+"""What pretrained encoder-decoder recognisers of transformers share: their folders, and a trunk beside a memory."""
+
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoFeatureExtractor, GenerationConfig, PreTrainedModel
+
+from speechmtp.errors import CheckpointError
+from speechmtp.models.bases.contract import MemoryModel
+from speechmtp.models.quiet import quiet_transformers
+from speechmtp.models.seq2seq import Seq2SeqTrunk
+from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack
+from speechmtp.text.hub_tokenizer import HubTokenizer
+from speechmtp.types import FbankConfig, TokenRules
+
+
+class EncoderDecoder(MemoryModel):
+    """A folder as transformers has it, its tokenizer `tokenizer.json` or, packed, `tokenizer.json.xz`.
+
+    Its law is greedy decoding of at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both of the settings,
+    but never past the decoder's positions.
+    """
+
+    config_type: ClassVar[Any]  # transformers' classes
+    model_type: ClassVar[Any]
+    extracts: ClassVar[bool] = False  # whether it has a feature extractor of transformers
+
+    def __init__(self, config: Any, model: PreTrainedModel, extractor: Any, generation: GenerationConfig) -> None:
+        super().__init__()
+        self.config, self.extractor, self.generation = config, extractor, generation
+        settings: Any = model.config
+        self.eos = (int(settings.eos_token_id),)
+        self._rules = self.said(settings)
+        self.trunk = Seq2SeqTrunk(model, self._rules.suppress, self._rules.begin_suppress)
+
+    def said(self, settings: Any) -> TokenRules:
+        """What the model may say, from transformers' configurations."""
+        return TokenRules(self.eos)
+
+    @property
+    def rules(self) -> TokenRules:
+        """What it may say."""
+        return self._rules
+
+    @classmethod
+    def empty(cls, config: Any, folder: Path) -> Self:
+        """The model of a folder's config.json, its weights not set yet."""
+        try:
+            with quiet_transformers():
+                sizes = cls.config_type.from_pretrained(str(folder))
+                generation = GenerationConfig.from_pretrained(str(folder))
+                extractor = AutoFeatureExtractor.from_pretrained(str(folder)) if cls.extracts else None
+                model = cls.model_type(sizes)
+            return cls(config, model, extractor, generation).eval()
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{folder}: cannot be loaded as {cls.kind}: {reason}") from error
+
+    @classmethod
+    def load(cls, folder: Path, config: Any, features: FbankConfig | None) -> Self:
+        """Weights in transformers' files or packed."""
+        model = cls.empty(config, folder)
+        load_state(model.trunk.model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors")
+        packed = folder / "tokenizer.json.xz"
+        path = packed if packed.exists() else folder / "tokenizer.json"
+        model.tokenizer = HubTokenizer.load(path, model.start, model.eos[0])
+        if len(model.tokenizer) > model.trunk.vocab_size:
+            raise CheckpointError(
+                f"{folder}: the tokenizer has {len(model.tokenizer)} tokens, the model {model.trunk.vocab_size}; they "
+                f"must fit"
+            )
+        model.requires_grad_(False)
+        return model
+
+    def save(self, folder: Path, storage: Storage) -> None:
+        """Weights under transformers' own names, its configuration files, the tokenizer."""
+        save_file(pack(self.trunk.model.state_dict(), storage), folder / "model.safetensors", {"format": "pt"})
+        self.save_settings(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder, packed=storage != "float32")
+
+    def save_settings(self, folder: Path) -> None:
+        """transformers' configuration files."""
+        self.trunk.model.config.save_pretrained(folder)
+        self.generation.save_pretrained(folder)
+        if self.extractor is not None:
+            self.extractor.save_pretrained(folder)
+
+    @property
+    def start(self) -> int:
+        """The first token of every output."""
+        return int(self.trunk.model.config.decoder_start_token_id)
+
+    def encode_audio(self, inputs: Tensor) -> Tensor:
+        """Encoder states [B, S, E] of `inputs` of rows of one length: Moonshine's group norm runs over all time and
+        neither it nor a convolution knows of padding, so that a padded row would be heard otherwise."""
+        states: Tensor = self.trunk.model.get_encoder()(inputs).last_hidden_state
+        return states
+
+    def like(self) -> Tensor:
+        """A weight, whose type and place inputs take."""
+        weight: Tensor = self.trunk.unembedding().weight
+        return weight
+
+    def limit(self, seconds: float) -> int:
+        """The most tokens, an end token among them, that are said of so many seconds."""
+        most = ceil(self.config.tokens_per_second * seconds) + self.config.extra
+        last: Any = self.trunk.last_position
+        last = int(getattr(self.trunk.model.config, "max_position_embeddings", 512)) - 1 if last is None else last
+        return max(1, min(most, last + 1 - self.opened))
+
+    @property
+    def opened(self) -> int:
+        """How many tokens open an output."""
+        return 1

@@ -1,0 +1,137 @@
+"""Qwen2-Audio of transformers (arXiv 2407.10759): a prompt with audio in it, and behind that an instruction.
+
+Its prompts are made by its own processor and its own forward; a hook on its language model sees their entries.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
+from speechmtp.errors import CheckpointError
+from speechmtp.models.bases.contract import Reads, SpeechModel
+from speechmtp.models.bases.folders import end_tokens, has_chat_template, loaded, saved
+from speechmtp.models.quiet import quiet_transformers
+from speechmtp.models.storage import Storage
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import FbankConfig, Prompt, Request
+
+AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
+
+
+@dataclass(frozen=True)
+class Qwen2AudioSettings:
+    """`model` in config.yaml: what it is asked to do, and the law of its output: at most ceil(`tokens_per_second` *
+    seconds) + `extra` tokens. Everything else stands in transformers' own files."""
+
+    kind: Literal["qwen2_audio"] = "qwen2_audio"
+    instruction: str = "Transcribe the speech."
+    tokens_per_second: float = 10.0
+    extra: int = 20
+
+
+class _Seen(Exception):
+    """The entries of a prompt are known; the language model need not run."""
+
+
+class Qwen2Audio(SpeechModel):
+    """A folder as transformers has it, with its processor."""
+
+    kind: ClassVar[str] = "qwen2_audio"
+    title: ClassVar[str] = "Qwen2-Audio"
+    reads: ClassVar[Reads] = "prompts"
+    settings: ClassVar[type] = Qwen2AudioSettings
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_audio",)
+
+    def __init__(
+        self, config: Qwen2AudioSettings, model: Any, processor: Any, eos: tuple[int, ...], chat: bool
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.config, self.trunk, self.processor, self.eos, self.chat = config, Trunk(model), processor, eos, chat
+        self.tokenizer, extractor = processor.tokenizer, processor.feature_extractor
+        self.rate, self.longest = int(extractor.sampling_rate), float(extractor.chunk_length)
+        self.shortest = 7 * int(extractor.hop_length)  # two entries: transformers takes another way for one
+
+    @classmethod
+    def load(cls, folder: Path, config: Qwen2AudioSettings, features: FbankConfig | None) -> "Qwen2Audio":
+        """Weights as transformers or we wrote them."""
+        model = loaded(Qwen2AudioForConditionalGeneration, folder, cls.title)
+        try:
+            with quiet_transformers():
+                processor = AutoProcessor.from_pretrained(str(folder))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{folder}: its processor cannot be loaded: {reason}") from error
+        model.requires_grad_(False)
+        return cls(config, model, processor, end_tokens(folder, model), has_chat_template(folder)).eval()
+
+    def save(self, folder: Path, storage: Storage) -> None:
+        """Model and processor."""
+        saved(self.trunk.model, folder, storage)
+        with quiet_transformers():
+            self.processor.save_pretrained(folder)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Any) -> str:
+        """The text of ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def inputs(self, samples: Tensor) -> dict[str, Tensor]:
+        """What the model's own forward and `generate` take of samples [N]."""
+        found: Any = self.processor(
+            text=self.text(), audio=samples.float().cpu().numpy(), sampling_rate=self.rate, return_tensors="pt"
+        )
+        return {name: value.to(self.device) for name, value in found.items()}
+
+    def text(self) -> str:
+        """The prompt's text: by the chat template where the folder has one."""
+        if not self.chat:
+            return f"{AUDIO}{self.config.instruction}"
+        parts = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": self.config.instruction}]
+        turns = [{"role": "user", "content": parts}]
+        text: str = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return text
+
+    def limit(self, seconds: float) -> int:
+        """The most tokens, an end token among them, that it says of so many seconds."""
+        return max(1, ceil(self.config.tokens_per_second * seconds) + self.config.extra)
+
+    @torch.no_grad()
+    def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
+        """The entries that its language model would be given."""
+        self.no_choice(language, task)
+        inputs = self.inputs(samples)
+        embeddings, positions = self._entries(inputs)
+        rows, size = positions.shape
+        full = torch.full((rows,), size, device=positions.device)
+        prompt = Prompt(embeddings, positions, full, positions[:, -1] + 1)
+        ids = tuple(inputs["input_ids"][0].tolist())
+        return Request(prompt, self.rules, self.limit(len(samples) / self.rate), ids)
+
+    def _entries(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Embeddings [1, P, C] and positions [1, P] that reach the language model."""
+        seen: dict[str, Any] = {}
+
+        def look(module: Any, args: Any, given: dict[str, Any]) -> None:
+            seen.update(given)
+            raise _Seen
+
+        hook = self.trunk.model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            self.trunk.model(**inputs, use_cache=False)
+        except _Seen:
+            pass
+        finally:
+            hook.remove()
+        embeddings: Tensor = seen["inputs_embeds"]
+        positions: Tensor | None = seen.get("position_ids")
+        steps = torch.arange(embeddings.shape[1], device=embeddings.device)[None]
+        return embeddings, steps if positions is None else positions
