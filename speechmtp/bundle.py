@@ -172,7 +172,7 @@ def load_without_heads(name: str) -> Bundle:
         config = BundleConfig(model=kind.default_settings(), normalizer=kind.normalizer)
     card = folder / "card.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
-    return Bundle(config, load_model(folder, config.model, config.features, str(folder)), {}, text, folder.name, folder)
+    return Bundle(config, load_model(folder, config.model, config.features, name), {}, text, folder.name, folder)
 
 
 def reads_text(name: str) -> bool:
@@ -190,7 +190,6 @@ def load_draft_model(name: str, base: Bundle) -> SpeechModel:
     """A small model that drafts for `base`, on the base's device and in its dtype; one that cannot is a
     CheckpointError."""
     draft = load_without_heads(name).model
-    draft.name = name
     base.model.check_draft(draft, base.name if base.name in EMBEDDED else base.folder)
     like = base.model.trunk.unembedding().weight
     return draft.to(device=like.device, dtype=like.dtype)

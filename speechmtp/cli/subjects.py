@@ -159,6 +159,7 @@ def _open_text(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -
         raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
     prepare_run(args)
     bundle = load_bundle(args.model, args.allow_stale_heads, args.heads)
+    bundle.model.no_choice(getattr(args, "language", ""), getattr(args, "task", ""))
     bundle.to(torch.device(args.device), DTYPES[args.dtype])
     lm, draft = bundle.text_model, load_draft_model(args.draft_model, bundle) if args.draft_model else None
     runner = Runner(lm.trunk, bundle.heads, args.model, None if draft is None else draft.trunk)

@@ -233,7 +233,7 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*speech, "--opening", "3"], "--opening, --most: for text LMs"
     yield [*speech, "--temperature", "-1"], "--temperature -1.0: expected 0 or more"
     yield [*speech, "--top-p", "0"], "--top-p 0.0: expected above 0, at most 1"
-    yield [*speech, "--draft-model", "LMS/draft"], "not a model folder"
+    yield [*speech, "--draft-model", "LMS/draft"], ": a text LM, expected one trained with encoder_from=an4"
     yield ["an4", "LMS/lines.txt"], "give a Kaldi data directory"
     yield ["LMS/lm", "SPOKEN"], "give a text file, a text a line"
     yield [*text, "--strategies", "ar,ctc"], "strategy ctc: needs a CTC head, and the model has none"
@@ -241,7 +241,7 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*text, "--strategies", "mtad"], "strategy mtad: needs a draft model"
     yield [*text, "--strategies", "eagle"], "train them with: speechmtp train heads --model LMS/lm --heads chain"
     yield [*text, "--strategies", "ar", "--most", "0"], "--opening 4, --most 0: expected 1 or more"
-    yield [*text, "--strategies", "ar", "--draft-model", "LMS/other"], "draft model other: another vocabulary, 4"
+    yield [*text, "--strategies", "ar", "--draft-model", "LMS/other"], "LMS/other: another vocabulary, 4"
 
 
 @pytest.mark.parametrize(("arguments", "message"), wrong_commands())

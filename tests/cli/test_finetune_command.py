@@ -103,7 +103,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     assert "partz: no such key" in error("partz=full") and "did you mean 'parts'" in error("partz=full")
     assert "'sideways' is not one of full, decoder, lora" in error("parts=sideways")
     assert "keep_share 0.1 of 2 rows is 0" in error("keep_share=0.1", "--keep", str(data))
-    assert "--base an4: a speech LLM of ours, expected a folder of Moonshine or Whisper" in error(model="an4")
+    assert "an4: a speech LLM of ours, expected Moonshine or Whisper" in error(model="an4")
     assert "nowhere" in error(model="nowhere")
     assert "no such folder" in error("--keep", str(tmp_path / "nothing"))
     assert "--threads -1" in error("--threads", "-1")

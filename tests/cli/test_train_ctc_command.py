@@ -99,4 +99,4 @@ def test_a_model_with_a_ctc_head_of_its_own_is_refused(
     spoken: Path, tmp_path: Path, failing: Callable[[list[str]], str]
 ) -> None:
     message = failing(command(Path("an4"), spoken, tmp_path / "ctc"))
-    assert "--model an4: has a CTC head of its own" in message
+    assert "an4: a speech LLM of ours, expected Moonshine or Whisper" in message

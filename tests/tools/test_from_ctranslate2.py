@@ -74,7 +74,7 @@ def test_several_languages(small: Path, tmp_path: Path) -> None:
     assert isinstance(model, EncoderDecoder)
     ids = {token: i for i, token in enumerate(SMALL)}
     said = ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
-    assert model.opening() == tuple(ids[token] for token in said)
+    assert model.opening("en") == tuple(ids[token] for token in said)
     assert model.generation.lang_to_id == {"<|en|>": 272, "<|x0|>": 273}
     assert WhisperForConditionalGeneration.from_pretrained(tmp_path / "out").dtype == torch.float16
 

@@ -83,12 +83,12 @@ def loaded(kind: Any, folder: Path, wanted: str) -> Any:
 
 
 def _rounded(path: Path) -> bool:
-    """Whether a file holds integers with scales."""
+    """Whether a file holds integers with scales; one that cannot be read does not."""
     try:
         with safe_open(path, framework="pt") as file:
             return any(name.endswith(SCALE) for name in file.keys())  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+    except (OSError, SafetensorError):
+        return False
 
 
 def tied(model: Any, missing: set[str]) -> set[str]:
