@@ -13,9 +13,9 @@ import math
 import torch
 
 from speechmtp.api import Recogniser, load
-from speechmtp.cli.progress import track
 from speechmtp.data.kaldi import Utterance, read_data_dir
 from speechmtp.decoding.strategies import Strategy, parse_strategies
+from speechmtp.progress import track
 from speechmtp.scoring.tables import Column, render_markdown
 from speechmtp.types import PreviousPass, Result
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=10**6, metavar="N", help="of so many recordings")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    recogniser = load(args.model, heads=args.heads, ctc=args.ctc)
+    recogniser = load(args.model, "cpu", heads=args.heads, ctc=args.ctc)
     strategies = [recogniser.runner.prepared(strategy) for strategy in parse_strategies(args.strategies)]
     done: list[list[Result]] = [[] for _ in strategies]
     for utterance in track(read_data_dir(args.data, args.root).utterances[: args.first], "recordings"):

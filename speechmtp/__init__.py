@@ -4,14 +4,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from speechmtp.api import Recogniser, example, load, transcribe
+    from speechmtp.api import Recogniser, example, load
+    from speechmtp.errors import SpeechMTPError
+    from speechmtp.shared import transcribe, transcribe_many
+    from speechmtp.transcripts import Segment, Transcript
 
 __version__ = "0.1.0"
-__all__ = ["Recogniser", "__version__", "example", "load", "transcribe"]
+__all__ = [
+    "Recogniser", "Segment", "SpeechMTPError", "Transcript", "__version__", "example", "load", "transcribe",
+    "transcribe_many",
+]  # fmt: skip
+
+_MODULES = {
+    "SpeechMTPError": "errors", "Segment": "transcripts", "Transcript": "transcripts", "transcribe": "shared",
+    "transcribe_many": "shared",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Names of `speechmtp.api` on first use, so that importing the package does no work."""
+    """Public names on first use, so that importing the package does no work."""
     if name in __all__:
-        return getattr(importlib.import_module("speechmtp.api"), name)
+        return getattr(importlib.import_module(f"speechmtp.{_MODULES.get(name, 'api')}"), name)
     raise AttributeError(f"module 'speechmtp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

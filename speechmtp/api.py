@@ -1,16 +1,17 @@
 """The few names that Python users call: `load` gives a recogniser, `transcribe` uses the default one."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args, overload
 
 import numpy as np
 import torch
 
 from speechmtp.audio.cut import cut_points
-from speechmtp.audio.io import read_audio, resample
+from speechmtp.audio.inputs import Audio, input_name
 from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.decoding.engine import Limits, Recorded
 from speechmtp.decoding.flags import flags_of
@@ -20,24 +21,25 @@ from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
+from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.int8_linear import has_int8
 from speechmtp.models.packed_linear import pack
-from speechmtp.recordings import BATCH, Note, Recording, decode_recordings, held
+from speechmtp.progress import AudioProgress, Told
+from speechmtp.transcripts import BATCH, Transcript, decode_each
 from speechmtp.types import CtcLabels, Request, Result, SpelledText, Trace
 
-Audio = str | Path | np.ndarray
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
-@dataclass
+@dataclass(repr=False)
 class Recogniser:
     """Speech to text with one model; immutable after loading, safe to share.
 
     >>> import speechmtp
     >>> recogniser = speechmtp.load("an4")
-    >>> recogniser.transcribe(speechmtp.example("digits"))
-    'FOUR TWO SEVEN NINE'
+    >>> print(recogniser.transcribe(speechmtp.example("digits")))
+    FOUR TWO SEVEN NINE
     """
 
     bundle: Bundle
@@ -59,6 +61,13 @@ class Recogniser:
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, name, trunk, self.limits)
         self._speller = None if bundle.ctc is None else bundle.model.speller()
+
+    def __repr__(self) -> str:
+        """The model's name, where it is, how it computes, and its head sets."""
+        heads = f", heads {', '.join(self.bundle.heads)}" if self.bundle.heads else ""
+        dtype = str(self.dtype).removeprefix("torch.")
+        name = self.bundle.name or "unnamed"
+        return f"Recogniser({name} on {self.device}, {dtype}{heads})"
 
     @property
     def rate(self) -> int:
@@ -130,7 +139,7 @@ class Recogniser:
 
     def decode(
         self, requests: Sequence[Request], strategy: Strategy | Sequence[Strategy], record_gaps: bool = False,
-        sampling: SamplingConfig | None = None, overlap: bool = False,
+        sampling: SamplingConfig | None = None, overlap: bool = False, record_logprobs: bool = False,
     ) -> list[Result]:  # fmt: skip
         """Decode a batch, all rows by one strategy or each by its own; `seconds` of each result is the batch's decoder
         time. Drawn tokens are those of each request's `noise_key`, whatever the batch."""
@@ -145,7 +154,8 @@ class Recogniser:
                 found[i] = labels, Trace(emitted=len(labels), finished=True, flags=flags)
         rows = [i for i in spoken if i not in found]
         if rows:
-            recorded, drawing = Recorded(gaps=record_gaps, overlap=overlap), Drawing.of(sampling or SamplingConfig())
+            recorded = Recorded(record_gaps, record_logprobs, overlap)
+            drawing = Drawing.of(sampling or SamplingConfig())
             done = self.runner.run([requests[i] for i in rows], [each[i] for i in rows], drawing, recorded)
             found |= dict(zip(rows, zip(*done)))
         if self.device.type == "cuda":
@@ -173,80 +183,92 @@ class Recogniser:
             part = self.listen(audio[start:end], name, language, task)
             yield replace(part, noise_key=noise_key + number)
 
-    def decode_parts(
-        self, recordings: Sequence[Sequence[Request]], strategy: Strategy, batch: int = BATCH,
-        sampling: SamplingConfig | None = None, note: Note | None = None,
-    ) -> list[Recording]:  # fmt: skip
-        """Recordings heard in parts, all parts decoded in batches of like size; `note` is told after every batch how
-        many more seconds are done."""
-        return decode_recordings(
-            recordings, lambda parts: self.decode(parts, strategy, sampling=sampling), batch, note
-        )  # fmt: skip
-
     def transcribe(
-        self, audio: Audio, rate: int | None = None, strategy: str | Strategy = "", language: str = "", task: str = ""
-    ) -> str:
-        """The text of a file, or of samples [N] or [N, channels] (floats in [-1, 1], or integers) at `rate` Hz, of any
-        length; by the model's `default_strategy` where none is given. `language` and `task` as in `listen`."""
-        return self.recognise(audio, rate, strategy, language, task).text
+        self, audio: Audio, rate: float | None = None, strategy: str | Strategy = "", *, language: str = "",
+        task: str = "", progress: Told | bool | None = None, logprobs: bool = False,
+        sampling: SamplingConfig | None = None,
+    ) -> Transcript:  # fmt: skip
+        """What is said in one recording of any length; `print` shows its text.
 
-    def recognise(
-        self, audio: Audio, rate: int | None = None, strategy: str | Strategy = "", language: str = "", task: str = ""
-    ) -> Recording:
-        """Like `transcribe`, with tokens and trace, and the parts that a long recording was cut into."""
-        return next(self.recognise_many([audio], rate, strategy, language=language, task=task))
+        `audio` is a path, an open binary file, the bytes of a file, samples at `rate` Hz, or a pair of both
+        (`audio/inputs.py` has every kind). `strategy` is named as on the command line, or comes from `parse_strategy`;
+        by the model's `default_strategy` where none is given. The rest as in `transcribe_many`. DataError for audio
+        that cannot be read or heard, ConfigError for samples without a rate.
+        """
+        found = self.transcribe_many(
+            [audio], rate, strategy, progress=progress, language=language, task=task, logprobs=logprobs,
+            sampling=sampling, names=[input_name(audio)],
+        )  # fmt: skip
+        return next(found)
 
-    def recognise_many(
-        self, audios: Iterable[Audio], rate: int | None = None, strategy: str | Strategy = "", batch: int = BATCH,
-        language: str = "", task: str = "",
-    ) -> Iterator[Recording]:  # fmt: skip
-        """`recognise` of many in their order, `batch` parts of like length at a time; far faster than one by one. They
-        are read as they are needed, some 256 parts ahead."""
-        if isinstance(audios, (str, Path)):
-            raise ConfigError(f"recognise_many: {audios}, expected a list of recordings; one goes to recognise")
+    @overload
+    def transcribe_many(
+        self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ...,
+        batch: int = ..., on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *,
+        language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
+        noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+    ) -> Iterator[Transcript]: ...  # fmt: skip
+
+    @overload
+    def transcribe_many(
+        self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ...,
+        batch: int = ..., on_error: OnError = ..., progress: Told | bool | None = ..., *,
+        language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
+        noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+    ) -> Iterator[Transcript | DataError]: ...  # fmt: skip
+
+    def transcribe_many(
+        self, sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy = "",
+        batch: int = BATCH, on_error: OnError = "raise", progress: Told | bool | None = None, *,
+        language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
+        noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
+    ) -> Iterator[Transcript | DataError]:  # fmt: skip
+        """Transcripts of many recordings in their order, `batch` parts of like length at a time: far faster than one by
+        one.
+
+        `sources` are of every kind that `transcribe` takes, or functions that give one when its turn comes; they are
+        read as they are needed, some 256 parts ahead. With `on_error="return"` the DataError of a recording that cannot
+        be read or heard stands in its place; "raise" raises it there, behind the transcripts before it. `progress` is
+        told the seconds done and those of all recordings, None until all are read (what is heard is half done); True
+        shows a bar in a terminal. `language` and `task` are those of `listen`. `logprobs` asks for the segments'
+        `mean_logprob`, which costs some time. Where `sampling` draws tokens, `noise_keys` name the noise of each
+        recording (its parts have the keys from there on; default: the parts are counted). `names` are what errors call
+        the recordings.
+        """
         if batch < 1:
-            raise ConfigError(f"recognise_many: batch={batch}, expected 1 or more")
+            raise ConfigError(f"transcribe_many: batch={batch}, expected 1 or more")
+        if on_error not in get_args(OnError):
+            raise ConfigError(f"transcribe_many: on_error={on_error!r}, expected one of {', '.join(get_args(OnError))}")
         if isinstance(strategy, str):
             strategy = parse_strategy(strategy) if strategy else self.default_strategy
+        chosen, sources = strategy, sources_of(sources)
 
-        def parts(audio: Audio) -> list[Request]:
-            return list(self.listen_parts(*self._read(audio, rate), language=language, task=task))
+        def decode(parts: list[Request]) -> list[Result]:
+            return self.decode(parts, chosen, sampling=sampling, record_logprobs=logprobs)
 
-        for group in held(map(parts, audios), len):
-            yield from self.decode_parts(group, strategy, batch)
+        def found() -> Iterator[Transcript | DataError]:
+            count = len(sources) if isinstance(sources, Sized) else None
+            with AudioProgress(progress, "transcribing", count) as bar:
+                raises = on_error == "raise"
+                listen = partial(self.listen_parts, language=language, task=task)
+                heard = listen_each(sources, rate, self.rate, listen, bar, names, noise_keys, raises)
+                for one in decode_each(heard, decode, batch, bar.add):
+                    if raises and isinstance(one, DataError):
+                        raise one
+                    yield one
 
-    def _read(self, audio: Audio, rate: int | None) -> tuple[np.ndarray, str]:
-        """Samples at the model's rate, and what errors call them."""
-        if isinstance(audio, (str, Path)):
-            return read_audio(audio, self.rate)[0], str(audio)
-        if not isinstance(audio, np.ndarray):
-            raise DataError(f"audio: a {type(audio).__name__}, expected a path or a numpy array of samples")
-        if rate is None:
-            raise ConfigError("transcribe: an array needs its rate in Hz; give rate=16000 or what it is")
-        samples = mono(audio)
-        return samples if rate == self.rate else resample(samples, rate, self.rate), "audio"
-
-
-def mono(audio: np.ndarray) -> np.ndarray:
-    """Float32 samples [N] of an array [N] or [N, channels]; integers are scaled by their type's range."""
-    if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[1] > audio.shape[0]):
-        raise DataError(f"audio: array of shape {audio.shape}, expected [N] or [N, channels]")
-    if np.issubdtype(audio.dtype, np.integer):
-        info = np.iinfo(audio.dtype)
-        middle = 0 if info.min else (info.max + 1) // 2  # of unsigned samples, such as those of 8-bit WAV files
-        audio = (audio.astype(np.float64) - middle) / ((info.max + 1.0) / (2 if middle else 1))
-    audio = audio.astype(np.float32)
-    return audio.mean(1) if audio.ndim == 2 else audio
+        return found()
 
 
 def load(
-    model: str = "default", device: str = "cpu", dtype: str = "float32", heads: str | Path | Sequence[str | Path] = (),
+    model: str = "default", device: str = "auto", dtype: str = "float32", heads: str | Path | Sequence[str | Path] = (),
     allow_stale_heads: bool = False, draft_model: str | Path = "", ctc: str | Path = "", drafts: str = "",
 ) -> Recogniser:  # fmt: skip
-    """A recogniser from a model folder or the name of an embedded model (`default`, `an4`).
+    """A recogniser of one's own from a model folder or the name of an embedded model (`default`, `an4`).
 
-    `heads` are names of the model's head sets or head folders, the first being the default; with none given the
-    model has all of its own. Those of another trunk are an error unless `allow_stale_heads`. `draft_model` is the
+    `device` is `auto` (a GPU where CUDA works, else the CPU) or PyTorch's name of one; `repr` tells which. `heads` are
+    names of the model's head sets or head folders, the first being the default; with none given the model has all of
+    its own. Those of another trunk are an error unless `allow_stale_heads`. `draft_model` is the
     folder of a smaller model on the same encoder, for strategies that draft with one; `ctc` that of a CTC draft head
     (default: the model's own). `drafts` says how heads compute: `int8`, several times as fast on a CPU in float32, or
     `float32` (default: what the model's folder says, where it can).
@@ -258,7 +280,7 @@ def load(
     draft = load_draft_model(str(draft_model), bundle) if draft_model else None
     if drafts not in ("", *get_args(Drafts)):
         raise ConfigError(f"--drafts {drafts}: expected one of {', '.join(get_args(Drafts))}")
-    check_device(device)
+    device = chosen_device(device)
     can = torch.device(device).type == "cpu" and dtype == "float32" and has_int8()
     if drafts == "int8" and not can:
         found = f"{device} and {dtype}" if has_int8() else "a PyTorch without 8-bit kernels"
@@ -275,9 +297,21 @@ def check_device(name: str) -> None:
         raise ConfigError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
 
 
-def transcribe(audio: str | Path | np.ndarray, rate: int | None = None, model: str = "default") -> str:
-    """The text of a file, or of samples [N] at `rate` Hz, by an embedded model or a model folder."""
-    return load(model).transcribe(audio, rate)
+def chosen_device(name: str) -> str:
+    """The device of a name, for `auto` `cuda` where that works, else `cpu`; ConfigError as `check_device`."""
+    if name == "auto":
+        return "cuda" if has_cuda() else "cpu"
+    check_device(name)
+    return name
+
+
+def has_cuda() -> bool:
+    """Whether CUDA works here."""
+    try:
+        check_device("cuda")
+    except ConfigError:
+        return False
+    return True
 
 
 def example(name: str) -> Path:

@@ -335,7 +335,7 @@ class Request:
     `prompt` has one row. `limit` is the most tokens to say, an end token among them (None: the engine's own limits);
     `ids` stand in front of the output, where the prompt has token ids; `sources` are for drafters; `noise_key` names
     the row's noise where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
-    nothing to hear, so that the text is empty.
+    nothing to hear, so that the text is empty. `language` is the code of what is spoken, where the model knows.
     """
 
     prompt: Prompt
@@ -347,6 +347,7 @@ class Request:
     audio_seconds: float = 0.0
     listen_seconds: float = 0.0
     empty: bool = False
+    language: str | None = None
     first: int = field(init=False, repr=False, compare=False)  # position of the first output token, on the host
 
     def __post_init__(self) -> None:
@@ -399,7 +400,8 @@ class Trace:
     num_accepted_tokens: int = 0
     num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
-    logprobs: list[float] = field(default_factory=list)  # log probability of each emitted token, if recorded
+    # Log probability of each emitted token under the trunk's law, processors applied, if recorded.
+    logprobs: list[float] = field(default_factory=list)
     finished: bool = False  # by an end token, not by the limit
     flags: tuple[str, ...] = ()  # what looks wrong about the output: `empty`, `limit`, `repetition`
     examined: int = 0  # drafted tokens up to a row's first rejected one, if overlaps are recorded
@@ -418,7 +420,7 @@ class Trace:
 
 
 def sum_traces(traces: Iterable[Trace]) -> Trace:
-    """Counts of several utterances together; gaps are left out."""
+    """Counts of several utterances together; gaps and log probabilities are left out."""
     total = Trace(finished=True)
     for trace in traces:
         for name in ("calls", "prompt_calls", "draft_calls", "fed", "emitted", "draft_seconds", "examined", "overlap"):

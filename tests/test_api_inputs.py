@@ -1,15 +1,23 @@
 """What a user of the Python interface may do wrong, or at once."""
 
+import copy
+import io
+import pickle
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import speechmtp
-from speechmtp.api import Recogniser, mono
+from speechmtp import api
+from speechmtp.api import Recogniser, chosen_device
+from speechmtp.audio.io import read_audio
 from speechmtp.bundle import save_bundle
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import CheckpointError, ConfigError, DataError
@@ -20,22 +28,20 @@ def default() -> Recogniser:
     return speechmtp.load()
 
 
-def test_integers_are_samples_of_their_type_unsigned_ones_around_its_middle() -> None:
-    assert mono(np.array([0, 128, 255], np.uint8)).tolist() == [-1, 0, 127 / 128]
-    assert mono(np.array([-(2**15), 0, 2**14], np.int16)).tolist() == [-1, 0, 0.5]
-    assert mono(np.array([0, 2**31], np.uint32)).tolist() == [-1, 0]
-
-
 def test_mistakes_are_one_line(default: Recogniser) -> None:
-    with pytest.raises(DataError, match="a list, expected a path or a numpy array"):
-        default.transcribe([0.0, 0.1], 16000)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="a Tensor, expected a path"):
-        default.transcribe(torch.zeros(16000), 16000)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="audio: a dict, expected a path"):
+        default.transcribe({}, 16000)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="audio: a list of str, expected numbers; several recordings go to"):
+        default.transcribe(["a.wav"], 16000)  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="audio: samples need their rate in Hz; give rate=16000"):
+        default.transcribe(torch.zeros(16000))
     for one in ("a.wav", Path("a.wav")):
-        with pytest.raises(ConfigError, match=r"a\.wav, expected a list of recordings"):
-            next(default.recognise_many(one))  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"transcribe_many: .*, expected a list of recordings; a single one goes"):
+            default.transcribe_many(one)  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="batch=0, expected 1 or more"):
-        next(default.recognise_many(["a.wav"], batch=0))
+        default.transcribe_many(["a.wav"], batch=0)
+    with pytest.raises(ConfigError, match="on_error='skip', expected one of raise, return"):
+        default.transcribe_many(["a.wav"], on_error="skip")  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="--device gpu: not available here"):
         speechmtp.load(device="gpu")
     with pytest.raises(ConfigError, match="--drafts int16: expected one of float32, int8"):
@@ -57,24 +63,24 @@ def test_heads_that_draft_in_int8_are_not_stored(default: Recogniser, tmp_path: 
 
 
 def test_the_ctc_heads_text_is_flagged_as_any_other(default: Recogniser) -> None:
-    silent = default.recognise(np.zeros(16000, np.float32), 16000, "ctc-only")
-    assert silent.text == "" and "empty" in silent.trace.flags
+    silent = default.transcribe(np.zeros(16000, np.float32), 16000, "ctc-only")
+    assert silent.text == "" and "empty" in silent.flags
 
 
 @pytest.mark.parametrize("within", [False, True])
 def test_models_load_and_hear_in_inference_mode(within: bool) -> None:
     audio = speechmtp.example("digits")
-    expected = speechmtp.load().recognise(audio).tokens
+    expected = speechmtp.load().transcribe(audio).tokens
     with torch.inference_mode():
         model = speechmtp.load()
         if within:
-            assert model.recognise(audio).tokens == expected
-    assert model.recognise(audio).tokens == expected
+            assert model.transcribe(audio).tokens == expected
+    assert model.transcribe(audio).tokens == expected
 
 
 def test_threads_may_share_a_model(default: Recogniser) -> None:
     """Batches of different shapes at the same time; heads that read layers of the trunk."""
-    samples, _ = default._read(speechmtp.example("digits"), None)
+    samples, _ = read_audio(speechmtp.example("digits"), default.rate)
     heard = [default.listen(samples), default.listen(samples[: len(samples) // 2])]
     batches = [[heard[0]], [heard[1], heard[0], heard[1]]]
     strategies = [parse_strategy("verify"), parse_strategy("threshold:theta=0.5")]
@@ -95,3 +101,49 @@ def test_threads_may_share_a_model(default: Recogniser) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_every_kind_of_audio_is_the_same_text(default: Recogniser) -> None:
+    path = speechmtp.example("digits")
+    samples, rate = soundfile.read(path, dtype="int16")
+    floats = samples / 32768
+    expected = default.transcribe(path)
+    assert "four" in str(expected).lower()
+    with path.open("rb") as file:
+        for audio in (str(path), file, io.BytesIO(path.read_bytes()), path.read_bytes(), (samples, rate)):
+            assert default.transcribe(audio) == expected, type(audio)
+    for audio in (samples, floats, floats.tolist(), torch.from_numpy(floats), torch.from_numpy(samples)[None]):
+        assert default.transcribe(audio, rate) == expected, type(audio)
+
+
+def test_the_device_that_nobody_chose(default: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
+    for works in (True, False):
+        monkeypatch.setattr(api, "has_cuda", lambda: works)  # noqa: B023
+        assert chosen_device("auto") == ("cuda" if works else "cpu")
+        assert chosen_device("cpu") == "cpu"
+    assert repr(default) == f"Recogniser(default on cpu, float32, heads {', '.join(default.bundle.heads)})"
+    monkeypatch.undo()
+    assert api.has_cuda() in (False, torch.cuda.is_available())
+
+
+@pytest.mark.parametrize("model", ["default", "an4"])
+def test_a_recogniser_is_pickled_and_copied(model: str) -> None:
+    """Whole, as worker processes get it: without the folder it came from."""
+    recogniser, audio = speechmtp.load(model), speechmtp.example("digits")
+    expected = recogniser.transcribe(audio)
+    for copied in (pickle.loads(pickle.dumps(recogniser)), copy.deepcopy(recogniser)):
+        assert copied.transcribe(audio) == expected
+        assert repr(copied) == repr(recogniser) and copied.bundle is not recogniser.bundle
+
+
+def test_a_pickled_recogniser_works_in_another_process(tmp_path: Path) -> None:
+    audio = speechmtp.example("digits")
+    recogniser = speechmtp.load("an4")
+    (tmp_path / "model").write_bytes(pickle.dumps(recogniser))
+    code = (
+        "import pickle, sys, torch; torch.set_num_threads(1)\n"
+        f"found = pickle.load(open({str(tmp_path / 'model')!r}, 'rb')).transcribe({str(audio)!r})\n"
+        "sys.stdout.buffer.write(pickle.dumps(found))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert pickle.loads(done.stdout) == recogniser.transcribe(audio)

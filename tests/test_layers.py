@@ -14,7 +14,7 @@ COMMON = {"errors", "types", "config"}
 
 _ALL = {
     "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding", "training",
-    "streaming", "server", "recordings",
+    "streaming", "server", "transcripts", "listening", "progress",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -35,10 +35,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "streaming": {"audio", "text", "bundle", "models", "decoding", "codec"},
     "server": {"streaming", "audio", "text"},
-    "recordings": set(),
+    "progress": set(),
+    "transcripts": set(),
+    "listening": {"audio", "progress"},
     "api": _ALL,
-    "__init__": {"api"},
-    "cli": _ALL | {"api", "__init__"},
+    "shared": _ALL | {"api"},
+    "__init__": {"api", "shared", "transcripts"},
+    "cli": _ALL | {"api", "shared", "__init__"},
 }  # fmt: skip
 
 # Rooms that only one file of another may import.

@@ -101,7 +101,7 @@ def read_pipe(command: str, timeout: float = 60.0, rate: int | None = 16000) -> 
     known when it was written is mended. DataError with the command, its exit code and its last line of error
     output if it fails, is killed or writes no audio.
     """
-    stream = io.BytesIO(mend_wav_lengths(command, run_pipe(command, timeout)))
+    stream = io.BytesIO(mend_wav_lengths(f"{command} |", run_pipe(command, timeout)))
     stream.name = f"{command} |"
     return read_audio(stream, rate=rate)
 

@@ -73,7 +73,7 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def mend_wav_lengths(command: str, data: bytes) -> bytes:
+def mend_wav_lengths(where: str, data: bytes) -> bytes:
     """WAV bytes with true lengths in the header; other formats and sound headers as they are."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return data
@@ -90,8 +90,7 @@ def mend_wav_lengths(command: str, data: bytes) -> bytes:
                 return data[:4] + sizes[0] + data[8 : position + 4] + sizes[1] + data[begin:]
             if length > available:
                 raise DataError(
-                    f"{command} |: {available} bytes of samples, expected {length} by the WAV header; "
-                    "the output is cut short"
+                    f"{where}: {available} bytes of samples, expected {length} by the WAV header; it is cut short"
                 )
             return data
         position = begin + length + (length & 1)

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from speechmtp.cli.progress import track
 from speechmtp.cli.subjects import Subject, peer_result
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.progress import track
 from speechmtp.types import Result, Trace, sum_traces
 
 NO_GAP = 1e9  # behind the end of `ar`'s text there is nothing to tie with, and JSON has no infinity

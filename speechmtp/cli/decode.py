@@ -17,12 +17,13 @@ from speechmtp.cli.options import (
     add_sampling_options,
     add_speech_options,
     check_strategies,
+    noise_key_of,
     open_recogniser,
     sampling_names,
     sampling_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
-from speechmtp.recordings import BATCH
+from speechmtp.transcripts import BATCH
 from speechmtp.types import Trace, sum_traces
 
 
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     if args.nj > 1:
         entries = _run_jobs(args, out)
-        strategy = parse_strategy(str(read_yaml(out / "split" / "1" / "config.yaml")["strategy"]))  # fitted
+        settings = read_yaml(out / "split" / "1" / "config.yaml")
+        strategy, args.device = parse_strategy(str(settings["strategy"])), settings["device"]  # fitted, found
     else:
         recogniser = open_recogniser(args)
         [strategy] = check_strategies(
@@ -83,23 +85,24 @@ def chosen_strategy(args: argparse.Namespace, recogniser: Any = None) -> Any:
 
 
 def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace) -> dict[str, Any]:
-    from speechmtp.cli.recognise import Source, recognise_sources
-
-    sources = [
-        Source(partial(u.load, recogniser.rate, args.allow_pipes), f"{data.path}/{u.origin}: {u.id}", u.id)
-        for u in data.utterances
-    ]
-    entries: dict[str, Any] = {}
-    done = recognise_sources(
-        recogniser, sources, strategy, args.batch_size, sampling_of(args), None, args.language, args.task
+    ids = [u.id for u in data.utterances]
+    found = recogniser.transcribe_many(
+        [partial(u.load, recogniser.rate, args.allow_pipes) for u in data.utterances], recogniser.rate, strategy,
+        args.batch_size, progress=True, sampling=sampling_of(args), noise_keys=[noise_key_of(name) for name in ids],
+        names=[f"{data.path}/{u.origin}: {u.id}" for u in data.utterances], language=args.language, task=args.task,
     )  # fmt: skip
-    for source, heard, result in done:
-        trace = {k: v for k, v in vars(result.trace).items() if k != "gaps"}
-        entries[source.name] = {"text": result.text, "tokens": list(result.tokens), "trace": trace,
-                                "audio_seconds": sum(part.audio_seconds for part in heard),
-                                "batch_seconds": result.seconds,
-                                "listen_seconds": sum(part.listen_seconds for part in heard)}  # fmt: skip
-    return entries
+    return {
+        name: {
+            "text": one.text, "tokens": list(one.tokens), "trace": _counts(one.trace),
+            "audio_seconds": one.audio_seconds, "batch_seconds": one.seconds, "listen_seconds": one.listen_seconds,
+        }
+        for name, one in zip(ids, found)
+    }  # fmt: skip
+
+
+def _counts(trace: Trace) -> dict[str, Any]:
+    """What a trace counts, without figures of single tokens."""
+    return {key: value for key, value in vars(trace).items() if key not in ("gaps", "logprobs")}
 
 
 def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
@@ -157,13 +160,13 @@ def _last_line(log: str) -> str:
 
 
 def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strategy: Any) -> None:
-    from speechmtp.cli.recognise import warn_of
+    from speechmtp.cli.warnings import warn_of
     from speechmtp.config import write_yaml
     from speechmtp.data.kaldi import write_table
 
     write_table(out / "text", {name: entry["text"] for name, entry in entries.items()})
     total = sum_traces(Trace(**entry["trace"]) for entry in entries.values())
-    totals = {k: v for k, v in vars(total).items() if k != "gaps"}
+    totals = _counts(total)
     totals |= {"tokens_per_call": total.tokens_per_call, "mean_acceptance_length": total.mean_acceptance_length}
     trace = {"totals": totals, "utterances": dict(sorted(entries.items()))}
     (out / "trace.json").write_text(json.dumps(trace, indent=1) + "\n")

@@ -38,11 +38,16 @@ def run(args: argparse.Namespace) -> int:
     requests, seconds = listen_all(recogniser, data, False)
     subject = SpeechSubject(recogniser, requests, seconds, data.transcripts())
     done = run_comparison(subject, strategies, args.batch_size, SamplingConfig(seed=args.seed))
-    width = max(len(label) for label in done.texts)
-    for utterance in data.utterances:
+    files = [utterance.audio for utterance in data.utterances]
+    said = {
+        one.label: list(recogniser.transcribe_many(files, strategy=one, batch=args.batch_size))
+        for one in strategies if "reference" not in one.needs
+    }  # fmt: skip
+    width = max(map(len, said), default=0)
+    for number, utterance in enumerate(data.utterances):
         print(f"\n{utterance.audio.removeprefix(str(folder) + '/')}: said {utterance.text}")
-        for label, texts in done.texts.items():
-            print(f"  {label:{width}}  {texts[utterance.id]}")
+        for label, transcripts in said.items():
+            print(f"  {label:{width}}  {transcripts[number]}")
     print("\n" + render_text(table_rows(done.rows), table_columns(done.rows)) + "\n" + footnote(done.rows))
     print(
         "\nThe examples are a synthesiser's voice, spelled letters and numbers.\nNext:\n"

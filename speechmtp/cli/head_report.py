@@ -33,7 +33,7 @@ def judged(
     tokens: Mapping[str, list[int]], groups: Sequence[Sequence[str]],
 ) -> dict[str, Any]:  # fmt: skip
     """The figures of one head set on outputs `tokens` behind `prompts`, both by name; `groups` go together."""
-    from speechmtp.cli.progress import track
+    from speechmtp.progress import track
     from speechmtp.scoring.acceptance import Forced, acceptance
     from speechmtp.training.teacher_forced import teacher_forced
 

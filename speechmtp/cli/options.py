@@ -30,7 +30,7 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int = 1) -> Non
     parser.add_argument("--allow-stale-heads", action="store_true", help="use heads that were trained on another trunk")
     parser.add_argument("--batch-size", type=int, default=batch_size, metavar="B",
                         help="rows decoded together (default %(default)s)")  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    parser.add_argument("--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda:1, ...")
     parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or float64")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
@@ -118,10 +118,10 @@ def check_data(model: str, data: Sequence[str], reads_text: bool) -> None:
 
 
 def prepare_run(args: argparse.Namespace) -> None:
-    """Check the options of `add_run_options`, and set threads and seed."""
+    """Check the options of `add_run_options`, find the device, and set threads and seed."""
     import torch
 
-    from speechmtp.api import check_device
+    from speechmtp.api import chosen_device
 
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size}: expected 1 or more")
@@ -129,7 +129,7 @@ def prepare_run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--threads {args.threads}: expected 0 or more")
     if args.threads:
         torch.set_num_threads(args.threads)
-    check_device(args.device)
+    args.device = chosen_device(args.device)
     random.seed(args.seed)
     torch.manual_seed(args.seed)
 
@@ -173,7 +173,7 @@ def listen_all(
     import time
     from dataclasses import replace
 
-    from speechmtp.cli.progress import track
+    from speechmtp.progress import track
 
     requests: dict[str, Request] = {}
     began = time.perf_counter()

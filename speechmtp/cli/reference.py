@@ -10,9 +10,9 @@ from typing import Any
 import speechmtp
 from speechmtp.api import Recogniser
 from speechmtp.cli.options import batches
-from speechmtp.cli.progress import track
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError
+from speechmtp.progress import track
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.types import CtcLabels, Request
 

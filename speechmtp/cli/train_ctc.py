@@ -65,8 +65,8 @@ def _memories(
     args: argparse.Namespace, config: "SpellerTrainConfig", bundle: "Bundle"
 ) -> "list[list[MemoryText]]":  # fmt: skip
     """Memories of training and development data."""
-    from speechmtp.cli.progress import counter
     from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.progress import counter
     from speechmtp.training.tasks.head_bases import memory_items
 
     prompts = Path(args.prompts) if args.prompts else None

@@ -61,8 +61,8 @@ def _data(
     args: argparse.Namespace, config: "FinetuneConfig", bundle: "Bundle"
 ) -> tuple[list["Pool"], list["DevSet"]]:  # fmt: skip
     """What is learned and kept, and the development sets."""
-    from speechmtp.cli.progress import counter
     from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.progress import counter
     from speechmtp.training.tasks.finetune_data import make_dev, make_pool
 
     def read(folder: str, need_text: bool = True):  # type: ignore[no-untyped-def]

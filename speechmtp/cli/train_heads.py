@@ -123,7 +123,7 @@ def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
 
 def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") -> tuple["HeadData", "HeldOut"]:
     """Training data and development set."""
-    from speechmtp.cli.progress import counter
+    from speechmtp.progress import counter
     from speechmtp.training.tasks.head_inputs import HeadInputs, head_inputs
 
     check_data(args.model, [*args.train, *args.dev], base.model.reads == "texts")

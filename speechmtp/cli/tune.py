@@ -169,8 +169,8 @@ def _further(subject: "Subject", known: set[str], wanted: set[str] | None) -> li
 def _trees(subject: "Subject") -> dict[str, list[str]]:
     """For every head set trees of several sizes, grown from how often its choices are right on the development set."""
     from speechmtp.cli.comparison import grouped
-    from speechmtp.cli.progress import track
     from speechmtp.decoding.strategies import make_strategy
+    from speechmtp.progress import track
     from speechmtp.training.tree_calibration import calibrated_tree
 
     said: dict[str, list[int]] = {}

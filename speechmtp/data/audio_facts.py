@@ -73,7 +73,7 @@ def _decode(location: str, pipe: bool) -> AudioFacts:
     if pipe:
         from speechmtp.data.kaldi import PIPE_SECONDS
 
-        stream = io.BytesIO(mend_wav_lengths(location, run_pipe(location, PIPE_SECONDS)))
+        stream = io.BytesIO(mend_wav_lengths(f"{location} |", run_pipe(location, PIPE_SECONDS)))
         stream.name = f"{location} |"
         samples, rate = read_audio(stream, rate=None)
         facts = AudioFacts(rate, 1, len(samples))

@@ -65,7 +65,7 @@ class Utterance:
         from speechmtp.audio.io import read_audio
         from speechmtp.audio.pipes import mend_wav_lengths, run_pipe
 
-        stream = io.BytesIO(mend_wav_lengths(self.audio, run_pipe(self.audio, PIPE_SECONDS)))
+        stream = io.BytesIO(mend_wav_lengths(f"{self.audio} |", run_pipe(self.audio, PIPE_SECONDS)))
         stream.name = f"{self.origin}: {self.audio} |"
         return read_audio(stream, rate=rate, channel=self.channel)[0]
 

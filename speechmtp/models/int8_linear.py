@@ -2,6 +2,7 @@
 read, and these are a quarter."""
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +25,31 @@ class Int8Linear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         integers, scale = quantise(weight.detach())
-        zero = torch.zeros(len(scale), dtype=torch.long)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the deprecation that `has_int8` looks out for
-            per_row = torch._make_per_channel_quantized_tensor(integers, scale.double(), zero, 0)
-        self._packed = torch.ops.quantized.linear_prepack(per_row, None if bias is None else bias.detach().float())
+        self._packed = _packed(integers, scale.double(), None if bias is None else bias.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., out] of x [..., in]."""
         out: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=True)
         return out
+
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With plain tensors in the place of the packed weights."""
+        weight, bias = torch.ops.quantized.linear_unpack(self._packed)
+        return self.__dict__ | {"_packed": (weight.int_repr(), weight.q_per_channel_scales(), bias)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._packed = _packed(*state["_packed"])
+
+
+def _packed(integers: Tensor, scale: Tensor, bias: Tensor | None) -> Any:
+    """Weights [out, in] of 8-bit integers with a scale a row, laid out for the kernels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the deprecation that `has_int8` looks out for
+        zero = torch.zeros(len(scale), dtype=torch.long)
+        per_row = torch._make_per_channel_quantized_tensor(integers, scale, zero, 0)
+    return torch.ops.quantized.linear_prepack(per_row, bias)
 
 
 def in_int8(module: nn.Module) -> None:

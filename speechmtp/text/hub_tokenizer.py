@@ -5,6 +5,7 @@ import json
 import lzma
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class HubTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens."""
-        return list(self._tokens.encode(text, add_special_tokens=False).ids)
+        return _ids(self._tokens, text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, without a space in front; special tokens leave nothing."""
@@ -79,7 +80,7 @@ class HubTokenizer:
         vocabulary, where it may be larger than the tokenizer's."""
         inside = _build(_unprefixed(self._settings), "speller")
         pieces = [self._added_text(i) for i in range(max(size, self._size))]
-        return Speller(pieces, lambda text: list(inside.encode(text, add_special_tokens=False).ids))
+        return Speller(pieces, partial(_ids, inside))
 
     def _added_text(self, token: int) -> str:
         """Bytes that are no text on their own add nothing."""
@@ -104,6 +105,10 @@ class HubTokenizer:
     def sha256(self) -> str:
         """Digest of the content, packed or not, for checking that two models share a vocabulary."""
         return hashlib.sha256(self._json).hexdigest()
+
+
+def _ids(tokens: tokenizers.Tokenizer, text: str) -> list[int]:
+    return list(tokens.encode(text, add_special_tokens=False).ids)
 
 
 def _parse(source: str | bytes, name: str) -> dict[str, Any]:

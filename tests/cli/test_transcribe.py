@@ -1,6 +1,10 @@
 """`transcribe` and `decode`: many files, long ones, unreadable ones, and texts that were stopped."""
 
+import io
 import json
+import os
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +57,15 @@ def test_files_come_out_in_the_order_given_whatever_the_batch(
     assert [line.split(":")[0] for line in outputs[0].splitlines()] == list(files.values())
 
 
-def test_json_of_a_long_file_has_its_parts(
+def test_json_has_the_segments(
     model: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["transcribe", files["a"], files["long"], "--model", str(model), "--json"]) == 0
     short, long = map(json.loads, capsys.readouterr().out.splitlines())
-    assert "parts" not in short and short["strategy"] == "ar"
-    first, second = long["parts"]
+    assert short["strategy"] == "ar"
+    [only] = short["segments"]
+    assert (only["start"], only["end"], only["text"]) == (0, 2, short["text"])
+    first, second = long["segments"]
     assert first["start"] == 0 and 15 <= first["end"] <= 23 and second["end"] == 28
     assert first["end"] == second["start"]
     assert long["text"] == f"{first['text'].strip()} {second['text'].strip()}"
@@ -112,3 +118,25 @@ def test_decode_cuts_and_batches_like_transcribe(
         found = json.loads((out / "trace.json").read_text())["utterances"]
         assert found["long"]["audio_seconds"] == pytest.approx(28)
         assert found["long"]["trace"]["emitted"] == len(found["long"]["tokens"])
+
+
+def test_standard_input_and_pipes_are_read_as_files_are(
+    model: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert main(["transcribe", files["a"], "--model", str(model)]) == 0
+    text = capsys.readouterr().out
+    data = Path(files["a"]).read_bytes()
+    streamed = data[:4] + b"\xff" * 4 + data[8:40] + b"\xff" * 4 + data[44:]  # lengths as ffmpeg writes them to a pipe
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(streamed)))
+    assert main(["transcribe", "-", "--model", str(model)]) == 0
+    assert capsys.readouterr().out == text
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(streamed,))
+    writer.start()
+    assert main(["transcribe", str(tmp_path / "pipe"), "--model", str(model)]) == 0
+    writer.join()
+    assert capsys.readouterr().out == text
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    assert main(["transcribe", "-", "--model", str(model)]) == 2
+    assert capsys.readouterr().err.startswith("speechmtp: error: -: no bytes")

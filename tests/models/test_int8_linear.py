@@ -46,8 +46,8 @@ def test_drafts_in_int8_leave_every_exact_text_as_it_is(strategy: str) -> None:
     plain, quick = speechmtp.load("an4"), speechmtp.load("an4", drafts="int8")
     assert not [m for m in quick.bundle.heads["latent"].modules() if isinstance(m, torch.nn.Linear)]
     chosen = parse_strategy(strategy)
-    expected = plain.recognise(audio, strategy="ar" if chosen.exact else strategy)
-    found = quick.recognise(audio, strategy=strategy)
+    expected = plain.transcribe(audio, strategy="ar" if chosen.exact else strategy)
+    found = quick.transcribe(audio, strategy=strategy)
     assert found.tokens == expected.tokens and found.trace.calls < len(expected.tokens)
 
 

@@ -73,11 +73,14 @@ def test_language_and_task_reach_every_name_of_the_recogniser(many: Path) -> Non
     recogniser, audio = speechmtp.load(str(many), dtype="float64"), noise()
     chosen = recogniser.listen(audio, language="de", task="translate")
     [wanted] = recogniser.decode([chosen], parse_strategy("ar"))
-    found = recogniser.recognise(audio, 16000, "ar", language="de", task="translate")
-    assert found.tokens == wanted.tokens
+    found = recogniser.transcribe(audio, 16000, "ar", language="german", task="translate")
+    assert (found.tokens, found.language) == (wanted.tokens, "de")
+    assert list(recogniser.transcribe_many([audio], 16000, "ar", language="de", task="translate")) == [found]
+    options = {"model": str(many), "dtype": "float64", "language": "de", "task": "translate"}
+    assert speechmtp.transcribe(audio, 16000, "ar", **options) == found  # type: ignore[arg-type]
+    assert list(speechmtp.transcribe_many([audio], 16000, "ar", **options)) == [found]  # type: ignore[call-overload]
     [part] = recogniser.listen_parts(audio, language="de", task="translate")
     assert part.ids == chosen.ids
-    assert recogniser.transcribe(audio, 16000, "ar", "de", "translate") == wanted.text
 
 
 @pytest.mark.parametrize(
@@ -105,6 +108,7 @@ def test_an_english_only_whisper_takes_english_alone(tmp_path: Path, language: s
     recogniser = speechmtp.load(str(tiny.write_seq2seq(tmp_path / "model", "whisper")))
     with pytest.raises(ConfigError, match=message):
         recogniser.listen(noise(), language=language, task=task)
+    assert recogniser.transcribe(noise(), 16000).language == "en"
     for same in ("", "en", "english"):
         assert recogniser.listen(noise(), language=same, task="transcribe").ids == recogniser.listen(noise()).ids
 
@@ -112,6 +116,7 @@ def test_an_english_only_whisper_takes_english_alone(tmp_path: Path, language: s
 @pytest.mark.parametrize("model", ["an4", "default"])
 def test_other_models_have_nothing_to_choose(model: str) -> None:
     recogniser = speechmtp.load(model)
+    assert recogniser.transcribe(noise(), 16000).language is None
     for choice in ({"language": "en"}, {"task": "transcribe"}):
         with pytest.raises(SpeechMTPError, match="to choose; leave it out") as caught:
             recogniser.listen(noise(), **choice)  # type: ignore[arg-type]

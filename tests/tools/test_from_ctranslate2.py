@@ -134,7 +134,7 @@ def test_the_published_model_says_what_transformers_says(tmp_path: Path) -> None
     model: Any = WhisperForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32)
     texts = []
     for name in ("digits", "command"):
-        result = recogniser.recognise(speechmtp.example(name), strategy="ar")
+        result = recogniser.transcribe(speechmtp.example(name), strategy="ar")
         audio = torch.from_numpy(read_audio(speechmtp.example(name), 16000)[0])
         features = recogniser.bundle.model.inputs(audio)  # type: ignore[union-attr]
         wanted = model.generate(features, do_sample=False)[0].tolist()

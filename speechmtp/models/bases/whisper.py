@@ -1,7 +1,7 @@
 """Whisper of transformers (arXiv 2212.04356): windows of 30 s, English alone or a language and a task of many."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -9,8 +9,9 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from speechmtp.errors import ConfigError
+from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
-from speechmtp.types import TokenRules
+from speechmtp.types import Request, TokenRules
 
 TASKS = ("transcribe", "translate")
 
@@ -87,6 +88,13 @@ class Whisper(EncoderDecoder):
             raise ConfigError(f"{self.name}: --language {language}: Whisper knows no such language; {hint}")
         code: str = TO_LANGUAGE_CODE[text]
         return code
+
+    def listen(
+        self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None
+    ) -> Request:
+        """As every model with a memory, and the language's code."""
+        request = super().listen(samples, language, task, draft)
+        return replace(request, language=self._language(language or self.config.language) or "en")
 
     @property
     def opened(self) -> int:

@@ -1,5 +1,7 @@
 """Recordings of any length and number: heard in parts, decoded in batches, put together in order."""
 
+import copy
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +15,9 @@ from speechmtp.api import Recogniser
 from speechmtp.audio.cut import cut_points
 from speechmtp.audio.io import read_audio, write_audio
 from speechmtp.bundle import load_without_heads
+from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.recordings import decode_recordings, held, joined
+from speechmtp.transcripts import Transcript, decode_each, decode_recordings, held, joined
 from speechmtp.types import Result, Trace
 
 RATE = 16000
@@ -26,6 +29,8 @@ class Part:
 
     name: str
     audio_seconds: float
+    listen_seconds: float = 0.25
+    language: str | None = "en"
 
     @property
     def size(self) -> int:
@@ -66,12 +71,31 @@ def test_parts_are_batched_by_size_and_put_together_in_order() -> None:
 
     found = decode_recordings(recordings, decode, 2, noted.append)
     assert calls == [["c0", "a1"], ["c2", "b0"], ["c1", "a0"]]
-    assert [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
+    assert [str(one) for one in found] == [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
+    assert "c0 c1" in found[2] and "a0 b0" not in found[0]
     assert [one.tokens for one in found] == [(3, 1), (2,), (1, 3, 2)]
-    assert found[2].spans == ((0, 1), (1, 9), (9, 12))
+    assert [(s.start, s.end, s.text, s.tokens) for s in found[2].segments] == [
+        (0, 1, "c0", (1,)), (1, 9, "c1", (3,)), (9, 12, "c2", (2,)),
+    ]  # fmt: skip
+    assert [one.audio_seconds for one in found] == [11, 5, 12]
     assert [one.trace.emitted for one in found] == [4, 2, 6]
     assert [one.seconds for one in found] == [3.0, 1.5, 4.5], "each batch once"
+    assert [one.listen_seconds for one in found] == [0.5, 0.25, 0.75]
+    assert {one.language for one in found} == {"en"}
     assert noted == [3, 8, 17]
+
+
+def test_errors_stay_in_their_places() -> None:
+    first, last = DataError("first"), DataError("last")
+    heard = [first, parts(1, name="a"), parts(2, 1, name="b"), last]
+    found = list(decode_each(iter(heard), lambda rows: [Result(row.name, (), Trace()) for row in rows], 16))
+    assert found[0] is first and found[3] is last
+    assert [str(one) for one in found[1:3]] == ["a0", "b0 b1"]
+    assert list(decode_each([first], lambda rows: [], 16)) == [first]
+
+
+def whole_of(*results: Result) -> Transcript:
+    return joined(parts(*[1.0] * len(results)), results, 0.0)
 
 
 def test_parts_draw_by_keys_of_their_own(recogniser: Recogniser) -> None:
@@ -83,20 +107,35 @@ def test_flags_of_the_parts_are_those_of_the_whole() -> None:
     good, silent = Trace(calls=2, finished=True, gaps=[1.0]), Trace(finished=True, flags=("empty",))
     cut = Trace(calls=3, flags=("limit", "repetition"), gaps=[2.0, 3.0])
 
-    def of(*traces: Trace) -> Trace:
-        return joined([Result("x", (), trace) for trace in traces], [1.0] * len(traces), 0.0).trace
+    def of(*traces: Trace) -> Transcript:
+        return whole_of(*(Result("x", (), trace) for trace in traces))
 
-    assert of(good, silent).flags == () and of(good, silent).finished
+    assert of(good, silent).flags == () and of(good, silent).trace.finished
     assert of(silent, silent).flags == ("empty",)
     whole = of(good, cut, silent)
-    assert (whole.flags, whole.finished, whole.calls) == (("limit", "repetition"), False, 5)
-    assert whole.gaps == [1.0, 2.0, 3.0]
-    assert of(good) is good
+    assert (whole.flags, whole.trace.finished, whole.trace.calls) == (("limit", "repetition"), False, 5)
+    assert [segment.flags for segment in whole.segments] == [(), ("limit", "repetition"), ("empty",)]
+    assert whole.trace.gaps == [1.0, 2.0, 3.0]
+    assert of(good).trace is good
+
+
+def test_log_probabilities_are_means_of_each_segment() -> None:
+    whole = whole_of(*(Result("x", (), Trace(logprobs=found)) for found in ([-1.0, -2.0], [], [-0.5])))
+    assert [segment.mean_logprob for segment in whole.segments] == [-1.5, None, -0.5]
+    assert whole.trace.logprobs == [-1.0, -2.0, -0.5]
 
 
 def test_silent_parts_leave_no_gap_in_the_text() -> None:
-    results = [Result(text, (), Trace()) for text in ("one", "", " two ")]
-    assert joined(results, [1.0] * 3, 0.0).text == "one two"
+    assert str(whole_of(*(Result(text, (), Trace()) for text in ("one", "", " two ")))) == "one two"
+
+
+def test_transcripts_compare_by_what_was_said_and_counted_and_can_be_stored() -> None:
+    one = whole_of(Result("x", (1, 2), Trace(calls=2, flags=("limit",))))
+    later = replace(one, seconds=9.0, listen_seconds=3.0)
+    assert one == later and hash(one) == hash(later)
+    assert one != replace(one, text="y") and one != replace(one, trace=Trace(calls=3))
+    for copied in (pickle.loads(pickle.dumps(later)), copy.deepcopy(later)):
+        assert copied == later and copied.seconds == 9.0 and copied.flags == ("limit",)
 
 
 def test_only_so_many_parts_are_held() -> None:
@@ -114,37 +153,78 @@ def test_only_so_many_parts_are_held() -> None:
 
 def test_a_long_recording_is_its_parts(recogniser: Recogniser) -> None:
     audio = speech(60)
-    found = recogniser.recognise(audio, RATE)
+    found = recogniser.transcribe(audio, RATE)
     spans = cut_points(audio, RATE)
-    apart = [recogniser.recognise(audio[start:end], RATE) for start, end in spans]
-    assert len(found.parts) == len(spans) == 3
+    apart = [recogniser.transcribe(audio[start:end], RATE) for start, end in spans]
+    assert len(found.segments) == len(spans) == 3
     assert found.text == " ".join(filter(None, (one.text.strip() for one in apart)))
     assert found.tokens == sum((one.tokens for one in apart), ())
     assert found.trace.calls == sum(one.trace.calls for one in apart)
-    assert np.array(found.spans) == pytest.approx(np.array(spans) / RATE)
-    assert recogniser.transcribe(audio, RATE) == found.text
+    times = np.array([(segment.start, segment.end) for segment in found.segments])
+    assert times == pytest.approx(np.array(spans) / RATE) and found.audio_seconds == pytest.approx(60)
+    assert [segment.tokens for segment in found.segments] == [one.tokens for one in apart]
+    assert recogniser.transcribe(audio, RATE) == found
 
 
 def test_many_are_as_each_alone_whatever_the_batch(recogniser: Recogniser, tmp_path: Path) -> None:
     audios = [speech(length, seed) for seed, length in enumerate((3.0, 27.0, 1.5, 0.7))]
-    alone = [recogniser.recognise(audio, RATE) for audio in audios]
+    alone = [recogniser.transcribe(audio, RATE) for audio in audios]
     for batch in (1, 3, 16):
-        found = list(recogniser.recognise_many(audios, RATE, batch=batch))
+        found = list(recogniser.transcribe_many(audios, RATE, batch=batch))
         assert [one.tokens for one in found] == [one.tokens for one in alone]
     path = tmp_path / "a.wav"
     write_audio(path, audios[0], RATE)
-    assert next(recogniser.recognise_many([path, audios[1]], RATE)).tokens
-    with pytest.raises(DataError, match="too short"):
-        list(recogniser.recognise_many([audios[0], audios[0][:100]], RATE))
+    assert next(recogniser.transcribe_many([path, audios[1]], RATE)).tokens
+
+
+def test_an_error_is_raised_behind_what_came_before_it_or_stands_in_its_place(recogniser: Recogniser) -> None:
+    audio = speech(1.0)
+    sources = [audio, audio[:100], lambda: audio, "none.wav"]
+    found = recogniser.transcribe_many(sources, RATE)
+    assert next(found) == recogniser.transcribe(audio, RATE)
+    with pytest.raises(DataError, match=r"audio\[1\]: 0.006 s are too short"):
+        next(found)
+    done = list(recogniser.transcribe_many(iter(sources), RATE, on_error="return"))
+    assert [type(one) for one in done] == [Transcript, DataError, Transcript, DataError]
+    assert done[0] == done[2] and "none.wav" in str(done[3])
+
+
+def test_progress_of_many(recogniser: Recogniser, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[float, float | None]] = []
+    audios = [speech(30.0), speech(0.001), speech(2.0)]
+    list(recogniser.transcribe_many(audios, RATE, "", 1, "return", lambda *seconds: told.append(seconds)))
+    done = [seconds for seconds, _ in told]
+    assert done == sorted(done) and told[0][1] is None and told[-1] == (pytest.approx(32.001),) * 2
+    assert len(told) >= 6, "after every part that is heard, and every batch"
+    told.clear()
+    recogniser.transcribe(audios[2], RATE, progress=lambda *seconds: told.append(seconds))
+    assert told[-1] == (2.0, 2.0)
+    list(recogniser.transcribe_many(audios[2:], RATE, progress=True))
+    assert capsys.readouterr().err == "", "no bar where there is no terminal"
+
+
+def test_noise_is_of_the_recordings_keys_whatever_the_batch(recogniser: Recogniser) -> None:
+    hot, audios = SamplingConfig(temperature=2.0, seed=3), [speech(3.0), speech(27.0, 1), speech(2.0, 2)]
+    keys = [7, 5, 9]
+    alone = [
+        next(recogniser.transcribe_many([audio], RATE, sampling=hot, noise_keys=[key]))
+        for audio, key in zip(audios, keys)
+    ]
+    assert list(recogniser.transcribe_many(audios, RATE, "", 2, sampling=hot, noise_keys=keys)) == alone
+    assert alone != list(recogniser.transcribe_many(audios, RATE, sampling=hot))
+    counted = list(recogniser.transcribe_many(audios, RATE, sampling=hot, noise_keys=[0, 1, 3]))
+    assert counted == list(recogniser.transcribe_many(audios, RATE, sampling=hot)), "parts are counted"
+    with pytest.raises(ConfigError, match="1 noise_keys for more recordings"):
+        list(recogniser.transcribe_many(audios, RATE, noise_keys=[1]))
 
 
 def test_long_recordings_of_every_kind_of_model() -> None:
     an4 = speechmtp.load("an4")
     once = read_audio(speechmtp.example("digits"), an4.rate)[0]
     audio = np.concatenate([once, np.zeros(round(24 * an4.rate) - len(once), np.float32), once])
-    found = an4.recognise(audio, an4.rate)
-    assert len(found.parts) == 2
-    assert found.text == " ".join(an4.transcribe(audio[a:b], an4.rate) for a, b in cut_points(audio, an4.rate))
+    found = an4.transcribe(audio, an4.rate)
+    assert len(found.segments) == 2
+    assert found.text == " ".join(str(an4.transcribe(audio[a:b], an4.rate)) for a, b in cut_points(audio, an4.rate))
     assert found.text.startswith("FOUR TWO SEVEN NINE ") and found.text.endswith(" SEVEN NINE")
 
 

@@ -1,0 +1,186 @@
+"""What users hand over as audio: files, streams, bytes, arrays, lists, tensors, and pairs of samples and rate."""
+
+import io
+import math
+import numbers
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from speechmtp.audio.io import read_audio, resample
+from speechmtp.audio.pipes import mend_wav_lengths
+from speechmtp.errors import ConfigError, DataError
+
+Samples = np.ndarray | torch.Tensor | Sequence[float]
+Audio = str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview | Samples | tuple[Any, Any]
+
+LOUDEST = 8.0  # floats beyond this are integers' values
+EXPECTED = "a path, a binary file, bytes of a file, an array, tensor or list of samples, or (samples, rate)"
+
+
+def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: str = "") -> np.ndarray:
+    """Float32 mono samples [N] at `target_rate` Hz of any kind of audio; errors speak of `name`.
+
+    A path, an open binary file (read from where it stands; it may be a pipe) and the bytes of a file know their own
+    rate. Samples are at `rate` Hz, or come as a pair with it, (samples, rate) or (rate, samples): an array [N] or
+    [N, channels], as soundfile and scipy have it, a tensor [N] or [channels, N], as torchaudio has it, on any device,
+    or a list of floats. Floats are in [-1, 1], integers are scaled by their type's range; channels are averaged.
+    ConfigError for samples without a rate, DataError for all that cannot be read.
+    """
+    name = name or input_name(audio)
+    if isinstance(audio, tuple):
+        audio, rate = _pair(audio, rate, name)
+    if _is_file(audio):
+        samples = _of_file(audio, target_rate, name)
+    else:
+        samples = _mono(_array(audio, name), name)
+        own = _checked_rate(rate, name)
+        samples = samples if own == target_rate else resample(samples, own, target_rate)
+    peak = float(np.abs(samples).max(initial=0.0))
+    if math.isfinite(peak) and peak > LOUDEST:
+        raise DataError(
+            f"{name}: samples up to {peak:g}, expected floats in [-1, 1]; divide by 32768 where they were 16-bit"
+        )
+    return samples
+
+
+def input_name(audio: object) -> str:
+    """What errors call it, where nobody says: the path or the stream's name."""
+    if isinstance(audio, str | os.PathLike):
+        return os.fspath(audio)
+    if isinstance(audio, bytes | bytearray | memoryview):
+        return "bytes"
+    if hasattr(audio, "read"):
+        own = getattr(audio, "name", None)
+        return own if isinstance(own, str) else "stream"
+    return "audio"
+
+
+def _is_file(audio: object) -> bool:
+    return isinstance(audio, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(audio, "read")
+
+
+def _of_file(audio: Any, target_rate: int, name: str) -> np.ndarray:
+    """Samples of a path, a stream or a file's bytes."""
+    if isinstance(audio, str | os.PathLike):
+        path = Path(audio)
+        if not path.exists() or path.is_file() or path.is_dir():
+            return read_audio(os.fspath(audio), target_rate)[0]
+        data = _content(path.open("rb"), name, close=True)  # a pipe or a device
+    elif isinstance(audio, bytes | bytearray | memoryview):
+        data = bytes(audio)
+    else:
+        data = _content(audio, name)
+    if not data:
+        again = "seek(0) before it is read" if getattr(audio, "seekable", bool)() else "nothing was written to it"
+        raise DataError(f"{name}: no bytes from where it stands to its end, expected audio; {again}")
+    stream = io.BytesIO(mend_wav_lengths(name, data))
+    stream.name = name
+    try:
+        return read_audio(stream, target_rate)[0]
+    except DataError as error:
+        raise DataError(f"{error}; raw samples go in as an array with their rate") from error
+
+
+def _content(file: Any, name: str, close: bool = False) -> bytes:
+    """All that is left of an open file; it is left open unless `close`."""
+    if isinstance(file, io.TextIOBase):
+        raise DataError(f"{name}: opened as text, expected a binary file; open it with 'rb', stdin as sys.stdin.buffer")
+    try:
+        data = file.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: unreadable ({error}), expected an open binary file") from error
+    finally:
+        if close:
+            file.close()
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise DataError(f"{name}: read() gives {type(data).__name__}, expected bytes; open it as a binary file")
+    return bytes(data)
+
+
+def _pair(pair: tuple[Any, ...], rate: float | None, name: str) -> tuple[Any, float]:
+    """Samples and rate, in whichever order they stand."""
+    plain = [_is_number(part) for part in pair] if len(pair) == 2 else []
+    if sorted(plain) != [False, True] or _is_file(pair[plain.index(False)]):
+        kinds = ", ".join(type(part).__name__ for part in pair[:3])
+        raise DataError(
+            f"{name}: a tuple of {len(pair)} ({kinds}), expected (samples, rate) as soundfile.read gives it"
+        )
+    samples, own = pair[plain.index(False)], pair[plain.index(True)]
+    if rate is not None and rate != own:
+        raise ConfigError(f"{name}: {own} Hz beside its samples and rate={rate}; give one of them")
+    return samples, own
+
+
+def _is_number(part: Any) -> bool:
+    return isinstance(part, numbers.Number) or getattr(part, "ndim", 1) == 0
+
+
+def _checked_rate(rate: Any, name: str) -> float:
+    """A rate in Hz; ConfigError where it is missing or none."""
+    if rate is None:
+        raise ConfigError(f"{name}: samples need their rate in Hz; give rate=16000 or what it is")
+    rate = rate.item() if _is_number(rate) and hasattr(rate, "item") else rate
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise ConfigError(f"{name}: rate={rate!r}, expected a number of Hz such as 16000")
+    return float(rate)
+
+
+def _array(audio: Any, name: str) -> np.ndarray:
+    """Samples [N] or [N, channels] of an array, a tensor or a list."""
+    if isinstance(audio, torch.Tensor):
+        return _of_tensor(audio, name)
+    if isinstance(audio, list):
+        return _of_list(audio, name)
+    if not hasattr(audio, "__array__"):
+        raise DataError(f"{name}: a {type(audio).__name__}, expected {EXPECTED}")
+    return np.asarray(audio)
+
+
+def _of_tensor(audio: torch.Tensor, name: str) -> np.ndarray:
+    """Samples [N] or [N, channels] of a tensor [N] or [channels, N]."""
+    if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[0] > audio.shape[1]):
+        raise DataError(f"{name}: tensor of shape {list(audio.shape)}, expected [N] or [channels, N] as in torchaudio")
+    try:
+        audio = audio.detach().cpu()
+        array: np.ndarray = (audio.float() if audio.dtype == torch.bfloat16 else audio).numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{name}: a tensor without samples ({reason}), expected a dense one with values") from error
+    return array.T
+
+
+def _of_list(audio: list[Any], name: str) -> np.ndarray:
+    """Samples [N] or [N, channels] of a list of numbers, or of lists of them."""
+    kinds = {type(part) for part in audio[:1]}
+    if not all(issubclass(kind, numbers.Real | list) or np.issubdtype(kind, np.number) for kind in kinds):
+        kind = next(iter(kinds)).__name__
+        raise DataError(f"{name}: a list of {kind}, expected numbers; several recordings go to transcribe_many")
+    try:
+        return np.asarray(audio) if audio else np.zeros(0, np.float32)
+    except ValueError as error:
+        raise DataError(f"{name}: a list of lists of several lengths, expected numbers, or a list of channels a sample"
+                        ) from error  # fmt: skip
+
+
+def _mono(audio: np.ndarray, name: str) -> np.ndarray:
+    """Float32 samples [N] of an array [N] or [N, channels]; integers are scaled by their type's range."""
+    if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[1] > audio.shape[0]):
+        raise DataError(f"{name}: array of shape {audio.shape}, expected [N] or [N, channels]")
+    if not (np.issubdtype(audio.dtype, np.integer) or np.issubdtype(audio.dtype, np.floating)):
+        raise DataError(f"{name}: samples of type {audio.dtype}, expected floats in [-1, 1] or integers")
+    if np.issubdtype(audio.dtype, np.integer):
+        info = np.iinfo(audio.dtype)
+        if info.bits > 32:  # what lists of integers become: nobody says what their range is
+            if ((audio > 1) | (audio < -1)).any():
+                raise DataError(f"{name}: {audio.dtype} samples, whose range is unknown; give int16, int32 or floats")
+            audio = audio.astype(np.float64)
+        else:
+            middle = 0 if info.min else (info.max + 1) // 2  # of unsigned samples, such as those of 8-bit WAV files
+            audio = (audio.astype(np.float64) - middle) / ((info.max + 1.0) / (2 if middle else 1))
+    audio = audio.astype(np.float32)
+    return audio.mean(1) if audio.ndim == 2 else audio

@@ -1,0 +1,78 @@
+"""Many recordings read and heard one behind the other, each when its turn comes."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, Protocol, TypeVar
+
+import numpy as np
+
+from speechmtp.audio.inputs import Audio, input_name, read_input
+from speechmtp.errors import ConfigError, DataError
+from speechmtp.progress import AudioProgress
+
+AudioSource = Audio | Callable[[], Audio]  # one that is called is read when its turn comes
+
+OnError = Literal["raise", "return"]
+
+
+class Part(Protocol):
+    """A part of a recording that was heard."""
+
+    @property
+    def audio_seconds(self) -> float:
+        """How long it is."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+def sources_of(sources: Iterable[AudioSource]) -> Iterable[AudioSource]:
+    """The sources as they are; ConfigError for a single one."""
+    pair = isinstance(sources, tuple) and len(sources) == 2 and any(isinstance(part, int | float) for part in sources)
+    alone = isinstance(sources, str | bytes | bytearray | memoryview) or hasattr(sources, "read")
+    if pair or alone or not hasattr(sources, "__iter__") or hasattr(sources, "__array__"):
+        kind = sources if isinstance(sources, str) else getattr(sources, "name", type(sources).__name__)
+        raise ConfigError(f"transcribe_many: {kind}, expected a list of recordings; a single one goes to transcribe")
+    return sources
+
+
+def listen_each(
+    sources: Iterable[AudioSource], rate: float | None, target_rate: int,
+    listen: Callable[[np.ndarray, str, int], Iterable[P]], progress: AudioProgress,
+    names: Sequence[str] | None = None, noise_keys: Sequence[int] | None = None, raises: bool = True,
+) -> Iterator[list[P] | DataError]:  # fmt: skip
+    """The parts of every source, read when its turn comes, that `listen` hears of samples [N] at `target_rate` Hz, what
+    errors call them, and the key of the noise of its first part.
+
+    A DataError stands in the place of one that cannot be read or heard; if it `raises`, it is the last. `names` are
+    what errors call the sources (default: paths, and numbers beside what has no name of its own), `noise_keys` are one
+    a source (default: the parts are counted). ConfigError where either are too few.
+    """
+    count = 0
+    for number, source in enumerate(sources):
+        for what, given in (("names", names), ("noise_keys", noise_keys)):
+            if given is not None and number >= len(given):
+                raise ConfigError(f"transcribe_many: {len(given)} {what} for more recordings; give one for each")
+        seconds, parts = 0.0, list[P]()
+        name = names[number] if names is not None else _name(source, number)
+        key = noise_keys[number] if noise_keys is not None else count
+        try:
+            samples = read_input(source() if callable(source) else source, target_rate, rate, name)
+            seconds = len(samples) / target_rate
+            progress.read(seconds)
+            for part in listen(samples, name, key):
+                parts.append(part)
+                count += 1
+                progress.add(part.audio_seconds)
+        except DataError as error:
+            progress.give_up(seconds, sum(part.audio_seconds for part in parts))
+            yield error
+            if raises:
+                return
+        else:
+            yield parts
+    progress.all_read()
+
+
+def _name(source: AudioSource, number: int) -> str:
+    name = "source" if callable(source) else input_name(source)
+    return f"{name}[{number}]" if name in ("audio", "bytes", "source", "stream") else name

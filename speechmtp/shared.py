@@ -1,0 +1,78 @@
+"""The functions of the package that need no recogniser at hand: those of one that is loaded once a process."""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+from speechmtp.api import Recogniser, chosen_device, load
+from speechmtp.audio.inputs import Audio
+from speechmtp.bundle import EMBEDDED, locate
+from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.strategies import Strategy
+from speechmtp.errors import DataError
+from speechmtp.listening import AudioSource, OnError
+from speechmtp.progress import Told
+from speechmtp.transcripts import BATCH, Transcript
+
+_loaded: dict[tuple[str, str, str], tuple[object, Recogniser]] = {}
+_lock = threading.Lock()
+
+
+def transcribe(
+    audio: Audio, rate: float | None = None, strategy: str | Strategy = "", *, model: str = "default",
+    device: str = "auto", dtype: str = "float32", language: str = "", task: str = "",
+    progress: Told | bool | None = None, logprobs: bool = False, sampling: SamplingConfig | None = None,
+) -> Transcript:  # fmt: skip
+    """`Recogniser.transcribe` by a model that is loaded at the first call and kept: one a process for each folder,
+    device and type, whatever the thread; again where the folder's files have changed. `load` gives one of your own."""
+    with_model = _shared(model, device, dtype)
+    return with_model.transcribe(
+        audio, rate, strategy, language=language, task=task, progress=progress, logprobs=logprobs, sampling=sampling
+    )
+
+
+@overload
+def transcribe_many(
+    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ..., batch: int = ...,
+    on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *, model: str = ..., device: str = ...,
+    dtype: str = ..., language: str = ..., task: str = ..., logprobs: bool = ...,
+    sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+) -> Iterator[Transcript]: ...  # fmt: skip
+
+
+@overload
+def transcribe_many(
+    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ..., batch: int = ...,
+    on_error: OnError = ..., progress: Told | bool | None = ..., *, model: str = ..., device: str = ...,
+    dtype: str = ..., language: str = ..., task: str = ..., logprobs: bool = ...,
+    sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+) -> Iterator[Transcript | DataError]: ...  # fmt: skip
+
+
+def transcribe_many(
+    sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy = "", batch: int = BATCH,
+    on_error: OnError = "raise", progress: Told | bool | None = None, *, model: str = "default", device: str = "auto",
+    dtype: str = "float32", language: str = "", task: str = "", logprobs: bool = False,
+    sampling: SamplingConfig | None = None, noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
+) -> Iterator[Transcript | DataError]:  # fmt: skip
+    """`Recogniser.transcribe_many` by the model that `transcribe` keeps too."""
+    with_model = _shared(model, device, dtype)
+    return with_model.transcribe_many(
+        sources, rate, strategy, batch, on_error, progress, language=language, task=task,
+        logprobs=logprobs, sampling=sampling, noise_keys=noise_keys, names=names,
+    )  # fmt: skip
+
+
+def _shared(model: str, device: str, dtype: str) -> Recogniser:
+    """The one recogniser of a model, loaded where it is not there yet; others wait meanwhile."""
+    device = chosen_device(device)
+    with _lock:
+        # A hub name is not looked up at every call.
+        folder = locate(model).resolve() if model in EMBEDDED or Path(model).is_dir() else None
+        files = [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
+        state = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        key = str(folder or model), device, dtype
+        if key not in _loaded or _loaded[key][0] != state:
+            _loaded[key] = state, load(model, device, dtype)
+        return _loaded[key][1]
