@@ -24,20 +24,20 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from speechmtp.decoding.loop import Drawing
 
 from speechmtp.api import Recogniser, load
 from speechmtp.cli.options import listen_all
 from speechmtp.data.kaldi import read_data_dir
-from speechmtp.decoding import loop
 from speechmtp.decoding.drafters.contract import Drafter
+from speechmtp.decoding.engine import Engine
 from speechmtp.decoding.noise import Noise
+from speechmtp.decoding.plan import Drawing
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, parse_strategy
 from speechmtp.errors import ConfigError
@@ -78,9 +78,10 @@ class Clock:
         def wrapped(*args: Any) -> Any:
             self.turn()
             around, self.seconds = self.seconds, defaultdict(float)
-            timed(*args)
+            found = timed(*args)
             self.calls.append(self.seconds)
             self.seconds = around
+            return found
 
         return wrapped
 
@@ -115,11 +116,11 @@ def clocked(recogniser: Recogniser, now: Callable[[], float] = time.perf_counter
     for trunk in trunks:
         wanted += [(trunk.model.get_decoder(), "forward", "trunk", "forwards"), (trunk, "unembed", "trunk", "forwards")]
     wanted += [(heads, name, "forwards", "") for heads in runner.heads.values() for name in HEADS]
-    drafts = {"propose": "drafter", "observe": "drafter", "start": "once", "drop": "drafter"}
+    drafts = {"propose": "drafter", "observe": "drafter", "start": "once", "take": "drafter", "join": "drafter"}
     wanted += [(kind, name, part, "") for kind in kinds(Drafter) for name, part in drafts.items() if name in vars(kind)]
     wanted.append((Noise, "gumbel", "noise", "drafter"))
     changed = [mock.patch.object(owner, name, clock.timed(getattr(owner, name), *to)) for owner, name, *to in wanted]
-    changed.append(mock.patch.object(loop, "_call", clock.call(loop._call)))
+    changed.append(mock.patch.object(Engine, "_call", clock.call(Engine._call)))
     for one in changed:
         one.start()
     try:
@@ -165,10 +166,9 @@ class Bench:
 
     def decode(self, group: Sequence[Request], strategy: Strategy, sampling: SamplingConfig, known: Any) -> Any:
         """Tokens and traces."""
-        requests = [one.knowing(Reference(tuple(known[i]))) if known else one for i, one in enumerate(group)]
-        return self.recogniser.runner.run(
-            requests, [strategy] * len(group), Drawing.of(sampling, list(range(len(group))))
-        )
+        requests = [replace(one, noise_key=i) for i, one in enumerate(group)]
+        requests = [one.knowing(Reference(tuple(known[i]))) if known else one for i, one in enumerate(requests)]
+        return self.recogniser.runner.run(requests, [strategy] * len(group), Drawing.of(sampling))
 
     def run(self, block: Block) -> list[dict[str, Any]]:
         """The lines of a block."""

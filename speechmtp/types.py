@@ -173,10 +173,11 @@ class States:
 def ancestors_of(parent: Tensor) -> Tensor:
     """Bool [B, P, P] from parents [B, P] (-1: none), which stand before their children: row i is true at i and at
     all its ancestors."""
-    return _ancestors_on_host(parent) if parent.device.type == "cpu" else _ancestors_by_products(parent)
+    return _ancestors_on_host(parent) if parent.device.type == "cpu" else ancestors_by_products(parent)
 
 
-def _ancestors_by_products(parent: Tensor) -> Tensor:
+def ancestors_by_products(parent: Tensor) -> Tensor:
+    """The same without a look at the values."""
     rows, size = parent.shape
     seen = torch.zeros(rows, size, size + 1, device=parent.device)
     seen.scatter_(2, parent.remainder(size + 1)[..., None], 1.0)  # -1 falls into the last column, which is cut

@@ -5,7 +5,7 @@ then on they go along with the others. What a row says depends on nothing but it
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from speechmtp.decoding.noise import TARGET
 from speechmtp.decoding.plan import Drawing, Plan, noise_of
 from speechmtp.decoding.state import Batch, DecodeState, Row
 from speechmtp.decoding.step import Step, Stepped, make_step
+from speechmtp.decoding.strategies import Strategy
 from speechmtp.decoding.tally import Emitted, read, record, record_overlap, remember
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
@@ -71,11 +72,11 @@ class _Waiting:
 
 
 class Engine:
-    """At most `slots` requests at a time over one trunk. Not for several threads at once."""
+    """At most `slots` requests at a time over one trunk; `plan_of` says how a strategy runs on it. For one thread."""
 
     def __init__(
         self, trunk: Trunk, slots: int = 16, limits: Limits | None = None, recorded: Recorded | None = None,
-        step: Step | None = None,
+        step: Step | None = None, plan_of: Callable[[Strategy], Plan] | None = None,
     ) -> None:  # fmt: skip
         if slots < 1:
             raise ConfigError(f"engine: {slots} slots, expected 1 or more")
@@ -88,6 +89,7 @@ class Engine:
         self._parked: dict[int, _Parked] = {}
         self._live = self._batch([])
         self._lanes: list[DecodeState] = []
+        self._plan_of, self._plans = plan_of, dict[str, Plan]()
 
     @property
     def free(self) -> int:
@@ -99,10 +101,11 @@ class Engine:
         """Whether a step would say something."""
         return bool(self._live.rows) or any(not one.paused for one in self._waiting)
 
-    def join(self, request: Request, plan: Plan, drawing: Drawing | None = None) -> int:
+    def join(self, request: Request, strategy: Strategy | Plan, drawing: Drawing | None = None) -> int:
         """Take a request in; its slot. ConfigError where none is free, or for a plan that the request cannot have."""
         if not self._free:
             raise ConfigError(f"engine: all {self.slots} slots are taken; wait for one, or make the engine larger")
+        plan = strategy if isinstance(strategy, Plan) else self._planned(strategy)
         plan.check(request)
         drawing, entries = drawing or Drawing(), request.prompt.embeddings.shape[1]
         limit = self.limits.of(entries) if request.limit is None else request.limit
@@ -163,6 +166,14 @@ class Engine:
             self._cache.join(parked.cache)
             parked.lane.places, parked.lane.batch = [0], self._live
             self._merge([row], [parked.lane], parked.base)
+
+    def _planned(self, strategy: Strategy) -> Plan:
+        """The one plan of a strategy, so that its rows are drafted and judged together."""
+        if self._plan_of is None:
+            raise ConfigError("engine: no model to plan strategies for; make it by Runner.engine, or give a Plan")
+        if strategy.label not in self._plans:
+            self._plans[strategy.label] = self._plan_of(strategy)
+        return self._plans[strategy.label]
 
     def _row(self, slot: int) -> Row:
         if slot not in self._rows:

@@ -103,8 +103,8 @@ class Runner:
         return generate(self.trunk, requests, each, drawing, self.limits, recorded)
 
     def engine(self, slots: int = 16, recorded: Recorded | None = None) -> Engine:
-        """An engine over the trunk that requests join and leave, by the plans of this runner."""
-        return Engine(self.trunk, slots, self.limits, recorded)
+        """An engine over the trunk that requests join and leave, each by a strategy of its own."""
+        return Engine(self.trunk, slots, self.limits, recorded, plan_of=lambda one: self.plan(self.prepared(one)))
 
     def plan(self, strategy: Strategy) -> Plan:
         """A strategy, prepared for this model, with its heads and its draft length."""

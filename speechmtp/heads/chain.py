@@ -25,7 +25,7 @@ from speechmtp.heads.decoder_layer import Memory, causal, rotary
 from speechmtp.heads.layered import at, take_fresh
 from speechmtp.models.cache import RaggedCache, RaggedLayer
 from speechmtp.models.trunk import extend_seen
-from speechmtp.types import States, TrunkShape, ancestors_of
+from speechmtp.types import States, TrunkShape, ancestors_by_products
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class ChainHeads(HeadSet):
         # The first slot of depth d, behind a prompt shorter than that: what it follows has no state of depth d - 1.
         first = (state.cache.lengths + fresh.count)[:, None] + step == d - 1
         parent.scatter_(1, slots, above.masked_fill(first, -1))
-        return inputs, positions, ancestors_of(parent)
+        return inputs, positions, ancestors_by_products(parent)
 
     def expand(self, state: ChainState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
         """Features [B, P, C] of level d; its keys are provisional."""

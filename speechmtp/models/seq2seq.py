@@ -81,19 +81,16 @@ def memory_mask(memory: Tensor, lengths: Tensor | None) -> Tensor | None:
 
 
 class Seq2SeqTrunk(Trunk):
-    """`embed`, `extend`, `unembed` over the decoder of `model`; `suppressed` ids are never said, `opening_suppressed`
-    ones never first.
+    """`embed`, `extend`, `unembed` over the decoder of `model`; `never` are the ids that the model itself never says,
+    for those who learn its law. What a request may say is the request's.
 
     Learned positions end somewhere: those past the last one are the last one's, since a draft may reach beyond the
     limit of tokens, where nothing of it is kept.
     """
 
-    suppressed: Tensor | None
-    opening_suppressed: Tensor | None
+    never: Tensor | None
 
-    def __init__(
-        self, model: PreTrainedModel, suppressed: tuple[int, ...] = (), opening_suppressed: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, never: tuple[int, ...] = ()) -> None:
         super().__init__(model)
         decoder: Any = self._decoder
         self.layers = len(decoder.layers)
@@ -101,8 +98,7 @@ class Seq2SeqTrunk(Trunk):
         self.last_position = None if learned is None else int(learned.weight.shape[0]) - 1
         # Whisper's decoder looks at all of the memory, whatever it is told.
         self._masks = "encoder_attention_mask" in inspect.signature(type(decoder).forward).parameters
-        for name, ids in (("suppressed", suppressed), ("opening_suppressed", opening_suppressed)):
-            self.register_buffer(name, torch.tensor(ids, dtype=torch.long) if ids else None, persistent=False)
+        self.register_buffer("never", torch.tensor(never, dtype=torch.long) if never else None, persistent=False)
 
     @cached_property
     def _embedding(self) -> nn.Module:
@@ -142,19 +138,12 @@ class Seq2SeqTrunk(Trunk):
                 weights[name] = weights[name].unflatten(0, (-1, len(order)))[:, order].flatten(0, 1)
         return weights | {f"final_norm.{name}": weight.detach() for name, weight in self._norm.named_parameters()}
 
-    def unembed(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of trunk states [..., C], the lowest number at suppressed ids."""
-        logits: Tensor = self.unembedding()(hidden)
-        if self.suppressed is None:
+    def law(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of trunk states [..., C], the lowest number at ids that are never said."""
+        logits: Tensor = self.unembed(hidden)
+        if self.never is None:
             return logits
-        return logits.index_fill(-1, self.suppressed, torch.finfo(logits.dtype).min)
-
-    def opening(self, logits: Tensor) -> Tensor:
-        """Logits [B, P + 1, V] of the prompt's call, where some ids may not come first."""
-        if self.opening_suppressed is None:
-            return logits
-        first = logits[:, :1].index_fill(-1, self.opening_suppressed, torch.finfo(logits.dtype).min)
-        return torch.cat([first, logits[:, 1:]], 1)
+        return logits.index_fill(-1, self.never, torch.finfo(logits.dtype).min)
 
     def new_cache(self, rows: int, prompt: Prompt | None = None, slots: int = 0) -> RaggedCache:
         """An empty cache for `rows` rows with the memory of their prompt; without one, rows of silence as a stand-in,

@@ -169,9 +169,9 @@ class Trunk(nn.Module):
         """Logits [..., V] of trunk states [..., C]."""
         return self.model.get_output_embeddings()(hidden)
 
-    def opening(self, logits: Tensor) -> Tensor:
-        """Logits [B, P + 1, V] of the prompt's call as the law has them for the first token."""
-        return logits
+    def law(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of trunk states [..., C] as the model's own rules have them, for those who learn its law."""
+        return self.unembed(hidden)
 
     def new_cache(self, rows: int, prompt: Prompt | None = None, slots: int = 0) -> RaggedCache:
         """An empty cache for `rows` rows, with room for `slots`; `prompt` has the memory of encoder-decoder trunks."""

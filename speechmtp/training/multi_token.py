@@ -121,11 +121,11 @@ def _base_loss(trunk: Trunk, hidden: Tensor, labels: Tensor, config: MultiTokenC
         kept = MultiTokenConfig(kind="kd")
 
         def divergence(h: Tensor, wanted: Tensor) -> Tensor:
-            return rows_against_law(trunk.unembed(h), trunk.unembed(wanted).detach(), None, kept)
+            return rows_against_law(trunk.law(h), trunk.law(wanted).detach(), None, kept)
 
         return in_chunks(divergence, config.chunk, hidden[rows], law[rows])
     return in_chunks(
-        lambda h, y: rows_ce(trunk.unembed(h), y, config.smoothing), config.chunk, hidden[rows], labels[rows]
+        lambda h, y: rows_ce(trunk.law(h), y, config.smoothing), config.chunk, hidden[rows], labels[rows]
     )
 
 
@@ -176,7 +176,7 @@ class _HeadsLoss:
 
         def against(f: Tensor, h: Tensor) -> Tensor:
             with torch.no_grad():
-                target = self.trunk.unembed(h)
+                target = self.trunk.law(h)
             return rows_against_law(heads.logits(f, d, unembed), target, heads.shortlist, config)
 
         return in_chunks(against, config.chunk, features, law)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.rejection import Ratio
-from speechmtp.types import Draft, _ancestors_by_products, ancestors_of
+from speechmtp.types import Draft, ancestors_by_products, ancestors_of
 
 
 def forest(rows: int, size: int, rng: torch.Generator) -> Tensor:
@@ -20,7 +20,7 @@ def forest(rows: int, size: int, rng: torch.Generator) -> Tensor:
 def test_ancestors_are_the_same_on_every_device(size: int) -> None:
     parent = forest(3, size, tiny.generator(size))
     found = ancestors_of(parent)
-    assert torch.equal(found, _ancestors_by_products(parent))
+    assert torch.equal(found, ancestors_by_products(parent))
     for row, parents in zip(found.tolist(), parent.tolist()):
         for node in range(size):
             path, at = set(), node

@@ -1,6 +1,7 @@
 """Faults of public systems in decoding with an encoder-decoder, looked for in the loop, its cache and its law."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def first_choices(scene: Scene) -> list[int]:
     """What each row would say first if nothing was forbidden there."""
     trunk, prompt = scene.model.trunk, scene.prompt
     states = trunk.extend(prompt.embeddings, prompt.positions, None, trunk.new_cache(len(scene.requests), prompt))
-    return trunk.unembed(states.hidden[:, -1]).argmax(-1).tolist()
+    return trunk.law(states.hidden[:, -1]).argmax(-1).tolist()
 
 
 @torch.no_grad()
@@ -193,9 +194,12 @@ def test_fault_drawn_tokens_keep_the_law_under_every_rule(rule: str) -> None:
 def endless(seed: int, whisper: bool) -> Scene:
     """A scene of its own whose model never stops."""
     scene: Scene = make_scene.__wrapped__(seed, whisper=whisper)
-    trunk, end = scene.model.trunk, torch.tensor([tiny.EOS])
-    trunk.suppressed = end if trunk.suppressed is None else torch.cat([trunk.suppressed, end])
-    return scene
+    return replace(scene, requests=[never(request, tiny.EOS) for request in scene.requests])
+
+
+def never(request: Request, *ids: int) -> Request:
+    """A request of which some ids are never said."""
+    return replace(request, rules=replace(request.rules, suppress=(*request.rules.suppress, *ids)))
 
 
 @families
@@ -215,10 +219,8 @@ def test_fault_windows_that_never_stop_have_the_limit_of_their_seconds(whisper: 
     recogniser = speechmtp.load(str(folder))
     model = recogniser.bundle.model
     assert isinstance(model, EncoderDecoder)
-    kept = torch.tensor([*model.rules.suppress, tiny.EOS])
-    model.trunk.suppressed = kept
     noise = [torch.randn(size, generator=tiny.generator(size)).numpy() for size in (900, 20000, 64000)]
-    heard = [recogniser.listen(one) for one in noise]
+    heard = [never(recogniser.listen(one), tiny.EOS) for one in noise]
     for label in ("ar", "lookup"):
         results = recogniser.decode(heard, parse_strategy(label))
         wanted = [9, 17, 34] if whisper else [3, 11, 28]  # 0.056, 1.25 and 4 seconds
@@ -248,8 +250,8 @@ def test_fault_an_end_token_at_once_is_an_empty_output(whisper: bool) -> None:
     empty = []
     for seed in range(4):
         scene: Scene = make_scene.__wrapped__(seed, 4, whisper=whisper)
-        trunk = scene.model.trunk
-        trunk.suppressed = torch.tensor([i for i in range(trunk.vocab_size) if i not in (tiny.EOS, 7)])
+        others = [i for i in range(scene.model.trunk.vocab_size) if i not in (tiny.EOS, 7)]
+        scene = replace(scene, requests=[never(request, *others) for request in scene.requests])
         for label in ("ar", "lookup", "verify"):
             tokens, traces = scene.run([label])
             assert all(("empty" in trace.flags) == (said == [tiny.EOS]) for said, trace in zip(tokens, traces))

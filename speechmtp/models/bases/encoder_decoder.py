@@ -34,7 +34,7 @@ class EncoderDecoder(MemoryModel):
         settings: Any = model.config
         self.eos = (int(settings.eos_token_id),)
         self._rules = self.said(settings)
-        self.trunk = Seq2SeqTrunk(model, self._rules.suppress, self._rules.begin_suppress)
+        self.trunk = Seq2SeqTrunk(model, self._rules.suppress)
 
     def said(self, settings: Any) -> TokenRules:
         """What the model may say, from transformers' configurations."""
