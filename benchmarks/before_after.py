@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechmtp.cli.progress import track
 from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.progress import track
 from speechmtp.scoring.tables import Column, render_markdown, short_label
 
 HERE = Path(__file__).parent

@@ -23,7 +23,7 @@ from speechmtp.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "strategies.md"
-ABSTRACT = {"AcceptanceRule", "Keeps"}
+ABSTRACT = {"AcceptanceRule", "Keeps", "ByChoices"}
 MODULES = (acceptance, rejection, relaxed, groups)
 
 

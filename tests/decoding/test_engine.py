@@ -87,7 +87,7 @@ def test_our_llm_with_audio_prompts_joins_in_mid_run() -> None:
     model = tiny.speech_lm(3)
     frames, lengths = tiny.frames([40, 64, 24, 90, 33], 1)
     with torch.no_grad():
-        prompts = [model.prompt(model.encode(frames[i : i + 1, :n], lengths[i : i + 1])) for i, n in enumerate(lengths)]
+        prompts = [model.prompt(model.encode_audio(frames[i : i + 1, :n], lengths[i : i + 1])) for i, n in enumerate(lengths)]
     requests = [Request(prompt, tiny.RULES, 9) for prompt in prompts] * 3
     runner = Runner(model.trunk, {"own": tiny.heads("chain", 3, attention="ttt", taps=(1,))})
     wanted, _ = generate(model.trunk, requests, runner.plan(parse_strategy("ar")))
@@ -165,19 +165,18 @@ def test_slots_are_given_once_and_refused_when_all_are_taken() -> None:
 def held() -> int:
     """Bytes of all tensors that are alive."""
     gc.collect()
-    found = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if is_tensor(t)}
+    found: dict[int, int] = {}
+    for thing in gc.get_objects():
+        if type(thing) is torch.Tensor and thing.layout is torch.strided and thing.device.type == "cpu":
+            storage = thing.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
     return sum(found.values())
 
 
-def is_tensor(thing: Any) -> bool:
-    try:
-        return isinstance(thing, torch.Tensor) and not isinstance(thing, torch.nn.Parameter)
-    except ReferenceError:
-        return False
-
-
-@pytest.mark.parametrize("kind", ["text", "memory"])
-def test_ten_thousand_random_joins_steps_pauses_and_leaves_leave_memory_flat(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "turns"), [("text", 10_000), ("memory", 2_000), pytest.param("memory", 10_000, marks=pytest.mark.slow)]
+)
+def test_thousands_of_random_joins_steps_pauses_and_leaves_leave_memory_flat(kind: str, turns: int) -> None:
     """Under strategies that keep something in each of the places that there are."""
     scene: Any
     if kind == "text":
@@ -193,7 +192,7 @@ def test_ten_thousand_random_joins_steps_pauses_and_leaves_leave_memory_flat(kin
     inside: list[int] = []
     paused: set[int] = set()
     sizes, counts = [], dict.fromkeys(("join", "step", "pause", "leave"), 0)
-    for turn in range(10_000):
+    for turn in range(turns):
         act = rng.choice(("join", "step", "step", "pause", "leave"))
         if act == "join" and engine.free:
             inside.append(engine.join(rng.choice(scene.requests), rng.choice(plans)))
@@ -212,12 +211,12 @@ def test_ten_thousand_random_joins_steps_pauses_and_leaves_leave_memory_flat(kin
                     inside.remove(event.slot)
                     engine.leave(event.slot)
         counts[act] += 1
-        if turn % 1000 == 999:
+        if turn % (turns // 10) == turns // 10 - 1:
             for slot in inside:
                 engine.leave(slot)
             inside, paused = [], set()
             sizes.append(held())
-    assert min(counts.values()) > 500
+    assert min(counts.values()) > turns / 20
     assert engine.free == 5 and not engine.busy
     assert max(sizes[1:]) <= sizes[0] * 1.02, sizes
 
