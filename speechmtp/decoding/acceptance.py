@@ -86,6 +86,8 @@ class ByChoices(Keeps):
 
     def judge(self, choices: Tensor, draft: Draft) -> Accepted:
         """The deepest path that may stay, and the choice behind it."""
+        if not draft.tokens.shape[1]:
+            return Accepted(draft.tokens, choices.new_zeros(len(choices)), choices[:, 0])
         slots = deepest(self.matches(choices, draft), draft)
         return accepted_to(slots, choices.gather(1, slots.last[:, None])[:, 0], draft)
 

@@ -54,10 +54,11 @@ class Row:
 
 def positions_of(rows: Sequence[Row], begin: int, count: int, device: torch.device) -> Tensor:
     """Positions [B, count] of the output tokens from `begin` on, counted from each row's next one."""
-    laws = {row.request.prompt.law for row in rows}
-    law = next(iter(laws)) if len(laws) == 1 else None
-    if law is not None and not law.table:
+    law = rows[0].request.prompt.law
+    if not law.table and all(row.request.prompt.law == law for row in rows):
         start = torch.tensor([[row.position(len(row.tokens) + begin)] for row in rows], device=device)
+        if count == 1:
+            return start
         steps = torch.arange(0, count * law.stride, law.stride, device=device) if law.stride else 0
         return (start + steps).expand(len(rows), count)
     tables = [[row.position(len(row.tokens) + begin + i) for i in range(count)] for row in rows]
@@ -112,7 +113,8 @@ class Batch:
 
     def focus(self) -> None:
         """Have the cache's next calls run over these rows."""
-        self.cache.focus(self.first, self.first + len(self.rows))
+        if (self.cache.first, self.cache.last) != (self.first, self.first + len(self.rows)):
+            self.cache.focus(self.first, self.first + len(self.rows))
 
     def pending(self) -> Prompt:
         """What the next call feeds before its draft."""

@@ -113,7 +113,8 @@ def make_step(trunk: Trunk) -> Step:
 def ruled(logits: Tensor, rules: Sequence[TokenRules], opening: bool) -> Tensor:
     """Logits [B, P + 1, V] with the lowest number at what each row's rules forbid; where they are of the prompt's call
     (`opening`), the first ones know what may not come first."""
-    kinds = set(rules)
+    # Rows of one model share one object; to hash it would look at every id.
+    kinds = rules[:1] if all(rule is rules[0] for rule in rules) else list(dict.fromkeys(rules))
     for kind in kinds:
         rows = None if len(kinds) == 1 else [i for i, rule in enumerate(rules) if rule == kind]
         if kind.suppress:
@@ -133,14 +134,14 @@ def _filled(logits: Tensor, rows: list[int] | None, slots: slice, ids: tuple[int
     return logits
 
 
-_KNOWN: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+_KNOWN: dict[tuple[int, torch.device], tuple[tuple[int, ...], Tensor]] = {}
 
 
 def _ids(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    """The ids as a tensor, made once."""
-    found = _KNOWN.get((ids, device))
+    """The ids as a tensor, made once for each tuple; the tuple is kept, so that its number is its own."""
+    found = _KNOWN.get((id(ids), device))
     if found is None:
         if len(_KNOWN) > 64:
             _KNOWN.clear()
-        found = _KNOWN[ids, device] = torch.tensor(ids, dtype=torch.long, device=device)
-    return found
+        found = _KNOWN[id(ids), device] = ids, torch.tensor(ids, dtype=torch.long, device=device)
+    return found[1]

@@ -129,6 +129,7 @@ class RaggedCache(Cache):
         self.longest = 0
         self.width = 0
         self.start: int | None = 0  # where all rows write, if they write at one place
+        self.places = torch.empty(0, dtype=torch.long)  # [B, Q] where they write, if not
         self.focus(0, rows)
 
     def focus(self, first: int, last: int) -> None:
@@ -136,7 +137,6 @@ class RaggedCache(Cache):
         self.first, self.last = first, last
         self._lengths: Tensor | None = None
         self._rows: Tensor | None = None
-        self.places = torch.empty(0, dtype=torch.long)  # [B, Q] where they write, if not at one place
 
     @property
     def lengths(self) -> Tensor:

@@ -87,7 +87,8 @@ def test_our_llm_with_audio_prompts_joins_in_mid_run() -> None:
     model = tiny.speech_lm(3)
     frames, lengths = tiny.frames([40, 64, 24, 90, 33], 1)
     with torch.no_grad():
-        prompts = [model.prompt(model.encode_audio(frames[i : i + 1, :n], lengths[i : i + 1])) for i, n in enumerate(lengths)]
+        heard = [model.encode_audio(frames[i : i + 1, :n], lengths[i : i + 1]) for i, n in enumerate(lengths)]
+        prompts = list(map(model.prompt, heard))
     requests = [Request(prompt, tiny.RULES, 9) for prompt in prompts] * 3
     runner = Runner(model.trunk, {"own": tiny.heads("chain", 3, attention="ttt", taps=(1,))})
     wanted, _ = generate(model.trunk, requests, runner.plan(parse_strategy("ar")))
