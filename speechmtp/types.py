@@ -334,8 +334,9 @@ class Request:
     """One utterance or text, ready to decode, alone and unpadded: the same for every strategy and batch.
 
     `prompt` has one row. `limit` is the most tokens to say, an end token among them (None: the engine's own limits);
-    `ids` stand in front of the output, where the prompt has token ids; `sources` are for drafters; `noise_key` names
-    the row's noise where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
+    `ids` stand in front of the output, where the prompt has token ids that drafters and processors see; those that merely
+    open every text (Whisper's marks) are the `opening`. `sources` are for drafters; `noise_key` names the row's noise
+    where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
     nothing to hear, so that the text is empty. `language` is the code of what is spoken, where the model knows.
     """
 
@@ -349,6 +350,7 @@ class Request:
     listen_seconds: float = 0.0
     empty: bool = False
     language: str | None = None
+    opening: tuple[int, ...] = ()
     first: int = field(init=False, repr=False, compare=False)  # position of the first output token, on the host
 
     def __post_init__(self) -> None:

@@ -126,7 +126,7 @@ def peer_result(subject: Subject, name: str, mode: str) -> Result:
     request = subject.requests[name]
     if request.empty:
         return Result("", (), Trace(finished=True, flags=("empty",)))
-    prompt = request.prompt if subject.embedded else request.ids
+    prompt = request.prompt if subject.embedded else request.opening or request.ids
     assert request.limit is not None
     run = run_peer(
         subject.runner.trunk, mode, prompt, request.rules, request.limit, subject.assistant, request.prompt.memory

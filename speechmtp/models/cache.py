@@ -271,8 +271,8 @@ class MemorySlots:
         self.known += lengths
         for layer, new in enumerate(states):
             old, size = self._states[layer], max(lengths)
-            if old is None:
-                self._states[layer] = new
+            if old is None:  # every call reads them: faster where a head's entries lie together
+                self._states[layer] = new[0].contiguous(), new[1].contiguous()
                 continue
             more, longer = max(0, last - len(old[0])), max(0, size - old[0].shape[2])
             if more or longer:  # rows double, so that joining one by one copies little

@@ -196,7 +196,7 @@ class MemoryModel(SpeechModel):
         """Opening tokens beside the memory."""
         opening = self.opening(language, task)
         prompt = self.prompt(self.memory(samples), None, opening)
-        return Request(prompt, self.rules, self.limit(len(samples) / self.rate), opening)
+        return Request(prompt, self.rules, self.limit(len(samples) / self.rate), opening=opening)
 
 
 class TextModel(SpeechModel):
