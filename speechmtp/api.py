@@ -162,9 +162,16 @@ class Recogniser:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
         nothing: tuple[list[int], Trace] = [], Trace(finished=True, flags=("empty",))
-        text = self.bundle.model.decode
-        outputs = [found.get(i, nothing) for i in range(len(requests))]
-        return [Result(text(tokens), tuple(tokens), trace, seconds) for tokens, trace in outputs]
+        outputs = [(one, *found.get(i, nothing)) for i, one in enumerate(requests)]
+        text, audio = self.bundle.model.decode, self._audio
+        return [Result(text(said), tuple(said), trace, seconds, audio(one, said)) for one, said, trace in outputs]
+
+    def _audio(self, request: Request, tokens: Sequence[int]) -> tuple[np.ndarray, int] | None:
+        """Samples and rate of speech tokens, where there is a codec."""
+        codec = self.bundle.codec
+        if codec is None:
+            return None
+        return codec.decode([token for token in tokens if token not in request.rules.eos]), codec.rate
 
     def labels(self, request: Request) -> list[int]:
         """What the CTC head says, as tokens; a ConfigError where there is none."""

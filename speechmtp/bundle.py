@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 
+from speechmtp.codec.contract import Codec
 from speechmtp.config import from_dict, read_yaml, to_dict, write_yaml
 from speechmtp.errors import CheckpointError
 from speechmtp.heads.contract import HeadSet
@@ -66,6 +67,7 @@ class Bundle:
     head_folders: dict[str, Path] = field(default_factory=dict)
     trunk_sha256: str = ""  # of the trunk as loaded, known where heads were
     ctc: CtcSpeller | None = None  # draft head on the memories of a pretrained recogniser
+    codec: Codec | None = None  # what makes sound of its tokens, where they are speech
 
     @property
     def tokenizer(self) -> Any:

@@ -334,8 +334,8 @@ class Request:
     """One utterance or text, ready to decode, alone and unpadded: the same for every strategy and batch.
 
     `prompt` has one row. `limit` is the most tokens to say, an end token among them (None: the engine's own limits);
-    `ids` stand in front of the output, where the prompt has token ids that drafters and processors see; those that merely
-    open every text (Whisper's marks) are the `opening`. `sources` are for drafters; `noise_key` names the row's noise
+    `ids` stand in front of the output, where the prompt has token ids that drafters and processors see; those that
+    merely open every text (Whisper's marks) are the `opening`. `sources` are for drafters; `noise_key` names the row's noise
     where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
     nothing to hear, so that the text is empty. `language` is the code of what is spoken, where the model knows.
     """
@@ -447,9 +447,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Result:
-    """One recognised utterance."""
+    """One decoded request: the text of its tokens, empty where they are none, and the `audio` of speech tokens, where
+    the model has a codec: samples [N] float32 and their rate in Hz."""
 
     text: str
     tokens: tuple[int, ...]
     trace: Trace
     seconds: float = 0.0
+    audio: tuple[np.ndarray, int] | None = field(default=None, compare=False, repr=False)

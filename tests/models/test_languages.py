@@ -44,8 +44,8 @@ def test_the_prompt_says_language_and_task(many: Path, language: str, task: str,
     recogniser = speechmtp.load(str(many))
     request = recogniser.listen(noise(), language=language, task=task)
     plain = recogniser.bundle.model.generation.no_timestamps_token_id  # type: ignore[union-attr]
-    assert request.ids == (tiny.BOS, *ids, plain) and request.prompt.lengths.tolist() == [4]
-    wanted = recogniser.bundle.model.trunk.embed(torch.tensor(request.ids))
+    assert request.opening == (tiny.BOS, *ids, plain) and request.prompt.lengths.tolist() == [4]
+    wanted = recogniser.bundle.model.trunk.embed(torch.tensor(request.opening))
     assert torch.equal(request.prompt.embeddings[0], wanted)
 
 
@@ -63,7 +63,7 @@ def test_tokens_are_those_of_transformers(many: Path, language: str, task: str) 
         config.suppress_tokens, config.begin_suppress_tokens = list(request.rules.suppress), [tiny.EOS, 4]
         config.max_new_tokens = request.limit
         wanted = model.generate(features, language=language, task=task, num_beams=1, do_sample=False)[0].tolist()
-        start = 4 if tuple(wanted[:4]) == request.ids else 0
+        start = 4 if tuple(wanted[:4]) == request.opening else 0
         assert [*result.tokens] == wanted[start:]
         said.add(result.tokens)
     assert len(said) > 1
@@ -80,7 +80,7 @@ def test_language_and_task_reach_every_name_of_the_recogniser(many: Path) -> Non
     assert speechmtp.transcribe(audio, 16000, "ar", **options) == found  # type: ignore[arg-type]
     assert list(speechmtp.transcribe_many([audio], 16000, "ar", **options)) == [found]  # type: ignore[call-overload]
     [part] = recogniser.listen_parts(audio, language="de", task="translate")
-    assert part.ids == chosen.ids
+    assert part.opening == chosen.opening
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_an_english_only_whisper_takes_english_alone(tmp_path: Path, language: s
         recogniser.listen(noise(), language=language, task=task)
     assert recogniser.transcribe(noise(), 16000).language == "en"
     for same in ("", "en", "english"):
-        assert recogniser.listen(noise(), language=same, task="transcribe").ids == recogniser.listen(noise()).ids
+        assert recogniser.listen(noise(), language=same, task="transcribe").opening == recogniser.listen(noise()).opening
 
 
 @pytest.mark.parametrize("model", ["an4", "default"])

@@ -1,8 +1,10 @@
 """A bundle without tokenizer and normaliser: tokens in, tokens out, such as those of a codec."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_lm import write_lm
@@ -56,6 +58,30 @@ def test_it_is_saved_loaded_and_decoded_to_tokens(folder: Path, tmp_path: Path) 
         results = recogniser.decode(requests, recogniser.runner.prepared(parse_strategy(label)))
         assert [list(result.tokens) for result in results] == expected
         assert [result.text for result in results] == [""] * 3
+
+
+class Sines:
+    """A codec whose tokens are pitches, a hundredth of a second each."""
+
+    rate = 8000
+
+    def decode(self, tokens: Sequence[int]) -> np.ndarray:
+        """Samples [80 n]."""
+        steps = np.arange(80) / self.rate
+        parts = [np.sin(2 * np.pi * 100 * (1 + token) * steps) for token in tokens]
+        return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
+
+
+def test_with_a_codec_the_result_is_audio(folder: Path) -> None:
+    recogniser = speechmtp.load(str(folder), device="cpu")
+    recogniser.bundle.codec = Sines()
+    request = recogniser.bundle.text_model.read((7, 9, 11), 20)
+    silent, spoken = (recogniser.decode([request] * 2, parse_strategy(label))[0] for label in ("ar", "lookup"))
+    assert spoken.tokens == silent.tokens and spoken.text == ""
+    assert spoken.audio is not None and silent.audio is not None
+    (samples, rate), said = spoken.audio, [token for token in spoken.tokens if token not in ENDS]
+    assert rate == 8000 and samples.dtype == np.float32 and len(samples) == 80 * len(said) > 0
+    assert np.array_equal(samples, Sines().decode(said)) and np.array_equal(samples, silent.audio[0])
 
 
 def test_text_and_audio_are_refused_in_one_line(folder: Path) -> None:
