@@ -335,9 +335,10 @@ class Request:
 
     `prompt` has one row. `limit` is the most tokens to say, an end token among them (None: the engine's own limits);
     `ids` stand in front of the output, where the prompt has token ids that drafters and processors see; those that
-    merely open every text (Whisper's marks) are the `opening`. `sources` are for drafters; `noise_key` names the row's noise
-    where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
-    nothing to hear, so that the text is empty. `language` is the code of what is spoken, where the model knows.
+    merely open every text (Whisper's marks) are the `opening`. `sources` are for drafters; `noise_key` names the row's
+    noise where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was nothing to
+    hear, so that the text is empty. `language` is the code of what is spoken, where the model knows. `first` is the
+    position of the first output token.
     """
 
     prompt: Prompt
@@ -351,7 +352,7 @@ class Request:
     empty: bool = False
     language: str | None = None
     opening: tuple[int, ...] = ()
-    first: int = field(init=False, repr=False, compare=False)  # position of the first output token, on the host
+    first: int = field(init=False, repr=False, compare=False)  # on the host: no step reads it
 
     def __post_init__(self) -> None:
         at = self.prompt.next_position
