@@ -138,11 +138,12 @@ class Recogniser:
         return replace(request, limit=limit, audio_seconds=len(audio) / self.rate, listen_seconds=seconds)
 
     def decode(
-        self, requests: Sequence[Request], strategy: Strategy | Sequence[Strategy], record_gaps: bool = False,
-        sampling: SamplingConfig | None = None, overlap: bool = False, record_logprobs: bool = False,
+        self, requests: Sequence[Request], strategy: Strategy | Sequence[Strategy],
+        sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
         """Decode a batch, all rows by one strategy or each by its own; `seconds` of each result is the batch's decoder
-        time. Drawn tokens are those of each request's `noise_key`, whatever the batch."""
+        time. Drawn tokens are those of each request's `noise_key`, whatever the batch. `recorded` says what traces keep
+        besides counts."""
         each = [strategy] * len(requests) if isinstance(strategy, Strategy) else list(strategy)
         spoken = [i for i, request in enumerate(requests) if not request.empty]
         began = time.perf_counter()
@@ -154,7 +155,6 @@ class Recogniser:
                 found[i] = labels, Trace(emitted=len(labels), finished=True, flags=flags)
         rows = [i for i in spoken if i not in found]
         if rows:
-            recorded = Recorded(record_gaps, record_logprobs, overlap)
             drawing = Drawing.of(sampling or SamplingConfig())
             done = self.runner.run([requests[i] for i in rows], [each[i] for i in rows], drawing, recorded)
             found |= dict(zip(rows, zip(*done)))
@@ -251,7 +251,7 @@ class Recogniser:
         chosen, sources = strategy, sources_of(sources)
 
         def decode(parts: list[Request]) -> list[Result]:
-            return self.decode(parts, chosen, sampling=sampling, record_logprobs=logprobs)
+            return self.decode(parts, chosen, sampling, Recorded(logprobs=logprobs))
 
         def found() -> Iterator[Transcript | DataError]:
             count = len(sources) if isinstance(sources, Sized) else None

@@ -8,6 +8,7 @@ import torch
 
 import speechmtp
 from speechmtp.api import Recogniser
+from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
 
@@ -42,7 +43,7 @@ def test_logprobs_are_the_trunks(recogniser: Recogniser, strategy: str, temperat
     audios = [speech(1.0, 0), speech(2.3, 1), speech(0.7, 2)]
     requests = [recogniser.listen(audio) for audio in audios]
     sampling = SamplingConfig(temperature=temperature, seed=4)
-    results = recogniser.decode(requests, parse_strategy(strategy), sampling=sampling, record_logprobs=True)
+    results = recogniser.decode(requests, parse_strategy(strategy), sampling, Recorded(logprobs=True))
     for audio, result in zip(audios, results):
         assert len(result.trace.logprobs) == len(result.tokens) == result.trace.emitted > 0
         wanted = expected(recogniser, audio, result.tokens, temperature or 1.0)

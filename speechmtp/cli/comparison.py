@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from speechmtp.cli.subjects import Subject, peer_result
+from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.progress import track
@@ -63,7 +64,8 @@ class _Run:
         """Some requests by a row's strategy, or one by one by transformers."""
         if tally.strategy is None:
             return [peer_result(self.subject, name, tally.peer) for name in names]
-        return self.subject.decode(names, tally.strategy, self.reference, self.sampling, overlap=overlap)
+        recorded = Recorded(overlap=overlap, times=True)
+        return self.subject.decode(names, tally.strategy, self.reference, self.sampling, recorded)
 
 
 def run_comparison(
@@ -73,9 +75,8 @@ def run_comparison(
     """Rows in the order of `strategies`, those of transformers' modes `peers` behind them; `ar` at batch size 1 is the
     reference of exactness and of `oracle`."""
     plain, names = parse_strategy("ar"), subject.names
-    reference = {
-        n: subject.decode([n], plain, sampling=sampling, record_gaps=True)[0] for n in track(names, "reference")
-    }
+    gaps = Recorded(gaps=True)
+    reference = {n: subject.decode([n], plain, None, sampling, gaps)[0] for n in track(names, "reference")}
     run = _Run(subject, reference, batch_size, sampling)
     tallies = [Tally(strategy) for strategy in strategies] + [Tally(None, mode) for mode in peers]
     groups = list(grouped(subject, batch_size))

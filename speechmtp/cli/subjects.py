@@ -67,7 +67,7 @@ class Subject:
 
     def decode(
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
-        sampling: SamplingConfig | None = None, record_gaps: bool = False, overlap: bool = False,
+        sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
         """Results of some requests in one batch; `seconds` of each is the batch's."""
         raise NotImplementedError
@@ -97,10 +97,10 @@ class SpeechSubject(Subject):
 
     def decode(
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
-        sampling: SamplingConfig | None = None, record_gaps: bool = False, overlap: bool = False,
+        sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
         """By the recogniser."""
-        return self.recogniser.decode(self.asked(names, references), strategy, record_gaps, sampling, overlap)
+        return self.recogniser.decode(self.asked(names, references), strategy, sampling, recorded)
 
 
 class TextSubject(Subject):
@@ -108,12 +108,11 @@ class TextSubject(Subject):
 
     def decode(
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
-        sampling: SamplingConfig | None = None, record_gaps: bool = False, overlap: bool = False,
+        sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
         """By the runner alone."""
         requests = self.asked(names, references)
         began = time.perf_counter()
-        recorded = Recorded(gaps=record_gaps, overlap=overlap)
         done = self.runner.run(requests, [strategy] * len(requests), Drawing.of(sampling or SamplingConfig()), recorded)
         if self.device.type == "cuda":
             torch.cuda.synchronize()

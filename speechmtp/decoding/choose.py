@@ -55,7 +55,7 @@ def choose(
     tokens = (logits + noise.to(logits.dtype)).topk(k, -1).indices
     law = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     confidence = law.gather(-1, tokens)
-    if state.draws == "shared" and not state.batch.record_overlap:
+    if state.draws == "shared" and not state.batch.recorded.overlap:
         return Choice(tokens, confidence)
     return Choice(tokens, confidence, _without_elders(law, tokens))
 

@@ -18,7 +18,7 @@ from speechmtp.decoding.flags import flags_of
 from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts, path_prefixes, trim
 from speechmtp.decoding.noise import TARGET
 from speechmtp.decoding.plan import Drawing, Plan, noise_of
-from speechmtp.decoding.state import Batch, DecodeState, Row
+from speechmtp.decoding.state import Batch, DecodeState, Recorded, Row
 from speechmtp.decoding.step import Step, Stepped, make_step
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.decoding.tally import Emitted, read, record, record_overlap, remember
@@ -39,17 +39,6 @@ class Limits:
     def of(self, entries: int) -> int:
         """The limit of a row whose prompt has this many entries."""
         return min(self.most, int(self.ratio * entries) + self.extra)
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What traces keep besides counts: `gaps` and `logprobs` of emitted tokens, what acceptance theory expects of
-    drafts (`overlap`), and true drafting times on a GPU too, which then is waited for (`times`)."""
-
-    gaps: bool = False
-    logprobs: bool = False
-    overlap: bool = False
-    times: bool = False
 
 
 @dataclass
@@ -181,11 +170,7 @@ class Engine:
         return self._rows[slot]
 
     def _batch(self, rows: list[Row]) -> Batch:
-        kept = self._recorded
-        return Batch(
-            self.trunk, self._step, self._cache, rows, record_gaps=kept.gaps, record_logprobs=kept.logprobs,
-            record_overlap=kept.overlap, timed=kept.times or self._cache.device.type == "cpu",
-        )  # fmt: skip
+        return Batch(self.trunk, self._step, self._cache, rows, self._recorded)
 
     def _prompt(self, new: Sequence[_Waiting]) -> list[Event]:
         """The call over the prompts of new rows, which then go along with the others."""
@@ -376,7 +361,7 @@ def _judge(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tu
         drawn = target + lane.noise.gumbel(index[:, None] + steps, target.shape[-1], TARGET).to(target.dtype)
     accepted = rule.accept(drawn, draft, lane.noise, index)
     remember(lane, target, draft, accepted)
-    if lane.batch.record_overlap and size:
+    if lane.batch.recorded.overlap and size:
         record_overlap(lane, target, draft, accepted)
     return accepted, drawn.argmax(-1) if hears else None
 

@@ -65,6 +65,17 @@ def positions_of(rows: Sequence[Row], begin: int, count: int, device: torch.devi
     return torch.tensor(tables, dtype=torch.long, device=device).view(len(rows), count)
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What traces keep besides counts: `gaps` and `logprobs` of emitted tokens, what acceptance theory expects of
+    drafts (`overlap`), and true drafting times on a GPU too, which then is waited for (`times`)."""
+
+    gaps: bool = False
+    logprobs: bool = False
+    overlap: bool = False
+    times: bool = False
+
+
 @dataclass(eq=False)
 class Batch:
     """The rows of one trunk call, in the order of the cache's from `first` on: those behind their prompts, each of
@@ -74,13 +85,15 @@ class Batch:
     step: "Step"
     cache: RaggedCache
     rows: list[Row]
+    recorded: Recorded = Recorded()
     first: int = 0
     prompt: Prompt | None = None
     base: Tensor | None = None  # [B]
-    record_gaps: bool = False
-    record_logprobs: bool = False
-    record_overlap: bool = False
-    timed: bool = True
+
+    @property
+    def timed(self) -> bool:
+        """Whether drafting is timed: on a GPU, which is then waited for, only where somebody asked."""
+        return self.recorded.times or self.device.type == "cpu"
 
     @property
     def prompted(self) -> bool:
@@ -164,9 +177,9 @@ class DecodeState:
     @property
     def by_choices(self) -> bool:
         """Whether the trunk's first choices are all that is asked of it."""
-        batch = self.batch
-        recorded = batch.record_gaps or batch.record_logprobs or batch.record_overlap
-        return self.rule.by_choices and self.noise is None and self.processors is None and not recorded
+        kept = self.batch.recorded
+        plain = self.noise is None and self.processors is None
+        return plain and self.rule.by_choices and not (kept.gaps or kept.logprobs or kept.overlap)
 
     @property
     def heads(self) -> HeadSet | None:

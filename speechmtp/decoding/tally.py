@@ -72,18 +72,18 @@ def record(batch: Batch, said: Emitted) -> list[list[int]]:
 def remember(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:
     """Note, where it is asked for, top-1 minus top-2 logit and log probability of each token that a call chose, all of
     them: `record` cuts off what is not emitted."""
-    batch = state.batch
-    if not (batch.record_gaps or batch.record_logprobs):
+    wanted = state.batch.recorded
+    if not (wanted.gaps or wanted.logprobs):
         return
     counts = accepted.count.tolist()
     slots = torch.cat([accepted.path.new_full((len(accepted.path), 1), -1), accepted.path], 1) + 1
     slots = slots.clamp_min(0)
-    if batch.record_gaps:
+    if wanted.gaps:
         best = target.topk(2, -1).values
         gaps = (best[..., 0] - best[..., 1]).gather(1, slots).tolist()
         for row, values, count in zip(state.rows, gaps, counts):
             row.trace.gaps.extend(values[: count + 1])
-    if batch.record_logprobs:
+    if wanted.logprobs:
         path, steps = accepted.path, torch.arange(accepted.path.shape[1] + 1, device=target.device)
         tokens = draft.tokens.gather(1, path.clamp_min(0)) if path.shape[1] else path
         tokens = torch.cat([tokens, accepted.next[:, None]], 1)
