@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechmtp.errors import ConfigError
+from speechmtp.errors import ConfigError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class PositionLaw:
 
     def offset(self, index: int) -> int:
         """Of output token `index`."""
+        if index < 0:
+            raise ShapeError(f"positions: output token {index}, expected 0 or more")
         if not self.table:
             return self.stride * index
         last = len(self.table) - 1
@@ -125,7 +127,7 @@ class Prompt:
 
 
 def stack_prompts(prompts: list[Prompt]) -> Prompt:
-    """One padded batch of several single-row prompts."""
+    """One padded batch of several single-row prompts; under their law where it is one, else under none of theirs."""
     pad = torch.nn.utils.rnn.pad_sequence
     memories = [p.memory[0] for p in prompts if p.memory is not None]
     lengths = [p.memory_lengths for p in prompts if p.memory_lengths is not None]
@@ -136,6 +138,7 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
         torch.cat([p.next_position for p in prompts]),
         pad(memories, batch_first=True) if memories else None,
         torch.cat(lengths) if lengths else None,
+        prompts[0].law if all(p.law == prompts[0].law for p in prompts) else PositionLaw(),
     )
 
 
@@ -356,6 +359,10 @@ class Request:
 
     def __post_init__(self) -> None:
         at = self.prompt.next_position
+        if at.numel() > 1:
+            raise ShapeError(f"request: a prompt of {at.numel()} rows, expected one; take Prompt.row")
+        if self.limit is not None and self.limit < 0:
+            raise ConfigError(f"request: limit {self.limit}, expected 0 or more")
         object.__setattr__(self, "first", int(at[0]) if at.numel() else 0)
 
     def source(self, kind: type[S]) -> S | None:

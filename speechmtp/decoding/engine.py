@@ -1,12 +1,12 @@
 """The engine: slots that requests join and leave, and one step for all rows: draft, one trunk call, accept, advance.
 
 Rows that join are behind those that are there, and their prompts are fed in a call of their own at the next step; from
-then on they go along with the others. What a row says depends on nothing but its own request and plan.
+then on they go along with the others. What a row says depends on nothing but its own request, plan and drawing.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.flags import flags_of
-from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts, path_prefixes, trim
+from speechmtp.decoding.layout import allowed, committed, merge_accepted, merge_drafts, path_prefixes, trim
 from speechmtp.decoding.noise import TARGET
 from speechmtp.decoding.plan import Drawing, Plan, noise_of
 from speechmtp.decoding.state import Batch, DecodeState, Recorded, Row
@@ -57,7 +57,7 @@ class _Waiting:
     row: Row
     plan: Plan
     drawing: Drawing
-    paused: bool = field(default=False)
+    paused: bool = False
 
 
 class Engine:
@@ -79,6 +79,7 @@ class Engine:
         self._live = self._batch([])
         self._lanes: list[DecodeState] = []
         self._plan_of, self._plans = plan_of, dict[str, Plan]()
+        self._broken = ""
 
     @property
     def free(self) -> int:
@@ -92,10 +93,11 @@ class Engine:
 
     def join(self, request: Request, strategy: Strategy | Plan, drawing: Drawing | None = None) -> int:
         """Take a request in; its slot. ConfigError where none is free, or for a plan that the request cannot have."""
+        self._check()
         if not self._free:
             raise ConfigError(f"engine: all {self.slots} slots are taken; wait for one, or make the engine larger")
         plan = strategy if isinstance(strategy, Plan) else self._planned(strategy)
-        plan.check(request)
+        plan.check(self.trunk, request)
         drawing, entries = drawing or Drawing(), request.prompt.embeddings.shape[1]
         limit = self.limits.of(entries) if request.limit is None else request.limit
         row = Row(self._free.pop(), request, limit, drawing.seed)
@@ -106,13 +108,21 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """One call for all rows that are neither paused nor done, and one for the prompts of those that have joined
-        since; what each row says by it."""
+        since; what each row says by it. After an error in the middle of a step nothing fits together any more: rows can
+        still leave with what they had said, all else is a ConfigError."""
+        self._check()
+        self._broken = "an error in an earlier step"
         events = self._call(self._live, self._lanes) if self._live.rows else []
         new = [one for one in self._waiting if not one.paused]
         if new:
             self._waiting = [one for one in self._waiting if one.paused]
             events += self._prompt(new)
+        self._broken = ""
         return events
+
+    def _check(self) -> None:
+        if self._broken:
+            raise ConfigError(f"engine: it cannot go on after {self._broken}; let its rows leave and make a new one")
 
     @torch.inference_mode()
     def leave(self, slot: int) -> tuple[list[int], Trace]:
@@ -120,8 +130,10 @@ class Engine:
         and its trace."""
         row = self._row(slot)
         self._waiting = [one for one in self._waiting if one.row is not row]
-        self._parked.pop(slot, None)
-        if row in self._live.rows:
+        parked = self._parked.pop(slot, None)
+        if parked is not None:
+            parked.lane.close()
+        if row in self._live.rows and not self._broken:
             self._keep(self._live, self._lanes, [i for i, other in enumerate(self._live.rows) if other is not row])
         del self._rows[slot]
         self._free.append(slot)
@@ -131,6 +143,7 @@ class Engine:
     @torch.inference_mode()
     def pause(self, slot: int) -> None:
         """Leave a row out of the steps to come; its slot stays its own."""
+        self._check()
         row = self._row(slot)
         for one in self._waiting:
             one.paused |= one.row is row
@@ -146,7 +159,8 @@ class Engine:
 
     @torch.inference_mode()
     def resume(self, slot: int) -> None:
-        """Let a paused row go on."""
+        """Let a paused row go on, behind the others."""
+        self._check()
         row = self._row(slot)
         for one in self._waiting:
             one.paused &= one.row is not row
@@ -177,8 +191,8 @@ class Engine:
         batch = self._batch([one.row for one in new])
         batch.first = len(self._live.rows)
         batch.prompt = stack_prompts([one.row.request.prompt for one in new])
-        self.trunk.join(self._cache, batch.prompt, batch.memory_sizes)
         lanes = [self._lane(batch, new, places) for places in _alike(new)]
+        self.trunk.join(self._cache, batch.prompt, batch.memory_sizes)
         events = self._call(batch, lanes)
         assert batch.base is not None or not batch.rows
         if batch.rows and batch.base is not None:
@@ -201,7 +215,7 @@ class Engine:
             if len(places) < len(new) and memory is not None and sizes is not None:
                 memory, sizes = memory[torch.tensor(places, device=batch.device)], [sizes[place] for place in places]
             depth = getattr(plan.drafter, "depth", None)
-            state.head_state = state.heads.start(len(rows), self.trunk, depth, memory, sizes, state.ahead)
+            state.head_state = state.heads.start(len(rows), self.trunk, depth, memory, sizes, state.asked_ahead())
         state.drafter_state = plan.drafter.start(state)
         if plan.length is not None:
             state.length_state = plan.length.start(state)
@@ -325,7 +339,8 @@ def _alike(new: Sequence[_Waiting]) -> list[list[int]]:
     """Places of the rows that are drafted and judged together."""
     found: dict[object, list[int]] = {}
     for place, one in enumerate(new):
-        key = one.plan, one.row.request.rules.eos, one.drawing.processors, one.drawing.seed is not None
+        request, drawing = one.row.request, one.drawing
+        key = one.plan, request.rules.eos, drawing.processors, drawing.seed is not None, one.plan.drafter.apart(request)
         found.setdefault(key, []).append(place)
     return list(found.values())
 
@@ -338,6 +353,8 @@ def _drafted(lane: DecodeState) -> tuple[Draft, float]:
     draft = plan.drafter.propose(lane)
     if lane.limits is not None:
         draft = trim(draft, lane.limits)
+    if not lane.rule.exact and any(rules.suppress or rules.begin_suppress for rules in lane.rules):
+        draft = allowed(draft, lane.rules, not lane.prompted)
     return draft, _clock(lane) - began
 
 

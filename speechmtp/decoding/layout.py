@@ -1,13 +1,14 @@
 """Where drafts stand in a trunk call, and drafts and verdicts of several strategies as one."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from speechmtp.decoding.state import Batch
-from speechmtp.types import Accepted, Draft, ancestors_of
+from speechmtp.types import Accepted, Draft, TokenRules, ancestors_of
 
 
 def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -88,7 +89,27 @@ def trim(draft: Draft, limits: Sequence[int]) -> Draft:
     if draft.chain and min(limits) >= size:
         return draft
     most = torch.tensor(list(limits), device=draft.tokens.device)[:, None]
-    keep = (draft.tokens >= 0) & (draft.depth < most)
+    return pruned(draft, draft.depth < most)
+
+
+def allowed(draft: Draft, rules: Sequence[TokenRules], opening: bool) -> Draft:
+    """The draft without tokens that a row's rules forbid and what stands behind them, for rules of acceptance that do
+    not ask the trunk's law; behind a prompt (`opening`) the first tokens have rules of their own."""
+    tokens, bad = draft.tokens, torch.zeros_like(draft.tokens, dtype=torch.bool)
+    for row, rule in enumerate(rules):
+        if rule.suppress:
+            bad[row] |= torch.isin(tokens[row], tokens.new_tensor(rule.suppress))
+        if opening and rule.begin_suppress:
+            bad[row] |= torch.isin(tokens[row], tokens.new_tensor(rule.begin_suppress)) & (draft.depth[row] == 0)
+    if draft.chain:
+        return replace(draft, tokens=tokens.masked_fill(bad.cumsum(1) > 0, -1))
+    return pruned(draft, ~(draft.ancestors & bad[:, None]).any(-1))
+
+
+def pruned(draft: Draft, keep: Tensor) -> Draft:
+    """The nodes of a draft that are to be kept, bool [B, P], with all of their ancestors."""
+    size = draft.tokens.shape[1]
+    keep = keep & (draft.tokens >= 0)
     width = int(keep.sum(1).max()) if len(keep) else 0
     tokens = draft.tokens.masked_fill(~keep, -1)
     confidence, q = draft.confidence, draft.q

@@ -13,6 +13,7 @@ from speechmtp.decoding.noise_ahead import NoiseAhead
 from speechmtp.decoding.processors import Processors, SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
+from speechmtp.models.trunk import Trunk
 from speechmtp.types import Request
 
 
@@ -25,7 +26,7 @@ class Plan:
     heads: HeadSet | None = None
     length: DraftLength | None = None
 
-    def check(self, request: Request) -> None:
+    def check(self, trunk: Trunk, request: Request) -> None:
         """ConfigError for a request that lacks what the drafter needs, or heads that cannot."""
         drafter, depth = self.drafter, getattr(self.drafter, "depth", None)
         if drafter.heads and self.heads is None:
@@ -40,6 +41,7 @@ class Plan:
                 "strategy: needs a draft model; give one with --draft-model" if name == "model"
                 else f"strategy: needs {name} tokens and the request has none; choose another"
             )  # fmt: skip
+        drafter.check(trunk, self.heads if drafter.heads else None, request)
 
 
 @dataclass(frozen=True, eq=False)

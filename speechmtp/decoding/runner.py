@@ -26,7 +26,7 @@ class Runner:
     name: str = "MODEL"
     draft: Trunk | None = None
     limits: Limits = field(default_factory=Limits)
-    _costs: dict[str, CostTable] = field(default_factory=dict)
+    _costs: dict[tuple[str, bool], CostTable] = field(default_factory=dict)
 
     def heads_named(self, name: str = "") -> HeadSet:
         """A head set by name, the default one for the empty name; a ConfigError where there is none."""
@@ -98,8 +98,9 @@ class Runner:
         drawing: Drawing | Sequence[Drawing] | None = None, recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Tokens and traces of every request, each by its own strategy; none may be without a drafter."""
-        plans: dict[str, Plan] = {}
-        each = [plans.setdefault(one.label, self.plan(one)) for one in map(self.prepared, strategies)]
+        chosen = [self.prepared(one) for one in strategies]
+        plans = {label: self.plan(one) for label, one in {one.label: one for one in chosen}.items()}
+        each = [plans[one.label] for one in chosen]
         return generate(self.trunk, requests, each, drawing, self.limits, recorded)
 
     def engine(self, slots: int = 16, recorded: Recorded | None = None) -> Engine:
@@ -122,6 +123,7 @@ class Runner:
 
     def costs(self, name: str = "", heads: HeadSet | None = None) -> CostTable:
         """What calls and drafts cost on this machine, measured at the first use."""
-        if name not in self._costs:
-            self._costs[name] = measure_costs(self.trunk, heads=heads)
-        return self._costs[name]
+        key = name, heads is not None
+        if key not in self._costs:
+            self._costs[key] = measure_costs(self.trunk, heads=heads)
+        return self._costs[key]

@@ -1,7 +1,8 @@
 """All that changes while requests are decoded: what a row keeps, what rows of one strategy keep together, and what the
 rows of one trunk call share."""
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -167,7 +168,8 @@ class DecodeState:
     @property
     def key(self) -> object:
         """Rows that have the same go along together."""
-        return self.plan, self.ends, self.processors, self.noise is not None
+        apart = self.plan.drafter.apart(self.rows[0].request)
+        return self.plan, self.ends, self.processors, self.noise is not None, apart
 
     @property
     def draws(self) -> Draws:
@@ -236,6 +238,17 @@ class DecodeState:
         """Positions [B, count] of the entries behind the last committed ones: the base token and what follows it."""
         return positions_of(self.rows, -1, count, self.device)
 
+    def asked_ahead(self) -> Callable[[int], Tensor]:
+        """`ahead` for a head state, which this state holds and which must not hold it."""
+        mine = weakref.ref(self)
+
+        def ahead(count: int) -> Tensor:
+            state = mine()
+            assert state is not None
+            return state.ahead(count)
+
+        return ahead
+
     def count_draft_calls(self, calls: int = 1) -> None:
         """Note forwards of a drafter's own model, of every row."""
         for row in self.rows:
@@ -249,7 +262,7 @@ class DecodeState:
                 self.head_state.select(kept)
             if self.noise is not None:
                 self.noise = self.noise.select(kept)
-            self.drafter_state = self.plan.drafter.take(self.drafter_state, kept)
+            self.drafter_state = self.plan.drafter.keep(self.drafter_state, kept)
 
     def take(self, kept: list[int]) -> "DecodeState":
         """A state of copies of these rows, of no batch's rows yet."""
@@ -257,7 +270,7 @@ class DecodeState:
         other.processors, other.length_state = self.processors, self.length_state
         if self.head_state is not None:
             other.head_state = self.head_state.take(kept)
-            other.head_state.ahead = other.ahead
+            other.head_state.ahead = other.asked_ahead()
         if self.noise is not None:
             other.noise = self.noise.select(kept)
         other.drafter_state = self.plan.drafter.take(self.drafter_state, kept)

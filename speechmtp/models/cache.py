@@ -5,6 +5,7 @@ overwritten by the next call. Rows join behind those that are there, leave, and 
 has to know of lengths it knows from the commits: no call reads a tensor.
 """
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,13 @@ class RaggedLayer(CacheLayerMixin):
 
     def __init__(self, cache: "RaggedCache") -> None:
         super().__init__()
-        self._cache = cache
+        self._owner = weakref.ref(cache)  # a cache is freed with its last user, not by a collector of cycles
+
+    @property
+    def _cache(self) -> "RaggedCache":
+        owner = self._owner()
+        assert owner is not None
+        return owner
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the slots with the first keys and values."""
@@ -86,13 +93,27 @@ class RaggedLayer(CacheLayerMixin):
         """Write keys and values [n, H, W, d] into the rows from `first` on."""
         if states is None:
             return
+        rows, _, width, _ = states[0].shape
+        cache = self._cache
+        cache.fit(width)
         if not self.is_initialized:
             self.lazy_initialization(*states)
-        self.reserve(self._cache.slots, self._cache.capacity)
+        self.reserve(cache.slots, cache.capacity)
         assert self.keys is not None and self.values is not None
-        rows, _, width, _ = states[0].shape
         self.keys[first : first + rows, :, :width] = states[0]
         self.values[first : first + rows, :, :width] = states[1]
+
+    def clear(self, first: int, last: int) -> None:
+        """Zeros in the rows from `first` to before `last`: a mask hides what an earlier row has left there, but not
+        numbers that are not finite."""
+        if self.is_initialized and self.keys is not None and self.values is not None:
+            self.keys[first:last] = 0
+            self.values[first:last] = 0
+
+    def release(self) -> None:
+        """Give all slots back."""
+        self.keys = self.values = None
+        self.is_initialized = False
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
         """Width and offset of a mask; the trunk always gets its mask ready-made."""
@@ -123,7 +144,8 @@ class RaggedCache(Cache):
         self, layers: int, rows: int, device: torch.device | str = "cpu", capacity: int = 128, slots: int = 0
     ) -> None:
         super().__init__(layers=[RaggedLayer(self) for _ in range(layers)])
-        self.capacity, self.slots = capacity, max(slots, rows)
+        self._least = self.capacity = capacity
+        self.slots = max(slots, rows)
         self.device = torch.device(device)
         self.known = [0] * rows
         self.longest = 0
@@ -165,7 +187,11 @@ class RaggedCache(Cache):
         self.width = self.longest + queries
         if self.start is None:
             self.places = self.lengths[:, None] + torch.arange(queries, device=self.device)
-        while self.capacity < self.width:
+        self.fit(self.width)
+
+    def fit(self, width: int) -> None:
+        """Have places for so many entries a row."""
+        while self.capacity < width:
             self.capacity *= 2
 
     def commit(self, count: Tensor | Sequence[int], path: Tensor | Sequence[Sequence[int]] | None = None) -> None:
@@ -202,19 +228,25 @@ class RaggedCache(Cache):
     def add(self, rows: int) -> None:
         """So many empty rows behind those that are there; the focus is on them."""
         first = len(self.known)
+        for layer in self._each():
+            layer.clear(first, first + rows)
         self.known += [0] * rows
         while self.slots < len(self.known):
             self.slots = max(2 * self.slots, 1)
         self.focus(first, len(self.known))
 
     def select(self, rows: Tensor | Sequence[int]) -> None:
-        """Keep these rows, in this order; the focus is on all of them."""
+        """Keep these rows, in this order; the focus is on all of them. Without rows all room is given back."""
         kept = rows.tolist() if isinstance(rows, Tensor) else list(rows)
         same = next((i for i, row in enumerate(kept) if row != i), len(kept))  # those before it do not move
         index = torch.tensor(kept[same:], dtype=torch.long, device=self.device)
         for layer in self._each() if len(index) else ():
             layer.put(same, layer.copied(index, self._used))
         self.known = [self.known[row] for row in kept]
+        if not kept:
+            self.width, self.capacity = 0, self._least
+            for layer in self._each():
+                layer.release()
         self.focus(0, len(kept))
 
     def take(self, rows: Sequence[int]) -> "RaggedCache":
@@ -279,6 +311,7 @@ class MemorySlots:
                 room = (0, 0, 0, longer, 0, 0, 0, max(more, len(old[0])) if more else 0)
                 old = torch.nn.functional.pad(old[0], room), torch.nn.functional.pad(old[1], room)
             for mine, theirs in zip(old, new):
+                mine[first:last] = 0  # what an earlier row has left may not be finite
                 mine[first:last, :, :size] = theirs[:, :, :size]
             self._states[layer] = old
         self._views = {}
@@ -289,6 +322,8 @@ class MemorySlots:
         self.known = [self.known[row] for row in rows]
         width = max(self.known, default=0)
         for layer, states in enumerate(self._states):
+            if not rows:
+                self._states[layer] = None
             if states is None or same == len(rows):
                 continue
             index = torch.tensor(list(rows[same:]), device=states[0].device)

@@ -5,6 +5,7 @@ values of the memory are computed by the model's own layers when a row joins, an
 """
 
 import inspect
+import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -39,7 +40,7 @@ class MemoryCache(RaggedCache):
         self._cross = DynamicCache()
         self._cross.layers = [DynamicLayer() for _ in range(layers)]
         super().__init__(layers, 0, device, slots=slots)
-        self.pair = EncoderDecoderCache(self, self._cross)
+        self.pair = EncoderDecoderCache(weakref.proxy(self), self._cross)
         self.pair.is_updated = dict.fromkeys(range(layers), True)
 
     def focus(self, first: int, last: int) -> None:

@@ -87,7 +87,7 @@ class Told:
         state.heads.all_logits = lambda features, unembed: said[:, : features.shape[-2]]  # type: ignore[method-assign]
         state.heads.logits = lambda features, d, unembed: said[:, d - 1 : d].expand(-1, features.shape[1], -1)  # type: ignore[method-assign]
 
-    def check(self, state: DecodeState, emitted: list[list[int]]) -> None:
+    def compare(self, state: DecodeState, emitted: list[list[int]]) -> None:
         """A row emits its right path and one token more, as far as the answer goes."""
         if self.right:
             for row, new, right in zip(state.rows, emitted, self.right):
@@ -105,8 +105,8 @@ class ToldTree(HeadTree, Told):
         return super().propose(state)
 
     def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
-        """`check`."""
-        self.check(state, emitted)
+        """`compare`."""
+        self.compare(state, emitted)
 
 
 class ToldDynamic(DynamicTree, Told):
@@ -119,8 +119,8 @@ class ToldDynamic(DynamicTree, Told):
         return super().propose(state)
 
     def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
-        """`check`."""
-        self.check(state, emitted)
+        """`compare`."""
+        self.compare(state, emitted)
 
 
 @pytest.mark.parametrize("kind", ["latent", "hydra"])

@@ -1,27 +1,24 @@
 """The likeliest of several beams of a draft model: multi-token assisted decoding's draft (Qin et al. 2024,
 arXiv 2407.09722)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.drafters.contract import Drafter, empty_draft
-from speechmtp.decoding.drafters.model import DraftCache
+from speechmtp.decoding.drafters.contract import empty_draft
+from speechmtp.decoding.drafters.model import ByModel, DraftCache
 from speechmtp.decoding.drafters.paths import Paths, ends_text, log_laws, logits_behind, up_to_end
 from speechmtp.decoding.noise import DRAFT
 from speechmtp.decoding.processors import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
-from speechmtp.models.draft_prompt import DraftPrompt
-from speechmtp.types import Draft, Source, chain_draft
+from speechmtp.types import Draft, chain_draft
 
 
 @dataclass(frozen=True)
-class BeamSample(Drafter):
+class BeamSample(ByModel):
     """`width` beams of the draft model, up to `depth` tokens; the one of highest probability is drafted, and
     `confidence` holds its tokens' probabilities under the (processed) law of the draft model.
 
@@ -34,7 +31,6 @@ class BeamSample(Drafter):
     width: int = 4
     top_k: int = 10
     top_p: float = 0.9
-    source: ClassVar[type[Source] | None] = DraftPrompt
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -47,19 +43,6 @@ class BeamSample(Drafter):
     @cached_property
     def _cut(self) -> Processors | None:
         return SamplingConfig(temperature=1.0, top_k=self.top_k, top_p=self.top_p).processors()
-
-    def start(self, state: DecodeState) -> DraftCache:
-        """The draft trunk with an empty cache."""
-        return DraftCache.start(state)
-
-    def join(self, state: DecodeState, other: DecodeState) -> DraftCache:
-        """Rows join the draft model's cache too."""
-        mine: DraftCache = state.drafter_state
-        return mine.join(state, other.drafter_state, other)
-
-    def take(self, kept: DraftCache, rows: Sequence[int]) -> DraftCache:
-        """Rows leave the draft model's cache too."""
-        return kept.take(rows)
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from speechmtp.decoding.state import DecodeState
-from speechmtp.types import Draft, Source, chain_draft
+from speechmtp.heads.contract import HeadSet
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Draft, Request, Source, chain_draft
 
 
 class Drafter:
@@ -27,15 +29,26 @@ class Drafter:
     hears_choices: ClassVar[bool] = False  # whether `observe` wants the trunk's choices
 
     def start(self, state: DecodeState) -> Any:
-        """Set `kept` of new rows; what it keeps of all of them together comes back."""
+        """Set `kept` of new rows, which `check` has let pass; what it keeps of all of them together comes back."""
 
     def join(self, state: DecodeState, other: DecodeState) -> Any:
         """What is kept of all rows together when those of `other` go along with those of `state`."""
         return state.drafter_state
 
-    def take(self, kept: Any, rows: Sequence[int]) -> Any:
-        """What is kept of some of the rows, given what is `kept` of all of them."""
+    def keep(self, kept: Any, rows: Sequence[int]) -> Any:
+        """What is kept of these rows alone, when the others leave."""
         return kept
+
+    def take(self, kept: Any, rows: Sequence[int]) -> Any:
+        """Copies of what is `kept` of some rows."""
+        return kept
+
+    def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
+        """ConfigError for what this trunk, these heads or this request do not allow, before anything is decoded."""
+
+    def apart(self, request: Request) -> Any:
+        """What requests must have alike to be drafted together."""
+        return None
 
     @abstractmethod
     def propose(self, state: DecodeState) -> Draft:

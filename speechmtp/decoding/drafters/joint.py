@@ -18,7 +18,9 @@ from speechmtp.decoding.drafters.paths import (
     up_to_end,
 )
 from speechmtp.decoding.state import DecodeState
-from speechmtp.types import Draft, chain_draft
+from speechmtp.heads.contract import HeadSet
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Draft, Request, chain_draft
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class Joint(Drafter):
     depth: int
     top: int | None = None
 
-    def start(self, state: DecodeState) -> None:
-        """Nothing to keep; ConfigError for a tree that is too large."""
-        check_size("joint", self.depth, self.top, state.batch.trunk.vocab_size)
+    def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
+        """ConfigError for a tree that is too large."""
+        check_size("joint", self.depth, self.top, trunk.vocab_size)
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""

@@ -15,9 +15,10 @@ from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import Paths, check_size, children, logits_behind, prefixes_behind
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
+from speechmtp.heads.contract import HeadSet
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Draft, Prompt, TokenRules, chain_draft
+from speechmtp.types import Draft, Prompt, Request, TokenRules, chain_draft
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Marginal(Drafter):
     depth: int
     top: int | None = None
 
-    def start(self, state: DecodeState) -> None:
-        """Nothing to keep; ConfigError for a tree that is too large."""
-        check_size("marginal", self.depth, self.top, state.batch.trunk.vocab_size)
+    def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
+        """ConfigError for a tree that is too large."""
+        check_size("marginal", self.depth, self.top, trunk.vocab_size)
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""

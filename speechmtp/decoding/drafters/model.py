@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from speechmtp.decoding.drafters.paths import ends_text, prefixes_behind
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.step import ruled
 from speechmtp.errors import ConfigError
+from speechmtp.heads.contract import HeadSet
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Draft, Prompt, Source, chain_draft, stack_prompts
+from speechmtp.types import Draft, Prompt, Request, Source, chain_draft, stack_prompts
 
 
 class DraftCache:
@@ -33,21 +34,25 @@ class DraftCache:
 
     @classmethod
     def start(cls, state: DecodeState) -> "DraftCache":
-        """An empty cache for the rows; ConfigError for a trunk of another vocabulary."""
+        """An empty cache for the rows."""
         sources = [source for row in state.rows if (source := row.request.source(DraftPrompt)) is not None]
-        trunk, size = sources[0].trunk, state.batch.trunk.vocab_size
-        if trunk.vocab_size != size:
-            raise ConfigError(
-                f"draft model: {trunk.vocab_size} tokens, expected the trunk's {size}; give one of the same tokenizer"
-            )
-        return cls(trunk, [source.prompt for source in sources])
+        return cls(sources[0].trunk, [source.prompt for source in sources])
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order."""
+        if not self.waiting:
+            self.cache.select(rows)
+        self._pick(rows)
+
+    def _pick(self, rows: Sequence[int]) -> None:
+        self.prompts, self.first = [self.prompts[i] for i in rows], [self.first[i] for i in rows]
+        self.true, self.drafted = [self.true[i] for i in rows], [list(self.drafted[i]) for i in rows]
 
     def take(self, rows: Sequence[int]) -> "DraftCache":
         """Copies of these rows."""
         other = copy(self)
         other.cache = self.trunk.new_cache(0, slots=len(rows)) if self.waiting else self.cache.take(rows)
-        other.prompts, other.first = [self.prompts[i] for i in rows], [self.first[i] for i in rows]
-        other.true, other.drafted = [self.true[i] for i in rows], [list(self.drafted[i]) for i in rows]
+        other._pick(rows)
         return other
 
     def join(self, state: DecodeState, others: "DraftCache", theirs: DecodeState) -> "DraftCache":
@@ -122,15 +127,24 @@ class DraftCache:
         return ruled(self.trunk.unembed(hidden), state.rules, False)
 
 
-@dataclass(frozen=True)
-class DraftModel(Drafter):
-    """Up to `depth` tokens, one forward of the draft model each, from the prompt's call on; an end token ends the
-    draft, and with `theta` so does the first token whose own probability falls below it. One drawn for a ratio rule is
-    kept all the same: dropping it because it is unlikely would bias the output."""
+class ByModel(Drafter):
+    """Drafters that keep a draft model's cache."""
 
-    depth: int
-    theta: float | None = None
     source: ClassVar[type[Source] | None] = DraftPrompt
+
+    def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
+        """ConfigError for a draft model of another vocabulary."""
+        source = request.source(DraftPrompt)
+        if source is not None and source.trunk.vocab_size != trunk.vocab_size:
+            raise ConfigError(
+                f"draft model: {source.trunk.vocab_size} tokens, expected the trunk's {trunk.vocab_size}; give one of "
+                f"the same tokenizer"
+            )
+
+    def apart(self, request: Request) -> Any:
+        """The draft model."""
+        source = request.source(DraftPrompt)
+        return None if source is None else source.trunk
 
     def start(self, state: DecodeState) -> DraftCache:
         """The draft trunk with an empty cache."""
@@ -141,9 +155,24 @@ class DraftModel(Drafter):
         mine: DraftCache = state.drafter_state
         return mine.join(state, other.drafter_state, other)
 
-    def take(self, kept: DraftCache, rows: Sequence[int]) -> DraftCache:
+    def keep(self, kept: DraftCache, rows: Sequence[int]) -> DraftCache:
         """Rows leave the draft model's cache too."""
+        kept.select(rows)
+        return kept
+
+    def take(self, kept: DraftCache, rows: Sequence[int]) -> DraftCache:
+        """Copies of rows of the draft model's cache."""
         return kept.take(rows)
+
+
+@dataclass(frozen=True)
+class DraftModel(ByModel):
+    """Up to `depth` tokens, one forward of the draft model each, from the prompt's call on; an end token ends the
+    draft, and with `theta` so does the first token whose own probability falls below it. One drawn for a ratio rule is
+    kept all the same: dropping it because it is unlikely would bias the output."""
+
+    depth: int
+    theta: float | None = None
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""

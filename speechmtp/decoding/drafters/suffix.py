@@ -10,6 +10,8 @@ from speechmtp.decoding.state import DecodeState, Row
 from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
 
+MOST = 1 << 18  # n-grams of the tree that rows share, before it is begun anew
+
 
 class Counts:
     """A tree of counted n-grams; node 0 is the empty one. Of each node: its last `token`, how often it stood (`count`)
@@ -58,13 +60,13 @@ class Cursor:
     """A text's place in a tree of counts: the nodes of all its suffixes shorter than `depth`, shortest first."""
 
     def __init__(self, counts: Counts, depth: int) -> None:
-        self._counts = counts
+        self.counts = counts
         self._depth = depth
         self._suffixes: list[int] = []
 
     def emit(self, token: int) -> None:
         """Take in one token: `depth` counts."""
-        follow = self._counts.follow
+        follow = self.counts.follow
         grown = [follow(node, token) for node in (0, *self._suffixes)]
         self._suffixes = grown[: self._depth - 1]
 
@@ -75,7 +77,7 @@ class Cursor:
             most = int(factor * length)
             if most <= score:
                 break  # no probability is above 1, and shorter suffixes allow less
-            found, tokens = self._counts.walk(self._suffixes[length - 1], most, least)
+            found, tokens = self.counts.walk(self._suffixes[length - 1], most, least)
             if found > score:
                 score, draft = found, tokens
         return score, draft
@@ -119,7 +121,8 @@ class Suffix(Drafter):
     def _share(self, counts: Counts, rows: Sequence[Row]) -> Counts:
         """Let rows count in a tree beside their own."""
         for row in rows:
-            row.kept = [row.kept[0], self._cursor(counts, row)]
+            if not (len(row.kept) > 1 and row.kept[1].counts is counts):  # one that goes on has been counted
+                row.kept = [row.kept[0], self._cursor(counts, row)]
         return counts
 
     def _cursor(self, counts: Counts, row: Row) -> Cursor:
@@ -140,3 +143,5 @@ class Suffix(Drafter):
             for cursor in row.kept:
                 for token in tokens:
                     cursor.emit(token)
+        if state.drafter_state is not None and len(state.drafter_state.token) > MOST:  # rows came and went for long
+            state.drafter_state = self._share(Counts(), state.rows)

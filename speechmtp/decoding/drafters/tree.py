@@ -13,7 +13,9 @@ from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import MOST_NODES, RANKS, TreeShape
 from speechmtp.errors import ConfigError
-from speechmtp.types import Draft
+from speechmtp.heads.contract import HeadSet
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Draft, Request
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ class HeadTree(Drafter):
         """The deepest level; heads must reach it."""
         return self.shape.depth
 
-    def start(self, state: DecodeState) -> None:
-        """Nothing to keep."""
-        _check_width(state, self.shape.width)
+    def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
+        """ConfigError for more children than there are tokens."""
+        _check_width(heads, self.shape.width)
 
     def propose(self, state: DecodeState) -> Draft:
         """Nothing at the prompt's call, where the heads have seen no trunk state yet."""
@@ -145,9 +147,9 @@ class DynamicTree(Drafter):
             if value < low or (most is not None and value > most):
                 raise ConfigError(f"tree: {name} {value}, expected {low} {f'to {most}' if most else 'or more'}")
 
-    def start(self, state: DecodeState) -> None:
-        """Nothing to keep."""
-        _check_width(state, self.width)
+    def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
+        """ConfigError for more children than there are tokens."""
+        _check_width(heads, self.width)
 
     def propose(self, state: DecodeState) -> Draft:
         """Nothing at the prompt's call, where the heads have seen no trunk state yet."""
@@ -245,8 +247,7 @@ class _Grown:
         return Draft(tokens, parent, confidence, chain, law)
 
 
-def _check_width(state: DecodeState, width: int) -> None:
-    heads = state.heads
+def _check_width(heads: HeadSet | None, width: int) -> None:
     if heads is not None and width > heads.vocab_size:
         raise ConfigError(
             f"tree: {width} children, expected at most {heads.vocab_size}, the tokens that the heads draft"
