@@ -1,9 +1,12 @@
 """What holds for every kind of model of the table: a row each."""
 
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -105,6 +108,41 @@ def test_ar_is_what_transformers_says(kind: str, folders: dict[str, Path]) -> No
         )  # fmt: skip
         assert list(result.tokens) == peer.tokens
         assert result.text == bundle.model.decode(result.tokens)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ROWS if KINDS[kind].reads != "texts"])
+def test_threads_listen_and_decode_at_once_on_one_recogniser(kind: str, folders: dict[str, Path]) -> None:
+    recogniser = speechmtp.load(str(folders[kind]), dtype="float64")
+    plain = parse_strategy("ar")
+    sounds = [0.3 * torch.randn(size, generator=tiny.generator(size)).numpy() for size in (4000, 9000, 16000)]
+
+    def said(sound: np.ndarray) -> tuple[int, ...]:
+        return tuple(recogniser.decode([recogniser.listen(sound)], plain)[0].tokens)
+
+    expected = [said(sound) for sound in sounds]
+    together = threading.Barrier(len(sounds))
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        try:
+            together.wait()
+            for _ in range(8):
+                found = said(sounds[number])
+                wrong.extend([] if found == expected[number] else [found])
+        except BaseException as error:
+            wrong.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(len(sounds))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
 
 
 @kinds
