@@ -162,6 +162,13 @@ def test_a_wrong_key_of_a_kind_is_named_with_its_place(kind: str, folders: dict[
     with pytest.raises(ConfigError, match=r"config.yaml: model: extr: no such key") as caught:
         load_bundle(str(tmp_path / "copy"))
     assert "\n" not in str(caught.value)
+    path.write_text("format_version: 1\nmodel: {kind: seq2seq, family: whisper, extra: 3}\n")
+    with pytest.raises(ConfigError, match="replace `kind: seq2seq` and `family: whisper` by `kind: whisper`") as caught:
+        load_bundle(str(tmp_path / "copy"))
+    assert "\n" not in str(caught.value)
+    path.write_text("format_version: 1\nmodel: {kind: seq2seq}\n")
+    with pytest.raises(ConfigError, match="replace `kind: seq2seq` by `kind: moonshine`"):
+        load_bundle(str(tmp_path / "copy"))
     path.write_text("format_version: 1\nmodel: {kind: gpt}\n")
     with pytest.raises(ConfigError, match=r"model.kind: 'gpt' is not one of speech_lm, moonshine, whisper"):
         load_bundle(str(tmp_path / "copy"))
