@@ -69,6 +69,21 @@ def test_parts_and_errors_stand_in_order_and_lazy_sources_are_read_at_their_turn
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+def test_what_a_function_cannot_read_is_an_error_in_its_place() -> None:
+    def fails(error: Exception) -> AudioSource:
+        def source() -> np.ndarray:
+            raise error
+
+        return source
+
+    found, _ = run([seconds(1), fails(OSError("no\nnet")), fails(ValueError()), seconds(2)])
+    assert found[0] == [1.0] and found[3] == [1.0, 1.0]
+    assert str(found[1]).startswith("source[1]: not to be had (no net)")
+    assert str(found[2]).startswith("source[2]: not to be had (ValueError)")
+    with pytest.raises(KeyError):
+        run([fails(KeyError("x"))])
+
+
 def test_an_error_that_is_raised_is_the_last() -> None:
     found, told = run([seconds(1), "none.wav", seconds(1)], raises=True)
     assert len(found) == 2 and str(found[1]).startswith("none.wav")

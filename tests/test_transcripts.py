@@ -151,6 +151,17 @@ def test_only_so_many_parts_are_held() -> None:
     assert [list(map(len, group)) for group in groups] == [[1, 5], [1]]
 
 
+def test_what_is_raised_comes_behind_the_transcripts_before_it(recogniser: Recogniser) -> None:
+    def broken() -> np.ndarray:
+        raise KeyError("mine")
+
+    for sources in ([speech(1.0), broken], (speech(1.0) if n == 0 else {}[n] for n in range(2))):
+        found = recogniser.transcribe_many(sources, RATE, on_error="return")
+        assert isinstance(next(found), Transcript)
+        with pytest.raises(KeyError):
+            next(found)
+
+
 def test_a_long_recording_is_its_parts(recogniser: Recogniser) -> None:
     audio = speech(60)
     found = recogniser.transcribe(audio, RATE)
