@@ -10,7 +10,7 @@ from typing import Literal, get_args, overload
 import numpy as np
 import torch
 
-from speechmtp.audio.cut import cut_points
+from speechmtp.audio.cut import LONGEST, SHORTEST, cut_points
 from speechmtp.audio.inputs import Audio, input_name
 from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.decoding.engine import Limits, Recorded
@@ -184,9 +184,11 @@ class Recogniser:
     def listen_parts(
         self, audio: np.ndarray, name: str = "audio", noise_key: int = 0, language: str = "", task: str = ""
     ) -> Iterator[Request]:
-        """`listen` to a recording [N] of any length: beyond 25 s it is cut in its pauses, and each part heard apart.
-        Noise keys of the parts are those from `noise_key` on."""
-        for number, (start, end) in enumerate(cut_points(audio, self.rate)):
+        """`listen` to a recording [N] of any length: beyond 25 s, or what the model hears at a time if that is less, it
+        is cut in its pauses, and each part heard apart. Noise keys of the parts are those from `noise_key` on."""
+        longest = min(LONGEST, self.longest)
+        spans = cut_points(audio, self.rate, SHORTEST * (longest / LONGEST), longest)
+        for number, (start, end) in enumerate(spans):
             part = self.listen(audio[start:end], name, language, task)
             yield replace(part, noise_key=noise_key + number)
 
