@@ -5,7 +5,7 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
-from speechmtp.audio.inputs import Audio, input_name, read_input
+from speechmtp.audio.inputs import Audio, input_name, is_number, is_record, read_input
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.progress import AudioProgress
 
@@ -27,9 +27,9 @@ P = TypeVar("P", bound=Part)
 
 def sources_of(sources: Iterable[AudioSource]) -> Iterable[AudioSource]:
     """The sources as they are; ConfigError for a single one."""
-    pair = isinstance(sources, tuple) and len(sources) == 2 and any(isinstance(part, int | float) for part in sources)
+    pair = isinstance(sources, tuple) and len(sources) == 2 and any(is_number(part) for part in sources)
     alone = isinstance(sources, str | bytes | bytearray | memoryview) or hasattr(sources, "read")
-    if pair or alone or not hasattr(sources, "__iter__") or hasattr(sources, "__array__"):
+    if pair or alone or is_record(sources) or not hasattr(sources, "__iter__") or hasattr(sources, "__array__"):
         kind = sources if isinstance(sources, str) else getattr(sources, "name", type(sources).__name__)
         raise ConfigError(f"transcribe_many: {kind}, expected a list of recordings; a single one goes to transcribe")
     return sources

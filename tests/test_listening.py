@@ -101,6 +101,8 @@ def test_progress_grows_to_the_total_which_is_told_once_it_is_known() -> None:
     _, told = run([seconds(0.7), seconds(2.1), seconds(1)])
     done, totals = zip(*told)
     assert list(done) == sorted(done)
+    _, told = run([seconds(2.5)], count=1)
+    assert len(told) > 2 and {total for _, total in told} == {2.5}, "one recording's length is known at once"
     known = [total for total in totals if total is not None]
     assert known == pytest.approx([3.8] * len(known)) and known and totals[0] is None
     assert done[-1] == totals[-1]
@@ -120,8 +122,11 @@ def test_the_bar_takes_the_rest_to_be_as_long(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "one", ["a.wav", Path("a.wav"), b"RIFF", io.BytesIO(), np.zeros(9), torch.zeros(9), (np.zeros(9), 16000), 3, None]
-)
+    "one",
+    ["a.wav", Path("a.wav"), b"RIFF", io.BytesIO(), np.zeros(9), torch.zeros(9), (np.zeros(9), 16000),
+     (np.zeros(9), np.int64(16000)), (torch.tensor(16000), np.zeros(9)), {"array": [0.0], "sampling_rate": 16000},
+     3, None],
+)  # fmt: skip
 def test_a_single_recording_is_no_list(one: object) -> None:
     with pytest.raises(ConfigError, match=r"transcribe_many: .*, expected a list of recordings; a single one goes to"):
         sources_of(one)  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     flags: dict[str, tuple[str, ...]] = {}
     broken = False
-    for name, transcript in zip(args.files, found):
+    for name, transcript in zip(args.files, found, strict=True):  # to its end, which closes the bar
         if isinstance(transcript, DataError):
             broken = True
             print(f"speechmtp: error: {transcript}", file=sys.stderr)
