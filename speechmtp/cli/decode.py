@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from speechmtp.cli.options import (
+    SPEECH_MODEL,
     add_data_options,
     add_draft_options,
     add_run_options,
@@ -29,7 +30,7 @@ from speechmtp.types import Trace, sum_traces
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp decode`."""
-    parser.add_argument("model", metavar="MODEL", help="model folder or embedded model (default, an4)")
+    parser.add_argument("model", metavar="MODEL", help=SPEECH_MODEL)
     parser.add_argument("data_dir", metavar="DATA_DIR", help="Kaldi data directory")
     parser.add_argument("--strategy", metavar="NAME", help="name or name:option=value,... (default: the model's)")
     parser.add_argument("--depth", help="the strategy's depth")

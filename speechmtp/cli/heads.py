@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechmtp.cli.head_report import ROWS, judged, places, summary_of, write_report
 from speechmtp.cli.options import (
+    MODEL,
     add_data_options,
     add_head_options,
     add_run_options,
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from speechmtp.api import Recogniser
     from speechmtp.data.kaldi import DataDir
     from speechmtp.types import Request
-
-MODEL = "model folder, embedded model (default, an4), or folder of a text LM of transformers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

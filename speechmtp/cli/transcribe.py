@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechmtp.cli.decode import chosen_strategy
 from speechmtp.cli.options import (
+    SPEECH_MODEL,
     add_draft_options,
     add_run_options,
     add_sampling_options,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp transcribe`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files; - reads standard input")
-    parser.add_argument("--model", default="default", help="model folder or embedded model (default: default)")
+    parser.add_argument("--model", metavar="MODEL", default="default", help=f"{SPEECH_MODEL}; without it default")
     parser.add_argument("--strategy", metavar="NAME", help="name or name:option=value,... (default: the model's)")
     parser.add_argument("--depth", help="the strategy's depth")
     parser.add_argument("--theta", help="the strategy's threshold")

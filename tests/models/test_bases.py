@@ -14,8 +14,9 @@ from small_audio_lm import write_audio_lm
 from small_lm import LINES, write_lm
 
 import speechmtp
+import speechmtp.bundle as bundle_module
 from speechmtp.api import Recogniser
-from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_without_heads, save_bundle
+from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_without_heads, reads_text, save_bundle
 from speechmtp.cli.peers import run_peer
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import CheckpointError, ConfigError
@@ -91,6 +92,16 @@ def test_a_folder_is_that_of_its_kind_and_comes_back_as_saved(
         assert getattr(one, name) == getattr(other, name), name
     assert one.encode(TEXT) == other.encode(TEXT) and one.transcript(TEXT) == other.transcript(TEXT)
     assert one.decode(one.encode(TEXT)) == TEXT and one.decode(one.eos) == ""
+
+
+@kinds
+def test_what_it_reads_is_known_of_folders_and_hub_names_before_it_is_loaded(
+    kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_module, "_download", lambda name: folders[kind])
+    for name in (str(folders[kind]), "owner/model"):
+        assert reads_text(name) == (KINDS[kind].reads == "texts")
+    assert load_bundle("owner/model").model.kind == kind
 
 
 @kinds
