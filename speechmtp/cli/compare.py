@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechmtp.cli.options import (
-    MODEL,
     add_data_options,
     add_draft_options,
     add_run_options,
@@ -18,6 +17,7 @@ from speechmtp.cli.options import (
     sampling_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.models.bases.names import MODEL
 from speechmtp.scoring.tables import short_label
 
 if TYPE_CHECKING:

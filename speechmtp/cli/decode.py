@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from speechmtp.cli.options import (
-    SPEECH_MODEL,
     add_data_options,
     add_draft_options,
     add_run_options,
@@ -24,6 +23,7 @@ from speechmtp.cli.options import (
     sampling_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.models.bases.names import SPEECH_MODEL
 from speechmtp.transcripts import BATCH
 from speechmtp.types import Trace, sum_traces
 

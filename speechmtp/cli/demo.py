@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from speechmtp.cli.options import SPEECH_MODEL, add_run_options, check_strategies, open_recogniser
+from speechmtp.cli.options import add_run_options, check_strategies, open_recogniser
+from speechmtp.models.bases.names import SPEECH_MODEL
 
 SHOWN = ("ar", "verify", "threshold", "ctc", "ctc-only", "oracle")
 

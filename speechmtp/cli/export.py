@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from speechmtp.cli.options import MODEL
 from speechmtp.errors import ConfigError, DataError
+from speechmtp.models.bases.names import MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from speechmtp.cli.head_report import ROWS, judged, places, summary_of, write_report
 from speechmtp.cli.options import (
-    MODEL,
     add_data_options,
     add_head_options,
     add_run_options,
@@ -17,6 +16,7 @@ from speechmtp.cli.options import (
     open_recogniser,
 )
 from speechmtp.errors import ConfigError
+from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
     from speechmtp.api import Recogniser

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from speechmtp.types import Request
 
 
-SPEECH_MODEL = ("folder of ours, of Moonshine, of Whisper or of Qwen2-Audio, its hub name (owner/model), or an "
-                "embedded model (default, an4)")  # fmt: skip
-MODEL = ("folder of ours, of Moonshine, of Whisper, of Qwen2-Audio or of a text LM of transformers, its hub name "
-         "(owner/model), or an embedded model (default, an4)")  # fmt: skip
 OPENING, MOST = 32, 32  # tokens of a text that a text LM goes on behind, and that it may add
 
 

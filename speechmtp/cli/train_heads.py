@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmtp.cli.options import MODEL, add_training_options, check_data
+from speechmtp.cli.options import add_training_options, check_data
 from speechmtp.errors import ConfigError
+from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle

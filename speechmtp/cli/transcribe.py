@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from speechmtp.cli.decode import chosen_strategy
 from speechmtp.cli.options import (
-    SPEECH_MODEL,
     add_draft_options,
     add_run_options,
     add_sampling_options,
@@ -18,6 +17,7 @@ from speechmtp.cli.options import (
     open_recogniser,
     sampling_of,
 )
+from speechmtp.models.bases.names import SPEECH_MODEL
 from speechmtp.transcripts import BATCH
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmtp.cli.options import MODEL, add_data_options, add_draft_options, add_run_options, add_text_options
+from speechmtp.cli.options import add_data_options, add_draft_options, add_run_options, add_text_options
 from speechmtp.errors import ConfigError
+from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
     from speechmtp.cli.subjects import Subject

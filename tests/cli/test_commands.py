@@ -196,6 +196,15 @@ def test_help_names_every_model_that_is_taken_and_what_its_options_call(verb, ca
         assert "--top-k K" in shown and "--no-repeat-ngram-size N" in shown
 
 
+def test_help_of_what_stands_on_memories_names_their_models(capsys):
+    from speechmtp.models.bases.table import titles
+
+    for verb in ("asr", "ctc"):
+        with pytest.raises(SystemExit):
+            main(["train", verb, "--help"])
+        assert titles("memories") in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_task_that_there_is_not_is_told_before_anything_is_loaded(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["transcribe", "none.wav", "--model", "none", "--task", "sing"])
