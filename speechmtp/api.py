@@ -10,7 +10,7 @@ from typing import Literal, get_args, overload
 import numpy as np
 import torch
 
-from speechmtp.audio.cut import cut_points
+from speechmtp.audio.cut import LONGEST, SHORTEST, cut_points
 from speechmtp.audio.inputs import Audio, input_name
 from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.decoding.engine import Limits, Recorded
@@ -65,7 +65,7 @@ class Recogniser:
     def __repr__(self) -> str:
         """The model's name, where it is, how it computes, and its head sets."""
         heads = f", heads {', '.join(self.bundle.heads)}" if self.bundle.heads else ""
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.dtype)
         name = self.bundle.name or "unnamed"
         return f"Recogniser({name} on {self.device}, {dtype}{heads})"
 
@@ -145,6 +145,8 @@ class Recogniser:
         time. Drawn tokens are those of each request's `noise_key`, whatever the batch. `recorded` says what traces keep
         besides counts."""
         each = [strategy] * len(requests) if isinstance(strategy, Strategy) else list(strategy)
+        if len(each) != len(requests):
+            raise ConfigError(f"decode: {len(each)} strategies for {len(requests)} requests; give one, or one for each")
         spoken = [i for i, request in enumerate(requests) if not request.empty]
         began = time.perf_counter()
         found: dict[int, tuple[list[int], Trace]] = {}
@@ -184,33 +186,37 @@ class Recogniser:
     def listen_parts(
         self, audio: np.ndarray, name: str = "audio", noise_key: int = 0, language: str = "", task: str = ""
     ) -> Iterator[Request]:
-        """`listen` to a recording [N] of any length: beyond 25 s it is cut in its pauses, and each part heard apart.
-        Noise keys of the parts are those from `noise_key` on."""
-        for number, (start, end) in enumerate(cut_points(audio, self.rate)):
+        """`listen` to a recording [N] of any length: beyond 25 s, or what the model hears at a time if that is less, it
+        is cut in its pauses, and each part heard apart. Noise keys of the parts are those from `noise_key` on."""
+        longest = min(LONGEST, self.longest)
+        spans = cut_points(audio, self.rate, SHORTEST * (longest / LONGEST), longest)
+        for number, (start, end) in enumerate(spans):
             part = self.listen(audio[start:end], name, language, task)
             yield replace(part, noise_key=noise_key + number)
 
     def transcribe(
-        self, audio: Audio, rate: float | None = None, strategy: str | Strategy = "", *, language: str = "",
-        task: str = "", progress: Told | bool | None = None, logprobs: bool = False,
+        self, audio: Audio, rate: float | None = None, strategy: str | Strategy | None = None, *,
+        language: str = "", task: str = "", progress: Told | bool | None = None, logprobs: bool = False,
         sampling: SamplingConfig | None = None,
     ) -> Transcript:  # fmt: skip
         """What is said in one recording of any length; `print` shows its text.
 
-        `audio` is a path, an open binary file, the bytes of a file, samples at `rate` Hz, or a pair of both
-        (`audio/inputs.py` has every kind). `strategy` is named as on the command line, or comes from `parse_strategy`;
-        by the model's `default_strategy` where none is given. The rest as in `transcribe_many`. DataError for audio
-        that cannot be read or heard, ConfigError for samples without a rate.
+        `audio` is a path, an open binary file, the bytes of a file, samples at `rate` Hz, a pair of both, or a dict of
+        them as datasets have it (`audio/inputs.py` has every kind). `strategy` is named as on the command line, or
+        comes from `parse_strategy`; by the model's `default_strategy` where none is given. The rest as in
+        `transcribe_many`. DataError for audio that cannot be read or heard, ConfigError for samples without a rate, and
+        for a rate that is not the file's.
         """
         found = self.transcribe_many(
             [audio], rate, strategy, progress=progress, language=language, task=task, logprobs=logprobs,
             sampling=sampling, names=[input_name(audio)],
         )  # fmt: skip
-        return next(found)
+        [one] = found
+        return one
 
     @overload
     def transcribe_many(
-        self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ...,
+        self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ...,
         batch: int = ..., on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *,
         language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
         noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
@@ -218,14 +224,14 @@ class Recogniser:
 
     @overload
     def transcribe_many(
-        self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ...,
+        self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ...,
         batch: int = ..., on_error: OnError = ..., progress: Told | bool | None = ..., *,
         language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
         noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
     ) -> Iterator[Transcript | DataError]: ...  # fmt: skip
 
     def transcribe_many(
-        self, sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy = "",
+        self, sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy | None = None,
         batch: int = BATCH, on_error: OnError = "raise", progress: Told | bool | None = None, *,
         language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
         noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
@@ -246,9 +252,8 @@ class Recogniser:
             raise ConfigError(f"transcribe_many: batch={batch}, expected 1 or more")
         if on_error not in get_args(OnError):
             raise ConfigError(f"transcribe_many: on_error={on_error!r}, expected one of {', '.join(get_args(OnError))}")
-        if isinstance(strategy, str):
-            strategy = parse_strategy(strategy) if strategy else self.default_strategy
-        chosen, sources = strategy, sources_of(sources)
+        named = parse_strategy(strategy) if isinstance(strategy, str) and strategy else strategy
+        chosen, sources = named or self.default_strategy, sources_of(sources)
 
         def decode(parts: list[Request]) -> list[Result]:
             return self.decode(parts, chosen, sampling, Recorded(logprobs=logprobs))
@@ -268,22 +273,24 @@ class Recogniser:
 
 
 def load(
-    model: str = "default", device: str = "auto", dtype: str = "float32", heads: str | Path | Sequence[str | Path] = (),
-    allow_stale_heads: bool = False, draft_model: str | Path = "", ctc: str | Path = "", drafts: str = "",
+    model: str | Path = "default", device: str | torch.device = "auto", dtype: str | torch.dtype = "float32",
+    heads: str | Path | Sequence[str | Path] = (), allow_stale_heads: bool = False, draft_model: str | Path = "",
+    ctc: str | Path = "", drafts: str = "",
 ) -> Recogniser:  # fmt: skip
     """A recogniser of one's own from a model folder or the name of an embedded model (`default`, `an4`).
 
-    `device` is `auto` (a GPU where CUDA works, else the CPU) or PyTorch's name of one; `repr` tells which. `heads` are
+    `device` is `auto` (a GPU where CUDA works, else the CPU) or one of PyTorch; `repr` tells which. `heads` are
     names of the model's head sets or head folders, the first being the default; with none given the model has all of
     its own. Those of another trunk are an error unless `allow_stale_heads`. `draft_model` is the
     folder of a smaller model on the same encoder, for strategies that draft with one; `ctc` that of a CTC draft head
     (default: the model's own). `drafts` says how heads compute: `int8`, several times as fast on a CPU in float32, or
     `float32` (default: what the model's folder says, where it can).
     """
+    dtype = dtype_name(dtype)
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     wanted = [heads] if isinstance(heads, (str, Path)) else heads
-    bundle = load_bundle(model, allow_stale_heads, [str(item) for item in wanted], str(ctc))
+    bundle = load_bundle(str(model), allow_stale_heads, [str(item) for item in wanted], str(ctc))
     draft = load_draft_model(str(draft_model), bundle) if draft_model else None
     if drafts not in ("", *get_args(Drafts)):
         raise ConfigError(f"--drafts {drafts}: expected one of {', '.join(get_args(Drafts))}")
@@ -304,8 +311,14 @@ def check_device(name: str) -> None:
         raise ConfigError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
 
 
-def chosen_device(name: str) -> str:
-    """The device of a name, for `auto` `cuda` where that works, else `cpu`; ConfigError as `check_device`."""
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """The name of a type of numbers, as `float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def chosen_device(device: str | torch.device) -> str:
+    """The name of a device, for `auto` `cuda` where that works, else `cpu`; ConfigError as `check_device`."""
+    name = str(device)
     if name == "auto":
         return "cuda" if has_cuda() else "cpu"
     check_device(name)

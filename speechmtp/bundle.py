@@ -178,10 +178,8 @@ def load_without_heads(name: str) -> Bundle:
 
 
 def reads_text(name: str) -> bool:
-    """Whether a name is that of a folder whose model reads text alone, before it is loaded."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return False
+    """Whether a name is that of a model that reads text alone, before it is loaded."""
+    folder = locate(name)
     where = folder / "config.yaml"
     raw = read_yaml(where).get("model") if where.exists() else None
     kind = kind_in(raw if isinstance(raw, dict) else {}, str(where)) if where.exists() else claimed(folder)

@@ -5,7 +5,7 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
-from speechmtp.audio.inputs import Audio, input_name, read_input
+from speechmtp.audio.inputs import Audio, input_name, is_number, is_record, read_input
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.progress import AudioProgress
 
@@ -27,9 +27,9 @@ P = TypeVar("P", bound=Part)
 
 def sources_of(sources: Iterable[AudioSource]) -> Iterable[AudioSource]:
     """The sources as they are; ConfigError for a single one."""
-    pair = isinstance(sources, tuple) and len(sources) == 2 and any(isinstance(part, int | float) for part in sources)
+    pair = isinstance(sources, tuple) and len(sources) == 2 and any(is_number(part) for part in sources)
     alone = isinstance(sources, str | bytes | bytearray | memoryview) or hasattr(sources, "read")
-    if pair or alone or not hasattr(sources, "__iter__") or hasattr(sources, "__array__"):
+    if pair or alone or is_record(sources) or not hasattr(sources, "__iter__") or hasattr(sources, "__array__"):
         kind = sources if isinstance(sources, str) else getattr(sources, "name", type(sources).__name__)
         raise ConfigError(f"transcribe_many: {kind}, expected a list of recordings; a single one goes to transcribe")
     return sources
@@ -43,7 +43,8 @@ def listen_each(
     """The parts of every source, read when its turn comes, that `listen` hears of samples [N] at `target_rate` Hz, what
     errors call them, and the key of the noise of its first part.
 
-    A DataError stands in the place of one that cannot be read or heard; if it `raises`, it is the last. `names` are
+    A DataError stands in the place of one that cannot be read or heard, an OSError or ValueError of a function that is
+    to give one among them; if it `raises`, it is the last. `names` are
     what errors call the sources (default: paths, and numbers beside what has no name of its own), `noise_keys` are one
     a source (default: the parts are counted). ConfigError where either are too few.
     """
@@ -56,7 +57,7 @@ def listen_each(
         name = names[number] if names is not None else _name(source, number)
         key = noise_keys[number] if noise_keys is not None else count
         try:
-            samples = read_input(source() if callable(source) else source, target_rate, rate, name)
+            samples = read_input(_called(source, name) if callable(source) else source, target_rate, rate, name)
             seconds = len(samples) / target_rate
             progress.read(seconds)
             for part in listen(samples, name, key):
@@ -71,6 +72,15 @@ def listen_each(
         else:
             yield parts
     progress.all_read()
+
+
+def _called(source: Callable[[], Audio], name: str) -> Audio:
+    """What a function gives; its OSError or ValueError is that of a recording that cannot be read."""
+    try:
+        return source()
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"{name}: not to be had ({reason}); look at the function that reads it") from error
 
 
 def _name(source: AudioSource, number: int) -> str:

@@ -77,7 +77,7 @@ class AudioProgress:
     def _report(self) -> None:
         if self._tell is None:
             return
-        total: float | None = self._seconds if self._all else None
+        total: float | None = self._seconds if self._all or self._read == self._recordings else None
         if total is None and self._guesses and self._recordings is not None and self._read:
             total = self._seconds / self._read * self._recordings
         close = total is not None and abs(total - self._done) < 1e-6  # sums in other orders

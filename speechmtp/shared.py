@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
-from speechmtp.api import Recogniser, chosen_device, load
+import torch
+
+from speechmtp.api import Recogniser, chosen_device, dtype_name, load
 from speechmtp.audio.inputs import Audio
 from speechmtp.bundle import EMBEDDED, locate
 from speechmtp.decoding.processors import SamplingConfig
@@ -20,8 +22,8 @@ _lock = threading.Lock()
 
 
 def transcribe(
-    audio: Audio, rate: float | None = None, strategy: str | Strategy = "", *, model: str = "default",
-    device: str = "auto", dtype: str = "float32", language: str = "", task: str = "",
+    audio: Audio, rate: float | None = None, strategy: str | Strategy | None = None, *, model: str | Path = "default",
+    device: str | torch.device = "auto", dtype: str | torch.dtype = "float32", language: str = "", task: str = "",
     progress: Told | bool | None = None, logprobs: bool = False, sampling: SamplingConfig | None = None,
 ) -> Transcript:  # fmt: skip
     """`Recogniser.transcribe` by a model that is loaded at the first call and kept: one a process for each folder,
@@ -34,27 +36,30 @@ def transcribe(
 
 @overload
 def transcribe_many(
-    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ..., batch: int = ...,
-    on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *, model: str = ..., device: str = ...,
-    dtype: str = ..., language: str = ..., task: str = ..., logprobs: bool = ...,
-    sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ..., batch: int = ...,
+    on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *, model: str | Path = ...,
+    device: str | torch.device = ..., dtype: str | torch.dtype = ..., language: str = ..., task: str = ...,
+    logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
+    names: Sequence[str] | None = ...,
 ) -> Iterator[Transcript]: ...  # fmt: skip
 
 
 @overload
 def transcribe_many(
-    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy = ..., batch: int = ...,
-    on_error: OnError = ..., progress: Told | bool | None = ..., *, model: str = ..., device: str = ...,
-    dtype: str = ..., language: str = ..., task: str = ..., logprobs: bool = ...,
-    sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ..., batch: int = ...,
+    on_error: OnError = ..., progress: Told | bool | None = ..., *, model: str | Path = ...,
+    device: str | torch.device = ..., dtype: str | torch.dtype = ..., language: str = ..., task: str = ...,
+    logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
+    names: Sequence[str] | None = ...,
 ) -> Iterator[Transcript | DataError]: ...  # fmt: skip
 
 
 def transcribe_many(
-    sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy = "", batch: int = BATCH,
-    on_error: OnError = "raise", progress: Told | bool | None = None, *, model: str = "default", device: str = "auto",
-    dtype: str = "float32", language: str = "", task: str = "", logprobs: bool = False,
-    sampling: SamplingConfig | None = None, noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
+    sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy | None = None,
+    batch: int = BATCH, on_error: OnError = "raise", progress: Told | bool | None = None, *,
+    model: str | Path = "default", device: str | torch.device = "auto", dtype: str | torch.dtype = "float32",
+    language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
+    noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
     """`Recogniser.transcribe_many` by the model that `transcribe` keeps too."""
     with_model = _shared(model, device, dtype)
@@ -64,9 +69,9 @@ def transcribe_many(
     )  # fmt: skip
 
 
-def _shared(model: str, device: str, dtype: str) -> Recogniser:
+def _shared(model: str | Path, device: str | torch.device, dtype: str | torch.dtype) -> Recogniser:
     """The one recogniser of a model, loaded where it is not there yet; others wait meanwhile."""
-    device = chosen_device(device)
+    model, device, dtype = str(model), chosen_device(device), dtype_name(dtype)
     with _lock:
         # A hub name is not looked up at every call.
         folder = locate(model).resolve() if model in EMBEDDED or Path(model).is_dir() else None

@@ -117,15 +117,21 @@ def _together(traces: Sequence[Trace]) -> Trace:
 
 
 def held(items: Iterable[T], parts: Callable[[T], int], most: int = HELD) -> Iterator[list[T]]:
-    """Items gathered until they have at least `most` parts."""
+    """Items gathered until they have at least `most` parts. What is raised instead of an item comes behind those before
+    it."""
     found: list[T] = []
     size = 0
-    for item in items:
-        found.append(item)
-        size += parts(item)
-        if size >= most:
+    try:
+        for item in items:
+            found.append(item)
+            size += parts(item)
+            if size >= most:
+                full, found, size = found, [], 0
+                yield full
+    except Exception:
+        if found:
             yield found
-            found, size = [], 0
+        raise
     if found:
         yield found
 

@@ -44,6 +44,11 @@ def test_mistakes_are_one_line(default: Recogniser) -> None:
         default.transcribe_many(["a.wav"], on_error="skip")  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="--device gpu: not available here"):
         speechmtp.load(device="gpu")
+    with pytest.raises(CheckpointError, match="/missing: no such model folder"):
+        speechmtp.load(Path("/missing"))
+    heard = [default.listen(np.zeros(16000, np.float32))] * 2
+    with pytest.raises(ConfigError, match="decode: 1 strategies for 2 requests; give one, or one for each"):
+        default.decode(heard, [parse_strategy("ar")])
     with pytest.raises(ConfigError, match="--drafts int16: expected one of float32, int8"):
         speechmtp.load(drafts="int16")
 
@@ -53,6 +58,18 @@ def test_a_folders_strategy_that_its_heads_cannot_run_is_passed_over(default: Re
         config = replace(default.bundle.config, strategy=named)
         other = Recogniser(replace(default.bundle, config=config), default.device, default.dtype)
         assert other.default_strategy.label == "verify:depth=7", named
+
+
+def test_models_types_and_devices_are_taken_as_names_are(default: Recogniser) -> None:
+    folder = default.bundle.folder
+    one = speechmtp.load(folder, torch.device("cpu"), torch.float64)
+    assert (one.device, one.dtype) == (torch.device("cpu"), torch.float64)
+    audio = speechmtp.example("digits")
+    assert default.transcribe(audio, strategy=None) == default.transcribe(audio) == default.transcribe(audio, None, "")
+    found = speechmtp.transcribe(audio, model=folder, device=torch.device("cpu"), dtype=torch.float32)
+    assert found == speechmtp.transcribe(audio, model=str(folder), device="cpu", dtype="float32")
+    with pytest.raises(ConfigError, match="--dtype int8: expected one of float32"):
+        speechmtp.load(folder, dtype=torch.int8)
 
 
 def test_heads_that_draft_in_int8_are_not_stored(default: Recogniser, tmp_path: Path) -> None:
@@ -112,6 +129,7 @@ def test_every_kind_of_audio_is_the_same_text(default: Recogniser) -> None:
     with path.open("rb") as file:
         for audio in (str(path), file, io.BytesIO(path.read_bytes()), path.read_bytes(), (samples, rate)):
             assert default.transcribe(audio) == expected, type(audio)
+    assert default.transcribe({"path": None, "array": floats, "sampling_rate": rate}) == expected
     for audio in (samples, floats, floats.tolist(), torch.from_numpy(floats), torch.from_numpy(samples)[None]):
         assert default.transcribe(audio, rate) == expected, type(audio)
 

@@ -69,6 +69,21 @@ def test_parts_and_errors_stand_in_order_and_lazy_sources_are_read_at_their_turn
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+def test_what_a_function_cannot_read_is_an_error_in_its_place() -> None:
+    def fails(error: Exception) -> AudioSource:
+        def source() -> np.ndarray:
+            raise error
+
+        return source
+
+    found, _ = run([seconds(1), fails(OSError("no\nnet")), fails(ValueError()), seconds(2)])
+    assert found[0] == [1.0] and found[3] == [1.0, 1.0]
+    assert str(found[1]).startswith("source[1]: not to be had (no net)")
+    assert str(found[2]).startswith("source[2]: not to be had (ValueError)")
+    with pytest.raises(KeyError):
+        run([fails(KeyError("x"))])
+
+
 def test_an_error_that_is_raised_is_the_last() -> None:
     found, told = run([seconds(1), "none.wav", seconds(1)], raises=True)
     assert len(found) == 2 and str(found[1]).startswith("none.wav")
@@ -86,6 +101,8 @@ def test_progress_grows_to_the_total_which_is_told_once_it_is_known() -> None:
     _, told = run([seconds(0.7), seconds(2.1), seconds(1)])
     done, totals = zip(*told)
     assert list(done) == sorted(done)
+    _, told = run([seconds(2.5)], count=1)
+    assert len(told) > 2 and {total for _, total in told} == {2.5}, "one recording's length is known at once"
     known = [total for total in totals if total is not None]
     assert known == pytest.approx([3.8] * len(known)) and known and totals[0] is None
     assert done[-1] == totals[-1]
@@ -105,8 +122,11 @@ def test_the_bar_takes_the_rest_to_be_as_long(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "one", ["a.wav", Path("a.wav"), b"RIFF", io.BytesIO(), np.zeros(9), torch.zeros(9), (np.zeros(9), 16000), 3, None]
-)
+    "one",
+    ["a.wav", Path("a.wav"), b"RIFF", io.BytesIO(), np.zeros(9), torch.zeros(9), (np.zeros(9), 16000),
+     (np.zeros(9), np.int64(16000)), (torch.tensor(16000), np.zeros(9)), {"array": [0.0], "sampling_rate": 16000},
+     3, None],
+)  # fmt: skip
 def test_a_single_recording_is_no_list(one: object) -> None:
     with pytest.raises(ConfigError, match=r"transcribe_many: .*, expected a list of recordings; a single one goes to"):
         sources_of(one)  # type: ignore[arg-type]

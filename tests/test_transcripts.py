@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pytest
 import tiny
 
 import speechmtp
+from speechmtp import progress
 from speechmtp.api import Recogniser
 from speechmtp.audio.cut import cut_points
 from speechmtp.audio.io import read_audio, write_audio
 from speechmtp.bundle import load_without_heads
 from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.errors import ConfigError, DataError
+from speechmtp.progress import Told
 from speechmtp.transcripts import Transcript, decode_each, decode_recordings, held, joined
 from speechmtp.types import Result, Trace
 
@@ -151,6 +154,17 @@ def test_only_so_many_parts_are_held() -> None:
     assert [list(map(len, group)) for group in groups] == [[1, 5], [1]]
 
 
+def test_what_is_raised_comes_behind_the_transcripts_before_it(recogniser: Recogniser) -> None:
+    def broken() -> np.ndarray:
+        raise KeyError("mine")
+
+    for sources in ([speech(1.0), broken], (speech(1.0) if n == 0 else {}[n] for n in range(2))):
+        found = recogniser.transcribe_many(sources, RATE, on_error="return")
+        assert isinstance(next(found), Transcript)
+        with pytest.raises(KeyError):
+            next(found)
+
+
 def test_a_long_recording_is_its_parts(recogniser: Recogniser) -> None:
     audio = speech(60)
     found = recogniser.transcribe(audio, RATE)
@@ -187,6 +201,19 @@ def test_an_error_is_raised_behind_what_came_before_it_or_stands_in_its_place(re
     done = list(recogniser.transcribe_many(iter(sources), RATE, on_error="return"))
     assert [type(one) for one in done] == [Transcript, DataError, Transcript, DataError]
     assert done[0] == done[2] and "none.wav" in str(done[3])
+
+
+def test_bars_are_closed_with_the_last_text(recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    @contextmanager
+    def bar(label: str) -> Iterator[Told]:
+        yield lambda done, total: None
+        closed.append(label)  # not where the run is given up
+
+    monkeypatch.setattr(progress, "counter", bar)
+    recogniser.transcribe(speech(1.0), RATE, progress=True)
+    assert closed == ["transcribing"]
 
 
 def test_progress_of_many(recogniser: Recogniser, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import io
 import math
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +16,9 @@ from speechmtp.audio.pipes import mend_wav_lengths
 from speechmtp.errors import ConfigError, DataError
 
 Samples = np.ndarray | torch.Tensor | Sequence[float]
-Audio = str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview | Samples | tuple[Any, Any]
+Audio = (
+    str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview | Samples | tuple[Any, Any] | Mapping[str, Any]
+)
 
 LOUDEST = 8.0  # floats beyond this are integers' values
 EXPECTED = "a path, a binary file, bytes of a file, an array, tensor or list of samples, or (samples, rate)"
@@ -26,16 +28,20 @@ def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: 
     """Float32 mono samples [N] at `target_rate` Hz of any kind of audio; errors speak of `name`.
 
     A path, an open binary file (read from where it stands; it may be a pipe) and the bytes of a file know their own
-    rate. Samples are at `rate` Hz, or come as a pair with it, (samples, rate) or (rate, samples): an array [N] or
-    [N, channels], as soundfile and scipy have it, a tensor [N] or [channels, N], as torchaudio has it, on any device,
-    or a list of floats. Floats are in [-1, 1], integers are scaled by their type's range; channels are averaged.
-    ConfigError for samples without a rate, DataError for all that cannot be read.
+    rate. Samples are at `rate` Hz, or come as a pair with it, (samples, rate) or (rate, samples), or as a dict with
+    `array` and `sampling_rate`, as datasets and transformers have it: an array [N] or [N, channels], as soundfile and
+    scipy have it, a tensor [N] or [channels, N], as torchaudio has it, on any device, or a list of floats. Floats are
+    in [-1, 1], integers are scaled by their type's range; channels are averaged. ConfigError for a `rate` beside
+    another one, and for samples without a rate, DataError for all that cannot be read.
     """
     name = name or input_name(audio)
+    if is_record(audio):
+        record: Any = audio
+        audio = record["array"], record["sampling_rate"]
     if isinstance(audio, tuple):
         audio, rate = _pair(audio, rate, name)
     if _is_file(audio):
-        samples = _of_file(audio, target_rate, name)
+        samples = _of_file(audio, target_rate, rate, name)
     else:
         samples = _mono(_array(audio, name), name)
         own = _checked_rate(rate, name)
@@ -64,12 +70,12 @@ def _is_file(audio: object) -> bool:
     return isinstance(audio, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(audio, "read")
 
 
-def _of_file(audio: Any, target_rate: int, name: str) -> np.ndarray:
+def _of_file(audio: Any, target_rate: int, rate: float | None, name: str) -> np.ndarray:
     """Samples of a path, a stream or a file's bytes."""
     if isinstance(audio, str | os.PathLike):
         path = Path(audio)
         if not path.exists() or path.is_file() or path.is_dir():
-            return read_audio(os.fspath(audio), target_rate)[0]
+            return _at(*read_audio(os.fspath(audio), None), target_rate, rate, name)
         data = _content(path.open("rb"), name, close=True)  # a pipe or a device
     elif isinstance(audio, bytes | bytearray | memoryview):
         data = bytes(audio)
@@ -81,9 +87,17 @@ def _of_file(audio: Any, target_rate: int, name: str) -> np.ndarray:
     stream = io.BytesIO(mend_wav_lengths(name, data))
     stream.name = name
     try:
-        return read_audio(stream, target_rate)[0]
+        samples, own = read_audio(stream, None)
     except DataError as error:
         raise DataError(f"{error}; raw samples go in as an array with their rate") from error
+    return _at(samples, own, target_rate, rate, name)
+
+
+def _at(samples: np.ndarray, own: int, target_rate: int, rate: float | None, name: str) -> np.ndarray:
+    """A file's samples [N] at the target rate; ConfigError for a `rate` beside it that is not its own."""
+    if rate is not None and _checked_rate(rate, name) != own:
+        raise ConfigError(f"{name}: {own} Hz in the file and rate={rate}; leave rate out, or pair it with its samples")
+    return samples if own == target_rate else resample(samples, own, target_rate)
 
 
 def _content(file: Any, name: str, close: bool = False) -> bytes:
@@ -104,7 +118,7 @@ def _content(file: Any, name: str, close: bool = False) -> bytes:
 
 def _pair(pair: tuple[Any, ...], rate: float | None, name: str) -> tuple[Any, float]:
     """Samples and rate, in whichever order they stand."""
-    plain = [_is_number(part) for part in pair] if len(pair) == 2 else []
+    plain = [is_number(part) for part in pair] if len(pair) == 2 else []
     if sorted(plain) != [False, True] or _is_file(pair[plain.index(False)]):
         kinds = ", ".join(type(part).__name__ for part in pair[:3])
         raise DataError(
@@ -116,15 +130,21 @@ def _pair(pair: tuple[Any, ...], rate: float | None, name: str) -> tuple[Any, fl
     return samples, own
 
 
-def _is_number(part: Any) -> bool:
+def is_number(part: object) -> bool:
+    """Whether it is one number, of Python, NumPy or PyTorch."""
     return isinstance(part, numbers.Number) or getattr(part, "ndim", 1) == 0
+
+
+def is_record(audio: object) -> bool:
+    """Whether it is a dict of samples and rate."""
+    return isinstance(audio, Mapping) and {"array", "sampling_rate"} <= set(audio)
 
 
 def _checked_rate(rate: Any, name: str) -> float:
     """A rate in Hz; ConfigError where it is missing or none."""
     if rate is None:
         raise ConfigError(f"{name}: samples need their rate in Hz; give rate=16000 or what it is")
-    rate = rate.item() if _is_number(rate) and hasattr(rate, "item") else rate
+    rate = rate.item() if is_number(rate) and hasattr(rate, "item") else rate
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
         raise ConfigError(f"{name}: rate={rate!r}, expected a number of Hz such as 16000")
     return float(rate)

@@ -17,6 +17,7 @@ from speechmtp.cli.options import (
     sampling_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.models.bases.names import MODEL
 from speechmtp.scoring.tables import short_label
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ _GUESSED = ("oracle", "jacobi", "lookahead")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp compare`."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="model folder, embedded model (default, an4), or text LM's folder"
-    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("data_dir", metavar="DATA", help="Kaldi data directory with text; for a text LM a text file")
     parser.add_argument("--strategies", default="ar,verify,threshold,ctc,ctc-only", metavar="LIST",
                         help="ar,verify:depth=3,..., `all` that the model can run, `transformers` for its own generate "
@@ -204,7 +203,7 @@ def _folder_names(labels: Sequence[str]) -> list[str]:
 
 
 def _plot(rows: Sequence[dict[str, Any]], out: Path, recommended: str) -> None:
-    """The pictures; a causal LM's texts have no word error rate, so one is enough."""
+    """The pictures; a text LM's texts have no word error rate, so one is enough."""
     from speechmtp.scoring.plot import plot_tradeoff
 
     scored = any(row["wer"] is not None for row in rows)

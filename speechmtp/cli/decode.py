@@ -23,13 +23,14 @@ from speechmtp.cli.options import (
     sampling_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.models.bases.names import SPEECH_MODEL
 from speechmtp.transcripts import BATCH
 from speechmtp.types import Trace, sum_traces
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp decode`."""
-    parser.add_argument("model", metavar="MODEL", help="model folder or embedded model (default, an4)")
+    parser.add_argument("model", metavar="MODEL", help=SPEECH_MODEL)
     parser.add_argument("data_dir", metavar="DATA_DIR", help="Kaldi data directory")
     parser.add_argument("--strategy", metavar="NAME", help="name or name:option=value,... (default: the model's)")
     parser.add_argument("--depth", help="the strategy's depth")
@@ -109,12 +110,13 @@ def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """The same command once a job, each on its share of the utterances."""
     command = [sys.executable, "-m", "speechmtp.cli.main", "decode", args.model, args.data_dir]
     for name in ("strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root", "draft_model",
-                 "language", "task", *sampling_names()):  # fmt: skip
+                 "language", *sampling_names()):  # fmt: skip
         if (value := getattr(args, name)) is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
     command += ["--threads", str(args.threads or max(1, (os.cpu_count() or 1) // args.nj))]
     command += [part for item in args.heads for part in ("--heads", item)]
-    command += ["--ctc", args.ctc] * bool(args.ctc) + ["--drafts", args.drafts] * bool(args.drafts)
+    for name in ("ctc", "drafts", "task"):
+        command += [f"--{name}", getattr(args, name)] * bool(getattr(args, name))
     command += ["--allow-pipes"] * args.allow_pipes + ["--allow-stale-heads"] * args.allow_stale_heads
     (out / "log").mkdir(exist_ok=True)
     folders = [out / "split" / str(job) for job in range(1, args.nj + 1)]

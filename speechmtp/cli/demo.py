@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 from speechmtp.cli.options import add_run_options, check_strategies, open_recogniser
+from speechmtp.models.bases.names import SPEECH_MODEL
 
 SHOWN = ("ar", "verify", "threshold", "ctc", "ctc-only", "oracle")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp demo`."""
-    parser.add_argument("--model", default="an4", help="model folder or embedded model (default: an4)")
+    parser.add_argument("--model", metavar="MODEL", default="an4", help=f"{SPEECH_MODEL}; without it an4")
     parser.add_argument("--strategies", metavar="LIST", help=f"default: {','.join(SHOWN)}, as far as the model can")
     add_run_options(parser)
 

@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 
 from speechmtp.errors import ConfigError, DataError
+from speechmtp.models.bases.names import MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp export`."""
-    parser.add_argument("model", metavar="MODEL", help="model folder or embedded model")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("--out", required=True, metavar="DIR", help="new model folder")
     parser.add_argument("--storage", choices=("int8", "uint8", "float32"), default="int8",
                         help="int8 (default): 8-bit integers with a float32 scale a row; uint8: weights that were "

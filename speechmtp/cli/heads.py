@@ -16,13 +16,12 @@ from speechmtp.cli.options import (
     open_recogniser,
 )
 from speechmtp.errors import ConfigError
+from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
     from speechmtp.api import Recogniser
     from speechmtp.data.kaldi import DataDir
     from speechmtp.types import Request
-
-MODEL = "model folder, embedded model (default, an4), or folder of a text LM of transformers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

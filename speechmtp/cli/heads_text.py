@@ -1,4 +1,4 @@
-"""`heads report` for a causal LM of transformers: texts go on behind their first tokens."""
+"""`heads report` for a text LM of transformers: texts go on behind their first tokens."""
 
 import argparse
 import hashlib
@@ -23,7 +23,7 @@ OPENING, MOST = 8, 64
 
 
 def text_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    """The figures of a causal LM's head sets, and the folder for them."""
+    """The figures of a text LM's head sets, and the folder for them."""
     import torch
 
     from speechmtp.bundle import load_without_heads

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from speechmtp.types import Request
 
 
-OPENING, MOST = 32, 32  # tokens of a text that a causal LM goes on behind, and that it may add
+OPENING, MOST = 32, 32  # tokens of a text that a text LM goes on behind, and that it may add
 
 
 def add_run_options(parser: argparse.ArgumentParser, batch_size: int = 1) -> None:
@@ -51,15 +51,15 @@ def add_draft_options(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """--temperature, --top-k, --top-p, --min-p, --repetition-penalty, --no-repeat-ngram-size, as in transformers."""
-    for name, kind, default, text in (
-        ("temperature", float, 0.0, "0 takes the likeliest token (default); else tokens are drawn, by --seed"),
-        ("top-k", int, 0, "draw among the K likeliest (default: all)"),
-        ("top-p", float, 1.0, "draw among the likeliest that have this much together (default 1)"),
-        ("min-p", float, 0.0, "draw among those with this share of the likeliest one's probability (default 0)"),
-        ("repetition-penalty", float, 1.0, "above 1: tokens said before are made less likely (default 1)"),
-        ("no-repeat-ngram-size", int, 0, "say no run of N tokens twice (default: may)"),
+    for name, kind, default, shown, text in (
+        ("temperature", float, 0.0, "T", "0 takes the likeliest token (default); else tokens are drawn, by --seed"),
+        ("top-k", int, 0, "K", "draw among the K likeliest (default: all)"),
+        ("top-p", float, 1.0, "P", "draw among the likeliest that have P together (default 1)"),
+        ("min-p", float, 0.0, "P", "draw among those with P times the likeliest one's probability (default 0)"),
+        ("repetition-penalty", float, 1.0, "R", "above 1: tokens said before are made less likely (default 1)"),
+        ("no-repeat-ngram-size", int, 0, "N", "say no run of N tokens twice (default: may)"),
     ):
-        parser.add_argument(f"--{name}", type=kind, default=default, metavar=kind.__name__[0].upper(), help=text)
+        parser.add_argument(f"--{name}", type=kind, default=default, metavar=shown, help=text)
 
 
 def sampling_names() -> tuple[str, ...]:
@@ -104,8 +104,8 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     """--language, --task."""
     parser.add_argument("--language", metavar="CODE", default="",
                         help="of a multilingual model: what is spoken, such as de (default: its folder's)")  # fmt: skip
-    parser.add_argument("--task", metavar="TASK", default="",
-                        help="of a multilingual model: transcribe, or translate into English")  # fmt: skip
+    parser.add_argument("--task", choices=("transcribe", "translate"), default="",
+                        help="of a multilingual model: translate is into English (default: its folder's)")  # fmt: skip
 
 
 def check_data(model: str, data: Sequence[str], reads_text: bool) -> None:

@@ -87,7 +87,7 @@ def text_tokens(recogniser: Recogniser, requests: Mapping[str, Request], texts: 
     """Transcripts as the model would have to say them, an end token behind each; nothing where nothing is heard."""
     model, normalise = recogniser.bundle.model, get_normalizer(recogniser.bundle.normalizer)
     return {
-        name: [] if one.empty else [*model.encode(normalise(texts[name])), model.eos[0]]
+        name: [] if one.empty else [*model.transcript(normalise(texts[name])), model.eos[0]]
         for name, one in requests.items()
     }
 

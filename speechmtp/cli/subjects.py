@@ -1,4 +1,4 @@
-"""What a comparison decodes: utterances of a speech LLM, or openings of texts that a causal LM goes on with."""
+"""What a comparison decodes: utterances of a speech LLM, or openings of texts that a text LM goes on with."""
 
 import argparse
 import time

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_training_options
+from speechmtp.models.bases.names import MEMORY_MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train ctc`."""
-    parser.add_argument("--model", required=True, help="model folder of a pretrained encoder-decoder recogniser")
+    parser.add_argument("--model", required=True, metavar="MODEL",
+                        help=MEMORY_MODEL)  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the head; a model's own is MODEL/ctc")
     parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
     parser.add_argument("--train", required=True, metavar="DATA", help="Kaldi data directory to train on")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.errors import ConfigError
+from speechmtp.models.bases.names import MEMORY_MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train asr` that go with --base."""
     parser.add_argument("--base", metavar="MODEL",
-                        help="fine-tune this folder of a pretrained encoder-decoder recogniser instead")  # fmt: skip
+                        help=f"fine-tune this instead: {MEMORY_MODEL}")  # fmt: skip
     parser.add_argument("--keep", metavar="DIR", help="with --base: audio on which it is to say what it says now")
     parser.add_argument("--prompts", metavar="FILE", help="with --base: keep the audio's memories here, for a next run")
 

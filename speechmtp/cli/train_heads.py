@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechmtp.cli.options import add_training_options, check_data
 from speechmtp.errors import ConfigError
+from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
 def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train heads`."""
-    parser.add_argument(
-        "--model", required=True, help="model folder, embedded model (an4), or folder of a text LM of transformers"
-    )
+    parser.add_argument("--model", required=True, metavar="MODEL", help=MODEL)
     parser.add_argument("--heads", metavar="KIND", help="family of heads, such as chain (default: the configuration's)")
     parser.add_argument("--depth", type=int, metavar="D", help="tokens drafted a call (default: the configuration's)")
     parser.add_argument("--out", required=True, metavar="DIR",

@@ -17,6 +17,7 @@ from speechmtp.cli.options import (
     open_recogniser,
     sampling_of,
 )
+from speechmtp.models.bases.names import SPEECH_MODEL
 from speechmtp.transcripts import BATCH
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp transcribe`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files; - reads standard input")
-    parser.add_argument("--model", default="default", help="model folder or embedded model (default: default)")
+    parser.add_argument("--model", metavar="MODEL", default="default", help=f"{SPEECH_MODEL}; without it default")
     parser.add_argument("--strategy", metavar="NAME", help="name or name:option=value,... (default: the model's)")
     parser.add_argument("--depth", help="the strategy's depth")
     parser.add_argument("--theta", help="the strategy's threshold")
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     flags: dict[str, tuple[str, ...]] = {}
     broken = False
-    for name, transcript in zip(args.files, found):
+    for name, transcript in zip(args.files, found, strict=True):  # to its end, which closes the bar
         if isinstance(transcript, DataError):
             broken = True
             print(f"speechmtp: error: {transcript}", file=sys.stderr)

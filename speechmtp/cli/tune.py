@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechmtp.cli.options import add_data_options, add_draft_options, add_run_options, add_text_options
 from speechmtp.errors import ConfigError
+from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
     from speechmtp.cli.subjects import Subject
@@ -42,13 +43,14 @@ NODES = (8, 16, 32, 64)  # of calibrated trees
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp tune`."""
-    parser.add_argument("model", metavar="MODEL", help="model folder, embedded model, or text LM's folder")
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
     parser.add_argument("data_dir", metavar="DEV", help="development data directory; for a text LM a text file")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for tune.json")
     parser.add_argument("--conf", required=True, metavar="YAML", help="written: the strategies with their options")
     parser.add_argument("--loss", type=float, default=0.3, metavar="POINTS",
                         help="WER that a lossy strategy may cost on the development set (default 0.3)")  # fmt: skip
-    parser.add_argument("--thetas", type=float, nargs="+", default=list(THETAS), metavar="T")
+    parser.add_argument("--thetas", type=float, nargs="+", default=list(THETAS), metavar="T",
+                        help="thresholds to try (default: %(default)s)")  # fmt: skip
     parser.add_argument("--all", action="store_true", help="every strategy and preset that the model can run, not only "
                         "ar, verify, threshold and ctc")  # fmt: skip
     parser.add_argument("--strategies", metavar="LIST", help="with --all: these names only (default: all that can run)")

@@ -52,7 +52,7 @@ def plot_tradeoff(rows: Sequence[Row], path: str | Path, x: str = "tokens_per_ca
     """Writes the picture of comparison rows to `path` (the suffix names the format).
 
     `x`, one of AXES, is a logarithmic axis; above it stands the word error rate, or tokens per call where no row has
-    one (texts that a causal LM goes on with). Rows have `label`, `strategy`, `exact`, `x`, and `wer` in percent with
+    one (texts that a text LM goes on with). Rows have `label`, `strategy`, `exact`, `x`, and `wer` in percent with
     `wer_low` and `wer_high` if known; a row that calls no trunk is a dotted line. Up to 12 points are all named; of
     more only `ar`, transformers' own, the label `recommended` and those that no other of their kind beats, while a
     list on the same axis below has every name. Raises DataError when matplotlib is missing or there is nothing to draw.

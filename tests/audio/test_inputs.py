@@ -156,6 +156,23 @@ def test_pairs_in_either_order(expected: np.ndarray, path: Path) -> None:
         read_input((data, rate), RATE, 8000)
 
 
+def test_dicts_as_datasets_have_them(expected: np.ndarray, path: Path) -> None:
+    data, rate = soundfile.read(path, dtype="float32")
+    assert np.array_equal(read_input({"path": str(path), "array": data, "sampling_rate": rate}, RATE), expected)
+    with pytest.raises(ConfigError, match="16000 Hz beside its samples and rate=8000; give one"):
+        read_input({"array": data, "sampling_rate": rate}, RATE, 8000)
+
+
+def test_a_rate_beside_a_file_is_its_own(expected: np.ndarray, path: Path) -> None:
+    for audio in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes())):
+        with pytest.raises(ConfigError, match=r": 16000 Hz in the file and rate=8000; leave rate out") as caught:
+            read_input(audio, RATE, 8000)
+        assert "\n" not in str(caught.value)
+    assert np.array_equal(read_input(path, RATE, 16000.0), expected)
+    with pytest.raises(ConfigError, match="expected a number of Hz"):
+        read_input(path, RATE, 0)
+
+
 def test_rates_of_samples(expected: np.ndarray) -> None:
     assert np.array_equal(read_input(expected, RATE, 22050.0), resample(expected, 22050, RATE))
     with pytest.raises(ConfigError, match="audio: samples need their rate in Hz; give rate=16000 or what it is"):

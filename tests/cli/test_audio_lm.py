@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import speechmtp
 from speechmtp.bundle import load_bundle, save_bundle
 from speechmtp.cli.main import main
 from speechmtp.cli.peers import peer_modes
+from speechmtp.data.kaldi import DataDir
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import DataError
+from speechmtp.training.tasks.head_prompts import prompt_data, prompt_dev, said
+from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.types import Reference
 
 RATE = 16000
@@ -157,6 +161,28 @@ def test_an_instruction_of_the_folder_is_in_the_prompt(folder: Path, tmp_path: P
     path.write_text(path.read_text().replace("Transcribe the speech.", "Count the cats."))
     face: Any = load_bundle(str(tmp_path / "mine")).model
     assert "Count the cats." in face.text()
+
+
+def test_a_recording_longer_than_the_model_hears_is_cut(folder: Path) -> None:
+    recogniser = speechmtp.load(str(folder))
+    found = recogniser.transcribe(0.01 * noise(5 * RATE), RATE)
+    lengths = [segment.end - segment.start for segment in found.segments]
+    assert sum(lengths) == pytest.approx(5.0) and all(1.2 <= length <= 2.0 for length in lengths[:-1])
+
+
+def test_heads_need_utterances_and_outputs_a_limit(folder: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(str(folder))
+    nothing = DataDir(tmp_path, ())
+    with pytest.raises(DataError, match="no utterance to train heads on; check") as caught:
+        prompt_data(bundle, nothing, HeadsTrainConfig(), None, False, lambda done, total: None)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="no utterance to train heads on; check"):
+        prompt_dev(bundle, nothing, False)
+    request = bundle.model.listen(torch.from_numpy(noise(9000)))
+    assert request.limit is not None
+    [own] = said(bundle.model, [request])
+    [free] = said(bundle.model, [replace(request, limit=None)])
+    assert free[: len(own)] == own[: len(free)] and min(len(free), len(own)) > 1
 
 
 def test_recordings_of_wrong_lengths_are_refused(folder: Path) -> None:

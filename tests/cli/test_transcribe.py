@@ -5,14 +5,19 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
+from speechmtp import progress
 from speechmtp.audio.io import write_audio
+from speechmtp.cli import warnings
 from speechmtp.cli.main import main
+from speechmtp.progress import Told
 
 RATE = 16000
 
@@ -83,6 +88,22 @@ def test_unreadable_files_are_a_line_each_and_the_others_are_transcribed(
     assert [line.split(":")[0] for line in out.splitlines()] == [files["b"], files["a"]]
     errors = [line for line in err.splitlines() if line.startswith("speechmtp: error: ")]
     assert len(errors) == 3 and all(path in line for path, line in zip(given[::2], errors))
+
+
+def test_the_bar_is_closed_before_warnings(
+    model: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    @contextmanager
+    def bar(label: str) -> Iterator[Told]:
+        yield lambda done, total: None
+        happened.append("closed")
+
+    monkeypatch.setattr(progress, "counter", bar)
+    monkeypatch.setattr(warnings, "warn_of", lambda flags, what: happened.append("warned"))
+    assert main(["transcribe", *files.values(), "--model", str(model)]) == 0
+    assert happened == ["closed", "warned"]
 
 
 def test_texts_that_reach_the_limit_are_listed_in_one_line(

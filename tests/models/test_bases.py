@@ -1,9 +1,12 @@
 """What holds for every kind of model of the table: a row each."""
 
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -11,8 +14,9 @@ from small_audio_lm import write_audio_lm
 from small_lm import LINES, write_lm
 
 import speechmtp
+import speechmtp.bundle as bundle_module
 from speechmtp.api import Recogniser
-from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_without_heads, save_bundle
+from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_without_heads, reads_text, save_bundle
 from speechmtp.cli.peers import run_peer
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import CheckpointError, ConfigError
@@ -91,6 +95,16 @@ def test_a_folder_is_that_of_its_kind_and_comes_back_as_saved(
 
 
 @kinds
+def test_what_it_reads_is_known_of_folders_and_hub_names_before_it_is_loaded(
+    kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle_module, "_download", lambda name: folders[kind])
+    for name in (str(folders[kind]), "owner/model"):
+        assert reads_text(name) == (KINDS[kind].reads == "texts")
+    assert load_bundle("owner/model").model.kind == kind
+
+
+@kinds
 def test_ar_is_what_transformers_says(kind: str, folders: dict[str, Path]) -> None:
     recogniser = speechmtp.load(str(folders[kind]), dtype="float64")
     bundle = recogniser.bundle
@@ -105,6 +119,41 @@ def test_ar_is_what_transformers_says(kind: str, folders: dict[str, Path]) -> No
         )  # fmt: skip
         assert list(result.tokens) == peer.tokens
         assert result.text == bundle.model.decode(result.tokens)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ROWS if KINDS[kind].reads != "texts"])
+def test_threads_listen_and_decode_at_once_on_one_recogniser(kind: str, folders: dict[str, Path]) -> None:
+    recogniser = speechmtp.load(str(folders[kind]), dtype="float64")
+    plain = parse_strategy("ar")
+    sounds = [0.3 * torch.randn(size, generator=tiny.generator(size)).numpy() for size in (4000, 9000, 16000)]
+
+    def said(sound: np.ndarray) -> tuple[int, ...]:
+        return tuple(recogniser.decode([recogniser.listen(sound)], plain)[0].tokens)
+
+    expected = [said(sound) for sound in sounds]
+    together = threading.Barrier(len(sounds))
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        try:
+            together.wait()
+            for _ in range(8):
+                found = said(sounds[number])
+                wrong.extend([] if found == expected[number] else [found])
+        except BaseException as error:
+            wrong.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(len(sounds))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
 
 
 @kinds
@@ -124,6 +173,13 @@ def test_a_wrong_key_of_a_kind_is_named_with_its_place(kind: str, folders: dict[
     with pytest.raises(ConfigError, match=r"config.yaml: model: extr: no such key") as caught:
         load_bundle(str(tmp_path / "copy"))
     assert "\n" not in str(caught.value)
+    path.write_text("format_version: 1\nmodel: {kind: seq2seq, family: whisper, extra: 3}\n")
+    with pytest.raises(ConfigError, match="replace `kind: seq2seq` and `family: whisper` by `kind: whisper`") as caught:
+        load_bundle(str(tmp_path / "copy"))
+    assert "\n" not in str(caught.value)
+    path.write_text("format_version: 1\nmodel: {kind: seq2seq}\n")
+    with pytest.raises(ConfigError, match="replace `kind: seq2seq` by `kind: moonshine`"):
+        load_bundle(str(tmp_path / "copy"))
     path.write_text("format_version: 1\nmodel: {kind: gpt}\n")
     with pytest.raises(ConfigError, match=r"model.kind: 'gpt' is not one of speech_lm, moonshine, whisper"):
         load_bundle(str(tmp_path / "copy"))

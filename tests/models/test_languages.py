@@ -11,6 +11,7 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 import speechmtp
+from speechmtp.cli.reference import text_tokens
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError, SpeechMTPError
 
@@ -67,6 +68,14 @@ def test_tokens_are_those_of_transformers(many: Path, language: str, task: str) 
         assert [*result.tokens] == wanted[start:]
         said.add(result.tokens)
     assert len(said) > 1
+
+
+def test_texts_to_judge_on_are_as_the_model_says_them(many: Path) -> None:
+    recogniser = speechmtp.load(str(many), dtype="float64")
+    model, request = recogniser.bundle.model, recogniser.listen(noise(), language="de")
+    assert model.transcript("the cat") != model.encode("the cat")
+    found = text_tokens(recogniser, {"a": request}, {"a": "the cat"})
+    assert found == {"a": [*model.transcript("the cat"), model.eos[0]]}
 
 
 def test_language_and_task_reach_every_name_of_the_recogniser(many: Path) -> None:

@@ -42,7 +42,7 @@ class CausalLM(TextModel):
     @classmethod
     def load(cls, folder: Path, config: CausalLMSettings, features: FbankConfig | None) -> "CausalLM":
         """What is no such folder, lacks weights or has a tokenizer with tokens that the model lacks is an error."""
-        model = loaded(AutoModelForCausalLM, folder, "a causal LM with its tokenizer")
+        model = loaded(AutoModelForCausalLM, folder, "a text LM with its tokenizer")
         tokenizer = _tokenizer(folder) if tokenizer_files(folder) else None
         if not hasattr(model.get_decoder(), "layers"):
             raise ConfigError(
@@ -129,4 +129,4 @@ def _tokenizer(folder: Path) -> Any:
             return AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{folder}: cannot be loaded as a causal LM with its tokenizer: {reason}") from error
+        raise CheckpointError(f"{folder}: cannot be loaded as a text LM with its tokenizer: {reason}") from error

@@ -1,6 +1,6 @@
 """What every kind of model offers, so that no caller asks which kind it is: the one face.
 
-A kind is one file here with a class below `SpeechModel`, and one line in `table.py`.
+A kind is one file here with a class below `SpeechModel`, and one line in `table.py`; help texts name it by `names.py`.
 """
 
 from abc import abstractmethod

@@ -3,6 +3,7 @@
 Its prompts are made by its own processor and its own forward; a hook on its language model sees their entries.
 """
 
+import threading
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -34,8 +35,20 @@ class Qwen2AudioSettings:
     extra: int = 20
 
 
+_HERE = threading.local()  # where the call of this thread notes what it sees; others may run the same decoder
+
+
 class _Seen(Exception):
     """The entries of a prompt are known; the language model need not run."""
+
+
+def _look(module: Any, args: Any, given: dict[str, Any]) -> None:
+    """A hook in front of the decoder, laid once: it notes what the decoder is given and stops, where the thread is
+    looking."""
+    seen = getattr(_HERE, "seen", None)
+    if seen is not None:
+        seen.update(given)
+        raise _Seen
 
 
 class Qwen2Audio(SpeechModel):
@@ -54,6 +67,7 @@ class Qwen2Audio(SpeechModel):
         self.config, self.trunk, self.processor, self.eos, self.chat = config, Trunk(model), processor, eos, chat
         self.tokenizer, extractor = processor.tokenizer, processor.feature_extractor
         self.rate, self.longest = int(extractor.sampling_rate), float(extractor.chunk_length)
+        model.get_decoder().register_forward_pre_hook(_look, with_kwargs=True)
         self.shortest = 7 * int(extractor.hop_length)  # two entries: transformers takes another way for one
 
     @classmethod
@@ -119,18 +133,13 @@ class Qwen2Audio(SpeechModel):
     def _entries(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Embeddings [1, P, C] and positions [1, P] that reach the language model."""
         seen: dict[str, Any] = {}
-
-        def look(module: Any, args: Any, given: dict[str, Any]) -> None:
-            seen.update(given)
-            raise _Seen
-
-        hook = self.trunk.model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
+        _HERE.seen = seen
         try:
             self.trunk.model(**inputs, use_cache=False)
         except _Seen:
             pass
         finally:
-            hook.remove()
+            _HERE.seen = None
         embeddings: Tensor = seen["inputs_embeds"]
         positions: Tensor | None = seen.get("position_ids")
         steps = torch.arange(embeddings.shape[1], device=embeddings.device)[None]

@@ -41,6 +41,12 @@ def claimed(folder: Path) -> type[SpeechModel] | None:
 def kind_in(model: Mapping[str, Any], where: str) -> type[SpeechModel]:
     """The kind that `model` of a config.yaml names; a ConfigError for another."""
     name = model.get("kind", TRAINED.kind)
+    if name == "seq2seq":
+        family = model.get("family")
+        old = "`kind: seq2seq`" if family is None else f"`kind: seq2seq` and `family: {family}`"
+        raise ConfigError(
+            f"{where}: model: written by an earlier version; replace {old} by `kind: {family or Moonshine.kind}`"
+        )
     if name not in KINDS:
         raise ConfigError(f"{where}: model.kind: {name!r} is not one of {', '.join(KINDS)}")
     return KINDS[str(name)]

@@ -259,7 +259,7 @@ def long_texts(lm: TextModel, files: Sequence[str], opening: int) -> list[list[i
 
 
 def text_dev(lm: TextModel, texts: Sequence[Sequence[int]], opening: int, most: int) -> HeldOut:
-    """The development set of a causal LM: the first `opening` tokens of each text, to be gone on with for at most
+    """The development set of a text LM: the first `opening` tokens of each text, to be gone on with for at most
     `most` tokens."""
 
     def prompts() -> list[Prompt]:

@@ -9,7 +9,7 @@ import torch
 
 from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir, Utterance
-from speechmtp.decoding.engine import plain_outputs
+from speechmtp.decoding.engine import Limits, plain_outputs
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.storage import weights_digest
@@ -41,6 +41,7 @@ def prompt_data(
             [weights_digest(model.trunk), str(bundle.config), config.targets, config.passes, config.prompts_seed, heard]
         ).encode()
     ).hexdigest()  # fmt: skip
+    _need(data)
     opening = _listen(model, data.utterances[:1], allow_pipes)[0].ids[-1]
     items = None if file is None or not file.exists() else read_prompts(file, key)
     if items is None:
@@ -49,7 +50,7 @@ def prompt_data(
         texts = [model.transcript(u.text or "") for u in data.utterances] * config.passes if own is None else own
         items = [_item(request, text) for request, text in zip(requests, texts) if text]
         if not items:
-            raise DataError(f"{data.path}: no utterance to train heads on; check the data directory")
+            raise _nothing(data)
         if file is not None:
             write_prompts(file, items, key)
     return HeardData(model.trunk, items, config.rows, opening, model.eos[0], config.seed)
@@ -58,6 +59,7 @@ def prompt_data(
 def prompt_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
     """The development set."""
     model, normalize = bundle.model, get_normalizer(bundle.normalizer)
+    _need(data)
     requests = _listen(model, data.utterances, allow_pipes)
     prompts = [request.prompt for request in requests]
 
@@ -65,7 +67,7 @@ def prompt_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
         pairs = zip(data.utterances, found)
         return error_rate((normalize(u.text or "").split(), normalize(model.decode(row)).split()) for u, row in pairs)
 
-    return HeldOut(model.trunk, lambda: prompts, model.rules, [request.limit or 1 for request in requests], word_errors)
+    return HeldOut(model.trunk, lambda: prompts, model.rules, [_limit(one) for one in requests], word_errors)
 
 
 @torch.no_grad()
@@ -87,9 +89,23 @@ def said(model: SpeechModel, requests: Sequence[Request]) -> list[list[int]]:
     found: list[list[int]] = []
     for start in range(0, len(requests), TOGETHER):
         group = requests[start : start + TOGETHER]
-        limits = [request.limit or 1 for request in group]
+        limits = [_limit(request) for request in group]
         found += plain_outputs(model.trunk, stack_prompts([request.prompt for request in group]), model.rules, limits)
     return found
+
+
+def _limit(request: Request) -> int:
+    """The most tokens of a request, by the length of its prompt where it has no limit of its own."""
+    return Limits().of(int(request.prompt.lengths[0])) if request.limit is None else request.limit
+
+
+def _need(data: DataDir) -> None:
+    if not data.utterances:
+        raise _nothing(data)
+
+
+def _nothing(data: DataDir) -> DataError:
+    return DataError(f"{data.path}: no utterance to train heads on; check the data directory")
 
 
 def _ended(row: list[int], model: SpeechModel) -> list[int]:
