@@ -1,6 +1,5 @@
-"""How help texts name the models that are taken: those of `table.py`, but without loading anything."""
+"""How help texts speak of the models that are taken, whatever kinds there are; nothing is loaded for it."""
 
-_REST = "its hub name (owner/model), or an embedded model (default, an4)"
-SPEECH_MODEL = f"folder of ours, of Moonshine, of Whisper or of Qwen2-Audio, {_REST}"
-MODEL = f"folder of ours, of Moonshine, of Whisper, of Qwen2-Audio or of a text LM of transformers, {_REST}"
-MEMORY_MODEL = "folder of Moonshine or Whisper, or its hub name"
+SPEECH_MODEL = "model folder, ours or as transformers has it, hub name (owner/model), or embedded model (default, an4)"
+MODEL = f"{SPEECH_MODEL}; a text LM of transformers too"
+MEMORY_MODEL = "folder or hub name of an encoder-decoder recogniser"
