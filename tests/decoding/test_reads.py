@@ -31,7 +31,7 @@ def scene_of(kind: str, seed: int) -> tuple[Trunk, Any, list[Request]]:
 def test_the_host_reads_little_in_every_single_step(label: str, kind: str) -> None:
     """Of every trunk call: where rows have joined others, their prompts are one more."""
     steps = 0
-    for seed in range(10):
+    for seed in range(5):
         trunk, heads, requests = scene_of(kind, seed)
         runner = Priced(trunk, {"own": heads})
         plan = runner.plan(runner.prepared(fitting(label, heads.depth)))
@@ -47,5 +47,5 @@ def test_the_host_reads_little_in_every_single_step(label: str, kind: str) -> No
             if engine.busy and requests[1::2] and steps % 7 == 0 and engine.free:
                 engine.join(requests[1], plan)
                 calls = 2
-    assert steps > 10
+    assert steps > 6
 
