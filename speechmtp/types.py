@@ -4,7 +4,8 @@ Letters: B rows, P prompt or draft entries, Q fed entries, C trunk width, D dept
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from typing import ClassVar, Literal, TypeVar
@@ -372,7 +373,9 @@ class Request:
     def knowing(self, *sources: Source) -> "Request":
         """The same request with these sources, in place of those of the same name."""
         names = {source.name for source in sources}
-        return replace(self, sources=(*(s for s in self.sources if s.name not in names), *sources))
+        other = copy(self)  # `first` is known: nothing is read again
+        object.__setattr__(other, "sources", (*(s for s in self.sources if s.name not in names), *sources))
+        return other
 
     @property
     def size(self) -> int:
