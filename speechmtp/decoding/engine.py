@@ -191,7 +191,7 @@ class Engine:
         batch = self._batch([one.row for one in new])
         batch.first = len(self._live.rows)
         batch.prompt = stack_prompts([one.row.request.prompt for one in new])
-        lanes = [self._lane(batch, new, places) for places in _alike(new)]
+        lanes = [self._lane(batch, new, places, key) for key, places in _alike(new).items()]
         self.trunk.join(self._cache, batch.prompt, batch.memory_sizes)
         events = self._call(batch, lanes)
         assert batch.base is not None or not batch.rows
@@ -199,13 +199,13 @@ class Engine:
             self._merge(batch.rows, lanes, batch.base)
         return events
 
-    def _lane(self, batch: Batch, new: Sequence[_Waiting], places: list[int]) -> DecodeState:
+    def _lane(self, batch: Batch, new: Sequence[_Waiting], places: list[int], key: object) -> DecodeState:
         """The state of new rows of one plan."""
         mine = [new[place] for place in places]
         plan, drawing, rows = mine[0].plan, mine[0].drawing, [one.row for one in mine]
         rule = plan.rule.fitted(self.trunk)
         rule = rule if drawing.seed is not None else rule.undrawn()
-        state = DecodeState(plan, rule, rows, places, batch, processors=drawing.processors)
+        state = DecodeState(plan, rule, rows, places, batch, key, processors=drawing.processors)
         if drawing.seed is not None:
             keys = [row.request.noise_key for row in rows]
             state.noise = noise_of([row.seed for row in rows if row.seed is not None], keys, batch.device)
@@ -335,14 +335,14 @@ def generate(
     return [tokens for tokens, _ in done], [trace for _, trace in done]
 
 
-def _alike(new: Sequence[_Waiting]) -> list[list[int]]:
-    """Places of the rows that are drafted and judged together."""
+def _alike(new: Sequence[_Waiting]) -> dict[object, list[int]]:
+    """Places of the rows that are drafted and judged together, by what they have alike."""
     found: dict[object, list[int]] = {}
     for place, one in enumerate(new):
         request, drawing = one.row.request, one.drawing
         key = one.plan, request.rules.eos, drawing.processors, drawing.seed is not None, one.plan.drafter.apart(request)
         found.setdefault(key, []).append(place)
-    return list(found.values())
+    return found
 
 
 def _drafted(lane: DecodeState) -> tuple[Draft, float]:

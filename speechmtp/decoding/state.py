@@ -158,18 +158,13 @@ class DecodeState:
     rows: list[Row]
     places: list[int]
     batch: Batch
+    key: object = None  # rows that have the same go along together
     head_state: Any = None
     drafter_state: Any = None
     length_state: Any = None
     noise: Noise | None = None
     processors: Processors | None = None
     limits: list[int] | None = None  # most tokens to draft this call, a live row each
-
-    @property
-    def key(self) -> object:
-        """Rows that have the same go along together."""
-        apart = self.plan.drafter.apart(self.rows[0].request)
-        return self.plan, self.ends, self.processors, self.noise is not None, apart
 
     @property
     def draws(self) -> Draws:
@@ -266,7 +261,7 @@ class DecodeState:
 
     def take(self, kept: list[int]) -> "DecodeState":
         """A state of copies of these rows, of no batch's rows yet."""
-        other = DecodeState(self.plan, self.rule, [self.rows[i] for i in kept], [], self.batch)
+        other = DecodeState(self.plan, self.rule, [self.rows[i] for i in kept], [], self.batch, self.key)
         other.processors, other.length_state = self.processors, self.length_state
         if self.head_state is not None:
             other.head_state = self.head_state.take(kept)
