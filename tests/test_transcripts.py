@@ -51,11 +51,7 @@ def speech(seconds: float, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Moonshine whose law stops after 20 tokens at the most."""
-    path = tiny.write_seq2seq(tmp_path_factory.mktemp("tiny"))
-    (path / "config.yaml").write_text(
-        "format_version: 1\nmodel: {kind: moonshine, tokens_per_second: 1.0, extra: 2}\n"
-    )
-    return path
+    return tiny.write_brief(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

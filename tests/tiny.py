@@ -232,3 +232,12 @@ def write_seq2seq(folder: Path, family: str = "moonshine", seed: int = 0) -> Pat
     built.add_special_tokens(pieces[:3])
     built.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def write_brief(folder: Path) -> Path:
+    """A tiny Moonshine that says at most a token a second and two more."""
+    path = write_seq2seq(folder)
+    (path / "config.yaml").write_text(
+        "format_version: 1\nmodel: {kind: moonshine, tokens_per_second: 1.0, extra: 2}\n"
+    )
+    return path

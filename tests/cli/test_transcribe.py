@@ -25,11 +25,7 @@ RATE = 16000
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Moonshine that says whatever comes to it, up to a token a second and two more."""
-    path = tiny.write_seq2seq(tmp_path_factory.mktemp("tiny"))
-    (path / "config.yaml").write_text(
-        "format_version: 1\nmodel: {kind: moonshine, tokens_per_second: 1.0, extra: 2}\n"
-    )
-    return path
+    return tiny.write_brief(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
