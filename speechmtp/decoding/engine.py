@@ -4,24 +4,22 @@ Rows that join are behind those that are there, and their prompts are fed in a c
 then on they go along with the others. What a row says depends on nothing but its own request, plan and drawing.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.flags import flags_of
-from speechmtp.decoding.layout import allowed, committed, merge_accepted, merge_drafts, path_prefixes, trim
-from speechmtp.decoding.noise import TARGET
+from speechmtp.decoding.lanes import clock, drafted, judged, own_taps, taps_of
+from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts
 from speechmtp.decoding.plan import Drawing, Plan, noise_of
 from speechmtp.decoding.state import Batch, DecodeState, Recorded, Row
 from speechmtp.decoding.step import Step, Stepped, make_step
 from speechmtp.decoding.strategies import Strategy
-from speechmtp.decoding.tally import Emitted, read, record, record_overlap, remember
+from speechmtp.decoding.tally import Emitted, read, record
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
@@ -239,12 +237,12 @@ class Engine:
     def _call(self, batch: Batch, lanes: list[DecodeState]) -> list[Event]:
         """One draft, one trunk call, one acceptance, for the rows of a batch."""
         batch.focus()
-        spent = [_drafted(lane) for lane in lanes]
+        spent = [drafted(lane) for lane in lanes]
         drafts, parts = [draft for draft, _ in spent], [lane.places for lane in lanes]
         draft = drafts[0] if len(lanes) == 1 else merge_drafts(drafts, parts)
-        size, taps = draft.tokens.shape[1], _taps(lanes)
+        size, taps = draft.tokens.shape[1], taps_of(lanes)
         stepped = self._step.run(batch, draft, taps, all(lane.by_choices for lane in lanes))
-        verdicts = [_judge(lane, stepped, one, len(lanes) > 1) for lane, one in zip(lanes, drafts)]
+        verdicts = [judged(lane, stepped, one, len(lanes) > 1) for lane, one in zip(lanes, drafts)]
         accepted = verdicts[0][0] if len(lanes) == 1 else merge_accepted([v[0] for v in verdicts], parts, size)
         said = read(draft, accepted)  # the one place where a step waits for the device
         emitted = record(batch, said)
@@ -282,15 +280,15 @@ class Engine:
             if not wanted or lane.heads is None:
                 seconds.append(0.0)
                 continue
-            began = _clock(lane)
-            own = _own_taps(stepped, taps, lane)
+            began = clock(lane)
+            own = own_taps(stepped, taps, lane)
             if len(lanes) == 1:
                 self._step.advance(lane.heads, lane.head_state, own, keep, total, counts)
             else:
                 at = torch.tensor(lane.places, device=device)
                 mine = [counts[place] for place in lane.places]
                 self._step.advance(lane.heads, lane.head_state, own.rows(at), keep[at], total[at], mine)
-            seconds.append(_clock(lane) - began)
+            seconds.append(clock(lane) - began)
         return seconds
 
     def _keep(self, batch: Batch, lanes: list[DecodeState], kept: list[int]) -> None:
@@ -343,65 +341,6 @@ def _alike(new: Sequence[_Waiting]) -> dict[object, list[int]]:
         key = one.plan, request.rules.eos, drawing.processors, drawing.seed is not None, one.plan.drafter.apart(request)
         found.setdefault(key, []).append(place)
     return found
-
-
-def _drafted(lane: DecodeState) -> tuple[Draft, float]:
-    """A lane's draft, cut to its limits, and the seconds that it took."""
-    plan, began = lane.plan, _clock(lane)
-    if plan.length is not None:
-        lane.limits = plan.length.limits(lane)
-    draft = plan.drafter.propose(lane)
-    if lane.limits is not None:
-        draft = trim(draft, lane.limits)
-    if not lane.rule.exact and any(rules.suppress or rules.begin_suppress for rules in lane.rules):
-        draft = allowed(draft, lane.rules, not lane.prompted)
-    return draft, _clock(lane) - began
-
-
-def _judge(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tuple[Accepted, Tensor | None]:
-    """What a lane's rule accepts of its draft, and the trunk's choices [B, P + 1] that its drafter may hear of, where
-    it wants to."""
-    rule, size, hears = lane.rule, draft.tokens.shape[1], lane.plan.drafter.hears_choices
-    at = torch.tensor(lane.places, device=lane.device) if mixed else None
-    if stepped.choices is not None:
-        choices = stepped.choices if at is None else stepped.choices[at][:, : size + 1]
-        return rule.judge(choices, draft), choices
-    assert stepped.logits is not None
-    target = stepped.logits if at is None else stepped.logits[at][:, : size + 1]
-    if lane.processors is not None:
-        target = lane.processors(target, lambda: path_prefixes([row.prefix for row in lane.rows], draft))
-    drawn = target
-    index = lane.base_index if lane.noise is not None else None
-    if lane.noise is not None and rule.draws == "shared":
-        assert index is not None
-        steps = torch.arange(size + 1, device=index.device) if draft.chain else F.pad(draft.depth + 1, (1, 0))
-        drawn = target + lane.noise.gumbel(index[:, None] + steps, target.shape[-1], TARGET).to(target.dtype)
-    accepted = rule.accept(drawn, draft, lane.noise, index)
-    remember(lane, target, draft, accepted)
-    if lane.batch.recorded.overlap and size:
-        record_overlap(lane, target, draft, accepted)
-    return accepted, drawn.argmax(-1) if hears else None
-
-
-def _taps(lanes: Sequence[DecodeState]) -> tuple[int, ...]:
-    """The trunk layers that any lane's heads read; a single head set's in its own order."""
-    wanted = [lane.heads.taps for lane in lanes if lane.heads is not None]
-    return wanted[0] if len(wanted) == 1 else tuple(sorted({tap for taps in wanted for tap in taps}))
-
-
-def _own_taps(stepped: Stepped, taps: tuple[int, ...], lane: DecodeState) -> Stepped:
-    """The states with the taps that a lane's heads read."""
-    assert lane.heads is not None
-    if lane.heads.taps == taps:
-        return stepped
-    return stepped.tapped([taps.index(tap) for tap in lane.heads.taps])
-
-
-def _clock(lane: DecodeState) -> float:
-    """Seconds; on a GPU, where times were asked for, it has done first what it was given."""
-    if lane.batch.timed and lane.device.type == "cuda":
-        torch.cuda.synchronize(lane.device)
-    return time.perf_counter() if lane.batch.timed else 0.0
 
 
 def plain_outputs(

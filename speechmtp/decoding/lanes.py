@@ -1,0 +1,74 @@
+"""What is done for the rows of one plan: their draft, its verdict, and what their heads read of a call."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechmtp.decoding.layout import allowed, path_prefixes, trim
+from speechmtp.decoding.noise import TARGET
+from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.step import Stepped
+from speechmtp.decoding.tally import record_overlap, remember
+from speechmtp.types import Accepted, Draft
+
+
+def drafted(lane: DecodeState) -> tuple[Draft, float]:
+    """A lane's draft, cut to its limits, and the seconds that it took."""
+    plan, began = lane.plan, clock(lane)
+    if plan.length is not None:
+        lane.limits = plan.length.limits(lane)
+    draft = plan.drafter.propose(lane)
+    if lane.limits is not None:
+        draft = trim(draft, lane.limits)
+    if not lane.rule.exact and any(rules.suppress or rules.begin_suppress for rules in lane.rules):
+        draft = allowed(draft, lane.rules, not lane.prompted)
+    return draft, clock(lane) - began
+
+
+def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tuple[Accepted, Tensor | None]:
+    """What a lane's rule accepts of its draft, and the trunk's choices [B, P + 1] that its drafter may hear of, where
+    it wants to."""
+    rule, size, hears = lane.rule, draft.tokens.shape[1], lane.plan.drafter.hears_choices
+    at = torch.tensor(lane.places, device=lane.device) if mixed else None
+    if stepped.choices is not None:
+        choices = stepped.choices if at is None else stepped.choices[at][:, : size + 1]
+        return rule.judge(choices, draft), choices
+    assert stepped.logits is not None
+    target = stepped.logits if at is None else stepped.logits[at][:, : size + 1]
+    if lane.processors is not None:
+        target = lane.processors(target, lambda: path_prefixes([row.prefix for row in lane.rows], draft))
+    drawn = target
+    index = lane.base_index if lane.noise is not None else None
+    if lane.noise is not None and rule.draws == "shared":
+        assert index is not None
+        steps = torch.arange(size + 1, device=index.device) if draft.chain else F.pad(draft.depth + 1, (1, 0))
+        drawn = target + lane.noise.gumbel(index[:, None] + steps, target.shape[-1], TARGET).to(target.dtype)
+    accepted = rule.accept(drawn, draft, lane.noise, index)
+    remember(lane, target, draft, accepted)
+    if lane.batch.recorded.overlap and size:
+        record_overlap(lane, target, draft, accepted)
+    return accepted, drawn.argmax(-1) if hears else None
+
+
+def taps_of(lanes: Sequence[DecodeState]) -> tuple[int, ...]:
+    """The trunk layers that any lane's heads read; a single head set's in its own order."""
+    wanted = [lane.heads.taps for lane in lanes if lane.heads is not None]
+    return wanted[0] if len(wanted) == 1 else tuple(sorted({tap for taps in wanted for tap in taps}))
+
+
+def own_taps(stepped: Stepped, taps: tuple[int, ...], lane: DecodeState) -> Stepped:
+    """The states with the taps that a lane's heads read."""
+    assert lane.heads is not None
+    if lane.heads.taps == taps:
+        return stepped
+    return stepped.tapped([taps.index(tap) for tap in lane.heads.taps])
+
+
+def clock(lane: DecodeState) -> float:
+    """Seconds; on a GPU, where times were asked for, it has done first what it was given."""
+    if lane.batch.timed and lane.device.type == "cuda":
+        torch.cuda.synchronize(lane.device)
+    return time.perf_counter() if lane.batch.timed else 0.0
