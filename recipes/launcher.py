@@ -94,14 +94,29 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         usage=f"{program} [options] [JOB=1:n] LOG COMMAND...",
         description="Run a command, or n numbered copies of it in parallel, each with its own log file.",
     )
-    parser.add_argument("--num-threads", dest="threads", type=int, default=1, metavar="N",
-                        help="threads of a job; sets OMP_NUM_THREADS when above 1")
+    parser.add_argument(
+        "--num-threads",
+        dest="threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="threads of a job; sets OMP_NUM_THREADS when above 1",
+    )
     parser.add_argument("--mem", default="", metavar="4G", help="memory of a job (used by slurm.py)")
     parser.add_argument("--gpu", type=int, default=0, metavar="G", help="accelerators of a job")
-    parser.add_argument("--max-jobs-run", type=int, default=0, metavar="N",
-                        help="jobs that run at a time (default: CPUs, or GPUs with --gpu)")
-    parser.add_argument("--pick", choices=["all", "failed", "incomplete"], default="all",
-                        help="run only the jobs whose earlier log shows failure, or no success")
+    parser.add_argument(
+        "--max-jobs-run",
+        type=int,
+        default=0,
+        metavar="N",
+        help="jobs that run at a time (default: CPUs, or GPUs with --gpu)",
+    )
+    parser.add_argument(
+        "--pick",
+        choices=["all", "failed", "incomplete"],
+        default="all",
+        help="run only the jobs whose earlier log shows failure, or no success",
+    )
     parser.add_argument("--shell", action="store_true", help="run the command by bash -euo pipefail")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
@@ -123,12 +138,16 @@ def parse_plan(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Plan, 
     log, command = rest[0], rest[1:]
     if last > first and substitute(log, name, 0) == log:
         parser.error(f"{log}: the log of {last - first + 1} jobs must contain the word {name}")
-    for option, count, least in (("--num-threads", args.threads, 1), ("--gpu", args.gpu, 0),
-                                 ("--max-jobs-run", args.max_jobs_run, 0)):
+    for option, count, least in (
+        ("--num-threads", args.threads, 1),
+        ("--gpu", args.gpu, 0),
+        ("--max-jobs-run", args.max_jobs_run, 0),
+    ):
         if count < least:
             parser.error(f"{option}: found {count}, expected a number from {least} on")
-    plan = Plan(command, log, name, first, last, args.threads, args.mem, args.gpu,
-                args.max_jobs_run, args.pick, args.shell)
+    plan = Plan(
+        command, log, name, first, last, args.threads, args.mem, args.gpu, args.max_jobs_run, args.pick, args.shell
+    )
     return plan, args
 
 
@@ -148,8 +167,11 @@ def log_status(path: Path) -> str:
 
 def pick_jobs(plan: Plan) -> list[int]:
     """Return the jobs to run under --pick."""
-    wanted = {"all": {"completed", "failed", "incomplete"}, "failed": {"failed"},
-              "incomplete": {"failed", "incomplete"}}[plan.pick]
+    wanted = {
+        "all": {"completed", "failed", "incomplete"},
+        "failed": {"failed"},
+        "incomplete": {"failed", "incomplete"},
+    }[plan.pick]
     return [job for job in plan.jobs() if log_status(plan.log_of(job)) in wanted]
 
 
@@ -172,8 +194,12 @@ class Job:
         with self.path.open("ab") as log:
             try:
                 self.process = subprocess.Popen(
-                    plan.argv_of(number), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    env=environment, start_new_session=True,
+                    plan.argv_of(number),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
                 )
             except OSError as error:
                 log.write(f"{plan.argv_of(number)[0]}: {error.strerror or error}\n".encode())

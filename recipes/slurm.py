@@ -39,11 +39,26 @@ from launcher import (
 )
 
 PROGRAM = "slurm.py"
-DEFAULTS = {"command": "sbatch --export=ALL", "num_threads": "--cpus-per-task={}", "mem": "--mem={}",
-            "gpu": "--gres=gpu:{}", "gpu=0": ""}
+DEFAULTS = {
+    "command": "sbatch --export=ALL",
+    "num_threads": "--cpus-per-task={}",
+    "mem": "--mem={}",
+    "gpu": "--gres=gpu:{}",
+    "gpu=0": "",
+}
 # States in which a job may still be on its way, or has ended well; all others are failures.
-_NOT_FAILED = {"", "PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "SUSPENDED",
-               "STAGE_OUT", "COMPLETED"}
+_NOT_FAILED = {
+    "",
+    "PENDING",
+    "RUNNING",
+    "COMPLETING",
+    "CONFIGURING",
+    "REQUEUED",
+    "RESIZING",
+    "SUSPENDED",
+    "STAGE_OUT",
+    "COMPLETED",
+}
 
 
 def read_config(path: Path | None) -> dict[str, str]:
@@ -101,7 +116,9 @@ class Batch:
         words = [sys.executable, str(Path(__file__).resolve()), "--task", str(self.folder)]
         self.script.write_text(
             f"#!/bin/bash\ncd {shlex.quote(os.getcwd())} || exit 1\n"
-            f'exec {shlex.join(words)} "${{SLURM_ARRAY_TASK_ID:?}}"\n', encoding="utf-8")
+            f'exec {shlex.join(words)} "${{SLURM_ARRAY_TASK_ID:?}}"\n',
+            encoding="utf-8",
+        )
         self.id = ""
 
     def submit(self) -> None:
@@ -112,9 +129,14 @@ class Batch:
             array = f"{self.jobs[0]}-{self.jobs[-1]}"
         array += f"%{plan.max_jobs_run}" if plan.max_jobs_run else ""
         options = {"num_threads": str(plan.threads), "mem": plan.mem, "gpu": str(plan.gpu)}
-        command = [*shlex.split(self.config["command"]), "--parsable", f"--array={array}",
-                   f"--output={self.folder}/slurm.%a.out", *sbatch_flags(self.config, options),
-                   str(self.script)]
+        command = [
+            *shlex.split(self.config["command"]),
+            "--parsable",
+            f"--array={array}",
+            f"--output={self.folder}/slurm.%a.out",
+            *sbatch_flags(self.config, options),
+            str(self.script),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
@@ -182,8 +204,10 @@ class Batch:
             # The file may have arrived since the last look (network file systems lag).
             if self.done_code(job) is None:
                 state = self.states().get(job, "") or "not known to sacct"
-                print(f"{PROGRAM}: job {self.id}_{job} left the queue without a done-file "
-                      f"(state: {state})", file=sys.stderr)
+                print(
+                    f"{PROGRAM}: job {self.id}_{job} left the queue without a done-file (state: {state})",
+                    file=sys.stderr,
+                )
                 lost.append(job)
         for job in waiting & queued:
             gone_since.pop(job, None)
@@ -232,8 +256,13 @@ def main(argv: list[str]) -> int:
         return run_task(Path(argv[1]), int(argv[2]))
     parser = make_parser(PROGRAM)
     parser.add_argument("--config", type=Path, metavar="FILE", help="option-to-flag map (conf/slurm.yaml)")
-    parser.add_argument("--vanish-s", type=float, default=60.0, metavar="S",
-                        help="how long a job may be off the queue without a done-file")
+    parser.add_argument(
+        "--vanish-s",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how long a job may be off the queue without a done-file",
+    )
     parser.add_argument("--poll-s", type=float, default=2.0, metavar="S", help="seconds between two looks")
     plan, args = parse_plan(parser, argv)
     stop_on_signals()

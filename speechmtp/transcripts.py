@@ -19,8 +19,8 @@ class Segment:
     """A part that was heard and decoded by itself, from `start` to `end` seconds of the recording.
 
     `tokens` are as the model said them, an end token last where one came. `mean_logprob` is the mean log probability of
-    these under the trunk's law; None where it was not asked for, or no trunk was called. `flags` say what looks wrong:
-    `empty`, `limit`, `repetition`.
+    these under the trunk's distribution; None where it was not asked for, or no trunk was called. `flags` say what
+    looks wrong: `empty`, `limit`, `repetition`.
     """
 
     start: float

@@ -81,7 +81,7 @@ class FbankConfig:
 
 
 @dataclass(frozen=True)
-class PositionLaw:
+class OutputPositions:
     """Where output tokens stand, counted from the prompt's `next_position`: token k = 0, 1, .. at `stride` * k, or at
     `table`[k]; behind the table's end it goes on by `stride` a token. Tokens may share or skip positions."""
 
@@ -102,10 +102,10 @@ class PositionLaw:
 class Prompt:
     """What the trunk reads before the first output token.
 
-    `embeddings` [B, P, C]; `positions` [B, P] rotary positions; `lengths` [B]; `next_position` [B] is the
-    position of the first output token, and `law` says where those behind it stand. Zeros past the lengths. `memory`
-    [B, S, E] with `memory_lengths` [B] is the audio of an encoder-decoder trunk, which its layers look at from every
-    entry; None where there is none.
+    `embeddings` [B, P, C]; `positions` [B, P] rotary positions; `lengths` [B]; `next_position` [B] is the position of
+    the first output token, and `distribution` says where those behind it stand. Zeros past the lengths. `memory` [B, S,
+    E] with `memory_lengths` [B] is the audio of an encoder-decoder trunk, which its layers look at from every entry;
+    None where there is none.
     """
 
     embeddings: Tensor
@@ -114,7 +114,7 @@ class Prompt:
     next_position: Tensor
     memory: Tensor | None = None
     memory_lengths: Tensor | None = None
-    law: PositionLaw = PositionLaw()
+    output_positions: OutputPositions = OutputPositions()
 
     def row(self, index: int) -> "Prompt":
         """One row without padding."""
@@ -124,11 +124,12 @@ class Prompt:
         if memory is not None and lengths is not None:
             memory, lengths = memory[one, : int(lengths[index])], lengths[one]
         return Prompt(self.embeddings[one, :size], self.positions[one, :size], self.lengths[one],
-                      self.next_position[one], memory, lengths, self.law)  # fmt: skip
+                      self.next_position[one], memory, lengths, self.output_positions)  # fmt: skip
 
 
 def stack_prompts(prompts: list[Prompt]) -> Prompt:
-    """One padded batch of several single-row prompts; under their law where it is one, else under none of theirs."""
+    """One padded batch of several single-row prompts; under their distribution where it is one, else under none of
+    theirs."""
     pad = torch.nn.utils.rnn.pad_sequence
     memories = [p.memory[0] for p in prompts if p.memory is not None]
     lengths = [p.memory_lengths for p in prompts if p.memory_lengths is not None]
@@ -139,7 +140,9 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
         torch.cat([p.next_position for p in prompts]),
         pad(memories, batch_first=True) if memories else None,
         torch.cat(lengths) if lengths else None,
-        prompts[0].law if all(p.law == prompts[0].law for p in prompts) else PositionLaw(),
+        prompts[0].output_positions
+        if all(p.output_positions == prompts[0].output_positions for p in prompts)
+        else OutputPositions(),
     )
 
 
@@ -211,7 +214,7 @@ class Draft:
     before its children.
 
     `confidence` [B, P] is the drafter's probability of each token, where it knows one. `chain` says that
-    node i's parent is node i - 1 in every row. `q` [B, P, V] is the law that each token was really drawn from,
+    node i's parent is node i - 1 in every row. `q` [B, P, V] is the distribution that each token was really drawn from,
     siblings before it taken out; None where nothing was drawn (argmax, top-k, lists), or by noise that the trunk
     shares. `seen` are the ancestors, where the drafter knows them.
     """
@@ -339,10 +342,10 @@ class Request:
 
     `prompt` has one row. `limit` is the most tokens to say, an end token among them (None: the engine's own limits);
     `ids` stand in front of the output, where the prompt has token ids that drafters and processors see; those that
-    merely open every text (Whisper's marks) are the `opening`. `sources` are for drafters; `noise_key` names the row's
-    noise where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was nothing to
-    hear, so that the text is empty. `language` is the code of what is spoken, where the model knows. `first` is the
-    position of the first output token.
+    merely open every text (Whisper's marks) are the `prompt_tokens`. `sources` are for drafters; `noise_key` names the
+    row's noise where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
+    nothing to hear, so that the text is empty. `language` is the code of what is spoken, where the model knows. `first`
+    is the position of the first output token.
     """
 
     prompt: Prompt
@@ -355,7 +358,7 @@ class Request:
     listen_seconds: float = 0.0
     empty: bool = False
     language: str | None = None
-    opening: tuple[int, ...] = ()
+    start_tokens: tuple[int, ...] = ()
     first: int = field(init=False, repr=False, compare=False)  # on the host: no step reads it
 
     def __post_init__(self) -> None:
@@ -414,7 +417,7 @@ class Trace:
     num_accepted_tokens: int = 0
     num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
-    # Log probability of each emitted token under the trunk's law, processors applied, if recorded.
+    # Log probability of each emitted token under the trunk's distribution, processors applied, if recorded.
     logprobs: list[float] = field(default_factory=list)
     finished: bool = False  # by an end token, not by the limit
     flags: tuple[str, ...] = ()  # what looks wrong about the output: `empty`, `limit`, `repetition`

@@ -14,7 +14,6 @@ if "torch" in sys.modules:
     sys.modules["torch"].set_num_threads(1)
 
 
-
 @pytest.fixture(scope="session", autouse=True)
 def _auto_is_the_cpu() -> Iterator[None]:
     """What is checked is the same on a machine with a GPU; tests of GPUs name the device."""

@@ -1,4 +1,5 @@
-"""Output laws by enumeration, and acceptance rules in plain loops over one row: no code of the package in either."""
+"""Output distributions by enumeration, and acceptance rules in plain loops over one row: no code of the package in
+either."""
 
 import math
 import random
@@ -6,47 +7,47 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-Law = list[float]
+Distribution = list[float]
 Prefix = tuple[int, ...]
-Laws = Callable[[Prefix], Law]
+Distributions = Callable[[Prefix], Distribution]
 
 
-def random_laws(seed: int, vocab: int, zeros: float = 0.0, gain: float = 1.5) -> Laws:
-    """A law for every prefix, with some impossible tokens."""
+def random_distributions(seed: int, vocab: int, zeros: float = 0.0, gain: float = 1.5) -> Distributions:
+    """A distribution for every prefix, with some impossible tokens."""
 
     @cache
-    def law(prefix: Prefix) -> Law:
+    def probs(prefix: Prefix) -> Distribution:
         rng = random.Random(f"{seed} {prefix}")
         weights = [0.0 if rng.random() < zeros else math.exp(gain * rng.gauss(0, 1)) for _ in range(vocab)]
         if not sum(weights):
             weights[rng.randrange(vocab)] = 1.0
         return norm(weights)
 
-    return law
+    return probs
 
 
-def norm(weights: Law) -> Law:
+def norm(weights: Distribution) -> Distribution:
     """Weights over their sum."""
     total = math.fsum(weights)
     return [weight / total for weight in weights]
 
 
-def one_hot(token: int, vocab: int) -> Law:
+def one_hot(token: int, vocab: int) -> Distribution:
     """All on one token."""
     return [float(v == token) for v in range(vocab)]
 
 
-def surplus(p: Law, q: Law) -> Law:
+def surplus(p: Distribution, q: Distribution) -> Distribution:
     """norm(p - q)+, or p if nothing is left."""
     rest = [max(0.0, a - b) for a, b in zip(p, q)]
     return norm(rest) if sum(rest) > 0 else p
 
 
-def joint(laws: Laws, total: int) -> dict[Prefix, float]:
-    """The law of the first `total` tokens."""
+def joint(distributions: Distributions, total: int) -> dict[Prefix, float]:
+    """The distribution of the first `total` tokens."""
     found: dict[Prefix, float] = {(): 1.0}
     for _ in range(total):
-        found = {(*x, v): w * p for x, w in found.items() for v, p in enumerate(laws(x)) if p > 0}
+        found = {(*x, v): w * p for x, w in found.items() for v, p in enumerate(distributions(x)) if p > 0}
     return found
 
 
@@ -57,10 +58,10 @@ def distance(first: dict[Prefix, float], second: dict[Prefix, float]) -> float:
 
 @dataclass(frozen=True)
 class Node:
-    """A drafted token, the law it was drawn from, and its parent (-1: the base token)."""
+    """A drafted token, the distribution it was drawn from, and its parent (-1: the base token)."""
 
     token: int
-    q: Law
+    q: Distribution
     parent: int
 
 
@@ -69,7 +70,7 @@ class Drafts:
     """How drafts are made: `shapes` are the parents of a round's nodes, taken in turn; siblings are drawn `with` or
     `without` replacement or are the likeliest in turn (`top`). A draft may `end` behind a token that it keeps."""
 
-    laws: Laws
+    distributions: Distributions
     shapes: tuple[tuple[int, ...], ...]
     how: str = "with"
     end: int | None = None
@@ -83,22 +84,22 @@ class Drafts:
             yield 1.0, nodes
             return
         parent = shape[len(nodes)]
-        law = self.laws((*prefix, *(nodes[i].token for i in path(nodes, parent))))
+        probs = self.distributions((*prefix, *(nodes[i].token for i in path(nodes, parent))))
         taken = [node.token for node in nodes if node.parent == parent]
         if self.how == "top":
-            best = max((v for v in range(len(law)) if v not in taken), key=lambda v: law[v])
-            yield from self._grown(prefix, shape, [*nodes, Node(best, one_hot(best, len(law)), parent)])
+            best = max((v for v in range(len(probs)) if v not in taken), key=lambda v: probs[v])
+            yield from self._grown(prefix, shape, [*nodes, Node(best, one_hot(best, len(probs)), parent)])
             return
         if self.how == "without" and taken:
-            law = [0.0 if v in taken else p for v, p in enumerate(law)]
-            if not sum(law):  # nothing is left to draw: some token, which cannot have been drawn
-                some = min(v for v in range(len(law)) if v not in taken)
-                yield from self._grown(prefix, shape, [*nodes, Node(some, law, parent)])
+            probs = [0.0 if v in taken else p for v, p in enumerate(probs)]
+            if not sum(probs):  # nothing is left to draw: some token, which cannot have been drawn
+                some = min(v for v in range(len(probs)) if v not in taken)
+                yield from self._grown(prefix, shape, [*nodes, Node(some, probs, parent)])
                 return
-            law = norm(law)
-        for token, chance in enumerate(law):
+            probs = norm(probs)
+        for token, chance in enumerate(probs):
             if chance > 0:
-                for weight, draft in self._grown(prefix, shape, [*nodes, Node(token, law, parent)]):
+                for weight, draft in self._grown(prefix, shape, [*nodes, Node(token, probs, parent)]):
                     yield chance * weight, draft
 
 
@@ -112,12 +113,12 @@ def path(nodes: list[Node], node: int) -> list[int]:
 
 
 # A rule gives, for drafts behind a prefix, each one's `stop` [P + 1] and `follow` [P + 1][V].
-Verdict = tuple[Law, list[Law]]
-Judge = Callable[[Laws, Prefix, list[list[Node]]], list[Verdict]]
+Verdict = tuple[Distribution, list[Distribution]]
+Judge = Callable[[Distributions, Prefix, list[list[Node]]], list[Verdict]]
 
 
-def outputs(judge: Judge, target: Laws, drafts: Drafts, total: int) -> dict[Prefix, float]:
-    """The law of the first `total` tokens that rounds of drafting and judging give."""
+def outputs(judge: Judge, target: Distributions, drafts: Drafts, total: int) -> dict[Prefix, float]:
+    """The distribution of the first `total` tokens that rounds of drafting and judging give."""
     known: dict[tuple[Prefix, int], dict[Prefix, float]] = {}
 
     def rest(prefix: Prefix, turn: int) -> dict[Prefix, float]:
@@ -141,14 +142,14 @@ def outputs(judge: Judge, target: Laws, drafts: Drafts, total: int) -> dict[Pref
     return rest((), 0)
 
 
-def targets(target: Laws, prefix: Prefix, nodes: list[Node]) -> list[Law]:
-    """The trunk's law behind the base token and behind each node."""
+def targets(target: Distributions, prefix: Prefix, nodes: list[Node]) -> list[Distribution]:
+    """The trunk's distribution behind the base token and behind each node."""
     return [target((*prefix, *(nodes[i].token for i in path(nodes, node)))) for node in range(-1, len(nodes))]
 
 
-def ratio(p: list[Law], nodes: list[Node]) -> Verdict:
+def ratio(p: list[Distribution], nodes: list[Node]) -> Verdict:
     """Rejection sampling, siblings in turn."""
-    left = [list(law) for law in p]
+    left = [list(probs) for probs in p]
     stop = [0.0] * len(p)
 
     def visit(slot: int, reached: float) -> None:
@@ -167,7 +168,7 @@ def ratio(p: list[Law], nodes: list[Node]) -> Verdict:
     return stop, left
 
 
-def block(p: list[Law], nodes: list[Node]) -> Verdict:
+def block(p: list[Distribution], nodes: list[Node]) -> Verdict:
     """Block verification of a chain: the coins of all nodes, the deepest success."""
     n = len(nodes)
     product = [1.0]
@@ -189,6 +190,6 @@ def block(p: list[Law], nodes: list[Node]) -> Verdict:
     return stop, follow
 
 
-def one_hot_verdict(slot: int, p: list[Law]) -> Verdict:
-    """Stop at one slot for sure; the trunk's law follows."""
+def one_hot_verdict(slot: int, p: list[Distribution]) -> Verdict:
+    """Stop at one slot for sure; the trunk's distribution follows."""
     return one_hot(slot, len(p)), p

@@ -25,7 +25,9 @@ def full_states(trunk: Trunk, prompt: Prompt, tokens: list[int]) -> Tensor:
     size = int(prompt.lengths[0])
     ids = torch.tensor(tokens, dtype=torch.long)
     embeddings = torch.cat([prompt.embeddings[:, :size], trunk.embed(ids)[None]], 1)
-    text = prompt.next_position[0] + torch.tensor([prompt.law.offset(i) for i in range(len(tokens))], dtype=torch.long)
+    text = prompt.next_position[0] + torch.tensor(
+        [prompt.output_positions.offset(i) for i in range(len(tokens))], dtype=torch.long
+    )
     positions = torch.cat([prompt.positions[:, :size], text[None]], 1)
     segments = torch.zeros(1, embeddings.shape[1], dtype=torch.long)
     return trunk(embeddings, positions, segments).hidden[0]

@@ -15,8 +15,8 @@ LINES = [
 ]  # fmt: skip
 
 
-def write_lm(folder: Path, family: str = "llama", opening: bool = True, tied: bool = True) -> Path:
-    """A model of 2 layers; with `opening` its tokenizer puts <s> before a text."""
+def write_lm(folder: Path, family: str = "llama", bos: bool = True, tied: bool = True) -> Path:
+    """A model of 2 layers; with `prompt_tokens` its tokenizer puts <s> before a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -25,7 +25,7 @@ def write_lm(folder: Path, family: str = "llama", opening: bool = True, tied: bo
     tokens.decoder = decoders.ByteLevel()
     settings: dict[str, Any] = {"vocab_size": 60, "special_tokens": ["<s>", "</s>"], "show_progress": False}
     tokens.train_from_iterator(LINES, trainers.BpeTrainer(**settings))
-    if opening:
+    if bos:
         tokens.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>").save_pretrained(str(folder))
     sizes: dict[str, Any] = {

@@ -1,5 +1,4 @@
-"""Log probabilities of what was said, under the trunk's law, against transformers' own forward pass."""
-
+"""Log probabilities of what was said, under the trunk's distribution, against transformers' own forward pass."""
 
 import numpy as np
 import pytest
@@ -33,8 +32,8 @@ def expected(recogniser: Recogniser, audio: np.ndarray, tokens: tuple[int, ...],
     ids = torch.tensor([[tiny.BOS, *tokens]])
     with torch.no_grad():
         logits = model(input_values=torch.from_numpy(audio).double()[None], decoder_input_ids=ids[:, :-1]).logits[0]
-    law = (logits / temperature).log_softmax(-1)
-    return [float(law[place, token]) for place, token in enumerate(tokens)]
+    probs = (logits / temperature).log_softmax(-1)
+    return [float(probs[place, token]) for place, token in enumerate(tokens)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.7])

@@ -50,7 +50,7 @@ def speech(seconds: float, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Moonshine whose law stops after 20 tokens at the most."""
+    """A tiny Moonshine whose distribution stops after 20 tokens at the most."""
     return tiny.write_brief(tmp_path_factory.mktemp("tiny"))
 
 

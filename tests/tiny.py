@@ -119,17 +119,17 @@ def random_heads(config: HeadsConfig, seed: int = 0, shape: TrunkShape = SHAPE) 
 
 
 def prompts(model: Trunk, lengths: list[int], seed: int = 0) -> Prompt:
-    """Random audio entries at positions 0, 1, ... and the opening token at position 0 behind them; ragged rows.
+    """Random audio entries at positions 0, 1, ... and the start token at position 0 behind them; ragged rows.
 
-    A length counts all entries of a row, the opening token included. Padding is rubbish on purpose.
+    A length counts all entries of a row, the start token included. Padding is rubbish on purpose.
     """
     rng = generator(seed)
     size = max(lengths)
     embeddings = torch.randn(len(lengths), size, model.width, generator=rng, dtype=torch.float64)
     positions = torch.arange(size).repeat(len(lengths), 1)
-    opening = model.embed(torch.tensor(BOS)).detach()
+    start_tokens = model.embed(torch.tensor(BOS)).detach()
     for row, length in enumerate(lengths):
-        embeddings[row, length - 1] = opening
+        embeddings[row, length - 1] = start_tokens
         positions[row, length - 1] = 0
     return Prompt(embeddings, positions, torch.tensor(lengths), torch.ones(len(lengths), dtype=torch.long))
 
@@ -181,7 +181,7 @@ def tiny_moonshine(seed: int = 0, vocab: int = VOCAB, gain: float = 3.0) -> Enco
 
 
 def tiny_whisper(seed: int = 0, vocab: int = VOCAB + 4, gain: float = 3.0) -> EncoderDecoder:
-    """A Whisper of 2 decoder layers that hears one second; opening token 1, end token 2, the last three ids for no
+    """A Whisper of 2 decoder layers that hears one second; start token 1, end token 2, the last three ids for no
     timestamps and two timestamps; ids 1 and 5 are never said, 2 and 4 never first; 40 positions."""
     config = WhisperConfig(
         vocab_size=vocab, d_model=WIDTH, num_mel_bins=8, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
@@ -201,7 +201,7 @@ def tiny_whisper(seed: int = 0, vocab: int = VOCAB + 4, gain: float = 3.0) -> En
 
 
 def memory_prompts(model: EncoderDecoder, lengths: list[int], seed: int = 0) -> Prompt:
-    """The opening tokens before random memories of these lengths (Whisper: all alike), rubbish past them."""
+    """The start tokens before random memories of these lengths (Whisper: all alike), rubbish past them."""
     memory = torch.randn(len(lengths), max(lengths), model.trunk.width, generator=generator(seed), dtype=torch.float64)
     return model.prompt(2 * memory, torch.tensor(lengths))
 
@@ -237,7 +237,5 @@ def write_seq2seq(folder: Path, family: str = "moonshine", seed: int = 0) -> Pat
 def write_brief(folder: Path) -> Path:
     """A tiny Moonshine that says at most a token a second and two more."""
     path = write_seq2seq(folder)
-    (path / "config.yaml").write_text(
-        "format_version: 1\nmodel: {kind: moonshine, tokens_per_second: 1.0, extra: 2}\n"
-    )
+    (path / "config.yaml").write_text("format_version: 1\nmodel: {kind: moonshine, tokens_per_second: 1.0, extra: 2}\n")
     return path

@@ -187,7 +187,7 @@ def tokenizer_config(special: Mapping[str, int]) -> dict[str, Any]:
 def generation_config(
     config: "WhisperConfig", settings: Mapping[str, Any], special: Mapping[str, int]
 ) -> "GenerationConfig":
-    """The law of `generate`: prompt ids, suppressed ids, languages and tasks, alignment heads where given.
+    """The distribution of `generate`: prompt ids, suppressed ids, languages and tasks, alignment heads where given.
 
     Timestamps are not suppressed: `generate` without `return_timestamps` says so by the prompt, and one that asks
     for them needs them. The tokenizer skips them.

@@ -95,7 +95,7 @@ def _changed_words(old: list[str], new: list[str]) -> str:
     while start < min(len(old), len(new)) and old[start] == new[start]:
         start += 1
     begin = max(0, start - 1)
-    return f"{shlex.join(old[begin:start + 2])!r} became {shlex.join(new[begin:start + 2])!r}"
+    return f"{shlex.join(old[begin : start + 2])!r} became {shlex.join(new[begin : start + 2])!r}"
 
 
 def _same_file(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -51,7 +51,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("expected -- COMMAND")
     cut = argv.index("--")
     args = parser.parse_args(argv[:cut])
-    args.command = argv[cut + 1:]
+    args.command = argv[cut + 1 :]
     args.outs += [args.stdout] if args.stdout else []
     if not args.command or not args.outs:
         parser.error("expected at least one --out and a command")
@@ -79,7 +79,7 @@ def clear_leftovers(path: Path) -> None:
     if not path.parent.is_dir():
         return
     for old in path.parent.glob(f"{_escape(path.stem)}.tmp-*{_escape(path.suffix)}"):
-        pid = old.name[len(path.stem) + 5:len(old.name) - len(path.suffix)]
+        pid = old.name[len(path.stem) + 5 : len(old.name) - len(path.suffix)]
         if pid.isdigit() and not _alive(int(pid)):
             remove(old)
 
@@ -126,7 +126,7 @@ def redirect(words: list[str], names: dict[Path, Path]) -> list[str]:
             if word == str(final):
                 word = str(part)
             elif word.startswith(f"{final}/"):
-                word = str(part) + word[len(str(final)):]
+                word = str(part) + word[len(str(final)) :]
             else:
                 continue
             break
@@ -206,11 +206,14 @@ def run_step(args: argparse.Namespace) -> int:
 
     path = record_path(args)
     old = read_record(path)
-    record = {"stage": f"{number} {name}", "version": version(), "command": lasting(args.command),
-              "inputs": fingerprint(args.ins, (old or {}).get("inputs", {}))}
+    record = {
+        "stage": f"{number} {name}",
+        "version": version(),
+        "command": lasting(args.command),
+        "inputs": fingerprint(args.ins, (old or {}).get("inputs", {})),
+    }
     reason = "forced" if forced else difference(old, record)
-    gone = [p for p in [*args.outs, *args.makes, *(Path(f) for f in (old or {}).get("outputs", []))]
-            if not p.exists()]
+    gone = [p for p in [*args.outs, *args.makes, *(Path(f) for f in (old or {}).get("outputs", []))] if not p.exists()]
     if not reason and gone:
         reason = f"output {gone[0]} is gone"
     if not reason:

@@ -150,14 +150,14 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             same += f" ({len(row['near_ties'])} near-ties)"
         exact = "-" if row["strategy"] == "ctc-only" else "yes" if row["exact"] else "no"
         if exact == "yes" and not row.get("seeded", True):
-            exact = "in law"
+            exact = "in distribution"
         rates = row.get("acceptance_per_position")
         shares = (row.get("acceptance"), row.get("expected_acceptance"))
         shown.append(row | {
             "name": short_label(row["label"]), "interval": interval, "same": same, "exact": exact,
             "positions": " ".join(f"{100 * rate:.0f}" for rate in rates[:8]) if rates else "-",
             "stayed": None if shares[0] is None else 100 * shares[0],
-            # Guesses that come from the trunk's own noise, and rules of another law, have no such expectation.
+            # Guesses that come from the trunk's own noise, and rules of another distribution, have no such expectation.
             "expected": 100 * shares[1] if shares[1] is not None and exact != "no" and row["strategy"] not in _GUESSED
             else None,
         })  # fmt: skip
@@ -179,7 +179,7 @@ def footnote(rows: Sequence[dict[str, Any]], notes: dict[str, Any] | None = None
         f"of this run, strategies interleaved."
     )
     if any(r["exact"] and not r.get("seeded", True) for r in rows):
-        text += " In law: the tokens are others than `ar`'s with this seed, their law is the same."
+        text += " In distribution: the tokens are others than `ar`'s with this seed, their distribution is the same."
     if any(r.get("acceptance") is not None for r in rows):
         text += (
             " Stayed: accepted drafted tokens over those that were judged, a chain's up to its first refused one; "

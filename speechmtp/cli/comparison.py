@@ -169,7 +169,7 @@ def _row(tally: Tally, run: _Run, plain: Tally | None) -> dict[str, Any]:
 
 
 def _seeded(strategy: Strategy, sampling: SamplingConfig) -> bool:
-    """Whether its tokens, not only their law, are those of `ar` with the same seed."""
+    """Whether its tokens, not only their distribution, are those of `ar` with the same seed."""
     return not sampling.temperature or (strategy.rule is not None and strategy.rule.draws == "shared")
 
 

@@ -96,9 +96,9 @@ def _footnote(summary: Mapping[str, Any]) -> str:
     from speechmtp.scoring.acceptance import PRODUCT_NOTE
 
     against = "what `ar` says" if summary["reference"] == "ar" else f"the text itself ({TEXT_NOTE})"
-    opened = f", each behind the first {summary['opening']} of its text" if "opening" in summary else ""
+    behind = f", each behind the first {summary['prompt_tokens']} of its text" if "prompt_tokens" in summary else ""
     return (
-        f"{summary['utterances']} utterances, {summary['tokens']} tokens of {against}{opened}, {summary['dtype']} on "
+        f"{summary['utterances']} utterances, {summary['tokens']} tokens of {against}{behind}, {summary['dtype']} on "
         f"{summary['device']}; one teacher-forced pass. all right: the first tokens up to this depth, conditional: "
         f"given that those before are right, in real calls: the same where decoding would have drafted. Tokens per "
         f"call walk the accepted runs with drafts of that depth, prompt's call and end tokens counted; ceiling: every "

@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     report.add_argument("--reference", choices=("ar", "text"), default="ar",
                         help="judge on what `ar` says, decoded once and kept (default), "
                         "or on transcripts, the text itself (biased)")  # fmt: skip
-    report.add_argument("--opening", type=int, metavar="N",
+    report.add_argument("--prompt-tokens", type=int, metavar="N",
                         help="text LM: the first tokens of each text are its prompt (default 8)")  # fmt: skip
-    report.add_argument("--most", type=int, metavar="N",
+    report.add_argument("--max-new-tokens", type=int, metavar="N",
                         help="text LM: tokens that `ar` goes on for, at most (default 64)")  # fmt: skip
     report.add_argument("--out", metavar="DIR", help="folder for the report and the kept tokens (default: "
                         "in `report` of the first head folder)")  # fmt: skip
@@ -93,8 +93,10 @@ def _report(args: argparse.Namespace) -> int:
     from speechmtp.cli.heads_text import text_summary
 
     text = reads_text(args.model)
-    if not text and (args.opening is not None or args.most is not None):
-        raise ConfigError(f"--opening, --most: are for a text LM, and {args.model} is a speech model; leave them out")
+    if not text and (args.prompt_tokens is not None or args.max_new_tokens is not None):
+        raise ConfigError(
+            f"--prompt-tokens, --max-new-tokens: are for a text LM, and {args.model} is a speech model; leave them out"
+        )
     check_data(args.model, [args.data], text)
     summary, out = (text_summary if text else _summary)(args)
     write_report(summary, out)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from speechmtp.training.tasks.head_bases import HeldOut
     from speechmtp.types import Prompt
 
-OPENING, MOST = 8, 64
+PROMPT_TOKENS, MAX_NEW_TOKENS = 8, 64
 
 
 def text_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
@@ -31,22 +31,25 @@ def text_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     from speechmtp.heads.folder import trunk_digest
     from speechmtp.training.tasks.head_bases import long_texts, text_dev
 
-    opening, most, dtype = _checked(args)
+    prompt_tokens, most, dtype = _checked(args)
     prepare_run(args)
     bundle, device = load_without_heads(args.model), torch.device(args.device)
     lm, digest = bundle.text_model, trunk_digest(bundle.model)
     bundle.heads, folders = _heads(args, bundle, digest)
     out, kept = places(args, folders)
     bundle.to(device, dtype)
-    texts = long_texts(lm, [args.data], opening)
-    held_out = text_dev(lm, texts, opening, most)
+    texts = long_texts(lm, [args.data], prompt_tokens)
+    held_out = text_dev(lm, texts, prompt_tokens, most)
     names = [str(number) for number in range(1, len(texts) + 1)]
     prompts = dict(zip(names, held_out.prompts()))
     if args.reference == "text":
-        tokens, source = {name: text[opening : opening + most] for name, text in zip(names, texts)}, args.data
+        tokens, source = (
+            {name: text[prompt_tokens : prompt_tokens + most] for name, text in zip(names, texts)},
+            args.data,
+        )
     else:
-        openings = json.dumps([text[:opening] for text in texts]).encode()
-        key = {"trunk_sha256": digest, "openings_sha256": hashlib.sha256(openings).hexdigest(), "most": most,
+        given = json.dumps([text[:prompt_tokens] for text in texts]).encode()
+        key = {"trunk_sha256": digest, "prompts_sha256": hashlib.sha256(given).hexdigest(), "max_new_tokens": most,
                "dtype": args.dtype}  # fmt: skip
         decode = partial(_said, held_out, prompts, args.batch_size)
         tokens, known = kept_tokens(key, bundle.name, decode, kept[0], kept[1:])
@@ -54,19 +57,25 @@ def text_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     size = max(args.batch_size, ROWS)
     groups = [names[start : start + size] for start in range(0, len(names), size)]
     found = [judged(lm.trunk, h, name, folders[name], prompts, tokens, groups) for name, h in bundle.heads.items()]
-    return summary_of(args, tokens, source, dtype, device, found) | {"opening": opening, "most": most}, out
+    return summary_of(args, tokens, source, dtype, device, found) | {
+        "prompt_tokens": prompt_tokens,
+        "max_new_tokens": most,
+    }, out
 
 
 def _checked(args: argparse.Namespace) -> tuple[int, int, "torch.dtype"]:
     """Tokens of a prompt, most tokens behind it, and the type of the numbers."""
     from speechmtp.api import DTYPES
 
-    opening, most = (default if n is None else n for n, default in ((args.opening, OPENING), (args.most, MOST)))
-    if min(opening, most) < 1:
-        raise ConfigError(f"--opening {opening}, --most {most}: expected 1 or more")
+    prompt_tokens, most = (
+        default if n is None else n
+        for n, default in ((args.prompt_tokens, PROMPT_TOKENS), (args.max_new_tokens, MAX_NEW_TOKENS))
+    )
+    if min(prompt_tokens, most) < 1:
+        raise ConfigError(f"--prompt-tokens {prompt_tokens}, --max-new-tokens {most}: expected 1 or more")
     if args.dtype not in DTYPES:
         raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
-    return opening, most, DTYPES[args.dtype]
+    return prompt_tokens, most, DTYPES[args.dtype]
 
 
 def _said(held_out: "HeldOut", prompts: dict[str, "Prompt"], size: int) -> dict[str, list[int]]:

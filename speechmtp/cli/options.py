@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from speechmtp.types import Request
 
 
-OPENING, MOST = 32, 32  # tokens of a text that a text LM goes on behind, and that it may add
+PROMPT_TOKENS, MAX_NEW_TOKENS = 32, 32  # tokens of a text that a text LM goes on behind, and that it may add
 
 
 def add_run_options(parser: argparse.ArgumentParser, batch_size: int = 1) -> None:
@@ -75,11 +75,11 @@ def sampling_of(args: argparse.Namespace) -> "SamplingConfig":
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """--opening, --most."""
-    parser.add_argument("--opening", type=int, metavar="N",
-                        help=f"text LM: tokens of each text that are given (default {OPENING})")  # fmt: skip
-    parser.add_argument("--most", type=int, metavar="N",
-                        help=f"text LM: tokens that it may add (default {MOST})")  # fmt: skip
+    """--prompt-tokens, --max-new-tokens."""
+    parser.add_argument("--prompt-tokens", type=int, metavar="N",
+                        help=f"text LM: tokens of each text that are given (default {PROMPT_TOKENS})")  # fmt: skip
+    parser.add_argument("--max-new-tokens", type=int, metavar="N",
+                        help=f"text LM: tokens that it may add (default {MAX_NEW_TOKENS})")  # fmt: skip
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

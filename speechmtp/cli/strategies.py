@@ -18,8 +18,8 @@ NEEDS = {
     "heads": "heads", "ctc": "CTC head", "model": "draft model", "reference": "reference", "previous": "previous pass",
 }  # fmt: skip
 PROMISES = {
-    "exact": "follows the trunk's own law",
-    "lossy": "leaves the trunk's law on purpose",
+    "exact": "follows the trunk's own distribution",
+    "lossy": "leaves the trunk's distribution on purpose",
     "reference": "a figure to compare with, not a way to decode",
 }
 ROW_COLUMNS = ("name", "output", "needs", "summary", "options")

@@ -11,8 +11,8 @@ import torch
 from speechmtp.api import DTYPES, Recogniser
 from speechmtp.bundle import load_bundle, load_draft_model, reads_text
 from speechmtp.cli.options import (
-    MOST,
-    OPENING,
+    MAX_NEW_TOKENS,
+    PROMPT_TOKENS,
     check_data,
     listen_all,
     noise_key_of,
@@ -125,7 +125,7 @@ def peer_result(subject: Subject, name: str, mode: str) -> Result:
     request = subject.requests[name]
     if request.empty:
         return Result("", (), Trace(finished=True, flags=("empty",)))
-    prompt = request.prompt if subject.embedded else request.opening or request.ids
+    prompt = request.prompt if subject.embedded else request.start_tokens or request.ids
     assert request.limit is not None
     run = run_peer(
         subject.runner.trunk, mode, prompt, request.rules, request.limit, subject.assistant, request.prompt.memory
@@ -140,8 +140,8 @@ def open_subject(args: argparse.Namespace, check: Callable[[Runner, bool], Any])
     check_data(args.model, [args.data_dir], text)
     if text:
         return _open_text(args, check)
-    if args.opening is not None or args.most is not None:
-        raise ConfigError("--opening, --most: for text LMs, and this is a speech model; leave them out")
+    if args.prompt_tokens is not None or args.max_new_tokens is not None:
+        raise ConfigError("--prompt-tokens, --max-new-tokens: for text LMs, and this is a speech model; leave them out")
     recogniser = open_recogniser(args)
     checked = check(recogniser.runner, recogniser.has_ctc)
     data = read_data_dir(args.data_dir, args.root, allow_pipes=args.allow_pipes)
@@ -152,9 +152,12 @@ def open_subject(args: argparse.Namespace, check: Callable[[Runner, bool], Any])
 
 def _open_text(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -> tuple[TextSubject, Any]:
     """The subject of a text LM's folder and a text file, a text a line, and what `check` answers."""
-    opening, most = (default if n is None else n for n, default in ((args.opening, OPENING), (args.most, MOST)))
-    if min(opening, most) < 1:
-        raise ConfigError(f"--opening {opening}, --most {most}: expected 1 or more")
+    prompt_tokens, most = (
+        default if n is None else n
+        for n, default in ((args.prompt_tokens, PROMPT_TOKENS), (args.max_new_tokens, MAX_NEW_TOKENS))
+    )
+    if min(prompt_tokens, most) < 1:
+        raise ConfigError(f"--prompt-tokens {prompt_tokens}, --max-new-tokens {most}: expected 1 or more")
     if args.dtype not in DTYPES:
         raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
     prepare_run(args)
@@ -165,7 +168,7 @@ def _open_text(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -
     runner = Runner(lm.trunk, bundle.heads, args.model, None if draft is None else draft.trunk)
     checked = check(runner, False)
     requests = {}
-    for number, text in enumerate(long_texts(lm, [args.data_dir], opening), 1):
+    for number, text in enumerate(long_texts(lm, [args.data_dir], prompt_tokens), 1):
         name = f"{number:05}"
-        requests[name] = replace(lm.read(text[:opening], most, draft), noise_key=noise_key_of(name))
+        requests[name] = replace(lm.read(text[:prompt_tokens], most, draft), noise_key=noise_key_of(name))
     return TextSubject(runner, requests, lm.decode, lm.device, DTYPES[args.dtype], assistant=runner.draft), checked

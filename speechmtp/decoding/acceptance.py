@@ -1,9 +1,9 @@
-"""Acceptance rules as laws over (how much of a draft is kept, what follows it).
+"""Acceptance rules as distributions over (how much of a draft is kept, what follows it).
 
-`law(target, draft)` gives `stop` [B, P + 1], the probability that the base token (slot 0) or node i (slot
-i + 1) is the last one kept, and `follow` [B, P + 1, V], the law of the next token there. Deterministic
-rules give one-hot laws; `settle` draws from them, or takes the likeliest where nothing is drawn. The rules that say of
-each token whether it stays are here; those that compare laws in `rejection.py`, relaxed ones in `relaxed.py`.
+`distribution(target, draft)` gives `stop` [B, P + 1], the probability that the base token (slot 0) or node i (slot i +
+1) is the last one kept, and `follow` [B, P + 1, V], the distribution of the next token there. Deterministic rules give
+one-hot distributions; `settle` draws from them, or takes the likeliest where nothing is drawn. The rules that say of
+each token whether it stays are here; those that compare distributions in `rejection.py`, relaxed ones in `relaxed.py`.
 """
 
 from abc import abstractmethod
@@ -20,8 +20,9 @@ from speechmtp.types import Accepted, Draft
 
 
 class AcceptanceRule:
-    """A pure rule; `exact` ones follow the trunk's own law. `draws` says how drafts for it are drawn where tokens are
-    drawn at all: with `shared` noise the loop adds the trunk's noise to the target, and the likeliest is taken."""
+    """A pure rule; `exact` ones follow the trunk's own distribution. `draws` says how drafts for it are drawn where
+    tokens are drawn at all: with `shared` noise the loop adds the trunk's noise to the target, and the likeliest is
+    taken."""
 
     exact: ClassVar[bool] = False
     draws: ClassVar[Draws] = "best"
@@ -36,7 +37,7 @@ class AcceptanceRule:
         return self
 
     @abstractmethod
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """`stop` [B, P + 1] and `follow` [B, P + 1, V] for target logits [B, P + 1, V]."""
 
     def undrawn(self) -> "AcceptanceRule":
@@ -45,7 +46,7 @@ class AcceptanceRule:
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
         """What is kept and what follows; `drawn` [B] is the output index of the first token that can be emitted."""
-        return settle(*self.law(target, draft), draft, noise, drawn)
+        return settle(*self.distributions(target, draft), draft, noise, drawn)
 
 
 class Keeps(AcceptanceRule):
@@ -55,14 +56,14 @@ class Keeps(AcceptanceRule):
     def kept(self, target: Tensor, draft: Draft) -> Tensor:
         """Whether each node may stay if its parent does: bool [B, P], false where absent."""
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """One-hot `stop`; what follows is the trunk's law, its first choice under shared noise."""
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """One-hot `stop`; what follows is the trunk's distribution, its first choice under shared noise."""
         stop = torch.zeros(target.shape[:2], dtype=torch.float64, device=target.device)
         stop.scatter_(1, deepest(self.kept(target, draft), draft).last[:, None], 1.0)
-        return stop, one_hot_best(target) if self.draws == "shared" else law_of(target)
+        return stop, one_hot_best(target) if self.draws == "shared" else probs_of(target)
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
-        """As `settle` on the law, without building it where nothing is drawn."""
+        """As `settle` on the distribution, without building it where nothing is drawn."""
         if noise is not None and self.draws != "shared":
             return super().accept(target, draft, noise, drawn)
         slots = deepest(self.kept(target, draft), draft)
@@ -115,7 +116,7 @@ class KeepDraft(ByChoices):
         return draft.tokens >= 0
 
 
-def law_of(logits: Tensor) -> Tensor:
+def probs_of(logits: Tensor) -> Tensor:
     """Probabilities [.., V] of logits, in float32 at least."""
     return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
@@ -154,7 +155,8 @@ def deepest(kept: Tensor, draft: Draft) -> Slots:
 def settle(
     stop: Tensor, follow: Tensor, draft: Draft, noise: Noise | None = None, drawn: Tensor | None = None
 ) -> Accepted:
-    """Draw from both laws, or take the likeliest outcome of both without noise: the thin function that rules share.
+    """Draw from both distributions, or take the likeliest outcome of both without noise: the thin function that rules
+    share.
 
     `drawn` [B] is the output index of the first token of the call; its uniform picks where the draft stops, Gumbels
     at the index of the last one what follows.
@@ -169,9 +171,9 @@ def settle(
     mark = noise.uniform(drawn, ACCEPT)[:, None] * up_to[:, -1:]
     last = (up_to <= mark).sum(1).clamp_max(stop.shape[1] - 1)
     count = last if draft.chain else depth_of(last, draft)
-    law = follow[rows, last]
-    gumbel = noise.gumbel((drawn + count)[:, None], law.shape[-1], FOLLOW)[:, 0]
-    return accepted_to(Slots(last), (law.log() + gumbel.to(law.dtype)).argmax(-1), draft)
+    probs = follow[rows, last]
+    gumbel = noise.gumbel((drawn + count)[:, None], probs.shape[-1], FOLLOW)[:, 0]
+    return accepted_to(Slots(last), (probs.log() + gumbel.to(probs.dtype)).argmax(-1), draft)
 
 
 def depth_of(last: Tensor, draft: Draft) -> Tensor:

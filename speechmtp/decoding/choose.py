@@ -1,7 +1,8 @@
 """How drafted tokens are chosen from a drafter's logits, once for all drafters.
 
 Where the trunk takes its first choice, so does the drafter. Where tokens are drawn, drafts are drawn by the trunk's own
-noise (seeded coupling), by noise of their own (ratio rules, which need the law they were drawn from), or not at all.
+noise (seeded coupling), by noise of their own (ratio rules, which need the distribution they were drawn from), or not
+at all.
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from speechmtp.decoding.state import DecodeState
 
 @dataclass(frozen=True)
 class Choice:
-    """`tokens` [B, N, k] of N nodes, likeliest first; `confidence` [B, N, k] under the (processed) law they are from;
-    `q` [B, N, k, V] the law that each was drawn from with its elder siblings taken out, or None."""
+    """`tokens` [B, N, k] of N nodes, likeliest first; `confidence` [B, N, k] under the (processed) distribution they
+    are from; `q` [B, N, k, V] the distribution that each was drawn from with its elder siblings taken out, or None."""
 
     tokens: Tensor
     confidence: Tensor
@@ -53,11 +54,11 @@ def choose(
         nodes = torch.arange(first, first + logits.shape[1], device=logits.device)
         noise = state.noise.gumbel(drawn.expand(-1, logits.shape[1]), size, DRAFT, nodes - 1)
     tokens = (logits + noise.to(logits.dtype)).topk(k, -1).indices
-    law = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    confidence = law.gather(-1, tokens)
+    probs = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    confidence = probs.gather(-1, tokens)
     if state.draws == "shared" and not state.batch.recorded.overlap:
         return Choice(tokens, confidence)
-    return Choice(tokens, confidence, _without_elders(law, tokens))
+    return Choice(tokens, confidence, _without_elders(probs, tokens))
 
 
 def _spread(logits: Tensor, ids: Tensor | None, size: int) -> Tensor:
@@ -68,10 +69,10 @@ def _spread(logits: Tensor, ids: Tensor | None, size: int) -> Tensor:
     return whole.index_copy(-1, ids, logits)
 
 
-def _without_elders(law: Tensor, tokens: Tensor) -> Tensor:
-    """Laws [B, N, k, V] of draws without replacement: each knows that those before it are taken."""
-    laws = [law]
+def _without_elders(probs: Tensor, tokens: Tensor) -> Tensor:
+    """Distributions [B, N, k, V] of draws without replacement: each knows that those before it are taken."""
+    distributions = [probs]
     for j in range(tokens.shape[-1] - 1):
-        left = laws[-1].scatter(-1, tokens[..., j : j + 1], 0.0)
-        laws.append(left / left.sum(-1, keepdim=True).clamp_min(torch.finfo(left.dtype).tiny))
-    return torch.stack(laws, -2)
+        left = distributions[-1].scatter(-1, tokens[..., j : j + 1], 0.0)
+        distributions.append(left / left.sum(-1, keepdim=True).clamp_min(torch.finfo(left.dtype).tiny))
+    return torch.stack(distributions, -2)

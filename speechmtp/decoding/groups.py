@@ -18,9 +18,9 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True, eq=False)
 class Groups(Ratio):
-    """`Ratio` on the law of groups: the drafted token stands in for any member. `groups` [V] int64 are each token's
-    group, 0 or more. The groups follow the trunk's law, as long as it does not tell members apart; which member is
-    heard does not."""
+    """`Ratio` on the distribution of groups: the drafted token stands in for any member. `groups` [V] int64 are each
+    token's group, 0 or more. The groups follow the trunk's distribution, as long as it does not tell members apart;
+    which member is heard does not."""
 
     groups: Tensor
     exact: ClassVar[bool] = False
@@ -40,16 +40,16 @@ class Groups(Ratio):
     def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
         """As for tokens, of groups; what is left of a group is shared by its members as in `r`."""
         groups = _on(self.groups, r)
-        coarse, drafted = (None if law is None else self._sums(law.to(r.dtype), groups) for law in (r, q))
+        coarse, drafted = (None if probs is None else self._sums(probs.to(r.dtype), groups) for probs in (r, q))
         assert coarse is not None
         group = torch.where(token >= 0, groups[token.clamp_min(0)], -1)
         chance, left = super().compare(coarse, drafted, group)
         share = left / coarse.clamp_min(torch.finfo(r.dtype).tiny)
         return chance, r * share[..., groups]
 
-    def _sums(self, law: Tensor, groups: Tensor) -> Tensor:
+    def _sums(self, probs: Tensor, groups: Tensor) -> Tensor:
         """Probabilities [.., G] of the groups."""
-        return law.new_zeros(*law.shape[:-1], self.count).index_add_(-1, groups, law)
+        return probs.new_zeros(*probs.shape[:-1], self.count).index_add_(-1, groups, probs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class AlikeGroups(AcceptanceRule):
             known[self.similarity] = alike_groups(trunk.embed(_all_ids(trunk)), self.similarity)
         return Groups(known[self.similarity])
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """None without a trunk."""
         raise ShapeError("groups: no trunk, expected one; call fitted first")
 
@@ -127,8 +127,8 @@ def _check(groups: Tensor) -> None:
         )
 
 
-def _on(groups: Tensor, law: Tensor) -> Tensor:
-    """The groups on the law's device; ShapeError if they are of another vocabulary."""
-    if len(groups) != law.shape[-1]:
-        raise ShapeError(f"groups: of {len(groups)} tokens, expected {law.shape[-1]}; make them for this vocabulary")
-    return groups.to(law.device)
+def _on(groups: Tensor, probs: Tensor) -> Tensor:
+    """The groups on the distribution's device; ShapeError if they are of another vocabulary."""
+    if len(groups) != probs.shape[-1]:
+        raise ShapeError(f"groups: of {len(groups)} tokens, expected {probs.shape[-1]}; make them for this vocabulary")
+    return groups.to(probs.device)

@@ -92,14 +92,14 @@ def trim(draft: Draft, limits: Sequence[int]) -> Draft:
     return pruned(draft, draft.depth < most)
 
 
-def allowed(draft: Draft, rules: Sequence[TokenRules], opening: bool) -> Draft:
+def allowed(draft: Draft, rules: Sequence[TokenRules], begin: bool) -> Draft:
     """The draft without tokens that a row's rules forbid and what stands behind them, for rules of acceptance that do
-    not ask the trunk's law; behind a prompt (`opening`) the first tokens have rules of their own."""
+    not ask the trunk's distribution; behind a prompt (`prompt_tokens`) the first tokens have rules of their own."""
     tokens, bad = draft.tokens, torch.zeros_like(draft.tokens, dtype=torch.bool)
     for row, rule in enumerate(rules):
         if rule.suppress:
             bad[row] |= torch.isin(tokens[row], tokens.new_tensor(rule.suppress))
-        if opening and rule.begin_suppress:
+        if begin and rule.begin_suppress:
             bad[row] |= torch.isin(tokens[row], tokens.new_tensor(rule.begin_suppress)) & (draft.depth[row] == 0)
     if draft.chain:
         return replace(draft, tokens=tokens.masked_fill(bad.cumsum(1) > 0, -1))

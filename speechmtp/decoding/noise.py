@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speechmtp.errors import ShapeError
 
-TARGET = 0  # noise of the target law; the draft shares it under seeded coupling
+TARGET = 0  # noise of the target distribution; the draft shares it under seeded coupling
 ACCEPT = 1  # the uniform of an acceptance test
 FOLLOW = 2  # the token behind the accepted ones
 DRAFT = 3  # the draft's own noise, where it may not share the target's

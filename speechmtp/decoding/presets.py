@@ -60,9 +60,9 @@ PRESETS: dict[str, Preset] = {
         "typical",
         "Medusa-1 training (frozen trunk, losses weighted by 0.8^d) on the model's own output; a tree of 16 nodes, "
         "ranks by hand unless `paths` gives calibrated ones, where theirs has 63 for a 7 B chat model; at temperature "
-        "0 the rule reads the law of temperature 1, where theirs is greedy match; above it the token behind the "
-        "accepted ones is drawn, where theirs is the likeliest; of equally long paths the first drafted wins, theirs "
-        "is the likeliest",
+        "0 the rule reads the distribution of temperature 1, where theirs is greedy match; above it the token behind "
+        "the accepted ones is drawn, where theirs is the likeliest; of equally long paths the first drafted wins, "
+        "theirs is the likeliest",
         {"depth": 4, "paths": "0.1.2.00.01.02.10.11.20.000.001.010.100.0000.0001.0010"},
         {"kind": "residual", "unembedding": "own"},
         "--heads residual --depth 4 heads.unembedding=own loss.decay=0.8",
@@ -72,8 +72,8 @@ PRESETS: dict[str, Preset] = {
         "Li et al. 2024 and 2025, arXiv 2406.16858, 2503.01840",
         "dynamic-tree",
         "EAGLE-3's taps and training on its own states, with EAGLE-2's tree of 24 nodes, 4 a level, in place of 60 "
-        "and 10; labels in place of the trunk's law (loss.kind=kd trains on that); the trunk's unembedding, where "
-        "EAGLE-3 has one of its own over fewer tokens",
+        "and 10; labels in place of the trunk's distribution (loss.kind=kd trains on that); the trunk's unembedding, "
+        "where EAGLE-3 has one of its own over fewer tokens",
         {"depth": 7, "width": 4, "nodes": 24},
         {"kind": "chain", "layers": "shared", "attention": "ttt", "taps": True},
         "--heads chain --depth 7 heads.attention=ttt 'heads.taps=[1,2]' loss.decay=0.8",

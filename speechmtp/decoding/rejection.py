@@ -1,4 +1,5 @@
-"""Rules that compare the trunk's law with the law a token was drawn from, and keep the trunk's: R1-R6."""
+"""Rules that compare the trunk's distribution with the distribution a token was drawn from, and keep the trunk's:
+R1-R6."""
 
 from typing import ClassVar
 
@@ -6,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, law_of
+from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, probs_of
 from speechmtp.decoding.state import Draws
 from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
@@ -15,7 +16,7 @@ from speechmtp.types import Draft
 class Ratio(AcceptanceRule):
     """Rejection sampling (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318), siblings included.
 
-    A child x, drawn from q, of a node behind which r is left of the trunk's law stays with probability
+    A child x, drawn from q, of a node behind which r is left of the trunk's distribution stays with probability
     min(1, r(x) / q(x)); else r becomes norm(r - q)+ and the next sibling is asked. Where nothing was drawn q is
     one-hot: x stays with r(x), and r loses x.
     """
@@ -27,9 +28,9 @@ class Ratio(AcceptanceRule):
         """Dividing by a temperature of 0 is comparing first choices."""
         return GreedyMatch()
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """The whole law; siblings are asked in the order in which they were drafted."""
-        left = law_of(target)
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """The whole distribution; siblings are asked in the order in which they were drafted."""
+        left = probs_of(target)
         if draft.chain or not draft.tokens.shape[1]:
             chance, rest = self.compare(left[:, :-1], draft.q, draft.tokens)
             stop = F.pad(chance.cumprod(1), (1, 0), value=1.0) * F.pad(1 - chance, (0, 1), value=1.0)
@@ -53,7 +54,8 @@ class Ratio(AcceptanceRule):
 
 
 class SampleMatch(Ratio):
-    """Draw the trunk's token and keep what equals it, whatever the draft was drawn from: in law, a one-hot draft."""
+    """Draw the trunk's token and keep what equals it, whatever the draft was drawn from: in distribution, a one-hot
+    draft."""
 
     draws: ClassVar[Draws] = "best"
 
@@ -66,27 +68,27 @@ class Block(Ratio):
     """Block verification (Sun et al., arXiv 2403.10444): all of a chain is judged together; in expectation it never
     keeps less than `Ratio`. On a tree: ConfigError."""
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """The whole law; with P_i the capped running product of p / q, node i is the last kept with h_i if none behind
-        it was."""
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """The whole distribution; with P_i the capped running product of p / q, node i is the last kept with h_i if
+        none behind it was."""
         if not draft.chain:
             raise ConfigError("block: a tree of drafted tokens, expected a chain; use ratio for trees")
-        law = law_of(target)
-        ones = law.new_ones(len(law), 1)
-        q = one_hot(law[:, :-1], draft.tokens) if draft.q is None else draft.q.to(law.dtype)
-        steps, _ = ratio(law[:, :-1], draft.q, draft.tokens)
+        probs = probs_of(target)
+        ones = probs.new_ones(len(probs), 1)
+        q = one_hot(probs[:, :-1], draft.tokens) if draft.q is None else draft.q.to(probs.dtype)
+        steps, _ = ratio(probs[:, :-1], draft.q, draft.tokens)
         products = [ones[:, 0]]
         for step in steps.unbind(1):
             products.append((products[-1] * step).clamp_max(1.0))
         product = torch.stack(products, 1)
         more = torch.cat([draft.tokens >= 0, torch.zeros_like(ones, dtype=torch.bool)], 1)  # something was drafted here
-        scaled, q = product[..., None] * law, torch.cat([q, torch.zeros_like(law[:, :1])], 1)
+        scaled, q = product[..., None] * probs, torch.cat([q, torch.zeros_like(probs[:, :1])], 1)
         surplus = (scaled - q).clamp_min(0.0).sum(-1)
         whole = surplus + (1 - product)
-        last = torch.where(whole > 0, surplus / whole.clamp_min(torch.finfo(law.dtype).tiny), 1.0)
+        last = torch.where(whole > 0, surplus / whole.clamp_min(torch.finfo(probs.dtype).tiny), 1.0)
         last = torch.where(more, last, product)
         beyond = torch.cat([(1 - last[:, 1:]).flip(1).cumprod(1).flip(1), ones], 1)
-        return torch.cat([ones, last[:, 1:]], 1) * beyond, residual(scaled, q, law, more[..., None])
+        return torch.cat([ones, last[:, 1:]], 1) * beyond, residual(scaled, q, probs, more[..., None])
 
 
 class KSeq(Ratio):
@@ -94,17 +96,17 @@ class KSeq(Ratio):
     replacement, stays with min(1, p(x) / (rho q(x))); rho is the least that leaves nothing negative. ConfigError where
     siblings were not drawn so; one child is `Ratio`."""
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """The whole law; a row's nodes may have different numbers of children."""
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """The whole distribution; a row's nodes may have different numbers of children."""
         if draft.chain:
-            return super().law(target, draft)
-        left = law_of(target)
+            return super().distributions(target, draft)
+        left = probs_of(target)
         chance = left.new_zeros(draft.tokens.shape)
         older = elders(draft)
         at = ((draft.tokens >= 0) & ~older.any(-1)).nonzero(as_tuple=True)  # the first child of each parent
         if not len(at[0]):
             return stops(chance, draft), left
-        q = self._common_law(draft, older, left.dtype)
+        q = self._common_proposal(draft, older, left.dtype)
         row, above = at[0], draft.parent[at] + 1
         siblings = (draft.parent[row] == draft.parent[at][:, None]) & (draft.tokens[row] >= 0)
         p, q = left[row, above], q[at]
@@ -116,8 +118,8 @@ class KSeq(Ratio):
         left[row, above] = rest
         return stops(chance, draft), left
 
-    def _common_law(self, draft: Draft, older: Tensor, dtype: torch.dtype) -> Tensor:
-        """Laws [B, P, V] of the nodes, found to be the same for siblings."""
+    def _common_proposal(self, draft: Draft, older: Tensor, dtype: torch.dtype) -> Tensor:
+        """Distributions [B, P, V] of the nodes, found to be the same for siblings."""
         where = "k-seq: siblings"
         if draft.q is None:
             raise ConfigError(f"{where} that were not drawn, expected draws with replacement; use sample-match")
@@ -125,11 +127,11 @@ class KSeq(Ratio):
         rows = torch.arange(len(first), device=first.device)[:, None]
         other = (draft.q != draft.q[rows, first]).any(-1) & older.any(-1) & (draft.tokens >= 0)
         if bool(other.any()):
-            raise ConfigError(f"{where} drawn from different laws, expected draws with replacement; use ratio")
+            raise ConfigError(f"{where} drawn from different distributions, expected draws with replacement; use ratio")
         return draft.q.to(dtype)
 
     def _scale(self, p: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """The least valid rho [N] by bisection, and the law [N, V] behind k [N] refused children.
+        """The least valid rho [N] by bisection, and the distribution [N, V] behind k [N] refused children.
 
         What is left is p - c min(q, p / rho), c the expected number of children looked at: nowhere negative if and
         only if rho >= c (where p = q, rho is 1).
@@ -196,9 +198,9 @@ def families(draft: Draft) -> tuple[Tensor, Tensor]:
     return like.new_tensor(slots), like.new_tensor(children)
 
 
-def behind(laws: Tensor, slots: Tensor) -> Tensor:
-    """Laws [B, N, V] at some of all slots."""
-    return laws.gather(1, slots[..., None].expand(-1, -1, laws.shape[-1]))
+def behind(distributions: Tensor, slots: Tensor) -> Tensor:
+    """Distributions [B, N, V] at some of all slots."""
+    return distributions.gather(1, slots[..., None].expand(-1, -1, distributions.shape[-1]))
 
 
 def _stops(chance: Tensor, slots: Tensor, children: Tensor, draft: Draft) -> Tensor:

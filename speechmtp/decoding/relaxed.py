@@ -1,4 +1,4 @@
-"""Rules that leave the trunk's law on purpose, for longer drafts; each says what it gives up."""
+"""Rules that leave the trunk's distribution on purpose, for longer drafts; each says what it gives up."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, Keeps, law_of
+from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, Keeps, probs_of
 from speechmtp.decoding.rejection import Ratio, SampleMatch, elders, one_hot
 from speechmtp.decoding.state import Draws
 from speechmtp.errors import ConfigError
@@ -28,7 +28,7 @@ class Typical(Keeps):
 
     def kept(self, target: Tensor, draft: Draft) -> Tensor:
         """Compared in logs."""
-        floor = (math.log(self.delta) - entropy(law_of(target))).clamp_max(math.log(self.epsilon))
+        floor = (math.log(self.delta) - entropy(probs_of(target))).clamp_max(math.log(self.epsilon))
         return (log_chance(target, draft) > floor.gather(1, draft.parent + 1)) & (draft.tokens >= 0)
 
 
@@ -115,11 +115,11 @@ class JointRatio(AcceptanceRule):
     def __post_init__(self) -> None:
         _require(self.tau > 0, f"joint ratio: tau {self.tau}, expected a number above 0")
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """One-hot `stop`; the trunk's law follows."""
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """One-hot `stop`; the trunk's distribution follows."""
         stop = torch.zeros(target.shape[:2], dtype=torch.float64, device=target.device)
         if not draft.tokens.shape[1]:
-            return stop + 1, law_of(target)
+            return stop + 1, probs_of(target)
         if draft.confidence is None:
             raise ConfigError("joint ratio: a drafter without probabilities, expected one with; use heads or a model")
         here, depth = draft.tokens >= 0, draft.depth
@@ -133,13 +133,13 @@ class JointRatio(AcceptanceRule):
         deepest = passed & (reached == reached.amax(1, keepdim=True))
         best = torch.where(deepest, ours, -math.inf).argmax(1)
         last = torch.where(deepest.any(1), best + 1, 0)
-        return stop.scatter_(1, last[:, None], 1.0), law_of(target)
+        return stop.scatter_(1, last[:, None], 1.0), probs_of(target)
 
 
 @dataclass(frozen=True)
 class Ensemble(Ratio):
-    """Ratio against w p + (1 - w) q instead of p, which is the law of every token that was drafted for (the bonus token
-    is the trunk's own); q is that of a node's first child."""
+    """Ratio against w p + (1 - w) q instead of p, which is the distribution of every token that was drafted for (the
+    bonus token is the trunk's own); q is that of a node's first child."""
 
     weight: float
     exact: ClassVar[bool] = False
@@ -149,17 +149,19 @@ class Ensemble(Ratio):
 
     def undrawn(self) -> AcceptanceRule:
         """There is no mixture to draw from."""
-        raise ConfigError("ensemble: temperature 0, expected one above 0; the rule mixes two laws to draw from")
+        raise ConfigError(
+            "ensemble: temperature 0, expected one above 0; the rule mixes two distributions to draw from"
+        )
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """`Ratio` with the mixture as the target."""
-        mixed = law_of(target).clone()
+        mixed = probs_of(target).clone()
         at = ((draft.tokens >= 0) & ~elders(draft).any(-1)).nonzero(as_tuple=True)
         above = (at[0], draft.parent[at] + 1)
         p = mixed[above]
         q = one_hot(p, draft.tokens[at]) if draft.q is None else draft.q[at].to(p.dtype)
         mixed[above] = self.weight * p + (1 - self.weight) * q
-        return super().law(mixed.log(), draft)
+        return super().distributions(mixed.log(), draft)
 
 
 @dataclass(frozen=True)
@@ -179,23 +181,23 @@ class Window(Ratio):
         """Passing is being the trunk's choice."""
         return GreedyWindow(self.size, self.entropy)
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """A window that the draft does not fill excuses nothing."""
         if not draft.chain:
             raise ConfigError("window: a tree of drafted tokens, expected a chain; use typical for trees")
-        law, size = law_of(target), draft.tokens.shape[1]
-        chance, rest = self.compare(law[:, :-1], draft.q, draft.tokens)
-        unsure = entropy(law[:, :-1].topk(min(3, law.shape[-1]), -1).values) >= self.entropy
+        probs, size = probs_of(target), draft.tokens.shape[1]
+        chance, rest = self.compare(probs[:, :-1], draft.q, draft.tokens)
+        unsure = entropy(probs[:, :-1].topk(min(3, probs.shape[-1]), -1).values) >= self.entropy
         behind = torch.nn.functional.pad(chance[:, 1:], (0, self.size)).unfold(1, self.size, 1).prod(-1)[:, :size]
         excused = (1 - chance) * unsure * behind
-        reach = [torch.ones_like(law[:, 0, 0]), *torch.zeros_like(chance).unbind(1)]
+        reach = [torch.ones_like(probs[:, 0, 0]), *torch.zeros_like(chance).unbind(1)]
         for node in range(size):
             reach[node + 1] = reach[node + 1] + reach[node] * chance[:, node]
             if node + 1 + self.size <= size:
                 past = node + 1 + self.size
                 reach[past] = reach[past] + reach[node] * excused[:, node]
-        stay = torch.cat([1 - chance - excused, torch.ones_like(law[:, :1, 0])], 1)
-        return torch.stack(reach, 1) * stay.clamp_min(0.0), torch.cat([rest, law[:, -1:]], 1)
+        stay = torch.cat([1 - chance - excused, torch.ones_like(probs[:, :1, 0])], 1)
+        return torch.stack(reach, 1) * stay.clamp_min(0.0), torch.cat([rest, probs[:, -1:]], 1)
 
 
 class GreedyWindow(Window):
@@ -223,11 +225,11 @@ class Thresholds(SampleMatch):
         """At 1 and 1 it is `SampleMatch`."""
         return self.single == 1 and self.acc == 1
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """What is left of the trunk's law has lost the refused children and is drawn from as it is."""
-        stop, left = super().law(target, draft)
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """What is left of the trunk's distribution has lost the refused children and is drawn from as it is."""
+        stop, left = super().distributions(target, draft)
         total = left.sum(-1, keepdim=True)
-        return stop, torch.where(total > 0, left / total.clamp_min(torch.finfo(left.dtype).tiny), law_of(target))
+        return stop, torch.where(total > 0, left / total.clamp_min(torch.finfo(left.dtype).tiny), probs_of(target))
 
     def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
         """What is missing from the sum of `r` are the elder siblings' probabilities."""
@@ -241,9 +243,9 @@ class Thresholds(SampleMatch):
         return torch.where(here, chance, 0.0), rest
 
 
-def entropy(law: Tensor) -> Tensor:
+def entropy(probs: Tensor) -> Tensor:
     """Sum of p log(1 / p) over the last axis, in nats."""
-    return torch.special.entr(law).sum(-1)
+    return torch.special.entr(probs).sum(-1)
 
 
 def log_chance(target: Tensor, draft: Draft) -> Tensor:

@@ -50,17 +50,21 @@ class Row:
 
     def position(self, index: int) -> int:
         """Of output token `index`."""
-        return self.request.first + self.request.prompt.law.offset(index)
+        return self.request.first + self.request.prompt.output_positions.offset(index)
 
 
 def positions_of(rows: Sequence[Row], begin: int, count: int, device: torch.device) -> Tensor:
     """Positions [B, count] of the output tokens from `begin` on, counted from each row's next one."""
-    law = rows[0].request.prompt.law
-    if not law.table and all(row.request.prompt.law == law for row in rows):
+    output_positions = rows[0].request.prompt.output_positions
+    if not output_positions.table and all(row.request.prompt.output_positions == output_positions for row in rows):
         start = torch.tensor([[row.position(len(row.tokens) + begin)] for row in rows], device=device)
         if count == 1:
             return start
-        steps = torch.arange(0, count * law.stride, law.stride, device=device) if law.stride else 0
+        steps = (
+            torch.arange(0, count * output_positions.stride, output_positions.stride, device=device)
+            if output_positions.stride
+            else 0
+        )
         return (start + steps).expand(len(rows), count)
     tables = [[row.position(len(row.tokens) + begin + i) for i in range(count)] for row in rows]
     return torch.tensor(tables, dtype=torch.long, device=device).view(len(rows), count)

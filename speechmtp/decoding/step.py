@@ -110,16 +110,16 @@ def make_step(trunk: Trunk) -> Step:
     return EagerStep(trunk)
 
 
-def ruled(logits: Tensor, rules: Sequence[TokenRules], opening: bool) -> Tensor:
+def ruled(logits: Tensor, rules: Sequence[TokenRules], begin: bool) -> Tensor:
     """Logits [B, P + 1, V] with the lowest number at what each row's rules forbid; where they are of the prompt's call
-    (`opening`), the first ones know what may not come first."""
+    (`prompt_tokens`), the first ones know what may not come first."""
     # Rows of one model share one object; to hash it would look at every id.
     kinds = rules[:1] if all(rule is rules[0] for rule in rules) else list(dict.fromkeys(rules))
     for kind in kinds:
         rows = None if len(kinds) == 1 else [i for i, rule in enumerate(rules) if rule == kind]
         if kind.suppress:
             logits = _filled(logits, rows, slice(None), kind.suppress)
-        if kind.begin_suppress and opening:
+        if kind.begin_suppress and begin:
             logits = _filled(logits, rows, slice(0, 1), kind.begin_suppress)
     return logits
 

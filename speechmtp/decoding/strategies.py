@@ -61,7 +61,7 @@ class Strategy:
 
     @property
     def exact(self) -> bool:
-        """Whether it follows the trunk's own law."""
+        """Whether it follows the trunk's own distribution."""
         return self.rule is not None and self.rule.exact
 
     @property
@@ -214,7 +214,7 @@ STRATEGIES: dict[str, Row] = {
         _matched(Lookahead),
     ),
     "marginal": Row(
-        "the trunk's own marginal laws draft, at a call a token: a reference for heads",
+        "the trunk's own marginal distributions draft, at a call a token: a reference for heads",
         {"depth": 2, "top": 8, "rule": ""},
         _matched(Marginal),
     ),
@@ -279,7 +279,7 @@ STRATEGIES: dict[str, Row] = {
         lambda tau, **beams: (BeamSample(**beams), JointRatio(tau)),
     ),
     "mtjd": Row(
-        "the likeliest continuation of several tokens under the trunk's joint law: a reference",
+        "the likeliest continuation of several tokens under the trunk's joint distribution: a reference",
         {"depth": 2, "top": 8},
         lambda depth, top: (Joint(depth, top), KeepDraft()),
     ),

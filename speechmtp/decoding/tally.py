@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import law_of
+from speechmtp.decoding.acceptance import probs_of
 from speechmtp.decoding.state import Batch, DecodeState
 from speechmtp.types import Accepted, Draft
 
@@ -88,8 +88,8 @@ def remember(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepte
         tokens = draft.tokens.gather(1, path.clamp_min(0)) if path.shape[1] else path
         tokens = torch.cat([tokens, accepted.next[:, None]], 1)
         tokens = torch.where(steps == accepted.count[:, None], accepted.next[:, None], tokens).clamp_min(0)
-        laws = target.log_softmax(-1, dtype=torch.promote_types(target.dtype, torch.float32))
-        sure = laws[torch.arange(len(tokens), device=tokens.device)[:, None], slots, tokens].tolist()
+        distributions = target.log_softmax(-1, dtype=torch.promote_types(target.dtype, torch.float32))
+        sure = distributions[torch.arange(len(tokens), device=tokens.device)[:, None], slots, tokens].tolist()
         for row, values, count in zip(state.rows, sure, counts):
             row.trace.logprobs.extend(values[: count + 1])
 
@@ -97,7 +97,7 @@ def remember(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepte
 def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:
     """Add, where a first child was asked (behind the base token and each accepted node), sum over v of min(p, q): the
     rate at which a single draw from q stays under the ratio rule."""
-    law = law_of(target)
+    probs = probs_of(target)
     for place, row in enumerate(state.rows):
         trace, parents = row.trace, draft.parent[place].tolist()
         path = accepted.path[place, : int(accepted.count[place])].tolist()
@@ -105,7 +105,7 @@ def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: A
             child = next((n for n, p in enumerate(parents) if p == above and int(draft.tokens[place, n]) >= 0), None)
             if child is None:
                 break
-            p = law[place, above + 1]
+            p = probs[place, above + 1]
             if draft.q is None:
                 shared = p[draft.tokens[place, child]]
             else:

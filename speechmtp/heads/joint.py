@@ -1,8 +1,8 @@
-"""A joint law over the block: a mixture of r products of laws, one a depth.
+"""A joint distribution over the block: a mixture of r products of distributions, one a depth.
 
 q(x_{t+2}..x_{t+1+D} | h) = sum_a w_a prod_d p_a^{(d)}(x_{t+1+d}), a rank-r CP decomposition of the table of all blocks
 (arXiv 2410.17765). p_a^{(d)} = softmax(U A_{a,d} h) with the trunk's unembedding U, w = softmax(W h + b); depth 0 stays
-the trunk's own. Level d's law given the tokens so far is the mixture under the posterior of its component,
+the trunk's own. Level d's distribution given the tokens so far is the mixture under the posterior of its component,
 pi_a ~ w_a prod_{k<d} p_a^{(k)}(x_k): a true conditional, so that the sum of the depths' cross-entropies is the block's
 exact likelihood. With r = 1 the heads are those of `latent`.
 """
@@ -94,8 +94,8 @@ class JointHeads(IndependentHeads):
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
         """Log-probabilities [..., V] of depth d given the tokens before."""
         parts, posterior = features[..., : -self.rank], features[..., -self.rank :]
-        laws = unembed(parts.unflatten(-1, (self.rank, -1))).log_softmax(-1)
-        return (laws + posterior[..., None]).logsumexp(-2)
+        log_probs = unembed(parts.unflatten(-1, (self.rank, -1))).log_softmax(-1)
+        return (log_probs + posterior[..., None]).logsumexp(-2)
 
     # Training.
 
@@ -175,6 +175,6 @@ class JointHeads(IndependentHeads):
 
     def _said(self, parts: Tensor, places: Tensor, unembed: Unembed) -> Tensor:
         """log p_a(y) [B, P, r] at `places` [B, P] of the rows' features [B, r C], 0 where a place is negative."""
-        laws = unembed(parts.unflatten(-1, (self.rank, -1))).log_softmax(-1)
-        found = laws.gather(-1, places.clamp_min(0)[:, None].expand(-1, self.rank, -1)).transpose(1, 2)
+        log_probs = unembed(parts.unflatten(-1, (self.rank, -1))).log_softmax(-1)
+        found = log_probs.gather(-1, places.clamp_min(0)[:, None].expand(-1, self.rank, -1)).transpose(1, 2)
         return found.masked_fill((places < 0)[..., None], 0)

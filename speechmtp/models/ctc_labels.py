@@ -16,7 +16,7 @@ def ctc_labels(logits: Tensor, blank: int) -> CtcLabels:
     `gaps` are labels that were the second choice of a step between two others, or at the edge of one of them, where the
     best path passes over them.
     """
-    law: NDArray[np.float32] = logits.float().softmax(-1).cpu().numpy()
+    probs: NDArray[np.float32] = logits.float().softmax(-1).cpu().numpy()
     best: NDArray[np.int64] = logits.argmax(-1).cpu().numpy()
     if not len(best):
         return CtcLabels(())
@@ -24,25 +24,29 @@ def ctc_labels(logits: Tensor, blank: int) -> CtcLabels:
     spoken = best[starts] != blank
     labels = best[starts][spoken]
     if not len(labels):
-        return CtcLabels((), gaps=_gaps(law, best, starts, spoken, blank))
+        return CtcLabels((), gaps=_gaps(probs, best, starts, spoken, blank))
     sizes = np.diff(np.append(starts, len(best)))
-    mean = np.add.reduceat(law, starts, 0)[spoken] / sizes[spoken, None]
+    mean = np.add.reduceat(probs, starts, 0)[spoken] / sizes[spoken, None]
     rows = np.arange(len(labels))
     confidence = mean[rows, labels]
     mean[rows, labels] = -1.0
     second = mean.argmax(1)
     return CtcLabels(
         tuple(labels.tolist()), tuple(confidence.tolist()), tuple(second.tolist()),
-        tuple(mean[rows, second].tolist()), _gaps(law, best, starts, spoken, blank),
+        tuple(mean[rows, second].tolist()), _gaps(probs, best, starts, spoken, blank),
     )  # fmt: skip
 
 
 def _gaps(
-    law: NDArray[np.float32], best: NDArray[np.int64], starts: NDArray[np.int64], spoken: NDArray[np.bool_], blank: int
+    probs: NDArray[np.float32],
+    best: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    spoken: NDArray[np.bool_],
+    blank: int,
 ) -> tuple[tuple[int, int, float], ...]:
     """(labels before it, label, highest posterior) of second choices that neither neighbour accounts for."""
     steps = np.arange(len(best))
-    others = law.copy()
+    others = probs.copy()
     others[:, blank] = others[steps, best] = 0.0
     second = others.argmax(1)
     peaks = others[steps, second]
@@ -54,7 +58,7 @@ def _gaps(
         places = {before[run]}
         if spoken[run]:  # before or behind the run's own label, whichever side of its peak this is
             end = starts[run + 1] if run + 1 < len(starts) else len(best)
-            top = starts[run] + int(law[starts[run] : end, best[t]].argmax())
+            top = starts[run] + int(probs[starts[run] : end, best[t]].argmax())
             places = {before[run] - (t <= top), before[run] - (t < top)}
         for place in places:
             if label not in labels[max(place - 1, 0) : place + 1]:

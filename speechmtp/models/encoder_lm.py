@@ -36,11 +36,11 @@ class EncoderLM(nn.Module):
         return out
 
     def prompt(self, out: EncoderOutput) -> Prompt:
-        """Audio entries and the opening token, which is the last entry of every row."""
+        """Audio entries and the start token, which is the last entry of every row."""
         return self.close_prompt(self.adapter(self.adapter.segments(out)))
 
     def close_prompt(self, audio: AudioPrompt) -> Prompt:
-        """Put the opening token behind the audio entries."""
+        """Put the start token behind the audio entries."""
         rows, size, width = audio.embeddings.shape
         bos = self.trunk.embed(torch.tensor(self.bos, device=audio.embeddings.device)).to(audio.embeddings.dtype)
         at = torch.arange(size + 1, device=audio.embeddings.device) == audio.lengths[:, None]

@@ -32,7 +32,6 @@ class Int8Linear(nn.Module):
         out: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=True)
         return out
 
-
     def __getstate__(self) -> dict[str, Any]:
         """With plain tensors in the place of the packed weights."""
         weight, bias = torch.ops.quantized.linear_unpack(self._packed)

@@ -1,4 +1,5 @@
-"""Low-rank adapters on a trunk (peft): put on, switched off for the law before training, merged in at the end."""
+"""Low-rank adapters on a trunk (peft): put on, switched off for the distribution before training, merged in at the
+end."""
 
 import warnings
 from contextlib import AbstractContextManager

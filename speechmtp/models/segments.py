@@ -28,13 +28,14 @@ class Segments:
 class SegmentState:
     """What B streams have said so far, each at its own place; it never changes, `heard` gives a new one.
 
-    Sums over the steps of each run: `weight` [B, M, 1] of 1 - p(blank), `law` [B, M, V + 1] and `acoustic` [B, M, E]
-    weighted by it, `run` [B, M, 1] steps, `gap` [B, M] steps of blank before it, `labels` [B, M]. `counts` [B] runs;
-    `steps` [B] heard, `last` [B] the newest label (-1: nothing was heard), `end` [B] steps up to the newest run's end.
+    Sums over the steps of each run: `weight` [B, M, 1] of 1 - p(blank), `distribution` [B, M, V + 1] and `acoustic` [B,
+    M, E] weighted by it, `run` [B, M, 1] steps, `gap` [B, M] steps of blank before it, `labels` [B, M]. `counts` [B]
+    runs; `steps` [B] heard, `last` [B] the newest label (-1: nothing was heard), `end` [B] steps up to the newest run's
+    end.
     """
 
     weight: Tensor
-    law: Tensor
+    probs: Tensor
     acoustic: Tensor
     run: Tensor
     gap: Tensor
@@ -48,10 +49,10 @@ class SegmentState:
     def start(cls, rows: int, states: Tensor, logits: Tensor) -> "SegmentState":
         """`rows` streams that have heard nothing; dtypes, widths and device as of `states` [.., E] and `logits`
         [.., V + 1]."""
-        law, zero = logits.new_zeros(rows, 1, logits.shape[-1], dtype=torch.float32), logits.new_zeros(rows).long()
+        probs, zero = logits.new_zeros(rows, 1, logits.shape[-1], dtype=torch.float32), logits.new_zeros(rows).long()
         acoustic = states.new_zeros(rows, 1, states.shape[-1])
-        number, label = law.new_zeros(rows, 1, 1), zero.new_zeros(rows, 1)
-        return cls(number, law, acoustic, number, number[..., 0], label, zero, zero, zero - 1, zero)
+        number, label = probs.new_zeros(rows, 1, 1), zero.new_zeros(rows, 1)
+        return cls(number, probs, acoustic, number, number[..., 0], label, zero, zero, zero - 1, zero)
 
     def heard(self, states: Tensor, logits: Tensor, lengths: Tensor) -> "SegmentState":
         """With the first `lengths` [B] of these encoder steps, `states` [B, S, E] and `logits` [B, S, V + 1], behind
@@ -62,8 +63,8 @@ class SegmentState:
         if steps == 0:
             return self
         blank = classes - 1
-        law = logits.float().softmax(-1)
-        best = law.argmax(-1)
+        probs = logits.float().softmax(-1)
+        best = probs.argmax(-1)
         number = torch.arange(steps, device=logits.device)
         valid = number < lengths[:, None]
         inside = (best != blank) & valid
@@ -73,7 +74,7 @@ class SegmentState:
         counts = self.counts + start.sum(1)
         size = max(1, int(counts.max()) if rows else 0)
         target = torch.where(inside, index, size)  # one spare slot takes what belongs to no segment
-        weight = torch.where(inside, 1 - law[..., -1], torch.zeros_like(law[..., -1])) + 1e-6 * inside
+        weight = torch.where(inside, 1 - probs[..., -1], torch.zeros_like(probs[..., -1])) + 1e-6 * inside
 
         def add(sums: Tensor, values: Tensor) -> Tensor:
             sums = F.pad(sums, (0, 0, 0, size + 1 - sums.shape[1]))
@@ -86,7 +87,7 @@ class SegmentState:
         labels = F.pad(self.labels, (0, size + 1 - self.labels.shape[1]))
         return SegmentState(
             add(self.weight, weight[..., None]),
-            add(self.law, law * weight[..., None]),
+            add(self.probs, probs * weight[..., None]),
             add(self.acoustic, states * weight[..., None].to(states.dtype)),
             add(self.run, inside[..., None].float()),
             add(self.gap[..., None], gap[..., None])[..., 0],
@@ -105,7 +106,7 @@ class SegmentState:
     def segments(self, seconds_per_step: float = 0.04) -> Segments:
         """All segments so far; of them the first `final` of each row stay as they are."""
         total = self.weight.clamp_min(1e-6)
-        posterior = self.law / total
+        posterior = self.probs / total
         acoustic = self.acoustic / total.to(self.acoustic.dtype)
         top = posterior.max(-1, keepdim=True).values
         entropy = -(posterior * posterior.clamp_min(1e-9).log()).sum(-1, keepdim=True)

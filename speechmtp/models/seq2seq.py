@@ -83,7 +83,7 @@ def memory_mask(memory: Tensor, lengths: Tensor | None) -> Tensor | None:
 
 class Seq2SeqTrunk(Trunk):
     """`embed`, `extend`, `unembed` over the decoder of `model`; `never` are the ids that the model itself never says,
-    for those who learn its law. What a request may say is the request's.
+    for those who learn its distribution. What a request may say is the request's.
 
     Learned positions end somewhere: those past the last one are the last one's, since a draft may reach beyond the
     limit of tokens, where nothing of it is kept.
@@ -139,7 +139,7 @@ class Seq2SeqTrunk(Trunk):
                 weights[name] = weights[name].unflatten(0, (-1, len(order)))[:, order].flatten(0, 1)
         return weights | {f"final_norm.{name}": weight.detach() for name, weight in self._norm.named_parameters()}
 
-    def law(self, hidden: Tensor) -> Tensor:
+    def teacher_logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of trunk states [..., C], the lowest number at ids that are never said."""
         logits: Tensor = self.unembed(hidden)
         if self.never is None:

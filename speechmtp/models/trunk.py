@@ -169,8 +169,9 @@ class Trunk(nn.Module):
         """Logits [..., V] of trunk states [..., C]."""
         return self.model.get_output_embeddings()(hidden)
 
-    def law(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of trunk states [..., C] as the model's own rules have them, for those who learn its law."""
+    def teacher_logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of trunk states [..., C] as the model's own rules have them, for those who learn its
+        distribution."""
         return self.unembed(hidden)
 
     def new_cache(self, rows: int, prompt: Prompt | None = None, slots: int = 0) -> RaggedCache:

@@ -23,8 +23,8 @@ class MultiTokenConfig:
     decay 1 normalise (lambda / D); FastMTP scale 1 decay 0.6 normalise base 0 (0.51, 0.31, 0.18 at D = 3); Medusa-2
     scale 0.2 with `warmup` (updates over which the w_d rise from 0).
 
-    `kind` of the heads' loss against the trunk's own law p at the same place, q the head's: `ce` of the label, `kd`
-    KL(p, q), `reverse_kl` KL(q, p), `tv` 1 - alpha, alpha = sum min(p, q) the expected acceptance, `lk_alpha` -log
+    `kind` of the heads' loss against the trunk's own distribution p at the same place, q the head's: `ce` of the label,
+    `kd` KL(p, q), `reverse_kl` KL(q, p), `tv` 1 - alpha, alpha = sum min(p, q) the expected acceptance, `lk_alpha` -log
     alpha, `lk_hybrid` l KL(p, q) + (1 - l) (1 - alpha), l = exp(-eta alpha) a row, held fixed (arXiv 2602.23881).
     """
 
@@ -67,9 +67,9 @@ def rows_ce(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     return F.cross_entropy(_wide(logits), labels, reduction="sum", label_smoothing=smoothing)
 
 
-def rows_against_law(logits: Tensor, target: Tensor, ids: Tensor | None, config: MultiTokenConfig) -> Tensor:
+def rows_against_teacher(logits: Tensor, target: Tensor, ids: Tensor | None, config: MultiTokenConfig) -> Tensor:
     """Summed loss of a head's logits [R, V'] against the trunk's [R, V]; `ids` [V'] are the head's tokens where it
-    has a shortlist: acceptance counts the trunk's law as it is there, divergences renormalise it."""
+    has a shortlist: acceptance counts the trunk's distribution as it is there, divergences renormalise it."""
     q = _wide(logits).log_softmax(-1)
     p = _wide(target).log_softmax(-1)
     if ids is not None:
@@ -89,7 +89,7 @@ def rows_against_law(logits: Tensor, target: Tensor, ids: Tensor | None, config:
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p, q) [R] of log-laws [R, V]."""
+    """KL(p, q) [R] of log-distributions [R, V]."""
     return (p.exp() * (p - q)).sum(-1)
 
 

@@ -10,7 +10,7 @@ from speechmtp.heads.contract import HeadSet, TrainBatch
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.trunk import Trunk
-from speechmtp.training.losses import MultiTokenConfig, depth_weights, in_chunks, rows_against_law, rows_ce
+from speechmtp.training.losses import MultiTokenConfig, depth_weights, in_chunks, rows_against_teacher, rows_ce
 from speechmtp.training.sequential import one_by_one
 from speechmtp.types import States
 
@@ -42,7 +42,7 @@ def pad_text(texts: Sequence[Sequence[int]], bos: int, eos: int) -> tuple[Tensor
 
 
 def lay_behind(trunk: Trunk, audio: AudioPrompt, ids: Tensor, lengths: Tensor) -> Sequences:
-    """Texts `ids` [B, L] (opening token first) of `lengths` [B] behind their audio, without padding between."""
+    """Texts `ids` [B, L] (start token first) of `lengths` [B] behind their audio, without padding between."""
     heard, size = audio.embeddings.shape[1], int((audio.lengths + lengths).max())
     index = torch.arange(size, device=ids.device)
     text = index - audio.lengths[:, None]  # index into the text
@@ -71,13 +71,13 @@ def anchors_of(labels: Tensor, most: int = 0) -> Tensor:
 
 def multi_token_loss(
     trunk: Trunk, heads: HeadSet, sequences: Sequences, config: MultiTokenConfig, step: int | None = None,
-    frozen: bool = False, anchors: int = 0, law: Tensor | None = None,
+    frozen: bool = False, anchors: int = 0, teacher: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """Summed loss of all depths, each scaled to the number of depth 0's labels, and sums for the log.
 
-    `frozen` leaves the trunk out of the graph. `law` [B, L, C], if given, are trunk states whose law depth 0 is to
-    keep (self-distillation: those of the weights before training) in place of the labels. `anchors` is the largest
-    number of block starts a row (0: all).
+    `frozen` leaves the trunk out of the graph. `distribution` [B, L, C], if given, are trunk states whose distribution
+    depth 0 is to keep (self-distillation: those of the weights before training) in place of the labels. `anchors` is
+    the largest number of block starts a row (0: all).
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         states = trunk(
@@ -90,7 +90,7 @@ def multi_token_loss(
     values: dict[str, float] = {}
     total = states.hidden.new_zeros((), dtype=torch.float64 if states.hidden.dtype == torch.float64 else torch.float32)
     if config.base and not frozen:
-        part = _base_loss(trunk, states.hidden, labels[..., 0], config, law)
+        part = _base_loss(trunk, states.hidden, labels[..., 0], config, teacher)
         total, values["ce"] = config.base * part, float(part.detach())
     if not heads.depth:
         return total, values
@@ -115,17 +115,19 @@ def multi_token_loss(
     return total, values | heads_loss.values
 
 
-def _base_loss(trunk: Trunk, hidden: Tensor, labels: Tensor, config: MultiTokenConfig, law: Tensor | None) -> Tensor:
+def _base_loss(
+    trunk: Trunk, hidden: Tensor, labels: Tensor, config: MultiTokenConfig, teacher: Tensor | None
+) -> Tensor:
     rows = labels != IGNORED
-    if law is not None:
+    if teacher is not None:
         kept = MultiTokenConfig(kind="kd")
 
         def divergence(h: Tensor, wanted: Tensor) -> Tensor:
-            return rows_against_law(trunk.law(h), trunk.law(wanted).detach(), None, kept)
+            return rows_against_teacher(trunk.teacher_logits(h), trunk.teacher_logits(wanted).detach(), None, kept)
 
-        return in_chunks(divergence, config.chunk, hidden[rows], law[rows])
+        return in_chunks(divergence, config.chunk, hidden[rows], teacher[rows])
     return in_chunks(
-        lambda h, y: rows_ce(trunk.law(h), y, config.smoothing), config.chunk, hidden[rows], labels[rows]
+        lambda h, y: rows_ce(trunk.teacher_logits(h), y, config.smoothing), config.chunk, hidden[rows], labels[rows]
     )
 
 
@@ -171,12 +173,12 @@ class _HeadsLoss:
                 return rows_ce(heads.logits(f, d, unembed), y, config.smoothing)
 
             return in_chunks(ce, config.chunk, features, labels)
-        # The trunk's law where x_{t+1+d} is predicted: its own row t + d, held fixed.
-        law = self.batch.at_anchors(self.batch.ahead(hidden, d))[rows].detach()
+        # The trunk's distribution where x_{t+1+d} is predicted: its own row t + d, held fixed.
+        teacher = self.batch.at_anchors(self.batch.ahead(hidden, d))[rows].detach()
 
         def against(f: Tensor, h: Tensor) -> Tensor:
             with torch.no_grad():
-                target = self.trunk.law(h)
-            return rows_against_law(heads.logits(f, d, unembed), target, heads.shortlist, config)
+                target = self.trunk.teacher_logits(h)
+            return rows_against_teacher(heads.logits(f, d, unembed), target, heads.shortlist, config)
 
-        return in_chunks(against, config.chunk, features, law)
+        return in_chunks(against, config.chunk, features, teacher)

@@ -92,9 +92,9 @@ class SegmentBank:
         confusions = self._pairs[:size, :size] * (1 - np.eye(size))
         share = confusions.sum(1, keepdims=True)
         self.substitution = (share[:, 0] + 0.5) / seen[:, 0]
-        law = (1 - smooth) * confusions / np.maximum(share, 1) + smooth / size
-        np.fill_diagonal(law, 0)
-        self.confusion = (law / law.sum(1, keepdims=True)).cumsum(1)
+        probs = (1 - smooth) * confusions / np.maximum(share, 1) + smooth / size
+        np.fill_diagonal(probs, 0)
+        self.confusion = (probs / probs.sum(1, keepdims=True)).cumsum(1)
         self.insertion = len(self.insertions) / max(1.0, self._references.sum())
         if error_rate is not None:
             # Over the rates with their half counts, which would else be scaled beyond any measure where errors are few.

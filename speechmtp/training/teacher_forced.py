@@ -46,7 +46,9 @@ def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Seq
         entries = prompt.embeddings.shape[1]
         inputs.append(torch.cat([prompt.embeddings[0], trunk.embed(tokens).to(prompt.embeddings.dtype)]))
         ids.append(torch.cat([tokens.new_full((entries,), -1), tokens]))
-        offsets = torch.tensor([prompt.law.offset(i) for i in range(len(tokens))], dtype=torch.long, device=device)
+        offsets = torch.tensor(
+            [prompt.output_positions.offset(i) for i in range(len(tokens))], dtype=torch.long, device=device
+        )
         positions.append(torch.cat([prompt.positions[0], prompt.next_position[0] + offsets]))
         anchors.append(entries - 1 + steps)
     lengths = torch.tensor([len(row) for row in ids], device=device)

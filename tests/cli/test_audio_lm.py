@@ -93,9 +93,7 @@ def test_either_end_token_ends_a_text(tmp_path: Path) -> None:
     assert found == set(ENDS)
 
 
-def test_every_command_runs_on_it(
-    folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_command_runs_on_it(folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     heads = tmp_path / "heads" / "chain"
     command = ["train", "heads", "--model", str(folder), "--heads", "chain", "--depth", "3", "--out", str(heads),
                "--train", str(data), "--dev", str(data), "--prompts", str(tmp_path / "prompts.safetensors"),

@@ -151,7 +151,7 @@ def test_a_file_names_strategies_and_the_recommended_one(spoken: Path, tmp_path:
 
 @pytest.mark.usefixtures("no_pictures")
 def test_rows_of_transformers_are_left_out_with_a_reason(text_lms: Path, tmp_path: Path, failing: Any) -> None:
-    model, text, quick = text_lms / "lm", text_lms / "lines.txt", ["--opening", "4", "--most", "3"]
+    model, text, quick = text_lms / "lm", text_lms / "lines.txt", ["--prompt-tokens", "4", "--max-new-tokens", "3"]
     for more in (["--batch-size", "4"], ["--temperature", "1"], ["--repetition-penalty", "2"]):
         assert list(compared(model, text, tmp_path, "ar,transformers", *quick, *more)) == ["ar"]
         assert notes(tmp_path)["peers"] == ["transformers' own rows are run greedily at batch size 1 only"]
@@ -161,7 +161,7 @@ def test_rows_of_transformers_are_left_out_with_a_reason(text_lms: Path, tmp_pat
 
 
 def test_a_causal_lm_has_no_error_rates_and_an_assistant(text_lms: Path, tmp_path: Path) -> None:
-    draft = ["--draft-model", str(text_lms / "draft"), "--opening", "4", "--most", "9"]
+    draft = ["--draft-model", str(text_lms / "draft"), "--prompt-tokens", "4", "--max-new-tokens", "9"]
     rows = compared(text_lms / "lm", text_lms / "lines.txt", tmp_path, "all", *draft)
     assert {"draft-model:depth=4", "joint-ratio:depth=4", "mtad", "lookahead", "transformers:assistant"} <= set(rows)
     assert not {"verify", "ctc", "ctc-only", "medusa"} & {row["strategy"] for row in rows.values()}
@@ -178,7 +178,16 @@ def test_a_causal_lm_has_no_error_rates_and_an_assistant(text_lms: Path, tmp_pat
 
 @pytest.mark.usefixtures("no_pictures")
 def test_drawn_tokens_of_coupled_rows_are_those_of_ar(text_lms: Path, tmp_path: Path) -> None:
-    options = ["--draft-model", str(text_lms / "draft"), "--opening", "4", "--most", "8", "--temperature", "1"]
+    options = [
+        "--draft-model",
+        str(text_lms / "draft"),
+        "--prompt-tokens",
+        "4",
+        "--max-new-tokens",
+        "8",
+        "--temperature",
+        "1",
+    ]
     rules = "draft-model:depth=3,rule=ratio,draft-model:depth=3,rule=block"
 
     def drawn(seed: str, strategies: str, *more: str) -> tuple[Rows, dict[str, str]]:
@@ -193,7 +202,12 @@ def test_drawn_tokens_of_coupled_rows_are_those_of_ar(text_lms: Path, tmp_path: 
         assert (row["identical_to_ar"], row["differences"]) == (5, []) if row["seeded"] else row["differences"] is None
         assert row["sampling"] == {"temperature": 1.0, "seed": 3}, label
     page = (tmp_path / "3" / "compare.md").read_text()
-    assert page.count("| in law |") == 2 and "stayed %" in page and "sum min(p, q) %" in page and "In law: " in page
+    assert (
+        page.count("| in distribution |") == 2
+        and "stayed %" in page
+        and "sum min(p, q) %" in page
+        and "In distribution: " in page
+    )
     for label in ("draft-model:depth=3", "draft-model:depth=3,rule=ratio"):
         assert 0 < rows[label]["expected_acceptance"] < 1 and 0 < rows[label]["acceptance"] <= 1
     again, other = drawn("3", "ar,lookup:depth=3", "--batch-size", "4")[1], drawn("4", "ar,draft-model:depth=3")[1]
@@ -232,7 +246,7 @@ def test_a_difference_beyond_a_near_tie_is_exit_code_1(
 
 def wrong_commands() -> Iterator[tuple[list[str], str]]:
     """Arguments behind `compare` (SPOKEN, LM stand for the data) and what the line must say."""
-    speech, text = ["an4", "SPOKEN"], ["LMS/lm", "LMS/lines.txt", "--opening", "4"]
+    speech, text = ["an4", "SPOKEN"], ["LMS/lm", "LMS/lines.txt", "--prompt-tokens", "4"]
     train = "train them with: speechmtp train heads --model an4 --heads residual --depth 4 heads.unembedding=own"
     yield [*speech, "--strategies", "medusa"], train
     yield [*speech, "--strategies", "medusa:depth=3"], "a preset is fixed; allowed: heads"
@@ -241,7 +255,7 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*speech, "--strategies", "tree:paths=0.00.000.0000.00000.000000.0000000.00000000"], "a tree of depth 8"
     yield [*speech, "--strategies", "verify:rule=often"], "expected match or ratio or block or sample"
     yield [*speech, "--strategies", ","], "none given"
-    yield [*speech, "--opening", "3"], "--opening, --most: for text LMs"
+    yield [*speech, "--prompt-tokens", "3"], "--prompt-tokens, --max-new-tokens: for text LMs"
     yield [*speech, "--temperature", "-1"], "--temperature -1.0: expected 0 or more"
     yield [*speech, "--top-p", "0"], "--top-p 0.0: expected above 0, at most 1"
     yield [*speech, "--draft-model", "LMS/draft"], ": a text LM, expected one trained with encoder_from=an4"
@@ -251,7 +265,10 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*text, "--strategies", "verify"], "strategy verify: heads: the model has no heads"
     yield [*text, "--strategies", "mtad"], "strategy mtad: needs a draft model"
     yield [*text, "--strategies", "eagle"], "train them with: speechmtp train heads --model LMS/lm --heads chain"
-    yield [*text, "--strategies", "ar", "--most", "0"], "--opening 4, --most 0: expected 1 or more"
+    yield (
+        [*text, "--strategies", "ar", "--max-new-tokens", "0"],
+        "--prompt-tokens 4, --max-new-tokens 0: expected 1 or more",
+    )
     yield [*text, "--strategies", "ar", "--draft-model", "LMS/other"], "LMS/other: another vocabulary, 4"
 
 

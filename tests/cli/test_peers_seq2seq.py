@@ -24,9 +24,7 @@ def ours(model: EncoderDecoder, lengths: list[int], seed: int) -> list[list[int]
     """What our own plain decoding says of random memories in one batch."""
     prompt = tiny.memory_prompts(model, lengths, seed)
     limits = [LIMIT] * len(lengths)
-    return generate(
-        model.trunk, None, prompt, Silent(), GreedyMatch(), tiny.EOS, limits=limits, rules=model.rules
-    )[0]
+    return generate(model.trunk, None, prompt, Silent(), GreedyMatch(), tiny.EOS, limits=limits, rules=model.rules)[0]
 
 
 def theirs(model: EncoderDecoder, mode: str, length: int, seed: int) -> PeerRun:
@@ -37,7 +35,7 @@ def theirs(model: EncoderDecoder, mode: str, length: int, seed: int) -> PeerRun:
         lambda _, args, given, __: fed.append(given["input_ids"].shape[1]), with_kwargs=True
     )
     memory = tiny.memory_prompts(model, [length], seed).memory
-    run = run_peer(model.trunk, mode, model.opening(), model.rules, LIMIT, memory=memory)
+    run = run_peer(model.trunk, mode, model.start_tokens(), model.rules, LIMIT, memory=memory)
     hook.remove()
     assert [run.trace.calls, run.trace.fed] == [len(fed), sum(fed)]
     return run
@@ -54,7 +52,7 @@ def test_the_same_memory_gives_our_tokens(make: Callable[[int], EncoderDecoder],
         trace = run.trace
         assert trace.emitted == len(run.tokens) and trace.finished == (run.tokens[-1] == tiny.EOS)
         assert trace.calls + trace.num_accepted_tokens - trace.emitted in (0, 1)
-        assert trace.fed == len(model.opening()) + trace.calls - 1 + trace.num_draft_tokens
+        assert trace.fed == len(model.start_tokens()) + trace.calls - 1 + trace.num_draft_tokens
         runs.append(run)
     total = sum_traces(run.trace for run in runs)
     assert 0 < sum(run.trace.finished for run in runs) < len(runs)
@@ -86,7 +84,7 @@ def test_an_assistant_is_refused_with_its_reason(make: Callable[[], EncoderDecod
     assert "its own encoder, and none is given" in str(reasons["assistant"])
     memory = tiny.memory_prompts(model, [4]).memory
     with pytest.raises(ConfigError, match="assistant cannot run: transformers' assistant of an encoder-decoder"):
-        run_peer(model.trunk, "assistant", model.opening(), model.rules, LIMIT, model.trunk, memory)
+        run_peer(model.trunk, "assistant", model.start_tokens(), model.rules, LIMIT, model.trunk, memory)
     for memory in (None, torch.zeros(2, 4, tiny.WIDTH)):
         with pytest.raises(ShapeError, match="beside a memory of one row"):
-            run_peer(model.trunk, "greedy", model.opening(), model.rules, LIMIT, memory=memory)
+            run_peer(model.trunk, "greedy", model.start_tokens(), model.rules, LIMIT, memory=memory)

@@ -116,7 +116,7 @@ def test_a_trunk_that_moved_is_written_as_a_model(mode, storage, data, tmp_path,
     if mode == "lora":
         pytest.importorskip("peft")
     out = tmp_path / "out"
-    assert main([*command(data, out, "--storage", storage), *QUICK, f"mode={mode}", "keep_law=true"]) == 0
+    assert main([*command(data, out, "--storage", storage), *QUICK, f"mode={mode}", "kl_to_base=true"]) == 0
     found = figures(capsys.readouterr().out)
     model = str(out / "model")
     assert {"score", "tokens_per_call", "share", "top1_1", "wer"} == set(found)
@@ -126,7 +126,7 @@ def test_a_trunk_that_moved_is_written_as_a_model(mode, storage, data, tmp_path,
     plain, _ = texts(capsys, "--model", model, "--strategy", "ar")
     verified, rows = texts(capsys, "--model", model, "--strategy", "verify")
     assert verified == plain and {row["strategy"] for row in rows} == {"verify:depth=2"}
-    if storage == "float32":  # figures were those of this model, with its own opening token
+    if storage == "float32":  # figures were those of this model, with its own start token
         head = reported(model, data, tmp_path / "report")
         assert head["tokens_per_call"] == pytest.approx(found["tokens_per_call"], abs=6e-4)
     error = failing(["transcribe", "x.wav", "--model", "an4", "--heads", f"{model}/heads/chain"], capsys)

@@ -14,9 +14,17 @@ import speechmtp
 from speechmtp.cli.main import main
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.heads.folder import load_heads, trunk_digest
-from speechmtp.training.tasks.head_data import opened
+from speechmtp.training.tasks.head_data import text_prompt
 
-QUICK = ["steps=3", "rows=2", "size=24", "opening=3", "precision=float32", "loop.evaluate_every=2", "optim.warmup=1"]
+QUICK = [
+    "steps=3",
+    "rows=2",
+    "size=24",
+    "prompt_tokens=3",
+    "precision=float32",
+    "loop.evaluate_every=2",
+    "optim.warmup=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,7 @@ def lms(tmp_path_factory) -> Path:
     """Folders `llama` and `qwen3`, and a text file."""
     folder = tmp_path_factory.mktemp("lms")
     write_lm(folder / "llama", tied=False)
-    write_lm(folder / "qwen3", "qwen3", opening=False)
+    write_lm(folder / "qwen3", "qwen3", prompt_tokens=False)
     write_text(folder / "lines.txt")
     return folder
 
@@ -107,7 +115,7 @@ def test_the_report_predicts_what_decoding_measures(lms, trained, tmp_path, caps
     model, text, chosen = str(lms / "llama"), str(lms / "lines.txt"), []
     for name in ("own", "text"):
         chosen += ["--heads", str(trained / "llama" / name)]
-    options = ["--opening", "4", "--most", "12", "--batch-size", "4"]
+    options = ["--prompt-tokens", "4", "--max-new-tokens", "12", "--batch-size", "4"]
     assert main(["heads", "report", model, text, *chosen, *options]) == 0
     shown = capsys.readouterr().out
     beside = trained / "llama" / "own" / "report"
@@ -115,15 +123,15 @@ def test_the_report_predicts_what_decoding_measures(lms, trained, tmp_path, caps
     kept = json.loads((beside / "lines.txt.json").read_text())
     assert {p.name for p in (beside / "lines.txt").iterdir()} == {"report.json", "report.md", "report.png"}
     assert report["utterances"] == 10 and report["reference_source"] == "decoded now"
-    assert (report["opening"], report["most"], report["note"]) == (4, 12, None)
+    assert (report["prompt_tokens"], report["max_new_tokens"], report["note"]) == (4, 12, None)
     assert "tokens per call of at most" in shown and "each behind the first 4 of its text" in shown
     lm = load_lm(model)
-    openings = [lm.encode(line)[:4] for line in LINES]
+    prompts = [lm.encode(line)[:4] for line in LINES]
     for name, found in zip(("own", "text"), report["heads"]):
         heads = load_heads(trained / "llama" / name, lm)
         for row in found["depths"]:
             strategy = make_strategy("verify", {"depth": row["depth"]})
-            prompt, limits = opened(lm.trunk, openings), Limits(0.0, 12, 12)
+            prompt, limits = text_prompt(lm.trunk, prompts), Limits(0.0, 12, 12)
             assert strategy.drafter is not None and strategy.rule is not None
             tokens, traces = generate(
                 lm.trunk, heads, prompt, strategy.drafter, strategy.rule, lm.eos[0], limits=limits
@@ -133,14 +141,14 @@ def test_the_report_predicts_what_decoding_measures(lms, trained, tmp_path, caps
     assert main(["heads", "report", model, text, *chosen, *options]) == 0
     again = json.loads((beside / "lines.txt" / "report.json").read_text())
     assert again["reference_source"] == "kept tokens" and again["heads"] == report["heads"]
-    assert main(["heads", "report", model, text, *chosen, "--opening", "4", "--most", "11"]) == 0
+    assert main(["heads", "report", model, text, *chosen, "--prompt-tokens", "4", "--max-new-tokens", "11"]) == 0
     changed = json.loads((beside / "lines.txt" / "report.json").read_text())
     assert changed["reference_source"] == "decoded now" and changed["tokens"] < report["tokens"]
 
 
 def test_the_text_itself_as_reference_is_marked(lms, trained, tmp_path, capsys):
     heads = ["--heads", str(trained / "llama" / "text"), "--reference", "text", "--out", str(tmp_path)]
-    assert main(["heads", "report", str(lms / "llama"), str(lms / "lines.txt"), *heads, "--opening", "3"]) == 0
+    assert main(["heads", "report", str(lms / "llama"), str(lms / "lines.txt"), *heads, "--prompt-tokens", "3"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     lm = load_lm(lms / "llama")
     assert report["tokens"] == 2 * sum(len(lm.encode(line)) + 1 - 3 for line in LINES)
@@ -158,7 +166,10 @@ def test_a_causal_lm_that_moved_is_a_folder_of_transformers(family, mode, lms, t
     before, lm = load_lm(lms / family), load_lm(model)
     assert trunk_digest(lm) != trunk_digest(before) and lm.encode(LINES[1]) == before.encode(LINES[1])
     assert load_heads(model / "heads" / "chain", lm).depth == 2  # not stale
-    assert main(["heads", "report", str(model), str(lms / "lines.txt"), "--opening", "3", "--most", "24"]) == 0
+    assert (
+        main(["heads", "report", str(model), str(lms / "lines.txt"), "--prompt-tokens", "3", "--max-new-tokens", "24"])
+        == 0
+    )
     report = json.loads((model / "heads" / "chain" / "report" / "lines.txt" / "report.json").read_text())
     assert report["heads"][0]["tokens_per_call"] == pytest.approx(json.loads(line)["tokens_per_call"], abs=6e-4)
 
@@ -171,7 +182,7 @@ def test_wrong_input_is_one_line(lms, trained, tmp_path, capsys):
     assert "--prompts p" in failing(command(lms, "llama", out, "--prompts", "p"), capsys)
     assert "nowhere.txt" in failing(command(lms, "llama", out, "--train", "nowhere.txt"), capsys)
     assert "no text longer than its prompt of 40" in failing(
-        [*command(lms, "llama", out), "opening=40", "size=50"], capsys
+        [*command(lms, "llama", out), "prompt_tokens=40", "size=50"], capsys
     )
     empty = tmp_path / "empty.txt"
     empty.write_text("\n\n")
@@ -181,10 +192,12 @@ def test_wrong_input_is_one_line(lms, trained, tmp_path, capsys):
     heads = ["--heads", str(trained / "llama" / "own")]
     assert "a folder" in failing([*report, spoken, *heads], capsys)
     assert "has no heads" in failing([*report, text], capsys)
-    assert "--opening 0" in failing([*report, text, *heads, "--opening", "0"], capsys)
+    assert "--prompt-tokens 0" in failing([*report, text, *heads, "--prompt-tokens", "0"], capsys)
     assert "--dtype int4" in failing([*report, text, *heads, "--dtype", "int4"], capsys)
     assert "a speech model" in failing(["heads", "report", "an4", text], capsys)
-    assert "--opening, --most" in failing(["heads", "report", "an4", spoken, "--most", "3"], capsys)
+    assert "--prompt-tokens, --max-new-tokens" in failing(
+        ["heads", "report", "an4", spoken, "--max-new-tokens", "3"], capsys
+    )
     stale = failing(["heads", "report", str(lms / "qwen3"), text, *heads], capsys)
     assert "another trunk (llama)" in stale and "--allow-stale-heads" in stale
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_lm import LINES, load_lm
 
 from speechmtp.cli.main import main
-from speechmtp.training.tasks.head_data import opened, plain_outputs
+from speechmtp.training.tasks.head_data import plain_outputs, text_prompt
 
 QUICK = [
     "model.width=32", "model.layers=2", "model.heads=2", "model.ff_width=48", "vocab_size=290", "lines=2",
@@ -57,7 +57,7 @@ def test_the_folder_loads_and_decodes_as_transformers_does(trained: Path) -> Non
     assert (lm.bos, lm.eos[0]) == (1, 2) and lm.trunk.vocab_size == len(lm.tokenizer) == 290
     ids = lm.encode(LINES[0])
     assert lm.decode(ids) == LINES[0]
-    [said] = plain_outputs(lm.trunk, opened(lm.trunk, [ids[:6]]), lm.rules, Limits(0.0, 40, 40))
+    [said] = plain_outputs(lm.trunk, text_prompt(lm.trunk, [ids[:6]]), lm.rules, Limits(0.0, 40, 40))
     own = lm.trunk.model.generate(torch.tensor([ids[:6]]), max_new_tokens=40, do_sample=False)[0].tolist()
     assert said == own[6:] and len(said) > 3
 

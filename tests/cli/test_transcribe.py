@@ -58,9 +58,7 @@ def test_files_come_out_in_the_order_given_whatever_the_batch(
     assert [line.split(":")[0] for line in outputs[0].splitlines()] == list(files.values())
 
 
-def test_json_has_the_segments(
-    model: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_the_segments(model: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["transcribe", files["a"], files["long"], "--model", str(model), "--json"]) == 0
     short, long = map(json.loads, capsys.readouterr().out.splitlines())
     assert short["strategy"] == "ar"
@@ -86,9 +84,7 @@ def test_unreadable_files_are_a_line_each_and_the_others_are_transcribed(
     assert len(errors) == 3 and all(path in line for path, line in zip(given[::2], errors))
 
 
-def test_the_bar_is_closed_before_warnings(
-    model: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bar_is_closed_before_warnings(model: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     happened: list[str] = []
 
     @contextmanager

@@ -55,7 +55,15 @@ def test_a_causal_lm_is_tuned_without_transcripts_and_compare_reads_it(
     text_lms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     conf, draft = tmp_path / "decode.yaml", ["--draft-model", str(text_lms / "draft")]
-    common = [str(text_lms / "lm"), str(text_lms / "lines.txt"), *draft, "--opening", "4", "--most", "6"]
+    common = [
+        str(text_lms / "lm"),
+        str(text_lms / "lines.txt"),
+        *draft,
+        "--prompt-tokens",
+        "4",
+        "--max-new-tokens",
+        "6",
+    ]
     common += ["--out", str(tmp_path)]
     assert main(["tune", *common, "--all", "--conf", str(conf)]) == 0
     kept = yaml.safe_load(conf.read_text())

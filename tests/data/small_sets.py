@@ -66,9 +66,7 @@ def swap(path: Path) -> None:
 def no_prefix(d: Path) -> None:
     """Ids x1 to x4 whose speakers alternate."""
     speakers = {"x1": "b", "x2": "a", "x3": "b", "x4": "a"}
-    lines(
-        d / "wav.scp", *(f"{new} wav/{old}.wav" for new, old in zip(speakers, ("a-1", "a-2", "b-1", "b-2")))
-    )
+    lines(d / "wav.scp", *(f"{new} wav/{old}.wav" for new, old in zip(speakers, ("a-1", "a-2", "b-1", "b-2"))))
     lines(d / "text", *(f"{k} HELLO THERE" for k in speakers))
     lines(d / "utt2spk", *(f"{k} {s}" for k, s in speakers.items()))
     lines(d / "utt2dur", *(f"{k} 0.500" for k in speakers))
@@ -87,6 +85,4 @@ def segments(d: Path, *last: str, first: str = "a-1 rec 0 0.4") -> None:
 
 def snapshot(directory: Path) -> dict[str, bytes]:
     """Every file of a directory, its backups too."""
-    return {
-        str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()
-    }
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}

@@ -98,15 +98,11 @@ def test_what_is_missing_is_said(tmp_path: Path, run: Any) -> None:
     assert f"{tmp_path}/an4/etc/an4_train.transcription:2: no audio" in printed
 
 
-def test_download_offline_is_one_clear_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
-) -> None:
+def test_download_offline_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     monkeypatch.setattr(an4, "URL", "http://127.0.0.1:9/an4_sphere.tar.gz")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    code, printed = run(
-        "prepare", "an4", "--source", tmp_path / "d", "--out", tmp_path / "data", "--download"
-    )
+    code, printed = run("prepare", "an4", "--source", tmp_path / "d", "--out", tmp_path / "data", "--download")
     assert code == 2
     assert printed.count("\n") == 1
     assert "not reachable" in printed

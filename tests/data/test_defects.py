@@ -37,9 +37,7 @@ CASES = [
     Case("E04", "text:1", "fix", lambda d, put, tone: put(d / "text", 1, b"\xef\xbb\xbfa-1 HELLO")),
     Case("E05", "text:2", "fix", text("a-2 HELLO\r")),
     Case("E05", "utt2spk:4", "fix", lambda d, put, tone: put(d / "utt2spk", 4, "b-2 b\r")),
-    Case(
-        "E06", "text:4", "fix", lambda d, put, tone: (d / "text").write_bytes((d / "text").read_bytes()[:-1])
-    ),
+    Case("E06", "text:4", "fix", lambda d, put, tone: (d / "text").write_bytes((d / "text").read_bytes()[:-1])),
     Case("E07", "wav.scp:5", "fix", lambda d, put, tone: put(d / "wav.scp", 5, " \n")),
     Case("E08", "utt2spk:3", "none", lambda d, put, tone: put(d / "utt2spk", 3, "b-1 b c")),
     Case("E08", "wav.scp:3", "none", lambda d, put, tone: put(d / "wav.scp", 3, "b-1")),
@@ -83,9 +81,7 @@ CASES = [
     Case("E28", "wav.scp:2", "drop", lambda d, put, tone: (d / "wav" / "a-2.wav").unlink()),
     Case("E29", "wav.scp:2", "drop", lambda d, put, tone: (d / "wav" / "a-2.wav").write_bytes(b"")),
     Case("E29", "wav.scp:2", "drop", lambda d, put, tone: tone(d / "wav" / "a-2.wav", seconds=0)),
-    Case(
-        "E29", "wav.scp:2", "drop", lambda d, put, tone: (d / "wav" / "a-2.wav").write_bytes(b"RIFFjunk" * 9)
-    ),
+    Case("E29", "wav.scp:2", "drop", lambda d, put, tone: (d / "wav" / "a-2.wav").write_bytes(b"RIFFjunk" * 9)),
     Case("E30", "wav.scp:2", "none", lambda d, put, tone: tone(d / "wav" / "a-2.wav", rate=8000)),
     Case("E30", "wav.scp:1", "none", lambda d, put, tone: (d / "info.json").write_text('{"fs": 8000}')),
     Case("E31", "wav.scp:2", "none", lambda d, put, tone: tone(d / "wav" / "a-2.wav", channels=2)),

@@ -94,9 +94,7 @@ def test_text_can_be_left_out(good: Path) -> None:
 
 def test_ids_that_differ_are_an_error_with_a_line(good: Path, put: Any) -> None:
     put(good / "text", 3, None)
-    with pytest.raises(
-        DataError, match=r"wav\.scp:3: 'b-1' has no line in text \(1 missing from text, 0 extra\)"
-    ):
+    with pytest.raises(DataError, match=r"wav\.scp:3: 'b-1' has no line in text \(1 missing from text, 0 extra\)"):
         read_data_dir(good)
 
 
@@ -112,9 +110,7 @@ def test_places_of_relative_paths(good: Path, tmp_path: Path, monkeypatch: pytes
     assert read_data_dir(good)["a-1"].audio == f"{corpora}/wav/a-1.wav"
 
 
-def test_missing_audio_says_where_it_was_sought(
-    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_audio_says_where_it_was_sought(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPEECHMTP_CORPORA", str(tmp_path / "corpora"))
     (good / "wav" / "b-1.wav").unlink()
     with pytest.raises(DataError) as caught:
@@ -165,9 +161,7 @@ def test_segments_have_exact_sample_counts(good: Path, last: str, count: int) ->
 
 def test_segment_far_past_the_end_is_an_error_and_dropped_by_fix(good: Path, run: Any) -> None:
     segments(good, "b-2 rec 1.2 2.6")
-    with pytest.raises(
-        DataError, match=r"segments:4: segment b-2 is 1\.2 s to 2\.6 s, its recording lasts 2\.000 s"
-    ):
+    with pytest.raises(DataError, match=r"segments:4: segment b-2 is 1\.2 s to 2\.6 s, its recording lasts 2\.000 s"):
         read_data_dir(good)["b-2"].load()
     assert run("validate", good, "--fix-drop")[0] == 0
     assert list(read_data_dir(good)) == ["a-1", "a-2", "b-1"]

@@ -45,9 +45,7 @@ def test_subset(good: Path, tmp_path: Path, run: Any, words: list[str], expected
     assert run("validate", tmp_path / "out")[0] == 0
 
 
-def test_subset_of_shortest_reads_headers_without_utt2dur(
-    good: Path, tmp_path: Path, tone: Any, run: Any
-) -> None:
+def test_subset_of_shortest_reads_headers_without_utt2dur(good: Path, tmp_path: Path, tone: Any, run: Any) -> None:
     (good / "utt2dur").unlink()
     tone(good / "wav" / "b-1.wav", seconds=0.3)
     tone(good / "wav" / "a-2.wav", seconds=0.4)
@@ -58,9 +56,7 @@ def test_subset_of_shortest_reads_headers_without_utt2dur(
 def test_subset_by_lists(good: Path, tmp_path: Path, run: Any) -> None:
     lines(tmp_path / "spk", "b")
     lines(tmp_path / "utt", "b-2 anything", "a-1")
-    assert (
-        run("subset", good, tmp_path / "s", "--spk-list", tmp_path / "spk", "--rest", tmp_path / "r")[0] == 0
-    )
+    assert run("subset", good, tmp_path / "s", "--spk-list", tmp_path / "spk", "--rest", tmp_path / "r")[0] == 0
     assert (keys(tmp_path / "s"), keys(tmp_path / "r")) == (["b-1", "b-2"], ["a-1", "a-2"])
     assert (tmp_path / "r" / "spk2gender").read_text() == "a f\n"
     assert run("subset", good, tmp_path / "u", "--utt-list", tmp_path / "utt")[0] == 0
@@ -192,9 +188,7 @@ def test_combine_of_different_roots_and_segments(good: Path, tmp_path: Path, run
     other = write_set(tmp_path / "other")
     segments(other, "b-2 rec 1.2 -1")
     for name in ("text", "utt2spk"):
-        rows = [
-            line.replace("a-", "c-").replace("b-", "d-") for line in (other / name).read_text().splitlines()
-        ]
+        rows = [line.replace("a-", "c-").replace("b-", "d-") for line in (other / name).read_text().splitlines()]
         lines(other / name, *(r.replace(" a", " c").replace(" b", " d") for r in rows))
     lines(other / "segments", "c-1 rec 0 0.4", "c-2 rec 0.4 0.8", "d-1 rec 0.8 1.2", "d-2 rec 1.2 -1")
     assert run("combine", tmp_path / "both", good, other)[0] == 0

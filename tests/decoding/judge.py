@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import enumerate as whole
 import torch
-from enumerate import Drafts, Laws, Node, Prefix, Verdict
+from enumerate import Distributions, Drafts, Node, Prefix, Verdict
 
 from speechmtp.decoding.acceptance import AcceptanceRule
 from speechmtp.types import Draft
@@ -20,8 +20,8 @@ def as_draft(drafts: list[list[Node]], vocab: int, drawn: bool, chain: bool, abs
     if chain:
         parent = torch.arange(-1, size - 1).expand_as(tokens)
     if drawn:  # rubbish where nothing is
-        laws = [[n.q for n in nodes] + [[1.0] * vocab] * (size - len(nodes)) for nodes in drafts]
-        q = torch.tensor(laws, dtype=torch.float64).view(len(drafts), size, vocab)
+        distributions = [[n.q for n in nodes] + [[1.0] * vocab] * (size - len(nodes)) for nodes in drafts]
+        q = torch.tensor(distributions, dtype=torch.float64).view(len(drafts), size, vocab)
         confidence = q.gather(-1, tokens.clamp_min(0)[..., None])[..., 0]
         return Draft(tokens, parent, confidence, chain, q)
     return Draft(tokens, parent, chain=chain)
@@ -33,14 +33,14 @@ class ByRule:
     def __init__(self, rule: AcceptanceRule, drawn: bool, chain: bool, absent: int = 0) -> None:
         self.rule, self.drawn, self.chain, self.absent = rule, drawn, chain, absent
 
-    def __call__(self, target: Laws, prefix: Prefix, drafts: list[list[Node]]) -> list[Verdict]:
-        """The rule's laws; nothing may stop at an absent node."""
+    def __call__(self, target: Distributions, prefix: Prefix, drafts: list[list[Node]]) -> list[Verdict]:
+        """The rule's distributions; nothing may stop at an absent node."""
         vocab = len(target(prefix))
         draft = as_draft(drafts, vocab, self.drawn, self.chain, self.absent)
-        laws = [whole.targets(target, prefix, nodes) for nodes in drafts]
+        distributions = [whole.targets(target, prefix, nodes) for nodes in drafts]
         size = draft.tokens.shape[1]
-        padded = [p + [[1 / vocab] * vocab] * (size + 1 - len(p)) for p in laws]
-        stop, follow = self.rule.law(torch.tensor(padded, dtype=torch.float64).log(), draft)
+        padded = [p + [[1 / vocab] * vocab] * (size + 1 - len(p)) for p in distributions]
+        stop, follow = self.rule.distributions(torch.tensor(padded, dtype=torch.float64).log(), draft)
         assert stop.shape == (len(drafts), size + 1) and follow.shape == (len(drafts), size + 1, vocab)
         assert bool((stop >= 0).all() and (follow >= 0).all())
         assert float((stop.sum(1) - 1).abs().max()) < 1e-12
@@ -52,20 +52,20 @@ class ByRule:
         ]
 
 
-def kept(rule: AcceptanceRule, target: Laws, drafts: Drafts, drawn: bool = True) -> float:
+def kept(rule: AcceptanceRule, target: Distributions, drafts: Drafts, drawn: bool = True) -> float:
     """Expected number of accepted tokens of the first round."""
     weights, made = zip(*drafts.all((), 0))
     verdicts = ByRule(rule, drawn, True)(target, (), list(made))
     return math.fsum(w * n * chance for w, (stop, _) in zip(weights, verdicts) for n, chance in enumerate(stop))
 
 
-def chi_squared(counts: Sequence[float], law: Sequence[float]) -> float:
-    """The p value of counts that should follow a law: 0 where something impossible came, rare cells as one."""
+def chi_squared(counts: Sequence[float], probs: Sequence[float]) -> float:
+    """The p value of counts that should follow a distribution: 0 where something impossible came, rare cells as one."""
     total = sum(counts)
-    if any(n and not p for n, p in zip(counts, law)):
+    if any(n and not p for n, p in zip(counts, probs)):
         return 0.0
-    cells = [(n, p * total) for n, p in zip(counts, law) if p * total >= 5]
-    rare = [(n, p * total) for n, p in zip(counts, law) if p * total < 5]
+    cells = [(n, p * total) for n, p in zip(counts, probs) if p * total >= 5]
+    rare = [(n, p * total) for n, p in zip(counts, probs) if p * total < 5]
     cells.append((sum(n for n, _ in rare), sum(e for _, e in rare)))
     cells = [(n, e) for n, e in cells if e > 0]
     statistic = sum((n - e) ** 2 / e for n, e in cells)

@@ -46,7 +46,7 @@ def exact_labels() -> list[str]:
 
 
 LABELS = exact_labels()
-# Where tokens are drawn, the other rules follow the trunk's law, not its noise.
+# Where tokens are drawn, the other rules follow the trunk's distribution, not its noise.
 COUPLED = [text for text in LABELS if parse_strategy(text).rule.draws == "shared"]  # type: ignore[union-attr]
 
 

@@ -49,7 +49,7 @@ HEADS: tuple[HeadsConfig, ...] = (
     ChainHeadsConfig(D),
     BlockHeadsConfig(D, correction="gru", shortlist=7),
 )
-# What each token adds to a text; an end token, the opening token and whatever follows the last one add nothing.
+# What each token adds to a text; an end token, the start token and whatever follows the last one add nothing.
 PIECES = (" kabi", "", "", " tel", "ru", " Onu", " pila", ", vesk", ".", " jor", "é")
 
 
@@ -125,7 +125,7 @@ def make_scene(seed: int, most_rows: int = 6, whisper: bool | None = None) -> Sc
         limit = int(torch.randint(1, 17, (), generator=rng))
         limit = model.limit(1000) if whisper and limit > 11 else limit
         one = prompt.row(row)
-        answer = run_peer(model.trunk, "greedy", model.opening(), model.rules, limit, memory=one.memory).tokens
+        answer = run_peer(model.trunk, "greedy", model.start_tokens(), model.rules, limit, memory=one.memory).tokens
         requests.append(
             Request(one, model.rules, limit, (), _sources(answer, seed, row, rng), row)
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Acceptance rules as laws, in plain loops; what a finished row keeps of its last draft."""
+"""Acceptance rules as distributions, in plain loops; what a finished row keeps of its last draft."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ def path_of(accepted: Accepted, row: int) -> list[int]:
 def test_laws_sum_to_one_and_settle_on_the_deepest_kept_path(rule: AcceptanceRule, tree: bool, seed: int) -> None:
     target, draft = random_draft(seed, tree)
     rows, size = draft.tokens.shape
-    stop, follow = rule.law(target, draft)
+    stop, follow = rule.distributions(target, draft)
     assert stop.shape == (rows, size + 1) and follow.shape == target.shape
     assert bool((stop >= 0).all()) and torch.equal(stop.sum(1), torch.ones(rows).double())
     assert bool((follow >= 0).all()) and torch.equal(follow.sum(-1), torch.ones(rows, size + 1).double())
@@ -79,11 +79,11 @@ def test_laws_sum_to_one_and_settle_on_the_deepest_kept_path(rule: AcceptanceRul
 @pytest.mark.parametrize("tree", [False, True])
 def test_rows_of_a_mixed_batch_are_settled_as_if_alone(rule: AcceptanceRule, tree: bool) -> None:
     target, draft = random_draft(8, tree)
-    together = settle(*rule.law(target, draft), draft)
+    together = settle(*rule.distributions(target, draft), draft)
     for row in range(len(target)):
         size = int(draft.count[row])
         one = Draft(draft.tokens[row : row + 1, :size], draft.parent[row : row + 1, :size], chain=draft.chain)
-        alone = settle(*rule.law(target[row : row + 1, : size + 1], one), one)
+        alone = settle(*rule.distributions(target[row : row + 1, : size + 1], one), one)
         assert alone.count.tolist() == together.count[row : row + 1].tolist()
         assert alone.next.tolist() == together.next[row : row + 1].tolist()
         assert path_of(alone, 0) == path_of(together, row)
@@ -95,11 +95,11 @@ def test_fault_08_absent_nodes_are_never_accepted(rule: AcceptanceRule) -> None:
     target = torch.zeros(3, 5, 4)
     target[..., 0] = 9
     tokens = torch.tensor([[0, 0, -1, -1], [-1, -1, -1, -1], [0, 0, 0, 0]])
-    accepted = settle(*rule.law(target, chain_draft(tokens)), chain_draft(tokens))
+    accepted = settle(*rule.distributions(target, chain_draft(tokens)), chain_draft(tokens))
     assert accepted.count.tolist() == [2, 0, 4] and accepted.next.tolist() == [0, 0, 0]
     parent = torch.tensor([[-1, -1, -1, -1], [-1, -1, -1, -1], [-1, 0, 0, 2]])
     tree = Draft(tokens, parent, chain=False)
-    accepted = settle(*rule.law(target, tree), tree)
+    accepted = settle(*rule.distributions(target, tree), tree)
     assert accepted.count.tolist() == [1, 0, 3] and path_of(accepted, 2) == [0, 2, 3]
 
 
@@ -150,11 +150,11 @@ def kept_draft_by_hand(case: Case, row: int, depth: int, theta: float, measure: 
                 return tokens
         logits = oracle.head_logits(heads, case.trunk, states[-1])[:depth]
         draft, product = [], 1.0
-        for law in logits.softmax(-1):
-            product *= float(law.max())
-            if (float(law.max()) if measure == "token" else product) < theta:
+        for probs in logits.softmax(-1):
+            product *= float(probs.max())
+            if (float(probs.max()) if measure == "token" else product) < theta:
                 break
-            draft.append(int(law.argmax()))
+            draft.append(int(probs.argmax()))
 
 
 @torch.no_grad()

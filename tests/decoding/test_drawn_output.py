@@ -35,7 +35,7 @@ def model() -> tuple[Trunk, Any, Prompt]:
 
 
 def processed(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """The law [.., V] of logits under a temperature and a top-k."""
+    """The distribution [.., V] of logits under a temperature and a top-k."""
     logits = logits / config.temperature
     if config.top_k:
         logits = logits.masked_fill(logits < logits.topk(config.top_k, -1).values[..., -1:], -torch.inf)
@@ -44,8 +44,8 @@ def processed(logits: Tensor, config: SamplingConfig) -> Tensor:
 
 @cache
 @torch.no_grad()
-def plain_law(config: SamplingConfig, total: int) -> dict[tuple[int, ...], float]:
-    """The law of plain sampling, by full forwards of every prefix."""
+def plain_distribution(config: SamplingConfig, total: int) -> dict[tuple[int, ...], float]:
+    """The distribution of plain sampling, by full forwards of every prefix."""
     trunk, _, prompt = model()
     found: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(total):
@@ -54,8 +54,8 @@ def plain_law(config: SamplingConfig, total: int) -> dict[tuple[int, ...], float
             if tokens[-1:] == (tiny.EOS,):
                 longer[tokens] = chance
                 continue
-            law = processed(trunk.unembed(oracle.full_states(trunk, prompt, list(tokens))[-1]), config)
-            longer.update({(*tokens, v): chance * p for v, p in enumerate(law.tolist())})
+            probs = processed(trunk.unembed(oracle.full_states(trunk, prompt, list(tokens))[-1]), config)
+            longer.update({(*tokens, v): chance * p for v, p in enumerate(probs.tolist())})
         found = longer
     return found
 
@@ -74,11 +74,11 @@ def p_value(drafter: HeadChain, rule: AcceptanceRule, config: SamplingConfig) ->
         drawing=Drawing.of(config, range(ROWS)),
     )  # fmt: skip
     assert sum(trace.num_accepted_tokens for trace in traces) > ROWS / 20
-    law = plain_law(config, 3)
-    counts = dict.fromkeys(law, 0)
+    probs = plain_distribution(config, 3)
+    counts = dict.fromkeys(probs, 0)
     for row in tokens:
         counts[tuple(row)] += 1
-    return chi_squared(list(counts.values()), list(law.values()))
+    return chi_squared(list(counts.values()), list(probs.values()))
 
 
 class Argmax(HeadChain):
@@ -91,7 +91,7 @@ class Argmax(HeadChain):
 
 
 class Raw(HeadChain):
-    """Fault 2: says that it drew from the law without top-k."""
+    """Fault 2: says that it drew from the distribution without top-k."""
 
     def propose(self, state: DecodeState) -> Draft:
         """The same tokens, another q."""
@@ -128,8 +128,9 @@ def two_tokens(config: SamplingConfig, rule: AcceptanceRule) -> tuple[list[list[
 
 @cache
 @torch.no_grad()
-def second_laws(config: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """The trunk's law [V, V] of the second token behind each first, and the head's [V], which hears of none."""
+def second_probs(config: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """The trunk's distribution [V, V] of the second token behind each first, and the head's [V], which hears of
+    none."""
     trunk, heads, prompt = model()
     start = oracle.full_states(trunk, prompt, [])[-1]
     p = [trunk.unembed(oracle.full_states(trunk, prompt, [v])[-1]) for v in range(tiny.VOCAB)]
@@ -139,16 +140,16 @@ def second_laws(config: SamplingConfig) -> tuple[Tensor, Tensor]:
 def refused(config: SamplingConfig) -> float:
     """The p value of second tokens behind a refused draft: norm(p - q)+ behind the first that came."""
     tokens, traces = two_tokens(config, Ratio())
-    p, q = second_laws(config)
+    p, q = second_probs(config)
     rows = [row for row, trace in zip(tokens, traces) if trace.num_drafts and not trace.num_accepted_tokens]
     assert len(rows) > ROWS / 10
     rest = (p - q).clamp_min(0)
     rest /= rest.sum(-1, keepdim=True)
-    counts, law = [0] * tiny.VOCAB, torch.zeros(tiny.VOCAB, dtype=torch.float64)
+    counts, probs = [0] * tiny.VOCAB, torch.zeros(tiny.VOCAB, dtype=torch.float64)
     for first, second in rows:
         counts[second] += 1
-        law += rest[first] / len(rows)
-    return chi_squared(counts, law.tolist())
+        probs += rest[first] / len(rows)
+    return chi_squared(counts, probs.tolist())
 
 
 def test_fault_03_what_follows_a_refused_draft_has_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,10 +171,10 @@ def test_fault_03_what_follows_a_refused_draft_has_noise_of_its_own(monkeypatch:
 def test_fault_04_and_05_acceptance_is_the_overlap_at_every_temperature(
     temperature: float, rule: AcceptanceRule
 ) -> None:
-    """Measured acceptance against sum min(p, q) of both laws under the temperature, from full forwards."""
+    """Measured acceptance against sum min(p, q) of both distributions under the temperature, from full forwards."""
     config = SamplingConfig(temperature=temperature, seed=2)
     tokens, traces = two_tokens(config, rule)
-    p, q = second_laws(config)
+    p, q = second_probs(config)
     overlap = torch.minimum(p, q).sum(-1).tolist()
     asked = [(row[0], trace) for row, trace in zip(tokens, traces) if trace.num_drafts]
     expected = [overlap[first] for first, _ in asked]
@@ -184,6 +185,6 @@ def test_fault_04_and_05_acceptance_is_the_overlap_at_every_temperature(
     assert abs(accepted - sum(expected)) < 3.5 * spread
     assert accepted > 100, "never none at a temperature above 0"
     if temperature < 0.5:
-        _, untempered = second_laws(SamplingConfig(temperature=1.0))
+        _, untempered = second_probs(SamplingConfig(temperature=1.0))
         wrong = torch.minimum(p, untempered).sum(-1).tolist()
         assert abs(accepted - sum(wrong[first] for first, _ in asked)) > 5 * spread, "a draft without the temperature"

@@ -166,7 +166,7 @@ def test_slots_are_given_once_and_refused_when_all_are_taken() -> None:
 
 
 def test_lossy_rules_say_nothing_that_is_forbidden() -> None:
-    """Rules that keep tokens without the trunk's law, on chains and trees, from the first token on."""
+    """Rules that keep tokens without the trunk's distribution, on chains and trees, from the first token on."""
     lossy = ("threshold:theta=0,depth=3", "min-block:depth=3", "distance:depth=3,most=9", "mtjd",
              "typical:paths=0.1.00", "top-k:depth=3,k=9")  # fmt: skip
     tried = 0

@@ -102,10 +102,10 @@ class Watched(AcceptanceRule):
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
 
-    def law(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """That of `GreedyMatch`."""
         self.seen.append(target)
-        return GreedyMatch().law(target, draft)
+        return GreedyMatch().distributions(target, draft)
 
 
 def watch(case: Case, drafter: Any, heads: HeadSet | None) -> tuple[list[list[int]], list[Trace], list[Tensor]]:

@@ -219,10 +219,10 @@ def test_fault_28_a_repetition_penalty_lowers_probabilities_whatever_the_sign() 
     processors = SamplingConfig(repetition_penalty=1.3).processors()
     assert processors is not None
     prefixes = [[], [0, 1], [1, 1, 0, 0, 1]]
-    law = processors(logits, lambda: [prefixes]).softmax(-1)[0]
-    assert torch.equal(law[0], logits[0, 0].softmax(-1)), "nothing was said yet"
-    assert bool((law[1, :2] < law[0, :2]).all()) and bool((law[1, 2:] > law[0, 2:]).all())
-    assert torch.equal(law[1], law[2])
+    probs = processors(logits, lambda: [prefixes]).softmax(-1)[0]
+    assert torch.equal(probs[0], logits[0, 0].softmax(-1)), "nothing was said yet"
+    assert bool((probs[1, :2] < probs[0, :2]).all()) and bool((probs[1, 2:] > probs[0, 2:]).all())
+    assert torch.equal(probs[1], probs[2])
 
 
 class Grammar:

@@ -6,7 +6,7 @@ import enumerate as whole
 import pytest
 import tiny
 import torch
-from enumerate import Drafts, Laws, Node, Prefix, distance, joint, outputs, random_laws
+from enumerate import Distributions, Drafts, Node, Prefix, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft, kept
 
 from speechmtp.decoding.groups import GroupMatch, Groups, alike_groups
@@ -18,23 +18,24 @@ from speechmtp.types import Draft
 GROUPS = (0, 1, 2, 0, 1)
 
 
-def by_group(seed: int, shares: int) -> Laws:
-    """Laws that depend on the groups of the prefix alone; members share a group's probability as `shares` says."""
-    coarse = random_laws(seed, 3)
+def by_group(seed: int, shares: int) -> Distributions:
+    """Distributions that depend on the groups of the prefix alone; members share a group's probability as `shares`
+    says."""
+    coarse = random_distributions(seed, 3)
 
-    def law(prefix: Prefix) -> whole.Law:
+    def probs(prefix: Prefix) -> whole.Distribution:
         place = tuple(GROUPS[token] for token in prefix)
-        group, split = coarse(place), random_laws(shares, 5)(place)
+        group, split = coarse(place), random_distributions(shares, 5)(place)
         total = [sum(s for s, g in zip(split, GROUPS) if g == number) for number in range(3)]
         return [group[g] * s / total[g] for s, g in zip(split, GROUPS)]
 
-    return law
+    return probs
 
 
-def coarse(law: dict[Prefix, float]) -> dict[Prefix, float]:
+def coarse(probs: dict[Prefix, float]) -> dict[Prefix, float]:
     """The same of groups."""
     found: dict[Prefix, float] = {}
-    for tokens, chance in law.items():
+    for tokens, chance in probs.items():
         place = tuple(GROUPS[token] for token in tokens)
         found[place] = found.get(place, 0.0) + chance
     return found
@@ -59,7 +60,7 @@ def test_groups_where_nothing_is_drawn() -> None:
     assert isinstance(match, GroupMatch)
     target = torch.tensor([[[0.0, 0, 0, 9, 0]] * 4])
     draft = Draft(torch.tensor([[0, 3, 1]]), torch.tensor([[-1, 0, 1]]))
-    stop, follow = match.law(target, draft)
+    stop, follow = match.distributions(target, draft)
     assert stop.tolist() == [[0, 0, 1, 0]] and follow.argmax(-1).tolist() == [[3] * 4]
 
 
@@ -85,6 +86,6 @@ def test_alike_groups_are_connected_components() -> None:
 def test_groups_of_another_vocabulary_are_refused() -> None:
     for rule in (Groups(torch.zeros(4).long()), GroupMatch(torch.zeros(4).long())):
         with pytest.raises(ShapeError, match="groups: of 4 tokens, expected 3"):
-            rule.law(torch.zeros(1, 2, 3), as_draft([[Node(0, [], -1)]], 3, False, True))
+            rule.distributions(torch.zeros(1, 2, 3), as_draft([[Node(0, [], -1)]], 3, False, True))
     with pytest.raises(ShapeError, match="expected"):
         alike_groups(torch.zeros(3), 0.5)

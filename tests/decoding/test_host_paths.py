@@ -46,20 +46,20 @@ def test_prefixes_of_many_lengths_are_processed_as_if_alone(config: SamplingConf
 
 
 @pytest.mark.parametrize("drawn", [False, True])
-def test_uneven_trees_have_the_laws_that_they_have_alone(drawn: bool) -> None:
+def test_uneven_trees_have_the_distributions_that_they_have_alone(drawn: bool) -> None:
     rng = tiny.generator(int(drawn))
     parent = torch.tensor([[-1, -1, 0, 0, 1, 4], [-1, -1, -1, -1, -1, -1], [-1, 0, 1, 2, -1, -1], [-1] * 6])
     counts = [6, 6, 4, 0]
     tokens = torch.stack([torch.randperm(7, generator=rng)[:6] for _ in counts])
     tokens = tokens.masked_fill(torch.arange(6) >= torch.tensor(counts)[:, None], -1)
-    target, law = (torch.randn(4, n, 7, generator=rng, dtype=torch.float64) for n in (7, 6))
-    q = law.softmax(-1) if drawn else None
-    stop, follow = Ratio().law(target, Draft(tokens, parent, chain=False, q=q))
+    target, probs = (torch.randn(4, n, 7, generator=rng, dtype=torch.float64) for n in (7, 6))
+    q = probs.softmax(-1) if drawn else None
+    stop, follow = Ratio().distributions(target, Draft(tokens, parent, chain=False, q=q))
     torch.testing.assert_close(stop.sum(1), torch.ones(4, dtype=torch.float64))
     for row, count in enumerate(counts):
         one, some = slice(row, row + 1), slice(None, count)
         draft = Draft(tokens[one, some], parent[one, some], chain=False, q=None if q is None else q[one, some])
-        alone = Ratio().law(target[one, : count + 1], draft)
+        alone = Ratio().distributions(target[one, : count + 1], draft)
         torch.testing.assert_close(stop[row, : count + 1], alone[0][0], rtol=0, atol=1e-12)
         torch.testing.assert_close(follow[row, : count + 1], alone[1][0], rtol=0, atol=1e-12)
         assert not stop[row, count + 1 :].any()

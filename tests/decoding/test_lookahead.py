@@ -138,7 +138,7 @@ def positional() -> Trunk:
 
     def counting(inputs: Tensor, positions: Tensor, *rest: Any) -> States:
         extend(inputs, positions, *rest)
-        before = (positions + tiny.BOS) % tiny.VOCAB  # position 0 is the opening token's
+        before = (positions + tiny.BOS) % tiny.VOCAB  # position 0 is the start token's
         return States(trunk.embed(before))
 
     trunk.extend = counting  # type: ignore[method-assign]

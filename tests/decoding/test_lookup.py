@@ -118,7 +118,7 @@ def test_what_repeats_is_accepted_whole(drafter: Drafter, least: float) -> None:
 
 @pytest.mark.parametrize("drafter", [PromptLookup(), Suffix()], ids=repr)
 def test_a_draft_rides_on_the_prompts_call_where_the_prompt_has_ids(drafter: Drafter) -> None:
-    """The last id is the opening token, behind which the text said it goes on as the trunk will."""
+    """The last id is the start token, behind which the text said it goes on as the trunk will."""
     ids = [*range(tiny.VOCAB), *range(tiny.BOS + 1)]
     (trace,) = count(drafter, 1, 2, [ids])
     assert trace.calls == trace.num_drafts == 1 and trace.num_accepted_tokens >= 1

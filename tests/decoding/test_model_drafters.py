@@ -1,4 +1,5 @@
-"""Drafters that ask a language model: the same tokens as plain decoding, the same laws, and caches that stay true."""
+"""Drafters that ask a language model: the same tokens as plain decoding, the same distributions, and caches that stay
+true."""
 
 import math
 from collections import Counter
@@ -78,7 +79,9 @@ def test_greedy_equals_plain_decoding(seed: int) -> None:
     for drafter in EXACT:
         tokens, _ = decode(case, sources, drafter)
         assert tokens == case.tokens, drafter
-    assert decode(case, sources, Joint(1), rule=KeepDraft())[0] == case.tokens, "a joint law of one token is its law"
+    assert decode(case, sources, Joint(1), rule=KeepDraft())[0] == case.tokens, (
+        "a joint distribution of one token is its distribution"
+    )
 
 
 @pytest.mark.parametrize("seed", some(20, 8))
@@ -256,14 +259,14 @@ def test_limits_bound_the_draft_and_save_its_calls(drafter: Any) -> None:
             assert trace.draft_calls <= 2 * (trace.calls - -(-trace.calls // 3)) + 1
 
 
-# Laws, on four tokens.
+# Distributions, on four tokens.
 
 SMALL = 4
 
 
 @cache
 def small(seed: int, width: int = 8) -> Trunk:
-    """A trunk of four tokens whose laws are far from certain."""
+    """A trunk of four tokens whose distributions are far from certain."""
     config = ScratchTrunkConfig(width=width, layers=1, heads=2, ff_width=width)
     with torch.random.fork_rng():
         built = build_trunk(config, SMALL)
@@ -297,13 +300,13 @@ def outcomes(trunk: Trunk, config: SamplingConfig, size: int) -> dict[tuple[int,
     return {text: p for text, p in (done | going).items() if p > 0}
 
 
-def chi_squared(tokens: list[list[int]], law: dict[tuple[int, ...], float]) -> float:
+def chi_squared(tokens: list[list[int]], probs: dict[tuple[int, ...], float]) -> float:
     """Standard deviations by which the statistic is above its mean; what is rare counts as one outcome."""
-    assert set(map(tuple, tokens)) <= set(law)
+    assert set(map(tuple, tokens)) <= set(probs)
     total = len(tokens)
-    often = {text for text, p in law.items() if total * p >= 10}
-    cells = {text: p for text, p in law.items() if text in often}
-    cells[(-1,)] = sum(p for text, p in law.items() if text not in often) + 1e-12
+    often = {text for text, p in probs.items() if total * p >= 10}
+    cells = {text: p for text, p in probs.items() if text in often}
+    cells[(-1,)] = sum(p for text, p in probs.items() if text not in often) + 1e-12
     counts = Counter(text if text in often else (-1,) for text in map(tuple, tokens))
     value = sum((counts[text] - total * p) ** 2 / (total * p) for text, p in cells.items())
     return (value - (len(cells) - 1)) / math.sqrt(2 * (len(cells) - 1))
@@ -318,8 +321,8 @@ RATIO = [
 
 
 @pytest.mark.parametrize(("drafter", "config"), RATIO)
-def test_fault_01_to_05_the_ratio_rule_keeps_the_law(drafter: Any, config: SamplingConfig) -> None:
-    """χ² of whole outputs over several calls; the draft's law is that which tokens were drawn from."""
+def test_fault_01_to_05_the_ratio_rule_keeps_the_distribution(drafter: Any, config: SamplingConfig) -> None:
+    """χ² of whole outputs over several calls; the draft's distribution is that which tokens were drawn from."""
     trunk, draft, rows = small(0), small(1), 2000
     sources = Sources(model=(draft, [copies(draft, 1)] * rows))
     tokens, traces = generate(
@@ -350,9 +353,9 @@ class Kept(KeepDraft):
 def scored(trunk: Trunk, text: tuple[int, ...]) -> tuple[float, list[float]]:
     """Probability of a text, and of each of its tokens."""
     states = oracle.full_states(trunk, copies(trunk, 1), list(text))
-    laws = trunk.unembed(states).softmax(-1)
+    distributions = trunk.unembed(states).softmax(-1)
     size = len(states) - len(text)
-    chances = [float(laws[size + i - 1, token]) for i, token in enumerate(text)]
+    chances = [float(distributions[size + i - 1, token]) for i, token in enumerate(text)]
     return math.prod(chances), chances
 
 
@@ -366,8 +369,8 @@ def first_draft(trunk: Trunk, drafter: Drafter, sources: Sources, config: Sampli
 
 def likeliest(trunk: Trunk, depth: int) -> tuple[int, ...]:
     """The best text of `depth` tokens, or fewer where an end token is last."""
-    law = outcomes(trunk, PLAIN, depth)
-    return max(law, key=lambda text: law[text])
+    probs = outcomes(trunk, PLAIN, depth)
+    return max(probs, key=lambda text: probs[text])
 
 
 def test_the_joint_drafter_finds_the_likeliest_text() -> None:
@@ -451,7 +454,7 @@ def test_assisted_decoding_compares_the_joint_probabilities_of_both_models() -> 
     assert len(counts) > 2
 
 
-def test_drawn_beams_stay_inside_the_cut_and_follow_the_draft_models_law() -> None:
+def test_drawn_beams_stay_inside_the_cut_and_follow_the_draft_models_distribution() -> None:
     """One beam, no cut: plain sampling from the draft model; `top_k` 1: its greedy text, whatever the noise."""
     trunk, draft, rows = small(2), small(3), 3000
     sources = Sources(model=(draft, [copies(draft, 1)] * rows))
@@ -471,14 +474,14 @@ def test_a_marginal_draft_is_the_likeliest_token_of_each_position() -> None:
     for seed in range(6):
         trunk = small(seed)
         draft = first_draft(trunk, Marginal(2), Sources())
-        laws = torch.zeros(2, SMALL, dtype=torch.float64)
+        distributions = torch.zeros(2, SMALL, dtype=torch.float64)
         for a, b in product(range(SMALL), repeat=2):
             first, second = scored(trunk, (a, b))[1]
-            laws[0, a] += first * second
-            laws[1, b] += first * second
-        assert draft.tokens[0].tolist() == laws.argmax(1).tolist()
+            distributions[0, a] += first * second
+            distributions[1, b] += first * second
+        assert draft.tokens[0].tolist() == distributions.argmax(1).tolist()
         assert draft.confidence is not None
-        torch.testing.assert_close(draft.confidence[0], laws.max(1).values, rtol=0, atol=1e-9)
+        torch.testing.assert_close(draft.confidence[0], distributions.max(1).values, rtol=0, atol=1e-9)
 
 
 def test_theta_ends_a_draft_before_an_unsure_token() -> None:

@@ -124,13 +124,13 @@ def test_gumbel_is_within_the_bounds_of_float64() -> None:
     assert made.min() > -2.82 and made.max() < 22.9 and made.max() > 22.8
 
 
-def test_argmax_of_log_law_plus_gumbel_follows_the_law() -> None:
+def test_argmax_of_log_distribution_plus_gumbel_follows_the_distribution() -> None:
     """Chi-squared of 200 000 positions, seven degrees of freedom."""
-    law = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.008, 0.002], dtype=torch.float64)
+    probs = torch.tensor([0.4, 0.25, 0.15, 0.1, 0.06, 0.03, 0.008, 0.002], dtype=torch.float64)
     for purpose in (TARGET, FOLLOW):
         gumbel = noise().gumbel(torch.arange(200_000)[None], 8, purpose)
-        counts = (law.log() + gumbel[0]).argmax(-1).bincount(minlength=8)
-        assert float(((counts - 200_000 * law) ** 2 / (200_000 * law)).sum()) < 24.3  # p = 0.001
+        counts = (probs.log() + gumbel[0]).argmax(-1).bincount(minlength=8)
+        assert float(((counts - 200_000 * probs) ** 2 / (200_000 * probs)).sum()) < 24.3  # p = 0.001
 
 
 def test_uniforms_are_uniform_and_never_zero_or_one() -> None:

@@ -1,5 +1,5 @@
-"""Positions are the prompt's to say: under a law of any stride or table, every exact label says what plain decoding
-under the same law says; layout, pending entries, drafters and heads ask the one law."""
+"""Positions are the prompt's to say: under a distribution of any stride or table, every exact label says what plain
+decoding under the same distribution says; layout, pending entries, drafters and heads ask the one distribution."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -19,58 +19,58 @@ from speechmtp.decoding.engine import generate
 from speechmtp.decoding.plan import Plan
 from speechmtp.heads.contract import HeadSet
 from speechmtp.training.teacher_forced import teacher_forced
-from speechmtp.types import PositionLaw, Prompt, Reference, TokenRules
+from speechmtp.types import OutputPositions, Prompt, Reference, TokenRules
 
-LAWS = {
-    "stride": PositionLaw(2),
-    "table": PositionLaw(3, (0, 0, 1, 5, 5, 4, 9)),  # tokens share positions, skip some, and go back
-    "still": PositionLaw(0),
-    "one": PositionLaw(1),
+POSITIONS = {
+    "stride": OutputPositions(2),
+    "table": OutputPositions(3, (0, 0, 1, 5, 5, 4, 9)),  # tokens share positions, skip some, and go back
+    "still": OutputPositions(0),
+    "one": OutputPositions(1),
 }
 
 
-def lawful(prompt: Prompt, law: PositionLaw) -> Prompt:
-    """The prompt with its output under a law."""
-    return replace(prompt, law=law)
+def positioned(prompt: Prompt, output_positions: OutputPositions) -> Prompt:
+    """The prompt with its output under a distribution."""
+    return replace(prompt, output_positions=output_positions)
 
 
 @lru_cache(maxsize=64)
 def scene_under(seed: int, name: str) -> Scene:
-    """A scene whose rows stand by a law, draft prompts too, and what plain decoding says there."""
-    scene, law = make_scene(seed, 6, 10), LAWS[name]
+    """A scene whose rows stand by a distribution, draft prompts too, and what plain decoding says there."""
+    scene, output_positions = make_scene(seed, 6, 10), POSITIONS[name]
     requests, answers = [], []
     for request in scene.requests:
-        prompt = lawful(request.prompt, law)
+        prompt = positioned(request.prompt, output_positions)
         plain = oracle.plain_greedy(scene.trunk, prompt, tiny.EOS, request.limit or 0)
         draft = request.source(DraftPrompt)
         assert draft is not None
-        known = (Reference(tuple(plain.tokens)), DraftPrompt(draft.trunk, lawful(draft.prompt, law)))
+        known = (Reference(tuple(plain.tokens)), DraftPrompt(draft.trunk, positioned(draft.prompt, output_positions)))
         requests.append(replace(request, prompt=prompt).knowing(*known))
         answers.append(plain)
     return replace(scene, requests=requests, plain=answers)
 
 
-def test_a_law_says_where_each_token_stands() -> None:
-    assert [LAWS["stride"].offset(i) for i in range(4)] == [0, 2, 4, 6]
-    assert [LAWS["table"].offset(i) for i in range(9)] == [0, 0, 1, 5, 5, 4, 9, 12, 15]
+def test_a_distribution_says_where_each_token_stands() -> None:
+    assert [POSITIONS["stride"].offset(i) for i in range(4)] == [0, 2, 4, 6]
+    assert [POSITIONS["table"].offset(i) for i in range(9)] == [0, 0, 1, 5, 5, 4, 9, 12, 15]
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", POSITIONS)
 @pytest.mark.parametrize("label", LABELS)
-def test_every_exact_label_is_plain_decoding_under_the_same_law(label: str, name: str) -> None:
+def test_every_exact_label_is_plain_decoding_under_the_same_distribution(label: str, name: str) -> None:
     scene = scene_under(LABELS.index(label) % 30, name)
     assert scene.run([label])[0] == scene.tokens
 
 
-def test_the_law_matters() -> None:
-    said = {name: [scene_under(seed, name).tokens for seed in range(8)] for name in LAWS}
+def test_the_distribution_matters() -> None:
+    said = {name: [scene_under(seed, name).tokens for seed in range(8)] for name in POSITIONS}
     plain = [make_scene(seed, 6, 10).tokens for seed in range(8)]
     assert len({str(tokens) for tokens in (*said.values(), plain)}) == 4
 
 
-def test_rows_under_different_laws_go_along_together() -> None:
+def test_rows_under_different_distributions_go_along_together() -> None:
     for seed in range(6):
-        scenes = [make_scene(seed, 6, 10), *(scene_under(seed, name) for name in LAWS)]
+        scenes = [make_scene(seed, 6, 10), *(scene_under(seed, name) for name in POSITIONS)]
         requests, wanted = [r for s in scenes for r in s.requests], [t for s in scenes for t in s.tokens]
         for label in ("verify", "ctc:mode=tree", "jacobi", "marginal"):
             plan = plans_of(scenes[0], [label])[label]
@@ -80,13 +80,14 @@ def test_rows_under_different_laws_go_along_together() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("name", ["stride", "table", "one"])
-def test_heads_draft_where_the_law_puts_them(family: str, name: str) -> None:
-    """What heads draft in the loop is what one teacher-forced pass over the output, laid out by the law, says."""
+def test_heads_draft_where_the_distribution_puts_them(family: str, name: str) -> None:
+    """What heads draft in the loop is what one teacher-forced pass over the output, laid out by the distribution,
+    says."""
     judged = 0
     for seed in range(6):
         trunk = tiny.trunk(seed)
         heads: HeadSet = tiny.random_heads(CONFIGS[family], seed, trunk.shape)
-        prompt = lawful(tiny.prompts(trunk, [1 + seed], seed), LAWS[name])
+        prompt = positioned(tiny.prompts(trunk, [1 + seed], seed), POSITIONS[name])
         plain = oracle.plain_greedy(trunk, prompt, -1, 16).tokens
         request = replace(make_scene(0).requests[0], prompt=prompt, limit=16, rules=TokenRules(()))
         drafts = Noted(heads.depth)
@@ -95,7 +96,7 @@ def test_heads_draft_where_the_law_puts_them(family: str, name: str) -> None:
         [forced] = teacher_forced(trunk, heads, [prompt], [plain])
         for start, tokens in drafts.found:
             if start + heads.depth >= len(plain):
-                continue  # a block may look at places behind the output, where the pass knows of no law
+                continue  # a block may look at places behind the output, where the pass knows of no distribution
             for d, token in enumerate(tokens[: len(plain) - start]):
                 if d and tokens[:d] != plain[start : start + d]:
                     break  # behind a wrong token the pass knows of another one

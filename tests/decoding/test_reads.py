@@ -14,7 +14,7 @@ from speechmtp.types import Request
 
 CHAINS = ("ar", "verify", "verify:theta=0.3", "threshold", "ctc", "ctc:mode=whole", "lookup", "suffix", "oracle")
 TREES = ("tree", "dynamic-tree", "ctc:mode=tree", "ctc-heads", "previous-heads", "jacobi")
-MOST = dict.fromkeys(CHAINS, 2) | dict.fromkeys(TREES, 4)
+MAX_READS = dict.fromkeys(CHAINS, 2) | dict.fromkeys(TREES, 4)
 
 
 def scene_of(kind: str, seed: int) -> tuple[Trunk, Any, list[Request]]:
@@ -27,7 +27,7 @@ def scene_of(kind: str, seed: int) -> tuple[Trunk, Any, list[Request]]:
 
 
 @pytest.mark.parametrize("kind", ["causal", "moonshine", "whisper"])
-@pytest.mark.parametrize("label", MOST)
+@pytest.mark.parametrize("label", MAX_READS)
 def test_the_host_reads_little_in_every_single_step(label: str, kind: str) -> None:
     """Of every trunk call: where rows have joined others, their prompts are one more."""
     steps = 0
@@ -42,10 +42,9 @@ def test_the_host_reads_little_in_every_single_step(label: str, kind: str) -> No
         while engine.busy:
             with HostReads() as reads:
                 engine.step()
-            assert reads.total <= calls * MOST[label], reads.report()
+            assert reads.total <= calls * MAX_READS[label], reads.report()
             steps, calls = steps + 1, 1
             if engine.busy and requests[1::2] and steps % 7 == 0 and engine.free:
                 engine.join(requests[1], plan)
                 calls = 2
     assert steps > 6
-

@@ -1,4 +1,5 @@
-"""Rules that leave the trunk's law: each is what its paper says, in a plain loop, and says that it is not exact."""
+"""Rules that leave the trunk's distribution: each is what its paper says, in a plain loop, and says that it is not
+exact."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +8,7 @@ import enumerate as whole
 import pytest
 import tiny
 import torch
-from enumerate import Drafts, Law, Node, Verdict, distance, joint, outputs, random_laws
+from enumerate import Distribution, Drafts, Node, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft
 
 from speechmtp.decoding.acceptance import AcceptanceRule, KeepDraft, settle
@@ -30,26 +31,26 @@ from speechmtp.errors import ConfigError
 CHAIN = (-1, 0, 1, 2)
 TREE = (-1, -1, 0, 0, 1, 3)
 
-Stays = Callable[[list[Law], list[Node], int], bool]
+Stays = Callable[[list[Distribution], list[Node], int], bool]
 
 
-def best(law: Law) -> int:
+def best(probs: Distribution) -> int:
     """The likeliest token."""
-    return max(range(len(law)), key=lambda v: law[v])
+    return max(range(len(probs)), key=lambda v: probs[v])
 
 
 def typical(epsilon: float, delta: float) -> Stays:
     """Medusa's criterion."""
 
-    def stays(p: list[Law], nodes: list[Node], i: int) -> bool:
-        law = p[nodes[i].parent + 1]
-        uncertainty = -sum(x * math.log(x) for x in law if x > 0)
-        return law[nodes[i].token] > min(epsilon, delta * math.exp(-uncertainty))
+    def stays(p: list[Distribution], nodes: list[Node], i: int) -> bool:
+        probs = p[nodes[i].parent + 1]
+        uncertainty = -sum(x * math.log(x) for x in probs if x > 0)
+        return probs[nodes[i].token] > min(epsilon, delta * math.exp(-uncertainty))
 
     return stays
 
 
-def product(p: list[Law], nodes: list[Node], i: int) -> float:
+def product(p: list[Distribution], nodes: list[Node], i: int) -> float:
     """The trunk's probability of all from the root to a node."""
     return math.prod(p[nodes[j].parent + 1][nodes[j].token] for j in whole.path(nodes, i))
 
@@ -57,9 +58,9 @@ def product(p: list[Law], nodes: list[Node], i: int) -> float:
 def among(k: int) -> Stays:
     """In the trunk's best k."""
 
-    def stays(p: list[Law], nodes: list[Node], i: int) -> bool:
-        law = p[nodes[i].parent + 1]
-        return law[nodes[i].token] > 0 and sum(x > law[nodes[i].token] for x in law) < k
+    def stays(p: list[Distribution], nodes: list[Node], i: int) -> bool:
+        probs = p[nodes[i].parent + 1]
+        return probs[nodes[i].token] > 0 and sum(x > probs[nodes[i].token] for x in probs) < k
 
     return stays
 
@@ -74,10 +75,10 @@ def early(least: int) -> Stays:
     return lambda p, nodes, i: len(whole.path(nodes, i)) <= least or near(0)(p, nodes, i)
 
 
-def deepest(stays: Stays) -> Callable[[list[Law], list[Node]], Verdict]:
+def deepest(stays: Stays) -> Callable[[list[Distribution], list[Node]], Verdict]:
     """The deepest path on which all stays, the first of equally deep ones."""
 
-    def verdict(p: list[Law], nodes: list[Node]) -> Verdict:
+    def verdict(p: list[Distribution], nodes: list[Node]) -> Verdict:
         slot, depth = 0, 0
         for i in range(len(nodes)):
             path = whole.path(nodes, i)
@@ -109,15 +110,18 @@ def test_fault_07_rules_that_keep_equal_plain_loops(name: str, shape: tuple[int,
     assert not rule.exact and rule.undrawn() is rule
     depths = set()
     for seed, zeros in enumerate((0.0, 0.0, 0.3)):
-        target, drafts = random_laws(seed, 4, zeros, gain=1.0), Drafts(random_laws(9 + seed, 4), (shape,))
+        target, drafts = (
+            random_distributions(seed, 4, zeros, gain=1.0),
+            Drafts(random_distributions(9 + seed, 4), (shape,)),
+        )
         made = [nodes for _, nodes in drafts.all((), 0)][:: 11 if shape == TREE else 1]
         verdicts = ByRule(rule, False, shape == CHAIN, absent=seed)(target, (), made)
         for nodes, (stop, follow) in zip(made, verdicts):
             wanted, _ = deepest(stays)(whole.targets(target, (), nodes), nodes)
             assert stop == wanted
             slot = wanted.index(1)
-            law = whole.targets(target, (), nodes)[slot]
-            chosen = whole.one_hot(best(law), 4) if rule.draws == "shared" else law
+            probs = whole.targets(target, (), nodes)[slot]
+            chosen = whole.one_hot(best(probs), 4) if rule.draws == "shared" else probs
             assert follow[slot] == pytest.approx(chosen, abs=1e-12)
             depths.add(len(whole.path(nodes, slot - 1)))
     assert len(depths) >= 2, "instances that tell rules apart"
@@ -125,14 +129,14 @@ def test_fault_07_rules_that_keep_equal_plain_loops(name: str, shape: tuple[int,
 
 @pytest.mark.parametrize("rule", [rule for rule, _ in KEEPING.values()])
 def test_fault_07_drawn_and_undrawn_branches_agree_on_what_is_kept(rule: AcceptanceRule) -> None:
-    target, laws = random_laws(2, 4), Drafts(random_laws(3, 4), (TREE,))
-    made = [nodes for _, nodes in laws.all((), 0)][::50]
+    target, distributions = random_distributions(2, 4), Drafts(random_distributions(3, 4), (TREE,))
+    made = [nodes for _, nodes in distributions.all((), 0)][::50]
     draft = as_draft(made, 4, False, False)
     logits = torch.tensor([whole.targets(target, (), nodes) for nodes in made]).log()
     noise = Noise(torch.zeros(len(made)).long(), torch.arange(len(made)))
     drawn = rule.accept(logits, draft, noise, torch.zeros(len(made)).long())
     plain = rule.accept(logits, draft, None, None)
-    settled = settle(*rule.law(logits, draft), draft)
+    settled = settle(*rule.distributions(logits, draft), draft)
     assert torch.equal(drawn.path, plain.path) and torch.equal(plain.path, settled.path)
     assert torch.equal(plain.next, settled.next)
 
@@ -145,17 +149,17 @@ def test_fault_07_typical_takes_its_parameters_by_name_only() -> None:
 
 
 @pytest.mark.parametrize("rule", [Typical(), Threshold(0.1), TopK(2), Distance(1), MinBlock(1), JointRatio(0.5)])
-def test_lossy_rules_are_far_from_the_trunks_law(rule: AcceptanceRule) -> None:
-    target = random_laws(0, 3)
-    found = outputs(ByRule(rule, True, True), target, Drafts(random_laws(1, 3), ((-1, 0, 1), (-1,))), 4)
+def test_lossy_rules_are_far_from_the_trunks_distribution(rule: AcceptanceRule) -> None:
+    target = random_distributions(0, 3)
+    found = outputs(ByRule(rule, True, True), target, Drafts(random_distributions(1, 3), ((-1, 0, 1), (-1,))), 4)
     assert math.fsum(found.values()) == pytest.approx(1, abs=1e-12)
     assert distance(found, joint(target, 4)) > 0.05 and not rule.exact
 
 
-def joint_ratio(tau: float) -> Callable[[list[Law], list[Node]], Verdict]:
+def joint_ratio(tau: float) -> Callable[[list[Distribution], list[Node]], Verdict]:
     """Deepest level on which a path beats the drafter's likeliest path of that level; there the trunk's likeliest."""
 
-    def verdict(p: list[Law], nodes: list[Node]) -> Verdict:
+    def verdict(p: list[Distribution], nodes: list[Node]) -> Verdict:
         paths = [whole.path(nodes, i) for i in range(len(nodes))]
         ours = [product(p, nodes, i) for i in range(len(nodes))]
         theirs = [math.prod(nodes[j].q[nodes[j].token] for j in path) for path in paths]
@@ -173,7 +177,7 @@ def joint_ratio(tau: float) -> Callable[[list[Law], list[Node]], Verdict]:
 @pytest.mark.parametrize("tau", [0.2, 0.5, 1.0])
 @pytest.mark.parametrize("shape", [CHAIN, TREE])
 def test_joint_ratio_equals_a_plain_loop(tau: float, shape: tuple[int, ...]) -> None:
-    target, drafts = random_laws(5, 3, zeros=0.1), Drafts(random_laws(6, 3), (shape,))
+    target, drafts = random_distributions(5, 3, zeros=0.1), Drafts(random_distributions(6, 3), (shape,))
     made = [nodes for _, nodes in drafts.all((), 0)]
     slots = set()
     for nodes, (stop, _) in zip(made, ByRule(JointRatio(tau), True, shape == CHAIN, absent=1)(target, (), made)):
@@ -187,12 +191,14 @@ def test_joint_ratio_keeps_a_prefix_behind_one_that_fails() -> None:
     nodes = [Node(0, [0.7, 0.3], -1), Node(0, [0.2, 0.8], 0)]
     draft = as_draft([nodes], 2, True, True)
     logits = torch.tensor([target]).log()
-    assert JointRatio(0.5).law(logits, draft)[0].tolist() == [[0, 0, 1]], "0.27 > 0.5 x 0.14, though 0.3 < 0.5 x 0.7"
+    assert JointRatio(0.5).distributions(logits, draft)[0].tolist() == [[0, 0, 1]], (
+        "0.27 > 0.5 x 0.14, though 0.3 < 0.5 x 0.7"
+    )
     assert JointRatio().undrawn() == JointRatio()
     with pytest.raises(ConfigError, match="drafter without probabilities"):
-        JointRatio().law(logits, as_draft([nodes], 2, False, True))
+        JointRatio().distributions(logits, as_draft([nodes], 2, False, True))
     empty = as_draft([[]], 2, False, True)
-    assert JointRatio().law(logits[:, :1], empty)[0].tolist() == [[1]]
+    assert JointRatio().distributions(logits[:, :1], empty)[0].tolist() == [[1]]
 
 
 BAD: list[tuple[Callable[[], object], str]] = [
@@ -230,9 +236,9 @@ def test_rules_without_a_draft_follow_the_trunk() -> None:
     every += [Ratio(), KeepDraft(), JointRatio(), Ensemble(0.5), Window(2, 0.1), Thresholds(0.5, 0.5)]
     every += [Groups(torch.zeros(5).long()), GroupMatch(torch.zeros(5).long())]
     for rule in every:
-        stop, follow = rule.law(logits, as_draft([[], []], 5, False, True))
+        stop, follow = rule.distributions(logits, as_draft([[], []], 5, False, True))
         assert stop.tolist() == [[1], [1]]
-        law = (
+        probs = (
             torch.nn.functional.one_hot(logits.argmax(-1), 5).double() if rule.draws == "shared" else logits.softmax(-1)
         )
-        assert torch.allclose(follow, law, atol=1e-12, rtol=0)
+        assert torch.allclose(follow, probs, atol=1e-12, rtol=0)

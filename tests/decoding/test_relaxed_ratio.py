@@ -1,4 +1,4 @@
-"""Ratio rules that leave the trunk's law: mixtures, excused refusals, thresholds; against plain loops."""
+"""Ratio rules that leave the trunk's distribution: mixtures, excused refusals, thresholds; against plain loops."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import enumerate as whole
 import pytest
 import torch
-from enumerate import Drafts, Law, Node, Prefix, Verdict, distance, joint, outputs, random_laws
+from enumerate import Distribution, Drafts, Node, Prefix, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft
 
 from speechmtp.decoding.acceptance import GreedyMatch
@@ -23,25 +23,25 @@ TREE = (-1, -1, 0, 0, 1, 3)
 @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
 def test_ensemble_draws_from_the_mixture(weight: float, shape: tuple[int, ...], total: int, how: str) -> None:
     """Every token of the output was drafted for: a draft is as long as what is looked at."""
-    target, laws = random_laws(1, 3, zeros=0.2), random_laws(2, 3)
+    target, distributions = random_distributions(1, 3, zeros=0.2), random_distributions(2, 3)
 
-    def mixed(prefix: Prefix) -> Law:
-        return [weight * p + (1 - weight) * q for p, q in zip(target(prefix), laws(prefix))]
+    def mixed(prefix: Prefix) -> Distribution:
+        return [weight * p + (1 - weight) * q for p, q in zip(target(prefix), distributions(prefix))]
 
-    found = outputs(ByRule(Ensemble(weight), True, total == 3), target, Drafts(laws, (shape,), how), total)
+    found = outputs(ByRule(Ensemble(weight), True, total == 3), target, Drafts(distributions, (shape,), how), total)
     assert distance(found, joint(mixed, total)) < 1e-12
     first = joint(mixed, 1)
-    ours, theirs = joint(target, 1), joint(laws, 1)
+    ours, theirs = joint(target, 1), joint(distributions, 1)
     assert distance(first, ours) == pytest.approx((1 - weight) * distance(theirs, ours))
 
 
-def window(size: int, least: float) -> Callable[[list[Law], list[Node]], Verdict]:
+def window(size: int, least: float) -> Callable[[list[Distribution], list[Node]], Verdict]:
     """Throw the coins of all nodes; walk until a refused token that nothing excuses."""
 
-    def verdict(p: list[Law], nodes: list[Node]) -> Verdict:
+    def verdict(p: list[Distribution], nodes: list[Node]) -> Verdict:
         n = len(nodes)
         chances = [min(1.0, p[i][node.token] / node.q[node.token]) for i, node in enumerate(nodes)]
-        unsure = [-sum(x * math.log(x) for x in sorted(law)[-3:] if x > 0) >= least for law in p]
+        unsure = [-sum(x * math.log(x) for x in sorted(probs)[-3:] if x > 0) >= least for probs in p]
         stop = [0.0] * (n + 1)
         for coins in itertools.product((True, False), repeat=n):
             at = 0
@@ -55,15 +55,15 @@ def window(size: int, least: float) -> Callable[[list[Law], list[Node]], Verdict
 
 @pytest.mark.parametrize(("size", "least"), [(1, 0.0), (2, 0.6), (1, 0.8), (3, 0.0), (4, 0.0)])
 def test_window_equals_throwing_all_coins(size: int, least: float) -> None:
-    target, drafts = random_laws(1, 4), Drafts(random_laws(2, 4), (CHAIN,))
+    target, drafts = random_distributions(1, 4), Drafts(random_distributions(2, 4), (CHAIN,))
     made = [nodes for _, nodes in drafts.all((), 0)][::5]
     longer = 0.0
     for nodes, (stop, follow) in zip(made, ByRule(Window(size, least), True, True, absent=2)(target, (), made)):
         p = whole.targets(target, (), nodes)
-        wanted, laws = window(size, least)(p, nodes)
+        wanted, distributions = window(size, least)(p, nodes)
         assert stop == pytest.approx(wanted, abs=1e-12)
         for slot, chance in enumerate(wanted):
-            assert chance < 1e-9 or follow[slot] == pytest.approx(laws[slot], abs=1e-9)
+            assert chance < 1e-9 or follow[slot] == pytest.approx(distributions[slot], abs=1e-9)
         longer += sum(n * (a - b) for n, (a, b) in enumerate(zip(stop, whole.ratio(p, nodes)[0])))
     assert longer > 0.01 if size < 4 else abs(longer) < 1e-9, "a window that no draft fills is the exact rule"
 
@@ -72,22 +72,22 @@ def test_window_where_nothing_is_drawn() -> None:
     rule = Window(1, 0.5).undrawn()
     assert isinstance(rule, GreedyWindow)
     unsure, sure = [0.5, 0.4, 0.1], [0.98, 0.01, 0.01]
-    for laws, tokens, slot in (
+    for distributions, tokens, slot in (
         ([unsure, sure, sure, sure], [1, 0, 0], 3), ([sure, sure, sure, sure], [1, 0, 0], 0),
         ([unsure, unsure, sure, sure], [1, 1, 0], 0), ([sure, unsure, unsure, sure], [0, 0, 1], 2),
     ):  # fmt: skip
         nodes = [Node(token, [], i - 1) for i, token in enumerate(tokens)]
-        stop, follow = rule.law(torch.tensor([laws]).log(), as_draft([nodes], 3, False, True))
+        stop, follow = rule.distributions(torch.tensor([distributions]).log(), as_draft([nodes], 3, False, True))
         assert stop.argmax(1).tolist() == [slot] and stop.sum() == 1 and follow[0, slot].argmax() == 0
     with pytest.raises(ConfigError, match="window: a tree"):
-        rule.law(torch.zeros(1, 1, 3), as_draft([[]], 3, False, False))
+        rule.distributions(torch.zeros(1, 1, 3), as_draft([[]], 3, False, False))
 
 
-def thresholds(single: float, acc: float) -> Callable[[list[Law], list[Node]], Verdict]:
+def thresholds(single: float, acc: float) -> Callable[[list[Distribution], list[Node]], Verdict]:
     """One coin a node, tried in the middle of every interval in which nothing changes."""
 
-    def verdict(p: list[Law], nodes: list[Node]) -> Verdict:
-        stop, follow = [0.0] * len(p), [list(law) for law in p]
+    def verdict(p: list[Distribution], nodes: list[Node]) -> Verdict:
+        stop, follow = [0.0] * len(p), [list(probs) for probs in p]
 
         def visit(slot: int, reached: float) -> None:
             children = [i for i, node in enumerate(nodes) if node.parent == slot - 1]
@@ -116,12 +116,12 @@ def thresholds(single: float, acc: float) -> Callable[[list[Law], list[Node]], V
 def test_thresholds_equal_a_plain_loop(single: float, acc: float, shape: tuple[int, ...]) -> None:
     rule = Thresholds(single, acc)
     assert rule.exact == (single == acc == 1) and isinstance(rule.undrawn(), GreedyMatch)
-    target, drafts = random_laws(3, 4, gain=1.0), Drafts(random_laws(4, 4), (shape,), "without")
+    target, drafts = random_distributions(3, 4, gain=1.0), Drafts(random_distributions(4, 4), (shape,), "without")
     made = [nodes for _, nodes in drafts.all((), 0)][:: 29 if shape == TREE else 1]
     for nodes, (stop, follow) in zip(made, ByRule(rule, False, shape == CHAIN, absent=1)(target, (), made)):
-        wanted, laws = thresholds(single, acc)(whole.targets(target, (), nodes), nodes)
+        wanted, distributions = thresholds(single, acc)(whole.targets(target, (), nodes), nodes)
         assert stop == pytest.approx(wanted, abs=1e-12)
         for slot, chance in enumerate(wanted):
-            assert chance < 1e-9 or follow[slot] == pytest.approx(laws[slot], abs=1e-9)
-    law = outputs(ByRule(rule, False, shape == CHAIN), target, Drafts(random_laws(4, 4), (shape,), "top"), 3)
-    assert (distance(law, joint(target, 3)) < 1e-12) == rule.exact
+            assert chance < 1e-9 or follow[slot] == pytest.approx(distributions[slot], abs=1e-9)
+    probs = outputs(ByRule(rule, False, shape == CHAIN), target, Drafts(random_distributions(4, 4), (shape,), "top"), 3)
+    assert (distance(probs, joint(target, 3)) < 1e-12) == rule.exact

@@ -1,11 +1,11 @@
-"""Rules that claim the trunk's law give it, over several rounds of drafts, by enumeration."""
+"""Rules that claim the trunk's distribution give it, over several rounds of drafts, by enumeration."""
 
 import math
 
 import enumerate as whole
 import pytest
 import torch
-from enumerate import Drafts, Laws, Node, Prefix, Verdict, distance, joint, outputs, random_laws
+from enumerate import Distributions, Drafts, Node, Prefix, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft, kept
 
 from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, settle
@@ -39,10 +39,10 @@ EXACT = {
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize(("seed", "zeros"), [(0, 0.0), (1, 0.3)])
-def test_the_output_law_is_the_trunks(name: str, seed: int, zeros: float) -> None:
+def test_the_output_distribution_is_the_trunks(name: str, seed: int, zeros: float) -> None:
     rule, shapes, how, chain = EXACT[name]
     assert rule.exact
-    target, draft = random_laws(seed, 3, zeros), random_laws(100 + seed, 3, zeros)
+    target, draft = random_distributions(seed, 3, zeros), random_distributions(100 + seed, 3, zeros)
     judge = ByRule(rule, how != "top" and rule.draws == "own", chain, absent=seed)
     found = outputs(judge, target, Drafts(draft, shapes, how), 4)
     assert distance(found, joint(target, 4)) < 1e-12
@@ -52,42 +52,44 @@ def test_the_output_law_is_the_trunks(name: str, seed: int, zeros: float) -> Non
 def test_rows_of_one_batch_whose_drafts_end_behind_a_token(rule: AcceptanceRule) -> None:
     """A draft may end behind a token that it keeps, whatever the token is: lengths then differ by row."""
     for seed in range(3):
-        target, draft = random_laws(seed, 3), random_laws(50 + seed, 3)
+        target, draft = random_distributions(seed, 3), random_distributions(50 + seed, 3)
         found = outputs(ByRule(rule, True, True), target, Drafts(draft, CHAINS, "with", end=seed), 4)
         assert distance(found, joint(target, 4)) < 1e-12
 
 
 @pytest.mark.parametrize("rule", [pytest.param(Ratio(), marks=pytest.mark.slow), Block()])
 def test_five_tokens_and_a_chain_of_three(rule: AcceptanceRule) -> None:
-    target, draft = random_laws(7, 5), random_laws(8, 5)
+    target, draft = random_distributions(7, 5), random_distributions(8, 5)
     found = outputs(ByRule(rule, True, True), target, Drafts(draft, ((-1, 0, 1),)), 4)
     assert distance(found, joint(target, 4)) < 1e-12
 
 
 @pytest.mark.parametrize("rule", [Ratio(), SampleMatch(), Block(), KSeq(), Thresholds()])
-def test_equal_laws_and_certain_laws(rule: AcceptanceRule) -> None:
-    """p = q leaves nothing to draw a refused token from; certain laws leave nothing else."""
-    for target in (random_laws(1, 3), random_laws(1, 3, zeros=0.99)):
+def test_equal_distributions_and_certain_distributions(rule: AcceptanceRule) -> None:
+    """p = q leaves nothing to draw a refused token from; certain distributions leave nothing else."""
+    for target in (random_distributions(1, 3), random_distributions(1, 3, zeros=0.99)):
         judge = ByRule(rule, rule.draws == "own", True)
         found = outputs(judge, target, Drafts(target, CHAINS), 4)
         assert distance(found, joint(target, 4)) < 1e-12
         if rule.draws == "own":
             for _, nodes in Drafts(target, CHAINS).all((), 0):
                 ((stop, _),) = judge(target, (), [nodes])
-                assert stop[-1] == pytest.approx(1, abs=1e-12), "a draft from the trunk's own law stays whole"
+                assert stop[-1] == pytest.approx(1, abs=1e-12), "a draft from the trunk's own distribution stays whole"
 
 
-def test_wrong_draft_laws_are_seen() -> None:
+def test_wrong_draft_distributions_are_seen() -> None:
     """The enumeration can fail: what public systems got wrong is far from the target."""
-    target, laws = random_laws(3, 3), random_laws(4, 3)
+    target, distributions = random_distributions(3, 3), random_distributions(4, 3)
 
     def off(drafts: Drafts, drawn: bool, chain: bool, claimed: str = "") -> float:
         class Wrong(ByRule):
-            """Claims another law than the tokens were drawn from."""
+            """Claims another distribution than the tokens were drawn from."""
 
-            def __call__(self, target: Laws, prefix: Prefix, drafts: list[list[Node]]) -> list[Verdict]:
+            def __call__(self, target: Distributions, prefix: Prefix, drafts: list[list[Node]]) -> list[Verdict]:
                 if claimed:
-                    drafts = [[Node(n.token, laws(self.above(prefix, d, n)), n.parent) for n in d] for d in drafts]
+                    drafts = [
+                        [Node(n.token, distributions(self.above(prefix, d, n)), n.parent) for n in d] for d in drafts
+                    ]
                 return super().__call__(target, prefix, drafts)
 
             def above(self, prefix: Prefix, nodes: list[Node], node: Node) -> Prefix:
@@ -95,36 +97,36 @@ def test_wrong_draft_laws_are_seen() -> None:
 
         return distance(outputs(Wrong(Ratio(), drawn, chain), target, drafts, 3), joint(target, 3))
 
-    assert off(Drafts(laws, CHAINS, "top"), True, True, "soft") > 0.1, "argmax with soft q"
-    assert off(Drafts(laws, BUSHES, "top"), True, False, "soft") > 0.1, "likeliest siblings with soft q"
-    assert off(Drafts(laws, BUSHES, "without"), True, False, "soft") > 0.003, "elder siblings left in q"
-    assert off(Drafts(laws, BUSHES, "without"), True, False) < 1e-12
+    assert off(Drafts(distributions, CHAINS, "top"), True, True, "soft") > 0.1, "argmax with soft q"
+    assert off(Drafts(distributions, BUSHES, "top"), True, False, "soft") > 0.1, "likeliest siblings with soft q"
+    assert off(Drafts(distributions, BUSHES, "without"), True, False, "soft") > 0.003, "elder siblings left in q"
+    assert off(Drafts(distributions, BUSHES, "without"), True, False) < 1e-12
 
 
 PLAIN = {"ratio": (Ratio(), whole.ratio, BUSHES), "block": (Block(), whole.block, CHAINS)}
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_laws_equal_plain_loops(name: str) -> None:
+def test_distributions_equal_plain_loops(name: str) -> None:
     rule, loop, shapes = PLAIN[name]
     for seed, zeros in enumerate((0.0, 0.3, 0.0)):
-        target, drafts = random_laws(seed, 3, zeros), Drafts(random_laws(20 + seed, 3, zeros), shapes)
+        target, drafts = random_distributions(seed, 3, zeros), Drafts(random_distributions(20 + seed, 3, zeros), shapes)
         for turn in range(len(shapes)):
             made = [nodes for _, nodes in drafts.all((), turn)]
             for nodes, (stop, follow) in zip(made, ByRule(rule, True, name == "block")(target, (), made)):
-                wanted, laws = loop(whole.targets(target, (), nodes), nodes)
+                wanted, distributions = loop(whole.targets(target, (), nodes), nodes)
                 assert stop == pytest.approx(wanted, abs=1e-12)
                 for slot, chance in enumerate(wanted):
-                    assert chance < 1e-12 or follow[slot] == pytest.approx(laws[slot], abs=1e-10)
+                    assert chance < 1e-12 or follow[slot] == pytest.approx(distributions[slot], abs=1e-10)
 
 
 def test_block_verification_never_keeps_less() -> None:
     gains = []
     for seed in range(12):
-        target, drafts = random_laws(seed, 3), Drafts(random_laws(30 + seed, 3), ((-1, 0, 1),))
+        target, drafts = random_distributions(seed, 3), Drafts(random_distributions(30 + seed, 3), ((-1, 0, 1),))
         ratio, block = kept(Ratio(), target, drafts), kept(Block(), target, drafts)
         gains.append(block - ratio)
-        certain = Drafts(random_laws(30 + seed, 3), ((-1, 0, 1),), "top")
+        certain = Drafts(random_distributions(30 + seed, 3), ((-1, 0, 1),), "top")
         assert kept(Block(), target, certain, False) == pytest.approx(kept(Ratio(), target, certain, False), abs=1e-12)
     assert min(gains) >= -1e-12 and max(gains) > 0.05
 
@@ -137,47 +139,47 @@ def test_the_example_of_the_block_verification_paper() -> None:
 
 
 def test_block_verification_wants_chains() -> None:
-    made = [nodes for _, nodes in Drafts(random_laws(0, 3), NARROW).all((), 0)]
+    made = [nodes for _, nodes in Drafts(random_distributions(0, 3), NARROW).all((), 0)]
     with pytest.raises(ConfigError, match="block: a tree"):
-        ByRule(Block(), True, False)(random_laws(1, 3), (), made)
+        ByRule(Block(), True, False)(random_distributions(1, 3), (), made)
 
 
-def test_k_seq_wants_siblings_of_one_law() -> None:
-    for how, drawn, word in (("without", True, "different laws"), ("top", False, "not drawn")):
-        made = [nodes for _, nodes in Drafts(random_laws(0, 3), NARROW, how).all((), 0)]
+def test_k_seq_wants_siblings_of_one_distribution() -> None:
+    for how, drawn, word in (("without", True, "different distributions"), ("top", False, "not drawn")):
+        made = [nodes for _, nodes in Drafts(random_distributions(0, 3), NARROW, how).all((), 0)]
         with pytest.raises(ConfigError, match=word):
-            ByRule(KSeq(), drawn, False)(random_laws(1, 3), (), made)
+            ByRule(KSeq(), drawn, False)(random_distributions(1, 3), (), made)
 
 
 def test_k_seq_with_many_siblings_keeps_more_than_one() -> None:
-    target, laws = random_laws(5, 3), random_laws(6, 3)
+    target, distributions = random_distributions(5, 3), random_distributions(6, 3)
     chances = []
     for count in (1, 2, 3, 4):
-        weights, made = zip(*Drafts(laws, ((-1,) * count,)).all((), 0))
+        weights, made = zip(*Drafts(distributions, ((-1,) * count,)).all((), 0))
         verdicts = ByRule(KSeq(), True, False)(target, (), list(made))
         chances.append(math.fsum(w * (1 - stop[0]) for w, (stop, _) in zip(weights, verdicts)))
     assert chances == sorted(chances) and chances[-1] > chances[0] + 0.05
-    assert chances[0] == pytest.approx(sum(map(min, target(()), laws(()))))
+    assert chances[0] == pytest.approx(sum(map(min, target(()), distributions(()))))
 
 
 def test_exact_rules_compare_first_choices_where_nothing_is_drawn() -> None:
     for rule in (Ratio(), SampleMatch(), Block(), KSeq(), Thresholds(0.5, 0.5)):
         assert isinstance(rule.undrawn(), GreedyMatch)
-    target = random_laws(2, 3)
+    target = random_distributions(2, 3)
     greedy: Prefix = ()
     while len(greedy) < 4:
         greedy = (*greedy, max(range(3), key=lambda v: target(greedy)[v]))
 
-    def judge(target: Laws, prefix: Prefix, drafts: list[list[Node]]) -> list[Verdict]:
+    def judge(target: Distributions, prefix: Prefix, drafts: list[list[Node]]) -> list[Verdict]:
         draft = as_draft(drafts, 3, False, False)
-        laws = [whole.targets(target, prefix, nodes) for nodes in drafts]
-        logits = torch.tensor(laws, dtype=torch.float64).log()
-        accepted = settle(*GreedyMatch().law(logits, draft), draft)
+        distributions = [whole.targets(target, prefix, nodes) for nodes in drafts]
+        logits = torch.tensor(distributions, dtype=torch.float64).log()
+        accepted = settle(*GreedyMatch().distributions(logits, draft), draft)
         last = torch.where(accepted.count > 0, accepted.path.max(1).values + 1, 0) if draft.tokens.shape[1] else [0]
         return [
             whole.one_hot_verdict(int(slot), [whole.one_hot(int(token), 3)] * len(p))
-            for slot, token, p in zip(last, accepted.next, laws)
+            for slot, token, p in zip(last, accepted.next, distributions)
         ]
 
     for how in ("with", "top"):
-        assert outputs(judge, target, Drafts(random_laws(3, 3), BUSHES, how), 4) == {greedy: pytest.approx(1)}
+        assert outputs(judge, target, Drafts(random_distributions(3, 3), BUSHES, how), 4) == {greedy: pytest.approx(1)}

@@ -1,4 +1,5 @@
-"""Faults of public systems in decoding with an encoder-decoder, looked for in the loop, its cache and its law."""
+"""Faults of public systems in decoding with an encoder-decoder, looked for in the loop, its cache and its
+distribution."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -70,7 +71,14 @@ def test_fault_roll_back_crops_self_attention_only(whisper: bool) -> None:
         limits = [request.limit or 0 for request in scene.requests]
         trees = RandomTree(seed, 9, hit=0.4, probe=probe)  # which counts the entries of self-attention, too
         found = generate(
-            scene.model.trunk, None, scene.prompt, trees, GreedyMatch(), tiny.EOS, Sources(scene.answers), limits,
+            scene.model.trunk,
+            None,
+            scene.prompt,
+            trees,
+            GreedyMatch(),
+            tiny.EOS,
+            Sources(scene.answers),
+            limits,
             rules=scene.model.rules,
         )
         assert found[0] == scene.answers
@@ -90,7 +98,7 @@ def test_fault_keys_of_the_memory_are_computed_once_a_row(whisper: bool) -> None
 
 
 def first_drafts(heads: HeadSet, trunk: Trunk, prompt: Prompt, base: torch.Tensor) -> torch.Tensor:
-    """Features [B, F] of the first depth behind the opening tokens and a base token a row [B]."""
+    """Features [B, F] of the first depth behind the start tokens and a base token a row [B]."""
     rows, size = prompt.positions.shape
     states = trunk.extend(prompt.embeddings, prompt.positions, None, trunk.new_cache(rows, prompt), heads.taps)
     state = heads.start(rows, trunk, None, prompt.memory, prompt.memory_lengths)
@@ -132,10 +140,10 @@ def test_fault_the_opening_tokens_carry_a_draft(whisper: bool) -> None:
         scene = make_scene(seed, whisper=whisper)
         tokens, traces = drafted(scene, [{0: answer} for answer in scene.answers])
         assert tokens == scene.answers
-        opening = len(scene.model.opening())
+        start_tokens = len(scene.model.start_tokens())
         for answer, trace in zip(scene.answers, traces):
             assert (trace.calls, trace.prompt_calls, trace.num_accepted_tokens) == (1, 1, len(answer))
-            assert trace.fed == opening + len(answer)
+            assert trace.fed == start_tokens + len(answer)
         tokens, traces = drafted(scene, [{0: [(answer[0] + 1) % 3 + 6] * 5} for answer in scene.answers])
         assert tokens == scene.answers and all(trace.calls <= len(said) for said, trace in zip(tokens, traces))
 
@@ -144,7 +152,7 @@ def first_choices(scene: Scene) -> list[int]:
     """What each row would say first if nothing was forbidden there."""
     trunk, prompt = scene.model.trunk, scene.prompt
     states = trunk.extend(prompt.embeddings, prompt.positions, None, trunk.new_cache(len(scene.requests), prompt))
-    return trunk.law(states.hidden[:, -1]).argmax(-1).tolist()
+    return trunk.teacher_logits(states.hidden[:, -1]).argmax(-1).tolist()
 
 
 @torch.no_grad()
@@ -176,7 +184,7 @@ def test_fault_timestamps_and_suppressed_ids_are_never_said() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_fault_drawn_tokens_keep_the_law_under_every_rule(rule: str) -> None:
+def test_fault_drawn_tokens_keep_the_distribution_under_every_rule(rule: str) -> None:
     """At a high temperature, where heads draft what the trunk may not say: also what replaces a refused token."""
     drafts = 0
     for seed in range(4):

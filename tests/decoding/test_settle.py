@@ -1,4 +1,4 @@
-"""What noise makes of laws: `settle` draws from the two laws of a rule, `choose` from a drafter's."""
+"""What noise makes of distributions: `settle` draws from the two distributions of a rule, `choose` from a drafter's."""
 
 import math
 
@@ -25,8 +25,8 @@ CHAIN = (-1, 0, 1, 2)
 TREE = (-1, -1, 0, 0, 2)
 
 
-def laws(seed: int, size: int) -> tuple[Tensor, Tensor]:
-    """A stop and a follow law, some of whose outcomes are impossible."""
+def distributions(seed: int, size: int) -> tuple[Tensor, Tensor]:
+    """A stop and a follow distribution, some of whose outcomes are impossible."""
     rng = tiny.generator(seed)
     stop, follow = torch.rand(size + 1, generator=rng).double(), torch.rand(size + 1, TOKENS, generator=rng).double()
     stop[seed % 2 :: 3] = 0
@@ -36,10 +36,10 @@ def laws(seed: int, size: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("parents", [CHAIN, TREE])
 @pytest.mark.parametrize("seed", range(3))
-def test_settle_follows_both_laws(parents: tuple[int, ...], seed: int) -> None:
+def test_settle_follows_both_distributions(parents: tuple[int, ...], seed: int) -> None:
     """Many rows at once; their output indices differ, and half of them share a stream with a row at another index."""
     size, rows = len(parents), 200_000
-    stop, follow = laws(seed, size)
+    stop, follow = distributions(seed, size)
     parent = torch.tensor(parents).expand(rows, -1)
     draft = Draft(torch.zeros(rows, size).long(), parent, chain=parents == CHAIN)
     streams = torch.arange(rows) // 2
@@ -85,7 +85,8 @@ def some_logits(nodes: int) -> Tensor:
 
 
 def test_choose_draws_siblings_without_replacement() -> None:
-    """Pairs of siblings follow q(x) q(y) / (1 - q(x)), and the law given for the second is q without the first."""
+    """Pairs of siblings follow q(x) q(y) / (1 - q(x)), and the distribution given for the second is q without the
+    first."""
     logits = some_logits(2)
     choice, _ = chosen("own", logits, 100_000, 2, first=3)
     assert choice.q is not None
@@ -109,7 +110,7 @@ def test_choose_draws_behind_different_nodes_independently() -> None:
     assert chi_squared(counts.tolist(), (first[:, None] * second).flatten().tolist()) > LEVEL
 
 
-def test_choose_under_shared_noise_follows_the_law_by_the_trunks_noise() -> None:
+def test_choose_under_shared_noise_follows_the_distribution_by_the_trunks_noise() -> None:
     logits = some_logits(1)
     choice, noise = chosen("shared", logits, 100_000, 2)
     counts = torch.bincount(choice.tokens[:, 0, 0], minlength=11)

@@ -26,8 +26,15 @@ from speechmtp.decoding.strategies import (
 )
 from speechmtp.errors import ConfigError
 
-OTHERS = {"measure": "product", "mode": "whole", "match": "first", "paths": "0.1.00", "theta": 0.25, "depth": 3,
-          "labels": 5}
+OTHERS = {
+    "measure": "product",
+    "mode": "whole",
+    "match": "first",
+    "paths": "0.1.00",
+    "theta": 0.25,
+    "depth": 3,
+    "labels": 5,
+}
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_a_tree_that_holds_the_right_path_accepts_it(kind: str, seed: int) -> No
 
 
 def test_dynamic_trees_are_those_of_the_definition() -> None:
-    """Level by level in plain Python, from each path's law alone."""
+    """Level by level in plain Python, from each path's distribution alone."""
     for name, width, nodes in (("latent", 3, 9), ("hydra", 2, 7), ("chain-shared-ttt", 3, 14), ("block-gru", 4, 5)):
         case = make_case(21, most_rows=1, most=12)
         looked: list[int] = []
@@ -174,8 +174,8 @@ def definition(state: DecodeState, depth: int, width: int, nodes: int) -> set[tu
     def children(path: tuple[int, ...]) -> list[tuple[float, tuple[int, ...]]]:
         for d, token in enumerate((int(state.base_tokens()[0]), *path), 1):
             features = heads.expand(state.head_state, d, zero + token, zero)
-        law = heads.logits(features, len(path) + 1, state.head_state.unembed)[0, 0].log_softmax(-1)
-        best = law.topk(width)
+        probs = heads.logits(features, len(path) + 1, state.head_state.unembed)[0, 0].log_softmax(-1)
+        best = probs.topk(width)
         return [(float(v), (*path, int(heads.token_ids(i)))) for v, i in zip(best.values, best.indices)]
 
     frontier: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]

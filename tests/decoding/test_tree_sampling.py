@@ -72,9 +72,9 @@ def test_with_shared_noise_trees_sample_as_plain_sampling_at_length(name: str) -
 
 
 @torch.no_grad()
-def law_of_three(trunk: Trunk, prompt: Prompt) -> Tensor:
-    """The trunk's law [V, V, V] of the first three tokens, from full forwards; zeros follow an end token."""
-    law = torch.zeros(tiny.VOCAB, tiny.VOCAB, tiny.VOCAB, dtype=torch.float64)
+def probs_of_three(trunk: Trunk, prompt: Prompt) -> Tensor:
+    """The trunk's distribution [V, V, V] of the first three tokens, from full forwards; zeros follow an end token."""
+    probs = torch.zeros(tiny.VOCAB, tiny.VOCAB, tiny.VOCAB, dtype=torch.float64)
     end = torch.eye(tiny.VOCAB, dtype=torch.float64)[0]
 
     def behind(path: list[int]) -> Tensor:
@@ -83,8 +83,8 @@ def law_of_three(trunk: Trunk, prompt: Prompt) -> Tensor:
     for a, first in enumerate(behind([]).tolist()):
         for b, second in enumerate((end if a == tiny.EOS else behind([a])).tolist()):
             if second > 0:
-                law[a, b] = first * second * (end if tiny.EOS in (a, b) else behind([a, b]))
-    return law
+                probs[a, b] = first * second * (end if tiny.EOS in (a, b) else behind([a, b]))
+    return probs
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def law_of_three(trunk: Trunk, prompt: Prompt) -> Tensor:
         ("latent", DynamicTree(2, 3, 4)), ("hydra", DynamicTree(2, 3, 4)),
     ],
 )  # fmt: skip
-def test_fault_03_the_ratio_rule_on_trees_draws_from_the_trunks_law(kind: str, drafter: Any) -> None:
+def test_fault_03_the_ratio_rule_on_trees_draws_from_the_trunks_distribution(kind: str, drafter: Any) -> None:
     """Chi-squared on the first three tokens of many rows; a dynamic tree that leaves out drawn tokens would show."""
     trunk = tiny.trunk(3, gain=1.5)
     one = tiny.prompts(trunk, [3], 2)
@@ -105,17 +105,17 @@ def test_fault_03_the_ratio_rule_on_trees_draws_from_the_trunks_law(kind: str, d
         trunk, tiny.heads(kind, 2, 4), prompt, drafter, Ratio(), tiny.EOS, None, Limits(0.0, 3), drawing=drawing
     )  # fmt: skip
     assert sum(trace.num_accepted_tokens for trace in traces) > 0.3 * ROWS, "trees are used"
-    law = law_of_three(trunk, one)
+    probs = probs_of_three(trunk, one)
     padded = torch.tensor([(row + [0, 0])[:3] for row in tokens])  # noqa: RUF005
     cells = (padded * torch.tensor([tiny.VOCAB**2, tiny.VOCAB, 1])).sum(1)
-    z = chi_squared_z(torch.bincount(cells, minlength=law.numel()).double(), ROWS * law.flatten())
+    z = chi_squared_z(torch.bincount(cells, minlength=probs.numel()).double(), ROWS * probs.flatten())
     assert z < 4
 
 
 @pytest.mark.parametrize("kind", ["latent", "hydra"])
 @pytest.mark.parametrize("drafter", [HeadTree("0.2.1.00.02.10.001"), HeadTree("1.12.11"), DynamicTree(3, 3, 9)])
-def test_fault_01_q_is_the_law_that_each_node_was_drawn_from(kind: str, drafter: Any) -> None:
-    """Each node's law without its elders, which stand before it in the tree or were drawn and left out."""
+def test_fault_01_q_is_the_distribution_that_each_node_was_drawn_from(kind: str, drafter: Any) -> None:
+    """Each node's distribution without its elders, which stand before it in the tree or were drawn and left out."""
     case = make_case(14, most_rows=8, most=20)
     heads: Any = tiny.heads(kind, D, 2)
     looked: list[float] = []
@@ -130,15 +130,15 @@ def test_fault_01_q_is_the_law_that_each_node_was_drawn_from(kind: str, drafter:
                 tokens, parents = draft.tokens[place].tolist(), draft.parent[place].tolist()
                 for node, token in enumerate(tokens):
                     path = [row.tokens[-1], *(tokens[i] for i in tiny.path_to(parents, node)[:-1])]
-                    law = law_behind(heads, state, place, path)
+                    probs = probs_behind(heads, state, place, path)
                     q = draft.q[place, node]
                     elders = [tokens[i] for i in range(node) if parents[i] == parents[node]]
                     assert q.sum() == pytest.approx(1) and q[token] > 0 and all(q[elders] == 0)
                     there = q > 0  # a rank left out has taken one more
                     missing = (~there).sum() - len(elders)
                     assert missing == (0 if isinstance(drafter, DynamicTree) else shape_gap(self.shape, node))
-                    torch.testing.assert_close(q[there], (law / law[there].sum())[there])
-                    assert draft.confidence[place, node] == pytest.approx(float(law[token]))
+                    torch.testing.assert_close(q[there], (probs / probs[there].sum())[there])
+                    assert draft.confidence[place, node] == pytest.approx(float(probs[token]))
                     looked.append(float(missing))
             return draft
 
@@ -153,8 +153,8 @@ def shape_gap(shape: TreeShape, node: int) -> int:
     return sum((*path[:-1], j) not in shape.paths for j in range(path[-1]))
 
 
-def law_behind(heads: Any, state: DecodeState, place: int, path: list[int]) -> Tensor:
-    """The heads' law [V] behind the base token and drafted ones `path`, asked along this path alone."""
+def probs_behind(heads: Any, state: DecodeState, place: int, path: list[int]) -> Tensor:
+    """The heads' distribution [V] behind the base token and drafted ones `path`, asked along this path alone."""
     rows, zero = len(state.rows), torch.zeros(len(state.rows), 1, dtype=torch.long)
     for d, token in enumerate(path, 1):
         base = state.base_tokens()[:, None]

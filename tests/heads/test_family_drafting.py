@@ -26,7 +26,7 @@ def test_fault_15_cached_drafting_equals_uncached_after_every_acceptance(name: s
 @every
 @pytest.mark.parametrize("size", [1, 2])
 def test_fault_14_prompts_of_one_and_two_entries(name: str, size: int) -> None:
-    """The opening token alone, and one entry before it: nothing at position 0 is blanked out."""
+    """The start token alone, and one entry before it: nothing at position 0 is blanked out."""
     rows = Rows(trunk_of(name), heads_of(name), [size])
     for right in (0, 1, D):
         path = rows.path([right], D)

@@ -57,20 +57,20 @@ def table(heads: JointHeads, trunk: Trunk, hidden: Tensor) -> Tensor:
     """Probabilities [V, ..., V] of all blocks behind the state [C], written out from the definition."""
     unembed = heads.narrow(trunk)
     weight = torch.softmax(heads.gate(hidden), 0)
-    laws = [[torch.softmax(unembed(a @ hidden), 0) for a in depth] for depth in heads.weight]
+    distributions = [[torch.softmax(unembed(a @ hidden), 0) for a in depth] for depth in heads.weight]
     total = torch.zeros([heads.vocab_size] * heads.depth, dtype=hidden.dtype)
     for block in itertools.product(range(heads.vocab_size), repeat=heads.depth):
         for a in range(heads.rank):
             part = weight[a]
             for d, token in enumerate(block):
-                part = part * laws[d][a][token]
+                part = part * distributions[d][a][token]
             total[block] += part
     return total
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("shortlist", [0, 6])
-def test_conditionals_of_a_tree_are_those_of_the_enumerated_joint_law(shortlist: int) -> None:
+def test_conditionals_of_a_tree_are_those_of_the_enumerated_joint_distribution(shortlist: int) -> None:
     trunk, heads = tiny.trunk(), joint(shortlist=shortlist)
     size = heads.vocab_size
     hidden = torch.randn(2, tiny.WIDTH, generator=tiny.generator(5), dtype=torch.float64)
@@ -83,12 +83,12 @@ def test_conditionals_of_a_tree_are_those_of_the_enumerated_joint_law(shortlist:
     third = heads.logits(heads.expand(state, 3, heads.token_ids(deeper), parent), 3, state.unembed)
     assert first.shape == (2, 1, size) and second.shape == (2, 3, size) and third.shape == (2, 4, size)
     for row in range(2):
-        law = table(heads, trunk, hidden[row])
-        assert abs(float(law.sum()) - 1) < 1e-12
-        pair = law.sum(2)
+        probs = table(heads, trunk, hidden[row])
+        assert abs(float(probs.sum()) - 1) < 1e-12
+        pair = probs.sum(2)
         assert float((pair - pair.sum(1, keepdim=True) * pair.sum(0)).abs().sum()) > 0.02, "the words depend"
-        torch.testing.assert_close(first[row, 0].exp(), law.sum((1, 2)), rtol=0, atol=1e-12)
-        paths = law[places[row]].sum(2), law[places[row, parent[row]], deeper[row]]
+        torch.testing.assert_close(first[row, 0].exp(), probs.sum((1, 2)), rtol=0, atol=1e-12)
+        paths = probs[places[row]].sum(2), probs[places[row, parent[row]], deeper[row]]
         for said, wanted in zip((second, third), paths):
             torch.testing.assert_close(said[row].exp(), wanted / wanted.sum(1, keepdim=True), rtol=0, atol=1e-12)
 

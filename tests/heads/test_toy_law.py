@@ -1,7 +1,7 @@
-"""A law of two equally likely blocks: what a family can say of two words at once.
+"""A distribution of two equally likely blocks: what a family can say of two words at once.
 
 Behind one base token come "panda bamboo" or "lion meat". Heads that choose each word alone put a quarter of their
-mass on each of the mixed blocks; those that know the first word, or a joint law, next to none.
+mass on each of the mixed blocks; those that know the first word, or a joint distribution, next to none.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ KINDS: dict[str, Any] = {config.kind: config for config in FAMILIES}  # type: ig
 
 
 def trained(kind: str) -> tuple[Trunk, HeadSet]:
-    """Heads of depth 2 behind a frozen trunk, trained by cross-entropy of both depths at the opening token."""
+    """Heads of depth 2 behind a frozen trunk, trained by cross-entropy of both depths at the start token."""
     trunk = tiny.trunk(0).requires_grad_(False)
     heads = build_heads(KINDS[kind](depth=2, **OPTIONS.get(kind, {})), trunk.shape).double()
     heads.start_from(trunk)

@@ -56,19 +56,19 @@ def test_no_label_no_segment() -> None:
 
 def brute_force(states: Tensor, logits: Tensor, length: int) -> list[tuple[int, Tensor, Tensor, Tensor]]:
     """Label, posterior, state and features of every segment of one row, in plain loops."""
-    law = logits[:length].float().softmax(-1)
+    probs = logits[:length].float().softmax(-1)
     out = []
     at, blanks = 0, 0
     while at < length:
-        label = int(law[at].argmax())
+        label = int(probs[at].argmax())
         if label == BLANK:
             at, blanks = at + 1, blanks + 1
             continue
         end = at
-        while end < length and int(law[end].argmax()) == label:
+        while end < length and int(probs[end].argmax()) == label:
             end += 1
-        weight = (1 - law[at:end, -1]) / (1 - law[at:end, -1]).sum()
-        posterior = (weight[:, None] * law[at:end]).sum(0)
+        weight = (1 - probs[at:end, -1]) / (1 - probs[at:end, -1]).sum()
+        posterior = (weight[:, None] * probs[at:end]).sum(0)
         state = (weight[:, None] * states[at:end]).sum(0)
         entropy = -(posterior * posterior.log()).sum()
         numbers = [torch.tensor(float(end - at)).log(), posterior.max(), entropy, torch.tensor(blanks * 0.04)]
@@ -99,7 +99,7 @@ def test_merging_equals_plain_loops_on_padded_batches() -> None:
     assert total > 20
 
 
-def test_two_fine_laws_give_one_mean() -> None:
+def test_two_fine_distributions_give_one_mean() -> None:
     """A run's vectors weigh each step by 1 - p(blank)."""
     logits = torch.log(torch.tensor([[[0.5, 0.1, 0.0001, 0.0001, 0.3998], [0.7, 0.1998, 0.0001, 0.0001, 0.1]]]))
     states = torch.tensor([[[1.0], [4.0]]])
@@ -139,9 +139,9 @@ def test_the_prompt_closes_with_the_opening_token_at_position_zero() -> None:
     prompt = model.prompt(out)
     assert prompt.lengths.tolist() == (segments.lengths + 2).tolist()
     assert segments.lengths[2] == 0, "audio too short for a step still makes a prompt"
-    opening = model.trunk.embed(torch.tensor(tiny.BOS))
+    start_tokens = model.trunk.embed(torch.tensor(tiny.BOS))
     for row, size in enumerate(prompt.lengths.tolist()):
-        assert torch.equal(prompt.embeddings[row, size - 1], opening)
+        assert torch.equal(prompt.embeddings[row, size - 1], start_tokens)
         assert prompt.positions[row, :size].tolist() == [*range(size - 1), 0]
         assert bool((prompt.embeddings[row, size:] == 0).all())
     assert prompt.next_position.tolist() == [1, 1, 1], "token i stands at i + 1, its evidence at i"

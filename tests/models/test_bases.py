@@ -113,7 +113,9 @@ def test_ar_is_what_transformers_says(kind: str, folders: dict[str, Path]) -> No
     results = recogniser.decode(requests, parse_strategy("ar"))
     for request, result in zip(requests, results):
         assert request.limit is not None and request.rules == bundle.model.rules and len(request.prompt.lengths) == 1
-        prompt = request.prompt if bundle.model.reads in ("features", "prompts") else request.opening or request.ids
+        prompt = (
+            request.prompt if bundle.model.reads in ("features", "prompts") else request.start_tokens or request.ids
+        )
         peer = run_peer(
             bundle.model.trunk, "greedy", prompt, request.rules, request.limit, memory=request.prompt.memory
         )  # fmt: skip

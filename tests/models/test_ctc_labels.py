@@ -14,7 +14,7 @@ BLANK = 3
 
 
 def logits_of(*steps: dict[int, float]) -> Tensor:
-    """Logits [T, 4] of laws that name a few posteriors; what is left is shared out."""
+    """Logits [T, 4] of distributions that name a few posteriors; what is left is shared out."""
     rows = []
     for step in steps:
         rest = (1 - sum(step.values())) / (4 - len(step))
@@ -29,7 +29,7 @@ def sure(token: int) -> dict[int, float]:
 
 def by_hand(logits: Tensor, blank: int) -> CtcLabels:
     """Runs one step after another."""
-    law = logits.double().softmax(-1)
+    probs = logits.double().softmax(-1)
     runs: list[tuple[int, list[int]]] = []
     for step, token in enumerate(logits.argmax(-1).tolist()):
         if runs and runs[-1][0] == token:
@@ -40,7 +40,7 @@ def by_hand(logits: Tensor, blank: int) -> CtcLabels:
     for token, steps in runs:
         if token == blank:
             continue
-        mean = law[steps].mean(0).tolist()
+        mean = probs[steps].mean(0).tolist()
         other = max((i for i in range(len(mean)) if i != token), key=lambda i: mean[i])
         labels.append(token)
         confidence.append(mean[token])

@@ -45,8 +45,8 @@ def test_the_prompt_says_language_and_task(many: Path, language: str, task: str,
     recogniser = speechmtp.load(str(many))
     request = recogniser.listen(noise(), language=language, task=task)
     plain = recogniser.bundle.model.generation.no_timestamps_token_id  # type: ignore[union-attr]
-    assert request.opening == (tiny.BOS, *ids, plain) and request.prompt.lengths.tolist() == [4]
-    wanted = recogniser.bundle.model.trunk.embed(torch.tensor(request.opening))
+    assert request.start_tokens == (tiny.BOS, *ids, plain) and request.prompt.lengths.tolist() == [4]
+    wanted = recogniser.bundle.model.trunk.embed(torch.tensor(request.start_tokens))
     assert torch.equal(request.prompt.embeddings[0], wanted)
 
 
@@ -64,7 +64,7 @@ def test_tokens_are_those_of_transformers(many: Path, language: str, task: str) 
         config.suppress_tokens, config.begin_suppress_tokens = list(request.rules.suppress), [tiny.EOS, 4]
         config.max_new_tokens = request.limit
         wanted = model.generate(features, language=language, task=task, num_beams=1, do_sample=False)[0].tolist()
-        start = 4 if tuple(wanted[:4]) == request.opening else 0
+        start = 4 if tuple(wanted[:4]) == request.start_tokens else 0
         assert [*result.tokens] == wanted[start:]
         said.add(result.tokens)
     assert len(said) > 1
@@ -89,7 +89,7 @@ def test_language_and_task_reach_every_name_of_the_recogniser(many: Path) -> Non
     assert speechmtp.transcribe(audio, 16000, "ar", **options) == found  # type: ignore[arg-type]
     assert list(speechmtp.transcribe_many([audio], 16000, "ar", **options)) == [found]  # type: ignore[call-overload]
     [part] = recogniser.listen_parts(audio, language="de", task="translate")
-    assert part.opening == chosen.opening
+    assert part.start_tokens == chosen.start_tokens
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_an_english_only_whisper_takes_english_alone(tmp_path: Path, language: s
     assert recogniser.transcribe(noise(), 16000).language == "en"
     for same in ("", "en", "english"):
         chosen = recogniser.listen(noise(), language=same, task="transcribe")
-        assert chosen.opening == recogniser.listen(noise()).opening
+        assert chosen.start_tokens == recogniser.listen(noise()).start_tokens
 
 
 @pytest.mark.parametrize("model", ["an4", "default"])
@@ -141,5 +141,5 @@ def test_a_folder_may_say_its_own_language(many: Path, tmp_path: Path) -> None:
     settings = "format_version: 1\nmodel: {kind: whisper, language: german, task: translate}\n"
     (folder / "config.yaml").write_text(settings)
     recogniser = speechmtp.load(str(folder))
-    assert recogniser.listen(noise()).opening[1:3] == (7, 10)
-    assert recogniser.listen(noise(), language="fr", task="transcribe").opening[1:3] == (8, 9)
+    assert recogniser.listen(noise()).start_tokens[1:3] == (7, 10)
+    assert recogniser.listen(noise(), language="fr", task="transcribe").start_tokens[1:3] == (8, 9)

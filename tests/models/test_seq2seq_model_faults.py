@@ -172,8 +172,8 @@ def test_fault_logits_are_the_models_own_without_a_scale(family: str) -> None:
     never = torch.tensor(model.rules.suppress, dtype=torch.long)
     said = [i for i in range(trunk.vocab_size) if i not in model.rules.suppress]
     assert torch.equal(trunk.unembed(hidden), trunk.unembedding()(hidden))
-    assert torch.equal(trunk.law(hidden)[..., said], trunk.unembedding()(hidden)[..., said])
-    assert bool((trunk.law(hidden)[..., never] == torch.finfo(torch.float64).min).all())
+    assert torch.equal(trunk.teacher_logits(hidden)[..., said], trunk.unembedding()(hidden)[..., said])
+    assert bool((trunk.teacher_logits(hidden)[..., never] == torch.finfo(torch.float64).min).all())
 
 
 @both
@@ -188,12 +188,14 @@ def test_fault_the_projection_stays_tied(family: str, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_fault_an_entry_carries_no_placeholder_for_audio() -> None:
-    """The prompt is the opening tokens; the audio is in the memory alone, which states depend on at every entry."""
+    """The prompt is the start tokens; the audio is in the memory alone, which states depend on at every entry."""
     for make in MAKERS.values():
         model: EncoderDecoder = make(1)
         first, second = (tiny.memory_prompts(model, [7], seed) for seed in (0, 1))
-        assert torch.equal(first.embeddings[0], model.trunk.embed(torch.tensor(model.opening())))
-        assert torch.equal(first.embeddings, second.embeddings) and first.lengths.tolist() == [len(model.opening())]
+        assert torch.equal(first.embeddings[0], model.trunk.embed(torch.tensor(model.start_tokens())))
+        assert torch.equal(first.embeddings, second.embeddings) and first.lengths.tolist() == [
+            len(model.start_tokens())
+        ]
         states = [_states(model.trunk, prompt) for prompt in (first, second)]
         assert float((states[0] - states[1]).abs().amax(-1).min()) > 1e-3
 
@@ -242,14 +244,14 @@ def test_fault_positions_past_the_last_learned_one() -> None:
     assert bool(whole.isfinite().all())
 
 
-# Law.
+# Distribution.
 
 
 def test_fault_the_limit_never_reaches_past_the_positions() -> None:
     moonshine, whisper = tiny.tiny_moonshine(), tiny.tiny_whisper()
     assert [moonshine.limit(seconds) for seconds in (0, 0.1, 1, 2, 8)] == [2, 3, 9, 15, 54]
     assert [whisper.limit(seconds) for seconds in (0, 0.1, 1, 2)] == [8, 9, 15, 21]
-    assert moonshine.limit(1e6) == 63 and whisper.limit(1e6) == 38, "positions less the opening tokens"
+    assert moonshine.limit(1e6) == 63 and whisper.limit(1e6) == 38, "positions less the start tokens"
     for model in (moonshine, whisper):
         model.config = replace(model.config, tokens_per_second=0.0, extra=0)
         assert model.limit(3) == 1, "an output has a token at least"
@@ -264,12 +266,12 @@ def reopened(**settings: Any) -> EncoderDecoder:
 
 def test_fault_off_by_one_special_ids_come_from_the_models_own_files() -> None:
     """Prompts of English models have two tokens, of others four; no id is known by heart."""
-    assert tiny.tiny_whisper().opening() == (1, 12)
+    assert tiny.tiny_whisper().start_tokens() == (1, 12)
     several: dict[str, Any] = {"lang_to_id": {"<|en|>": 6}, "task_to_id": {"transcribe": 9}, "is_multilingual": True}
     model = reopened(**several, no_timestamps_token_id=11)
-    assert model.opening("en") == (1, 6, 9, 11) and model.rules.suppress == (1, 5, 11, 12, 13, 14)
+    assert model.start_tokens("en") == (1, 6, 9, 11) and model.rules.suppress == (1, 5, 11, 12, 13, 14)
     memory = torch.zeros(2, 4, tiny.WIDTH, dtype=torch.float64)
-    prompt = reopened(**several).prompt(memory, None, model.opening("en"))
+    prompt = reopened(**several).prompt(memory, None, model.start_tokens("en"))
     assert prompt.embeddings.shape[1] == 4 and prompt.positions.tolist() == [[0, 1, 2, 3]] * 2
     assert prompt.next_position.tolist() == [4, 4]
 
@@ -282,7 +284,7 @@ def test_fault_the_end_token_can_always_be_said() -> None:
 
 
 @pytest.mark.parametrize("lost", ["no_timestamps_token_id", "lang_to_id"])
-def test_fault_a_law_that_cannot_be_read_is_one_line(lost: str, tmp_path: Path) -> None:
+def test_fault_a_distribution_that_cannot_be_read_is_one_line(lost: str, tmp_path: Path) -> None:
     folder = tiny.write_seq2seq(tmp_path / "model", "whisper")
     path = folder / "generation_config.json"
     settings = json.loads(path.read_text()) | {"is_multilingual": lost == "lang_to_id"}

@@ -75,10 +75,23 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(recipe: Path, *words: str, code: int = 0) -> list[str]:
     """Run the recipe from another folder; return its lines of both outputs."""
     root = recipe.parents[2]
-    environment = {**os.environ, "PATH": f"{root / 'bin'}:{os.environ['PATH']}", "PYTHON": sys.executable,
-                   "SPEECHMTP_CORPORA": str(root), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([str(recipe / "run.sh"), *words], cwd="/", text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=60, check=False, env=environment)
+    environment = {
+        **os.environ,
+        "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+        "SPEECHMTP_CORPORA": str(root),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [str(recipe / "run.sh"), *words],
+        cwd="/",
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=60,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == code, done.stdout
     return done.stdout.splitlines()
 
@@ -110,10 +123,14 @@ def test_every_stage_then_none(recipe: Path) -> None:
     ):
         assert expected in seen
     headings = [line.split()[1] for line in lines if line.startswith("stage") and ": running" not in line]
-    assert list(dict.fromkeys(headings)) == ["0", "1", "2", "3", "4", "5", "7", "8", "10", "11", "12", "13",
-                                             "14"]
-    for name in ("exp/train/run.sh", "exp/train/environment.txt", "exp/train/log/train.log", "RESULTS.md",
-                 "exp/train/pack/an4_train.tar.gz"):
+    assert list(dict.fromkeys(headings)) == ["0", "1", "2", "3", "4", "5", "7", "8", "10", "11", "12", "13", "14"]
+    for name in (
+        "exp/train/run.sh",
+        "exp/train/environment.txt",
+        "exp/train/log/train.log",
+        "RESULTS.md",
+        "exp/train/pack/an4_train.tar.gz",
+    ):
         assert (recipe / name).exists(), name
     lines = run(recipe, "--nj", "4")
     assert not [line for line in lines if ": running (" in line]
@@ -126,10 +143,8 @@ def test_tiny_is_apart(recipe: Path) -> None:
     run(recipe, "--tiny", "--stage", "1")
     seen = calls(recipe)
     assert "data subset data/train data/tiny/train --first 32" in seen
-    assert ("train asr --config conf/tiny.yaml --train data/tiny/train --dev data/tiny/dev --out exp/tiny"
-            in seen)
-    assert ("tune exp/tiny/model data/tiny/dev --out exp/tiny/tune --conf exp/tiny/decode.yaml --thetas 0.9"
-            in seen)
+    assert "train asr --config conf/tiny.yaml --train data/tiny/train --dev data/tiny/dev --out exp/tiny" in seen
+    assert "tune exp/tiny/model data/tiny/dev --out exp/tiny/tune --conf exp/tiny/decode.yaml --thetas 0.9" in seen
     assert "results exp/tiny --out exp/tiny/RESULTS.md" in seen
 
 

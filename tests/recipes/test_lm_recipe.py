@@ -101,4 +101,4 @@ def test_configurations_of_the_recipe_fit_the_trainings() -> None:
         assert config.lines == 1
         sizes.append(sum(p.numel() for p in build_trunk(config.model, 1024).parameters()))
     assert 2e6 < sizes[0] < 5e6 and sizes[1] < sizes[0] / 4
-    assert load_config(HeadsTrainConfig, folder / "heads.yaml").opening == 32
+    assert load_config(HeadsTrainConfig, folder / "heads.yaml").prompt_tokens == 32

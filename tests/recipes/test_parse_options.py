@@ -31,8 +31,9 @@ printf '\n%s\n' "$PATH"
 def run(folder: Path, *words: str, before: str = "") -> subprocess.CompletedProcess[str]:
     script = folder / "demo.sh"
     script.write_text(SCRIPT.replace("{lib}", str(LIB)).replace("{before}", before), encoding="utf-8")
-    return subprocess.run(["bash", str(script), *words], cwd=folder, text=True, capture_output=True,
-                          timeout=20, check=False)
+    return subprocess.run(
+        ["bash", str(script), *words], cwd=folder, text=True, capture_output=True, timeout=20, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,9 @@ def test_help_is_literal(tmp_path: Path, word: str) -> None:
     assert rows["--nj"] == "2"
     assert rows["--my-opt"] == "old"
     assert [line.split() for line in done.stdout.splitlines()[-2:]] == [
-        ["-1", "download", "from", "the", "net"], ["8", "train", "the", "model"]]
+        ["-1", "download", "from", "the", "net"],
+        ["8", "train", "the", "model"],
+    ]
 
 
 def test_positionals_where_allowed(tmp_path: Path) -> None:
@@ -130,7 +133,7 @@ def test_config_order(tmp_path: Path) -> None:
     done = run(tmp_path, "--tag", "line", "--config", "a.yaml", "--config", "b.yaml")
     assert done.stdout.splitlines()[0] == 'from a|6|a "b" \\|false|false|line|'
     done = run(tmp_path, "--config", "b.yaml", "--config", "a.yaml")
-    assert done.stdout.splitlines()[0] == "from a|5|a \"b\" \\|false|false|it's # x|"
+    assert done.stdout.splitlines()[0] == 'from a|5|a "b" \\|false|false|it\'s # x|'
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,16 @@ import pytest
 RUN = Path(__file__).resolve().parents[2] / "recipes" / "run.py"
 
 
-def run(folder: Path, *words: str, environment: dict[str, str] | None = None
-        ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(RUN), *words], cwd=folder, text=True, capture_output=True,
-                          timeout=20, check=False, env={**os.environ, **(environment or {})})
+def run(folder: Path, *words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(RUN), *words],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=20,
+        check=False,
+        env={**os.environ, **(environment or {})},
+    )
 
 
 def test_log_has_header_and_footer(tmp_path: Path) -> None:
@@ -88,7 +94,7 @@ def test_usage_errors(tmp_path: Path, words: tuple[str, ...], message: str) -> N
 
 
 def test_pick(tmp_path: Path) -> None:
-    count = 'echo JOB >> ran; test ! -e fail.JOB'
+    count = "echo JOB >> ran; test ! -e fail.JOB"
     (tmp_path / "fail.2").touch()
     assert run(tmp_path, "--shell", "--max-jobs-run", "1", "JOB=1:4", "x.JOB.log", count).returncode == 1
     log = tmp_path / "x.4.log"
@@ -110,8 +116,16 @@ def test_max_jobs_run(tmp_path: Path) -> None:
 
 def test_gpus_are_shared_out(tmp_path: Path) -> None:
     script = "echo devices=$CUDA_VISIBLE_DEVICES; sleep 0.2"
-    done = run(tmp_path, "--shell", "--gpu", "2", "JOB=1:2", "x.JOB.log", script,
-               environment={"CUDA_VISIBLE_DEVICES": "0,1,2,3"})
+    done = run(
+        tmp_path,
+        "--shell",
+        "--gpu",
+        "2",
+        "JOB=1:2",
+        "x.JOB.log",
+        script,
+        environment={"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
+    )
     assert done.returncode == 0, done.stderr
     assert "devices=0,1" in (tmp_path / "x.1.log").read_text()
     assert "devices=2,3" in (tmp_path / "x.2.log").read_text()
@@ -122,15 +136,19 @@ def test_gpus_are_shared_out(tmp_path: Path) -> None:
 
 def test_sigterm_reaches_grandchildren(tmp_path: Path) -> None:
     # The shell dies at once; the program below it needs a moment to save its work.
-    saver = ("import signal,sys,time,pathlib\n"
-             "def stop(*_):\n"
-             "    time.sleep(0.3); pathlib.Path('saved').touch(); sys.exit(0)\n"
-             "signal.signal(signal.SIGTERM, stop); pathlib.Path('ready').touch()\n"
-             "time.sleep(30); pathlib.Path('survived').touch()\n")
+    saver = (
+        "import signal,sys,time,pathlib\n"
+        "def stop(*_):\n"
+        "    time.sleep(0.3); pathlib.Path('saved').touch(); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop); pathlib.Path('ready').touch()\n"
+        "time.sleep(30); pathlib.Path('survived').touch()\n"
+    )
     (tmp_path / "saver.py").write_text(saver)
     process = subprocess.Popen(
         [sys.executable, str(RUN), "--shell", "x.log", f"{sys.executable} saver.py; echo after"],
-        cwd=tmp_path, stderr=subprocess.DEVNULL)
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    )
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 128 + signal.SIGTERM

@@ -43,14 +43,25 @@ def cluster(tmp_path: Path) -> dict[str, str]:
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     (tmp_path / "fake").mkdir()
-    return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "FAKE": str(tmp_path / "fake"),
-            "FAKE_LOSE": "", "FAKE_REFUSE": ""}
+    return {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "FAKE": str(tmp_path / "fake"),
+        "FAKE_LOSE": "",
+        "FAKE_REFUSE": "",
+    }
 
 
 def run(folder: Path, environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(SLURM), "--poll-s", "0.05", "--vanish-s", "0.3", *words], cwd=folder,
-        env=environment, text=True, capture_output=True, timeout=20, check=False)
+        [sys.executable, str(SLURM), "--poll-s", "0.05", "--vanish-s", "0.3", *words],
+        cwd=folder,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
 
 
 def sbatch_words(tmp_path: Path) -> list[str]:
@@ -60,8 +71,21 @@ def sbatch_words(tmp_path: Path) -> list[str]:
 def test_success(tmp_path: Path, cluster: dict[str, str]) -> None:
     work = tmp_path / "a b'c"
     work.mkdir()
-    done = run(work, cluster, "--mem", "4G", "--num-threads", "2", "--max-jobs-run", "2", "JOB=1:3",
-               "log/x.JOB.log", "echo", "JOB is", "$HOME")
+    done = run(
+        work,
+        cluster,
+        "--mem",
+        "4G",
+        "--num-threads",
+        "2",
+        "--max-jobs-run",
+        "2",
+        "JOB=1:3",
+        "log/x.JOB.log",
+        "echo",
+        "JOB is",
+        "$HOME",
+    )
     assert done.returncode == 0, done.stderr
     for job in (1, 2, 3):
         text = (work / f"log/x.{job}.log").read_text()
@@ -108,7 +132,8 @@ def test_refused_submission(tmp_path: Path, cluster: dict[str, str]) -> None:
 def test_configuration(tmp_path: Path, cluster: dict[str, str]) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/slurm.yaml").write_text(
-        'command: sbatch --partition=big # the queue\nmem: "--mem-per-cpu={}"\ngpu: -G {}\ngpu=0: --nice\n')
+        'command: sbatch --partition=big # the queue\nmem: "--mem-per-cpu={}"\ngpu: -G {}\ngpu=0: --nice\n'
+    )
     assert run(tmp_path, cluster, "--mem", "2G", "x.log", "true").returncode == 0
     assert {"--partition=big", "--mem-per-cpu=2G", "--nice"} <= set(sbatch_words(tmp_path))
     assert run(tmp_path, cluster, "--gpu", "2", "x.log", "true").returncode == 0
@@ -132,8 +157,9 @@ def test_pick_submits_only_those(tmp_path: Path, cluster: dict[str, str]) -> Non
 
 
 def test_sigterm_cancels(tmp_path: Path, cluster: dict[str, str]) -> None:
-    process = subprocess.Popen([sys.executable, str(SLURM), "--poll-s", "0.05", "x.log", "sleep", "2"],
-                               cwd=tmp_path, env=cluster)
+    process = subprocess.Popen(
+        [sys.executable, str(SLURM), "--poll-s", "0.05", "x.log", "sleep", "2"], cwd=tmp_path, env=cluster
+    )
     deadline = time.monotonic() + 10
     while not (tmp_path / "x.log").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

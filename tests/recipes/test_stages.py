@@ -64,8 +64,15 @@ def work(tmp_path: Path) -> Path:
 
 def run(work: Path, *words: str, code: int = 0) -> list[str]:
     """Run the recipe; return its lines of both outputs."""
-    done = subprocess.run(["bash", "run.sh", *words], cwd=work, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, timeout=20, check=False)
+    done = subprocess.run(
+        ["bash", "run.sh", *words],
+        cwd=work,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=20,
+        check=False,
+    )
     assert done.returncode == code, done.stdout
     return done.stdout.splitlines()
 
@@ -76,8 +83,11 @@ def ran(lines: list[str]) -> list[str]:
 
 
 def test_second_run_skips_all(work: Path) -> None:
-    assert ran(run(work)) == ["data/one: running (not done yet)", "tokens.txt: running (not done yet)",
-                              "exp/v1.0: running (not done yet)"]
+    assert ran(run(work)) == [
+        "data/one: running (not done yet)",
+        "tokens.txt: running (not done yet)",
+        "exp/v1.0: running (not done yet)",
+    ]
     lines = run(work, "--nj", "4")
     assert ran(lines) == []
     assert "stage 1 (data): data/one: up to date, skipped" in lines
@@ -91,9 +101,11 @@ def test_second_run_skips_all(work: Path) -> None:
 def test_changed_input_runs_what_depends_on_it(work: Path) -> None:
     run(work)
     (work / "raw").write_text("other\n")
-    assert ran(run(work)) == ["data/one: running (input raw changed)",
-                              "tokens.txt: running (input data/one/text changed)",
-                              "exp/v1.0: running (input tokens.txt changed)"]
+    assert ran(run(work)) == [
+        "data/one: running (input raw changed)",
+        "tokens.txt: running (input data/one/text changed)",
+        "exp/v1.0: running (input tokens.txt changed)",
+    ]
     assert (work / "exp/v1.0.old-1/model").exists()
 
 
@@ -158,8 +170,7 @@ def test_leftovers_of_a_killed_run_are_removed(work: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_training_goes_on(work: Path, number: signal.Signals) -> None:
     (work / "hang").touch()
-    process = subprocess.Popen(["bash", "run.sh"], cwd=work, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(["bash", "run.sh"], cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(work / "exp/v1.0/ready")
     process.send_signal(number)
     process.wait(timeout=10)
@@ -174,8 +185,7 @@ def test_interrupted_training_goes_on(work: Path, number: signal.Signals) -> Non
 def test_nothing_outlives_a_killed_script(work: Path) -> None:
     train = work / "train.sh"
     train.write_text('#!/usr/bin/env bash\nmkdir -p "$1"; echo $$ > "$1/pid"; mv "$1/pid" "$1/ready"; exec sleep 30\n')
-    process = subprocess.Popen(["bash", "run.sh"], cwd=work, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(["bash", "run.sh"], cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(work / "exp/v1.0/ready")
     child = int((work / "exp/v1.0/ready").read_text())
     process.kill()

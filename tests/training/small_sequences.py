@@ -11,7 +11,7 @@ from torch import Tensor
 from speechmtp.heads.contract import HeadSet, TrainBatch
 from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.trunk import Trunk
-from speechmtp.training.losses import MultiTokenConfig, depth_weights, rows_against_law, rows_ce
+from speechmtp.training.losses import MultiTokenConfig, depth_weights, rows_against_teacher, rows_ce
 from speechmtp.training.multi_token import Sequences, lay_behind, pad_text
 
 TEXTS = [[3, 4, 5, 6, 7, 8], [6, 3], [7, 8, 5, 10]]
@@ -49,8 +49,8 @@ def by_hand(
     trunk: Trunk, heads: HeadSet, rows: Sequences, config: MultiTokenConfig, ahead: int = 0,
     asked: Callable[[int, int], bool] = lambda target, d: True,
 ) -> list[tuple[float, int]]:  # fmt: skip
-    """Summed loss and number of labels of each depth 0..D, an entry at a time; the law for x_{t+1+d} is read at row
-    t + d + `ahead` of the trunk. `asked` may leave out targets of a depth."""
+    """Summed loss and number of labels of each depth 0..D, an entry at a time; the distribution for x_{t+1+d} is read
+    at row t + d + `ahead` of the trunk. `asked` may leave out targets of a depth."""
     batch = batch_of(trunk, heads, rows)
     features = list(heads.train_depths(batch))
     allowed = list(range(tiny.VOCAB)) if heads.shortlist is None else heads.shortlist.tolist()
@@ -64,8 +64,8 @@ def by_hand(
                     continue
                 count += 1
                 if d == 0:
-                    law = trunk.unembed(batch.states.hidden[b, t])[None]
-                    loss = rows_ce(law, torch.tensor([label]), config.smoothing)
+                    probs = trunk.unembed(batch.states.hidden[b, t])[None]
+                    loss = rows_ce(probs, torch.tensor([label]), config.smoothing)
                 else:
                     loss = _one(
                         trunk, heads, features[d - 1][b, t], d, label, allowed, batch, (b, t + d + ahead), config
@@ -82,7 +82,7 @@ def _one(
     logits = heads.logits(feature[None], d, batch.unembed)
     if config.kind == "ce":
         return rows_ce(logits, torch.tensor([allowed.index(label)]), config.smoothing)
-    return rows_against_law(logits, trunk.unembed(batch.states.hidden[row])[None], heads.shortlist, config)
+    return rows_against_teacher(logits, trunk.unembed(batch.states.hidden[row])[None], heads.shortlist, config)
 
 
 def weighted(parts: list[tuple[float, int]], config: MultiTokenConfig) -> float:

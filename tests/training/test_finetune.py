@@ -178,7 +178,7 @@ def test_targets_of_kept_audio_are_the_bases_own(data: DataDir, tmp_path: Path) 
 
 @pytest.mark.usefixtures("every_output_counts")
 @pytest.mark.parametrize("parts", ["full", "lora"])
-def test_kept_audio_holds_the_law_before(parts: str, data: DataDir, tmp_path: Path) -> None:
+def test_kept_audio_holds_the_distribution_before(parts: str, data: DataDir, tmp_path: Path) -> None:
     """The divergence is zero before the first update, has a gradient after one, and weighs what it is told."""
     bundle, settings = load(tmp_path), config(parts, keep_weight=2.0)
     pool = make_pool(bundle, data, settings, keep=True)
@@ -186,7 +186,7 @@ def test_kept_audio_holds_the_law_before(parts: str, data: DataDir, tmp_path: Pa
     batch = held.batch(0)
     assert abs(float(held.loss(batch, 0)[0].detach())) < 1e-9
     if parts == "full":
-        spoken = FinetunePhase(replace(settings, keep_law=False), bundle, [pool], [], torch.float32)
+        spoken = FinetunePhase(replace(settings, kl_to_base=False), bundle, [pool], [], torch.float32)
         assert float(spoken.loss(batch, 0)[0].detach()) > 1
     with torch.no_grad():
         for weight, _ in held.parameters():

@@ -11,7 +11,7 @@ from torch import Tensor
 from speechmtp.errors import DataError
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.training.tasks.head_bases import HeldOut, read_prompts, write_prompts
-from speechmtp.training.tasks.head_data import HeardData, HeardText, PackedText, opened, own_continuations
+from speechmtp.training.tasks.head_data import HeardData, HeardText, PackedText, own_continuations, text_prompt
 from speechmtp.training.tasks.heads import likely_tokens
 
 
@@ -32,8 +32,8 @@ def texts(count: int) -> list[list[int]]:
     return [[3 + i // 8 % 8, 3 + i % 8, *[4] * (2 + i % 6)] for i in range(count)]
 
 
-def packed(count: int = 23, rows: int = 1, size: int = 16, opening: int = 3, seed: int = 0) -> PackedText:
-    return PackedText(tiny.trunk(0), texts(count), rows, size, opening, seed)
+def packed(count: int = 23, rows: int = 1, size: int = 16, prompt_tokens: int = 3, seed: int = 0) -> PackedText:
+    return PackedText(tiny.trunk(0), texts(count), rows, size, prompt_tokens, seed)
 
 
 def samples(batch: tuple[Tensor, Tensor, Tensor]) -> list[list[int]]:
@@ -130,7 +130,7 @@ def test_packing_never_exceeds_and_positions_start_anew() -> None:
 
 
 def test_no_call_starts_before_the_end_of_an_opening() -> None:
-    data = packed(rows=2, opening=3)
+    data = packed(rows=2, prompt_tokens=3)
     batch = data.batch(0)
     rows = data.sequences(batch)
     labels = shifted_labels(rows.ids, rows.segments, 2, rows.wanted, rows.starts)
@@ -141,9 +141,9 @@ def test_no_call_starts_before_the_end_of_an_opening() -> None:
     assert Counter(asked) == Counter(token for text in samples(batch) for token in text[3:])
     assert data.tokens()[0] == data._texts[0][3:]
     with pytest.raises(DataError, match="no text longer than its prompt of 9 tokens"):
-        packed(opening=9)
+        packed(prompt_tokens=9)
     with pytest.raises(DataError, match="rows of 4"):
-        packed(size=4, opening=4)
+        packed(size=4, prompt_tokens=4)
 
 
 def test_the_shortlist_keeps_frequent_tokens_and_the_end() -> None:
@@ -172,7 +172,9 @@ def test_a_moved_trunk_says_and_opens_anew() -> None:
     trunk, heads = tiny.trunk(0), tiny.heads("latent", 3)
 
     def held_out() -> HeldOut:
-        return HeldOut(trunk, lambda: [opened(trunk, [[1, 5, n]]) for n in range(3, 9)], tiny.RULES, Limits(0.0, 9, 9))
+        return HeldOut(
+            trunk, lambda: [text_prompt(trunk, [[1, 5, n]]) for n in range(3, 9)], tiny.RULES, Limits(0.0, 9, 9)
+        )
 
     kept = held_out()
     before = kept.figures(heads, False)

@@ -1,4 +1,5 @@
-"""Task `heads`: what each mode moves, whose law is kept, and that a stopped training goes on to the same bits."""
+"""Task `heads`: what each mode moves, whose distribution is kept, and that a stopped training goes on to the same
+bits."""
 
 import os
 import signal
@@ -133,17 +134,17 @@ def test_each_mode_moves_what_it_should(mode: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["joint", "lora"])
-def test_a_kept_law_costs_nothing_before_the_first_update(mode: str) -> None:
-    """And afterwards it is still the law before training that is asked for."""
+def test_a_kept_distribution_costs_nothing_before_the_first_update(mode: str) -> None:
+    """And afterwards it is still the distribution before training that is asked for."""
     if mode == "lora":
         pytest.importorskip("peft")
-    training = Training(mode, keep_law=True)
+    training = Training(mode, kl_to_base=True)
     lora = Lora(training.trunk, 2, 4) if mode == "lora" else None
     phase = training.phase(lora)
     batch = phase.batch(0)
     first = phase.loss(batch, 0)[1]["ce"]
     assert abs(first) < 1e-9 * training.data.count(batch)
-    labels = replace(training.config, keep_law=False)
+    labels = replace(training.config, kl_to_base=False)
     training.config = labels
     assert training.phase(lora).loss(batch, 0)[1]["ce"] > 1.0
     with torch.no_grad():
@@ -154,8 +155,8 @@ def test_a_kept_law_costs_nothing_before_the_first_update(mode: str) -> None:
     assert moved == again > 0.1
 
 
-def test_a_kept_law_pulls_the_trunk_back() -> None:
-    training = Training("joint", keep_law=True, loss=MultiTokenConfig(scale=0.0))
+def test_a_kept_distribution_pulls_the_trunk_back() -> None:
+    training = Training("joint", kl_to_base=True, loss=MultiTokenConfig(scale=0.0))
     phase = training.phase()
     batch = phase.batch(0)
     with torch.no_grad():
@@ -202,13 +203,13 @@ def test_two_stages_train_heads_alone_and_then_both(share: float, steps: dict[st
 def test_a_stopped_training_goes_on_to_the_same_bits(mode: str, tmp_path: Path) -> None:
     if mode == "lora":
         pytest.importorskip("peft")
-    whole = Training(mode, keep_law=mode == "two_stage").run(tmp_path / "whole")
+    whole = Training(mode, kl_to_base=mode == "two_stage").run(tmp_path / "whole")
     for stop in (1, 4):  # updates into this run; the second one is in another phase of two stages
-        training = Training(mode, keep_law=mode == "two_stage")
+        training = Training(mode, kl_to_base=mode == "two_stage")
         _signal_at(training, stop)
         with pytest.raises(TrainingStopped, match="--resume"):
             training.run(tmp_path / "stopped", resume=True)
-    last = Training(mode, keep_law=mode == "two_stage").run(tmp_path / "stopped", resume=True)
+    last = Training(mode, kl_to_base=mode == "two_stage").run(tmp_path / "stopped", resume=True)
     assert_same(whole, last)
     done = Training(mode)
     done.data.batch = None  # type: ignore[assignment, method-assign]  # nothing is left to train
@@ -232,7 +233,7 @@ def _signal_at(training: Training, update: int) -> None:
     ("settings", "message"),
     [
         ({"steps": 0}, "steps 0, expected 1 or more"), ({"anchors": -1}, "anchors -1, expected 0 or more"),
-        ({"first_share": 1.5}, "first_share 1.5"), ({"size": 8, "opening": 8}, "size 8, expected 9 or more"),
+        ({"first_share": 1.5}, "first_share 1.5"), ({"size": 8, "prompt_tokens": 8}, "size 8, expected 9 or more"),
         ({"heads": ChainHeadsConfig(depth=0)}, "depth 0 has nothing to train"),
     ],
 )  # fmt: skip

@@ -15,12 +15,12 @@ from speechmtp.training.losses import (
     MultiTokenConfig,
     depth_weights,
     in_chunks,
-    rows_against_law,
+    rows_against_teacher,
     rows_ce,
 )
 from speechmtp.training.tasks.ctc import consistency_loss, ctc_loss, greedy_labels
 
-LAWS: list[Kind] = [kind for kind in get_args(Kind) if kind != "ce"]
+TEACHER_KINDS: list[Kind] = [kind for kind in get_args(Kind) if kind != "ce"]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def logits(seed: int, rows: int = 5, size: int = 6) -> Tensor:
 
 
 def by_hand(kind: Kind, q: list[float], p: list[float], eta: float = 3.0) -> float:
-    """A loss of laws q and p over the same tokens, in plain sums; p may lack mass."""
+    """A loss of distributions q and p over the same tokens, in plain sums; p may lack mass."""
     inside = [x / sum(p) for x in p]
     forward = sum(a * math.log(a / b) for a, b in zip(inside, q))
     alpha = sum(map(min, p, q))
@@ -79,30 +79,33 @@ def by_hand(kind: Kind, q: list[float], p: list[float], eta: float = 3.0) -> flo
     }[kind]
 
 
-@pytest.mark.parametrize("kind", LAWS)
+@pytest.mark.parametrize("kind", TEACHER_KINDS)
 @pytest.mark.parametrize("ids", [None, [4, 0, 2]])
 @pytest.mark.parametrize("eta", [3.0, 10.0])
 def test_each_loss_equals_its_formula(kind: Kind, ids: list[int] | None, eta: float) -> None:
-    """With a shortlist: acceptance of the law as it is, divergences of the law within the shortlist."""
+    """With a shortlist: acceptance of the distribution as it is, divergences of the distribution within the
+    shortlist."""
     head, target = logits(0, size=len(ids) if ids else 6), logits(1)
     config = MultiTokenConfig(kind=kind, eta=eta)
-    loss = rows_against_law(head, target, None if ids is None else torch.tensor(ids), config)
+    loss = rows_against_teacher(head, target, None if ids is None else torch.tensor(ids), config)
     expected = 0.0
     for q, p in zip(head.softmax(-1).tolist(), target.softmax(-1).tolist()):
         expected += by_hand(kind, q, p if ids is None else [p[i] for i in ids], eta)
     assert float(loss) == pytest.approx(expected, rel=1e-10)
 
 
-def test_laws_that_agree_cost_nothing_and_shortlists_what_they_lack() -> None:
+def test_distributions_that_agree_cost_nothing_and_shortlists_what_they_lack() -> None:
     target = logits(2)
-    for kind in LAWS:
+    for kind in TEACHER_KINDS:
         config = MultiTokenConfig(kind=kind)
-        assert float(rows_against_law(target, target, None, config)) == pytest.approx(0, abs=1e-12)
+        assert float(rows_against_teacher(target, target, None, config)) == pytest.approx(0, abs=1e-12)
     ids = torch.tensor([1, 3])
     lacking = float((1 - target.softmax(-1)[:, ids].sum(-1)).sum())
-    inside = rows_against_law(target[:, ids], target, ids, MultiTokenConfig(kind="tv"))
-    assert float(inside) == pytest.approx(lacking, rel=1e-10), "q >= p everywhere: all the law's mass within is met"
-    assert float(rows_against_law(target[:, ids], target, ids, MultiTokenConfig(kind="kd"))) == pytest.approx(
+    inside = rows_against_teacher(target[:, ids], target, ids, MultiTokenConfig(kind="tv"))
+    assert float(inside) == pytest.approx(lacking, rel=1e-10), (
+        "q >= p everywhere: all the distribution's mass within is met"
+    )
+    assert float(rows_against_teacher(target[:, ids], target, ids, MultiTokenConfig(kind="kd"))) == pytest.approx(
         0, abs=1e-9
     )
 
@@ -110,7 +113,7 @@ def test_laws_that_agree_cost_nothing_and_shortlists_what_they_lack() -> None:
 def gradient(kind: Kind, head: Tensor, target: Tensor, ids: Tensor | None = None) -> Tensor:
     """d loss / d logits [R, V]."""
     leaf = head.clone().requires_grad_()
-    rows_against_law(leaf, target, ids, MultiTokenConfig(kind=kind)).backward()
+    rows_against_teacher(leaf, target, ids, MultiTokenConfig(kind=kind)).backward()
     assert leaf.grad is not None
     return leaf.grad
 
@@ -134,12 +137,12 @@ def test_gradients_equal_their_formulas(ids: list[int] | None) -> None:
     torch.testing.assert_close(gradient("lk_hybrid", head, target, index), hybrid, rtol=0, atol=1e-12)
 
 
-def test_log_acceptance_of_a_certain_law_is_cross_entropy() -> None:
+def test_log_acceptance_of_a_certain_distribution_is_cross_entropy() -> None:
     head, labels = logits(5), torch.tensor([0, 5, 2, 2, 1])
     certain = 1000.0 * F.one_hot(labels, 6).double()
     config = MultiTokenConfig(kind="lk_alpha")
     expected = F.cross_entropy(head, labels, reduction="sum")
-    assert float(rows_against_law(head, certain, None, config)) == pytest.approx(float(expected), rel=1e-10)
+    assert float(rows_against_teacher(head, certain, None, config)) == pytest.approx(float(expected), rel=1e-10)
     leaf = head.clone().requires_grad_()
     rows_ce(leaf, labels).backward()
     assert leaf.grad is not None
@@ -152,9 +155,10 @@ def test_cross_entropy_is_summed_in_float32_at_least() -> None:
         expected = F.cross_entropy(head, labels, reduction="sum", label_smoothing=smoothing)
         assert float(rows_ce(head, labels, smoothing)) == pytest.approx(float(expected), rel=1e-12)
     assert rows_ce(head.bfloat16(), labels).dtype == torch.float32
-    for kind in LAWS:
+    for kind in TEACHER_KINDS:
         assert (
-            rows_against_law(head.bfloat16(), head.bfloat16(), None, MultiTokenConfig(kind=kind)).dtype == torch.float32
+            rows_against_teacher(head.bfloat16(), head.bfloat16(), None, MultiTokenConfig(kind=kind)).dtype
+            == torch.float32
         )
 
 

@@ -1,4 +1,4 @@
-"""The multi-token loss over trunk and heads: whose labels, whose law, whose gradients."""
+"""The multi-token loss over trunk and heads: whose labels, whose distribution, whose gradients."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -12,7 +12,7 @@ from torch import Tensor
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.labels import IGNORED
 from speechmtp.heads.table import FAMILIES
-from speechmtp.training.losses import Kind, MultiTokenConfig, rows_against_law, rows_ce
+from speechmtp.training.losses import Kind, MultiTokenConfig, rows_against_teacher, rows_ce
 from speechmtp.training.multi_token import anchors_of, multi_token_loss
 
 KINDS = [family.kind for family in FAMILIES]  # type: ignore[attr-defined]
@@ -46,7 +46,9 @@ def test_every_depth_has_its_own_mean_over_its_own_labels(kind: str, smoothing: 
 @pytest.mark.parametrize("heads", ["latent", "chain"])
 @pytest.mark.parametrize("kind", [kind for kind in get_args(Kind) if kind != "ce"])
 @pytest.mark.parametrize("shortlist", [0, 9])
-def test_the_law_is_the_trunks_own_where_the_token_is_predicted(heads: str, kind: Kind, shortlist: int) -> None:
+def test_the_distribution_is_the_trunks_own_where_the_token_is_predicted(
+    heads: str, kind: Kind, shortlist: int
+) -> None:
     """Row t + d of the trunk speaks of x_{t+1+d}; its neighbours would give another loss."""
     trunk, head_set = tiny.trunk(0), tiny.heads(heads, 3, 1, shortlist=shortlist)
     config = MultiTokenConfig(kind=kind, scale=1.0)
@@ -239,20 +241,20 @@ def test_few_anchors_estimate_the_loss_of_all(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["latent", "chain"])
-def test_a_law_given_takes_the_place_of_depth_zeros_labels(kind: str) -> None:
-    """Self-distillation: nothing is lost where the trunk's law is as it was, and the heads' loss stays."""
+def test_a_distribution_given_takes_the_place_of_depth_zeros_labels(kind: str) -> None:
+    """Self-distillation: nothing is lost where the trunk's distribution is as it was, and the heads' loss stays."""
     trunk, heads = tiny.trunk(0), tiny.heads(kind, 2, 1)
     rows, config = sequences(trunk), MultiTokenConfig(scale=1.0)
     with torch.no_grad():
         before = trunk(rows.embeddings, rows.positions, rows.segments).hidden
         other = torch.randn(before.shape, generator=tiny.generator(1), dtype=torch.float64)
         with_labels, plain = multi_token_loss(trunk, heads, rows, config)
-        kept, values = multi_token_loss(trunk, heads, rows, config, law=before)
-        moved, far = multi_token_loss(trunk, heads, rows, config, law=other)
-        asked = rows.starts & (rows.ids != tiny.EOS)  # from the opening token to the last, whose target ends the text
-        laws = trunk.unembed(before[asked]), trunk.unembed(other[asked])
-        expected = rows_against_law(*laws, None, MultiTokenConfig(kind="kd"))
-        labelled = rows_ce(laws[0], rows.ids.roll(-1, 1)[asked])
+        kept, values = multi_token_loss(trunk, heads, rows, config, teacher=before)
+        moved, far = multi_token_loss(trunk, heads, rows, config, teacher=other)
+        asked = rows.starts & (rows.ids != tiny.EOS)  # from the start token to the last, whose target ends the text
+        distributions = trunk.unembed(before[asked]), trunk.unembed(other[asked])
+        expected = rows_against_teacher(*distributions, None, MultiTokenConfig(kind="kd"))
+        labelled = rows_ce(distributions[0], rows.ids.roll(-1, 1)[asked])
     assert values["ce"] == pytest.approx(0, abs=1e-9)
     assert far["ce"] == pytest.approx(float(expected), rel=1e-9) and plain["ce"] == pytest.approx(float(labelled))
     assert float(with_labels - kept) == pytest.approx(plain["ce"], rel=1e-9)
@@ -260,11 +262,11 @@ def test_a_law_given_takes_the_place_of_depth_zeros_labels(kind: str) -> None:
     assert values["loss_1"] == far["loss_1"] == plain["loss_1"]
 
 
-def test_a_law_is_held_fixed() -> None:
+def test_a_distribution_is_held_fixed() -> None:
     trunk = tiny.trunk(0)
     heads: HeadSet = tiny.heads("latent", 1, 1)
-    law = torch.randn(3, 14, tiny.WIDTH, generator=tiny.generator(1), dtype=torch.float64).requires_grad_()
+    teacher = torch.randn(3, 14, tiny.WIDTH, generator=tiny.generator(1), dtype=torch.float64).requires_grad_()
     rows = sequences(trunk)
-    law_rows = law[:, : rows.ids.shape[1]]
-    multi_token_loss(trunk, heads, rows, MultiTokenConfig(scale=0), law=law_rows)[0].backward()
-    assert law.grad is None or not bool(law.grad.any())
+    teacher_rows = teacher[:, : rows.ids.shape[1]]
+    multi_token_loss(trunk, heads, rows, MultiTokenConfig(scale=0), teacher=teacher_rows)[0].backward()
+    assert teacher.grad is None or not bool(teacher.grad.any())

@@ -51,8 +51,8 @@ def trained_logits(
     for d, (logits, labels) in enumerate(caught):
         places = [(b, t) for b, row in enumerate(rows) for t in range(len(row) - 1 - d)]
         assert labels.tolist() == [rows[b][t + 1 + d] for b, t in places]
-        for (b, t), law in zip(places, logits):
-            found[b, t, d] = law
+        for (b, t), probs in zip(places, logits):
+            found[b, t, d] = probs
     return found
 
 

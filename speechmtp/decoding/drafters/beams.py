@@ -9,7 +9,7 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import empty_draft
 from speechmtp.decoding.drafters.model import ByModel, DraftCache
-from speechmtp.decoding.drafters.paths import Paths, ends_text, log_laws, logits_behind, up_to_end
+from speechmtp.decoding.drafters.paths import Paths, ends_text, log_probs_of, logits_behind, up_to_end
 from speechmtp.decoding.noise import DRAFT
 from speechmtp.decoding.processors import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
@@ -20,11 +20,12 @@ from speechmtp.types import Draft, chain_draft
 @dataclass(frozen=True)
 class BeamSample(ByModel):
     """`width` beams of the draft model, up to `depth` tokens; the one of highest probability is drafted, and
-    `confidence` holds its tokens' probabilities under the (processed) law of the draft model.
+    `confidence` holds its tokens' probabilities under the (processed) distribution of the draft model.
 
-    Where tokens are drawn, each step draws the beams to keep, without replacement, by their probability under laws cut
-    to `top_k` tokens and `top_p` of the mass (0 and 1: no cut); else this is beam search. A beam ends with an end
-    token. Beams share one cache, in which only what was emitted is committed: a step feeds all of the tree again.
+    Where tokens are drawn, each step draws the beams to keep, without replacement, by their probability under
+    distributions cut to `top_k` tokens and `top_p` of the mass (0 and 1: no cut); else this is beam search. A beam ends
+    with an end token. Beams share one cache, in which only what was emitted is committed: a step feeds all of the tree
+    again.
     """
 
     depth: int
@@ -55,10 +56,10 @@ class BeamSample(ByModel):
         score = torch.zeros(len(state.rows), 1, device=state.device)
         chances = score[..., None][..., :0]  # of each beam's tokens [B, n, d]
         for d in range(1, depth + 1):
-            laws = log_laws(state, state.rows, logits, paths.ends)
-            picks, score = self._step(state, laws, score, d)
-            above, tokens = picks // laws.shape[2], picks % laws.shape[2]
-            chance = laws.flatten(1).gather(1, picks).exp()
+            log_probs = log_probs_of(state, state.rows, logits, paths.ends)
+            picks, score = self._step(state, log_probs, score, d)
+            above, tokens = picks // log_probs.shape[2], picks % log_probs.shape[2]
+            chance = log_probs.flatten(1).gather(1, picks).exp()
             chances = torch.cat([chances[index[:, None], above], chance[..., None]], 2)
             paths = paths.grow(tokens, above)
             best = score.argmax(1)
@@ -68,19 +69,19 @@ class BeamSample(ByModel):
             state.count_draft_calls()
         return chain_draft(up_to_end(paths.ends[index, best], state.ends), chances[index, best])
 
-    def _step(self, state: DecodeState, laws: Tensor, score: Tensor, d: int) -> tuple[Tensor, Tensor]:
+    def _step(self, state: DecodeState, log_probs: Tensor, score: Tensor, d: int) -> tuple[Tensor, Tensor]:
         """Which `width` of all continuations [B, n * V] go on, and their scores [B, width]."""
-        nodes, size = laws.shape[1:]
+        nodes, size = log_probs.shape[1:]
         drawn = state.noise is not None and state.draws != "best"
         if drawn and self._cut is not None:
-            laws = self._cut(laws, lambda: []).log_softmax(-1)
-        total = (score[..., None] + laws).flatten(1)
+            log_probs = self._cut(log_probs, lambda: []).log_softmax(-1)
+        total = (score[..., None] + log_probs).flatten(1)
         ranked = total
         if drawn:
             assert state.noise is not None
             # Node -1 is the base token, then all beams level by level.
             first = -1 if d == 1 else (d - 2) * self.width
-            node = torch.arange(first, first + nodes, device=laws.device)
+            node = torch.arange(first, first + nodes, device=log_probs.device)
             noise = state.noise.gumbel(state.base_index[:, None].expand(-1, nodes), size, DRAFT, node)
             ranked = total + noise.flatten(1).to(total.dtype)
         picks = ranked.topk(min(self.width, ranked.shape[1]), 1).indices

@@ -1,4 +1,4 @@
-"""The joint law of the next tokens itself, by the trunk (multi-token joint decoding; Qin et al. 2024,
+"""The joint distribution of the next tokens itself, by the trunk (multi-token joint decoding; Qin et al. 2024,
 arXiv 2407.09722): a reference on small vocabularies, at one trunk call a level of the tree of all continuations."""
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from speechmtp.decoding.drafters.paths import (
     Paths,
     check_size,
     children,
-    log_laws,
+    log_probs_of,
     logits_behind,
     prefixes_behind,
     up_to_end,
@@ -25,11 +25,11 @@ from speechmtp.types import Draft, Request, chain_draft
 
 @dataclass(frozen=True)
 class Joint(Drafter):
-    """The likeliest continuation of `depth` tokens under their joint law, of all or of those made of the `top`
+    """The likeliest continuation of `depth` tokens under their joint distribution, of all or of those made of the `top`
     likeliest tokens behind each node; an end token ends it. To be kept as it is (`KeepDraft`).
 
-    Where tokens are drawn it is a sample of the joint law, which is nothing but drawing token by token, so that no tree
-    is needed. In a mixed batch its calls run through all rows.
+    Where tokens are drawn it is a sample of the joint distribution, which is nothing but drawing token by token, so
+    that no tree is needed. In a mixed batch its calls run through all rows.
     """
 
     depth: int
@@ -56,13 +56,13 @@ class Joint(Drafter):
         paths = Paths.none(len(batch.rows), state.device)
         score = torch.zeros(len(batch.rows), 1, dtype=torch.float32, device=state.device)
         for d in range(1, depth + 1):
-            laws = log_laws(
+            log_probs = log_probs_of(
                 state, batch.rows,
                 logits_behind(batch.trunk, batch.cache, pending, paths, batch.ahead, batch.rules), paths.ends,
             )  # fmt: skip
-            best = laws.topk(most, -1)
+            best = log_probs.topk(most, -1)
             score = (score[..., None] + best.values).flatten(1)
-            tokens, above = best.indices.flatten(1), children(laws.shape[1], most, laws)
+            tokens, above = best.indices.flatten(1), children(log_probs.shape[1], most, log_probs)
             if d < depth:
                 paths = paths.grow(tokens, above)
         rows, at = torch.arange(len(score), device=score.device), score.argmax(1)

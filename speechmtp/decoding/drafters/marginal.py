@@ -1,4 +1,5 @@
-"""Multi-token laws without heads: the trunk's own intermediate tokens summed out (Mehra et al., arXiv 2502.09419).
+"""Multi-token distributions without heads: the trunk's own intermediate tokens summed out (Mehra et al., arXiv
+2502.09419).
 
 p(x_{t+1+d} | x_<=t) = sum over paths x_{t+1}..x_{t+d} of p(path | x_<=t) p(x_{t+1+d} | x_<=t, path). Exact over the
 whole vocabulary at V^d tree nodes; with `top` each node keeps its likeliest m tokens, renormalised, at m^d nodes.
@@ -23,9 +24,9 @@ from speechmtp.types import Draft, Prompt, Request, TokenRules, chain_draft
 
 @dataclass(frozen=True)
 class Marginal(Drafter):
-    """The token behind the base token by the trunk's own law and `depth` - 1 further ones by their marginal laws, which
-    know nothing of each other: what independent heads can reach at best. It costs `depth` calls of the trunk a draft,
-    which run through all rows of a mixed batch."""
+    """The token behind the base token by the trunk's own distribution and `depth` - 1 further ones by their marginal
+    distributions, which know nothing of each other: what independent heads can reach at best. It costs `depth` calls of
+    the trunk a draft, which run through all rows of a mixed batch."""
 
     depth: int
     top: int | None = None
@@ -40,22 +41,22 @@ class Marginal(Drafter):
         if depth == 0:
             return empty_draft(state)
         batch = state.batch
-        laws = next_laws(
+        distributions = next_probs(
             batch.trunk, batch.cache, batch.pending(), depth - 1, self.top, batch.ahead, batch.rules
         )[state.places]  # fmt: skip
         state.count_draft_calls(depth)
-        ends, found = torch.zeros(len(laws), 1, 0, dtype=torch.long, device=laws.device), []
+        ends, found = torch.zeros(len(distributions), 1, 0, dtype=torch.long, device=distributions.device), []
         for d in range(depth):
             prefixes = prefixes_behind(state.rows, ends)
-            found.append(choose(state, laws[:, d : d + 1].log(), None, d + 1, prefixes, d))
+            found.append(choose(state, distributions[:, d : d + 1].log(), None, d + 1, prefixes, d))
             ends = torch.cat([ends, found[-1].tokens], 2)
         q = [choice.q[:, :, 0] for choice in found if choice.q is not None]
         confidence = torch.cat([choice.confidence[..., 0] for choice in found], 1)
         return chain_draft(ends[:, 0], confidence, torch.cat(q, 1) if q else None)
 
 
-def marginal_laws(trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int, top: int | None = None) -> Tensor:
-    """Marginal laws [B, depth, V] of x_{t+1+d} for d = 1..depth, t being each row's last pending entry.
+def marginal_probs(trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int, top: int | None = None) -> Tensor:
+    """Marginal distributions [B, depth, V] of x_{t+1+d} for d = 1..depth, t being each row's last pending entry.
 
     `pending` are the entries behind the committed ones of `cache` that the next call would feed: the prompt, or the
     base token. Nothing is committed. `top` is m (None: the whole vocabulary); the total-variation error of depth 1 is
@@ -63,27 +64,27 @@ def marginal_laws(trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int,
     """
     if depth == 0 and (top is None or top > 0):
         return pending.embeddings.new_zeros(len(pending.lengths), 0, trunk.vocab_size)
-    return next_laws(trunk, cache, pending, depth, top)[:, 1:]
+    return next_probs(trunk, cache, pending, depth, top)[:, 1:]
 
 
 @torch.no_grad()
-def next_laws(
+def next_probs(
     trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int, top: int | None = None,
     ahead: Callable[[int], Tensor] | None = None, rules: Sequence[TokenRules] = (),
 ) -> Tensor:  # fmt: skip
-    """`marginal_laws` with the trunk's own law of x_{t+1} before them: [B, depth + 1, V], by as many calls."""
+    """`marginal_laws` with the trunk's own distribution of x_{t+1} before them: [B, depth + 1, V], by as many calls."""
     if depth < 0 or (top is not None and top < 1):
         raise ConfigError(f"marginal: depth {depth} and top {top}, expected depth from 0 and top from 1")
     most = trunk.vocab_size if top is None else min(top, trunk.vocab_size)
     paths = Paths.none(len(pending.lengths), pending.embeddings.device)
     weights = pending.embeddings.new_ones(len(pending.lengths), 1)
-    laws: list[Tensor] = []
+    distributions: list[Tensor] = []
     for d in range(depth + 1):
         logits = logits_behind(trunk, cache, pending, paths, ahead, rules)
         below = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        laws.append((weights[..., None] * below).sum(1))
+        distributions.append((weights[..., None] * below).sum(1))
         if d < depth:
             best = below.topk(most, -1)
             paths = paths.grow(best.indices.flatten(1), children(below.shape[1], most, below))
             weights = (weights[..., None] * best.values / best.values.sum(-1, keepdim=True)).flatten(1)
-    return torch.stack(laws, 1)
+    return torch.stack(distributions, 1)

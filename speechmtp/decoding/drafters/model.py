@@ -114,7 +114,7 @@ class DraftCache:
     def _positions(self, begin: Sequence[int], count: int) -> Tensor:
         """Positions [B, count] of the rows' output tokens from `begin` on."""
         rows = zip(self.first, self.prompts, begin)
-        table = [[first + prompt.law.offset(n + i) for i in range(count)] for first, prompt, n in rows]
+        table = [[first + prompt.output_positions.offset(n + i) for i in range(count)] for first, prompt, n in rows]
         return torch.tensor(table, dtype=torch.long, device=self.cache.device).view(len(table), count)
 
     def _run(self, state: DecodeState, embeddings: Tensor, positions: Tensor, counts: list[int]) -> Tensor:

@@ -69,8 +69,8 @@ def logits_behind(
     rules: Sequence[TokenRules] = (),
 ) -> Tensor:  # fmt: skip
     """Logits [B, n, V] behind the n paths, which stand behind the committed and the `pending` entries of each row;
-    `ahead` gives the positions [B, n] of the entries to come (None: by the prompt's law), `rules` say what may not be
-    said."""
+    `ahead` gives the positions [B, n] of the entries to come (None: by the prompt's distribution), `rules` say what may
+    not be said."""
     draft, lengths, device = paths.draft, pending.lengths, pending.embeddings.device
     size, last = draft.tokens.shape[1], paths.ends.shape[1]
     slots = lengths[:, None] + torch.arange(size, device=device)
@@ -81,7 +81,7 @@ def logits_behind(
         inputs = inputs.scatter(1, slots[..., None].expand(-1, -1, trunk.width), nodes)
         positions = torch.nn.functional.pad(positions, (0, size))
         if ahead is None:
-            steps = torch.tensor([pending.law.offset(i) for i in range(size)], device=device)
+            steps = torch.tensor([pending.output_positions.offset(i) for i in range(size)], device=device)
             places = pending.next_position[:, None] + steps
         else:
             places = ahead(size)
@@ -103,18 +103,18 @@ def prefixes_behind(rows: Sequence[Row], ends: Tensor) -> Prefixes:
     return lambda: [[row.prefix + path for path in paths] for row, paths in zip(rows, ends.tolist())]
 
 
-def log_laws(state: DecodeState, rows: Sequence[Row], logits: Tensor, ends: Tensor) -> Tensor:
-    """Log of the processed laws [B, n, V] behind paths, in float32 at least; behind an end token another one follows,
-    so that ended paths are compared with those that go on."""
+def log_probs_of(state: DecodeState, rows: Sequence[Row], logits: Tensor, ends: Tensor) -> Tensor:
+    """Log of the processed distributions [B, n, V] behind paths, in float32 at least; behind an end token another one
+    follows, so that ended paths are compared with those that go on."""
     if state.processors is not None:
         logits = state.processors(logits, prefixes_behind(rows, ends))
-    laws = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     if not ends.shape[2]:
-        return laws
+        return log_probs
     ended = ends_text(ends[..., -1], state.ends)[..., None]
-    certain = torch.full_like(laws[:1, :1], -torch.inf)
+    certain = torch.full_like(log_probs[:1, :1], -torch.inf)
     certain[..., state.eos] = 0.0
-    return torch.where(ended, certain, laws)
+    return torch.where(ended, certain, log_probs)
 
 
 def ends_text(tokens: Tensor, ends: Sequence[int]) -> Tensor:

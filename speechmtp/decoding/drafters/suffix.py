@@ -10,7 +10,7 @@ from speechmtp.decoding.state import DecodeState, Row
 from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
 
-MOST = 1 << 18  # n-grams of the tree that rows share, before it is begun anew
+MAX_NODES = 1 << 18  # n-grams of the tree that rows share, before it is begun anew
 
 
 class Counts:
@@ -143,5 +143,7 @@ class Suffix(Drafter):
             for cursor in row.kept:
                 for token in tokens:
                     cursor.emit(token)
-        if state.drafter_state is not None and len(state.drafter_state.token) > MOST:  # rows came and went for long
+        if (
+            state.drafter_state is not None and len(state.drafter_state.token) > MAX_NODES
+        ):  # rows came and went for long
             state.drafter_state = self._share(Counts(), state.rows)

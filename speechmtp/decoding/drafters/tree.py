@@ -131,9 +131,9 @@ class DynamicTree(Drafter):
     A node is worth no more than its parent and stands behind it, so that a tie never keeps a child alone.
 
     Where tokens are drawn by noise of their own, for a ratio rule, leaving a drawn token out because of what it is
-    would bias the output: those left are likelier than their law says. Then every level has its share of the nodes,
-    which is divided among the parents by the laws of their children, before these are drawn, and all that was drawn is
-    kept. What is drawn decides only which nodes get children.
+    would bias the output: those left are likelier than their distribution says. Then every level has its share of the
+    nodes, which is divided among the parents by the distributions of their children, before these are drawn, and all
+    that was drawn is kept. What is drawn decides only which nodes get children.
     """
 
     depth: int
@@ -215,11 +215,11 @@ class _Grown:
             value = value + self.value[..., None]
         level = [choice.tokens, self.node[..., None].expand_as(choice.tokens), value, choice.confidence]
         level = [part.flatten(1) for part in level]
-        law = None if choice.q is None else choice.q.flatten(1, 2)
+        probs = None if choice.q is None else choice.q.flatten(1, 2)
         if kept is not None:
             level = [part.gather(1, kept) for part in level]
-            law = None if law is None else law.gather(1, kept[..., None].expand(-1, -1, law.shape[-1]))
-        self.levels.append((*level, *([] if law is None else [law])))
+            probs = None if probs is None else probs.gather(1, kept[..., None].expand(-1, -1, probs.shape[-1]))
+        self.levels.append((*level, *([] if probs is None else [probs])))
         tokens, _, value, _ = level
         if not last:
             best, index = value.topk(min(self.width, value.shape[1]), 1)
@@ -233,7 +233,7 @@ class _Grown:
     def draft(self, most: int, chain: bool) -> Draft:
         """The best `most` candidates."""
         tokens, parent, value, confidence, *q = (torch.cat(parts, 1) for parts in zip(*self.levels))
-        law = q[0] if q else None
+        probs = q[0] if q else None
         if most < self.count:
             # Candidates stand level by level, so that a stable order breaks ties by depth.
             order = value.sort(dim=1, descending=True, stable=True).indices[:, :most].sort(1).values
@@ -243,8 +243,8 @@ class _Grown:
             parent = parent.gather(1, order)
             parent = number.gather(1, parent.clamp_min(0)).where(parent >= 0, -1)
             tokens, confidence = tokens.gather(1, order), confidence.gather(1, order)
-            law = None if law is None else law.gather(1, order[..., None].expand(-1, -1, law.shape[-1]))
-        return Draft(tokens, parent, confidence, chain, law)
+            probs = None if probs is None else probs.gather(1, order[..., None].expand(-1, -1, probs.shape[-1]))
+        return Draft(tokens, parent, confidence, chain, probs)
 
 
 def _check_width(heads: HeadSet | None, width: int) -> None:

@@ -63,9 +63,9 @@ class CausalLM(TextModel):
                     f"{folder}: end token {end}, one id is expected; set eos_token in its tokenizer_config.json"
                 )
             eos = (end,)
-            # Some tokenizers name an opening token that their models never saw in front of a text.
-            opening = tokenizer("a")["input_ids"][:1]
-            bos = tokenizer.bos_token_id if opening == [tokenizer.bos_token_id] else None
+            # Some tokenizers name an start token that their models never saw in front of a text.
+            start_tokens = tokenizer("a")["input_ids"][:1]
+            bos = tokenizer.bos_token_id if start_tokens == [tokenizer.bos_token_id] else None
         model.requires_grad_(False)
         return cls(config, trunk, tokenizer, bos, eos).eval()
 
@@ -81,7 +81,7 @@ class CausalLM(TextModel):
         return "float32"
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, with the opening token where the model has one, without an end token."""
+        """Ids of a text, with the start token where the model has one, without an end token."""
         if self.tokenizer is None:
             return super().encode(text)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]

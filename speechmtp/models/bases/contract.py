@@ -157,7 +157,7 @@ class MemoryModel(SpeechModel):
     reads: ClassVar[Reads] = "memories"
 
     @abstractmethod
-    def opening(self, language: str = "", task: str = "") -> tuple[int, ...]:
+    def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:
         """Token ids in front of every output."""
 
     @abstractmethod
@@ -172,10 +172,10 @@ class MemoryModel(SpeechModel):
         """Encoder states [1, S, E] of samples [N]: one recording, unpadded."""
         return self.encode_audio(self.inputs(samples))
 
-    def prompt(self, memory: Tensor, lengths: Tensor | None = None, opening: Sequence[int] = ()) -> Prompt:
+    def prompt(self, memory: Tensor, lengths: Tensor | None = None, start_tokens: Sequence[int] = ()) -> Prompt:
         """The tokens that open a text (default: `opening()`) before memory [B, S, E]."""
         rows, device = len(memory), memory.device
-        ids = torch.tensor(tuple(opening) or self.opening(), device=device).expand(rows, -1)
+        ids = torch.tensor(tuple(start_tokens) or self.start_tokens(), device=device).expand(rows, -1)
         size = torch.full((rows,), ids.shape[1], device=device)
         lengths = torch.full((rows,), memory.shape[1], device=device) if lengths is None else lengths
         positions = torch.arange(ids.shape[1], device=device).expand(rows, -1)
@@ -190,13 +190,11 @@ class MemoryModel(SpeechModel):
         encoder: nn.Module = self.trunk.model.get_encoder()
         return encoder
 
-    def listen(
-        self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None
-    ) -> Request:
-        """Opening tokens beside the memory."""
-        opening = self.opening(language, task)
-        prompt = self.prompt(self.memory(samples), None, opening)
-        return Request(prompt, self.rules, self.limit(len(samples) / self.rate), opening=opening)
+    def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
+        """Start tokens beside the memory."""
+        start_tokens = self.start_tokens(language, task)
+        prompt = self.prompt(self.memory(samples), None, start_tokens)
+        return Request(prompt, self.rules, self.limit(len(samples) / self.rate), start_tokens=start_tokens)
 
 
 class TextModel(SpeechModel):
@@ -204,9 +202,7 @@ class TextModel(SpeechModel):
 
     reads: ClassVar[Reads] = "texts"
 
-    def listen(
-        self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None
-    ) -> Request:
+    def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
         """A ConfigError."""
         raise ConfigError(f"{self.name}: {self.title}, which hears no audio; give a speech model")
 

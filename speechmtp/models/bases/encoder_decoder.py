@@ -20,8 +20,8 @@ from speechmtp.types import FbankConfig, TokenRules
 class EncoderDecoder(MemoryModel):
     """A folder as transformers has it, its tokenizer `tokenizer.json` or, packed, `tokenizer.json.xz`.
 
-    Its law is greedy decoding of at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both of the settings,
-    but never past the decoder's positions.
+    Its distribution is greedy decoding of at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both of the
+    settings, but never past the decoder's positions.
     """
 
     config_type: ClassVar[Any]  # transformers' classes
@@ -110,9 +110,9 @@ class EncoderDecoder(MemoryModel):
         most = ceil(self.config.tokens_per_second * seconds) + self.config.extra
         last: Any = self.trunk.last_position
         last = int(getattr(self.trunk.model.config, "max_position_embeddings", 512)) - 1 if last is None else last
-        return max(1, min(most, last + 1 - self.opened))
+        return max(1, min(most, last + 1 - self.num_start_tokens))
 
     @property
-    def opened(self) -> int:
+    def num_start_tokens(self) -> int:
         """How many tokens open an output."""
         return 1

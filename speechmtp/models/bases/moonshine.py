@@ -11,7 +11,7 @@ from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 
 @dataclass(frozen=True)
 class MoonshineSettings:
-    """`model` in config.yaml: the law of its output; everything else stands in transformers' own files."""
+    """`model` in config.yaml: the distribution of its output; everything else stands in transformers' own files."""
 
     kind: Literal["moonshine"] = "moonshine"
     tokens_per_second: float = 6.5
@@ -29,7 +29,7 @@ class Moonshine(EncoderDecoder):
     model_type: ClassVar[Any] = MoonshineForConditionalGeneration
     shortest: int = 895
 
-    def opening(self, language: str = "", task: str = "") -> tuple[int, ...]:
+    def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:
         """The start token."""
         self.no_choice(language, task)
         return (self.start,)

@@ -62,7 +62,7 @@ class SpeechLM(FeatureModel):
         self.tokenizer.save(folder / "tokenizer.model")
 
     def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
-        """Audio entries and the opening token; what the CTC head says beside them."""
+        """Audio entries and the start token; what the CTC head says beside them."""
         self.no_choice(language, task)
         like = self.encoder.mean
         frames, lengths = self._fbank(samples[None], None)

@@ -18,8 +18,8 @@ TASKS = ("transcribe", "translate")
 
 @dataclass(frozen=True)
 class WhisperSettings:
-    """`model` in config.yaml: the law of its output, and the `language` and `task` of a multilingual model where nobody
-    chooses; everything else stands in transformers' own files."""
+    """`model` in config.yaml: the distribution of its output, and the `language` and `task` of a multilingual model
+    where nobody chooses; everything else stands in transformers' own files."""
 
     kind: Literal["whisper"] = "whisper"
     tokens_per_second: float = 6.5
@@ -51,7 +51,7 @@ class Whisper(EncoderDecoder):
         first = set(map(int, g.begin_suppress_tokens or ())) - never
         return TokenRules(self.eos, tuple(sorted(never)), tuple(sorted(first)))
 
-    def opening(self, language: str = "", task: str = "") -> tuple[int, ...]:
+    def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:
         """The start token, those of a multilingual model's language and task, and that for no timestamps. ConfigError
         for a language that is missing, or that it does not know, and for another task."""
         settings: Any = self.generation
@@ -89,15 +89,13 @@ class Whisper(EncoderDecoder):
         code: str = TO_LANGUAGE_CODE[text]
         return code
 
-    def listen(
-        self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None
-    ) -> Request:
+    def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
         """As every model with a memory, and the language's code."""
         request = super().listen(samples, language, task, draft)
         return replace(request, language=self._language(language or self.config.language) or "en")
 
     @property
-    def opened(self) -> int:
+    def num_start_tokens(self) -> int:
         """How many tokens open an output."""
         return 4 if self.multilingual else 2
 

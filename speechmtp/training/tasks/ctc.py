@@ -111,15 +111,15 @@ def augment(frames: Tensor, lengths: Tensor, config: AugmentConfig, generator: t
 
 def ctc_loss(logits: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
     """Summed CTC loss over [B, S, V + 1] logits; impossible rows count as zero (they are filtered before)."""
-    laws = logits.float().log_softmax(-1).transpose(0, 1)
-    return F.ctc_loss(laws, targets, lengths, target_lengths, blank, reduction="sum", zero_infinity=True)
+    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    return F.ctc_loss(log_probs, targets, lengths, target_lengths, blank, reduction="sum", zero_infinity=True)
 
 
 def consistency_loss(logits: Tensor, lengths: Tensor) -> Tensor:
     """Symmetric KL between the two halves of a doubled batch, each towards the other held fixed."""
-    laws = logits.float().log_softmax(-1)
-    first, second = laws.chunk(2)
-    valid = torch.arange(first.shape[1], device=laws.device) < lengths[: len(first), None]
+    log_probs = logits.float().log_softmax(-1)
+    first, second = log_probs.chunk(2)
+    valid = torch.arange(first.shape[1], device=log_probs.device) < lengths[: len(first), None]
     both = F.kl_div(first, second.detach(), reduction="none", log_target=True) + F.kl_div(
         second, first.detach(), reduction="none", log_target=True
     )

@@ -19,7 +19,7 @@ from speechmtp.data.batch import seeded
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.models.bases.contract import MemoryModel
 from speechmtp.training.loop import finished, load_finished, run_phase
-from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_law, rows_ce
+from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_teacher, rows_ce
 from speechmtp.training.multi_token import Sequences
 from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, word_error_rate
 from speechmtp.training.tasks.memories import MemoryText, at_speed
@@ -75,7 +75,7 @@ class FinetunePhase:
         self._config, self._bundle, self._pools, self._dev = config, bundle, pools, dev
         self._precision, self._model = precision, bundle.memory_model
         trunk = self._model.trunk
-        holds = config.keep_law and any(pool.kept for pool in pools)
+        holds = config.kl_to_base and any(pool.kept for pool in pools)
         self._before = copy.deepcopy(self._model).eval() if holds else None
         self._encoder = {id(p) for p in trunk.model.get_encoder().parameters()}
         self.module: nn.Module = trunk.model
@@ -112,8 +112,8 @@ class FinetunePhase:
         return float(sum(pool.data.count(rows) for pool, rows in zip(self._pools, batch)))
 
     def loss(self, batch: Sequence[Sequence[MemoryText]], step: int) -> tuple[Tensor, dict[str, float]]:
-        """Summed cross-entropy of texts and end tokens, of kept audio the divergence from the law before; suppressed
-        ids are not held against a transcript."""
+        """Summed cross-entropy of texts and end tokens, of kept audio the divergence from the distribution before;
+        suppressed ids are not held against a transcript."""
         device = self._model.trunk.unembedding().weight.device
         total = torch.zeros((), device=device)
         for pool, rows in zip(self._pools, batch):
@@ -122,8 +122,8 @@ class FinetunePhase:
                 asked = labels != IGNORED
                 if pool.kept and self._before is not None:
                     with torch.no_grad():
-                        law, _ = self._states(self._before, pool, rows)
-                    part = in_chunks(self._divergence, CHUNK, hidden[asked], law[asked])
+                        teacher, _ = self._states(self._before, pool, rows)
+                    part = in_chunks(self._divergence, CHUNK, hidden[asked], teacher[asked])
                 else:
                     part = in_chunks(self._entropy, CHUNK, hidden[asked], labels[asked])
             total = total + (self._config.keep_weight if pool.kept else 1.0) * part
@@ -135,8 +135,8 @@ class FinetunePhase:
     def _divergence(self, hidden: Tensor, before: Tensor) -> Tensor:
         assert self._before is not None
         with torch.no_grad():
-            law = self._before.trunk.unembedding()(before)
-        return rows_against_law(self._model.trunk.unembedding()(hidden), law, None, MultiTokenConfig(kind="kd"))
+            teacher = self._before.trunk.unembedding()(before)
+        return rows_against_teacher(self._model.trunk.unembedding()(hidden), teacher, None, MultiTokenConfig(kind="kd"))
 
     @staticmethod
     def _states(model: MemoryModel, pool: Pool, rows: Sequence[MemoryText]) -> tuple[Tensor, Tensor]:

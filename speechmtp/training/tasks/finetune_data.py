@@ -32,9 +32,9 @@ class FinetuneConfig:
     adapters, merged at the end. `target_case`: transcripts `as-is`, in `lower` case, or as a `sentence`, the way that
     the bases write: a capital first, single letters but `a` in capitals, a full stop. A share `base_targets` of the
     rows is taught what the base itself says in place of the transcript. With audio to keep, `keep_share` of the `rows`
-    of a batch are from there, at `keep_weight` times the weight, held with `keep_law` to the base's whole law behind
-    each token (learning without forgetting, arXiv 1606.09282), else to what it says. `speeds`: audio is played at one
-    of these (`full` only). `smoothing` of labels.
+    of a batch are from there, at `keep_weight` times the weight, held with `kl_to_base` to the base's whole
+    distribution behind each token (learning without forgetting, arXiv 1606.09282), else to what it says. `speeds`:
+    audio is played at one of these (`full` only). `smoothing` of labels.
     """
 
     seed: int = 0
@@ -44,7 +44,7 @@ class FinetuneConfig:
     base_targets: float = 0.0
     keep_share: float = 0.25
     keep_weight: float = 1.0
-    keep_law: bool = True
+    kl_to_base: bool = True
     encoder_factor: float = 1.0
     speeds: tuple[float, ...] = (1.0,)
     smoothing: float = 0.0

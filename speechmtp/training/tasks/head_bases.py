@@ -29,8 +29,8 @@ from speechmtp.training.tasks.head_data import (
     HeardText,
     PackedText,
     hear_texts,
-    opened,
     own_continuations,
+    text_prompt,
 )
 from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.training.tasks.memories import (
@@ -73,8 +73,8 @@ def packed_data(lm: TextModel, files: Sequence[str], config: HeadsTrainConfig) -
     """Training data from text files, a text a line; with targets `own` the model says how each goes on."""
     texts = [text[: config.size] for text in read_lines(lm, files)]
     if config.targets == "own":
-        texts = own_continuations(lm.trunk, texts, config.opening, lm.eos[0])
-    return PackedText(lm.trunk, texts, config.rows, config.size, config.opening, config.seed)
+        texts = own_continuations(lm.trunk, texts, config.prompt_tokens, lm.eos[0])
+    return PackedText(lm.trunk, texts, config.rows, config.size, config.prompt_tokens, config.seed)
 
 
 def read_lines(lm: TextModel, files: Sequence[str]) -> list[list[int]]:
@@ -182,7 +182,7 @@ def heard_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
         names += batch.ids
 
     @torch.no_grad()
-    def prompts() -> list[Prompt]:  # the opening token is one of the trunk's
+    def prompts() -> list[Prompt]:  # the start token is one of the trunk's
         return [p.row(i) for p in map(model.close_prompt, heard) for i in range(len(p.lengths))]
 
     def word_errors(found: Sequence[Sequence[int]]) -> float:
@@ -240,9 +240,7 @@ def memory_dev(bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow
 
     def word_errors(found: Sequence[Sequence[int]]) -> float:
         pairs = ((item, row) for item, row in zip(items, found) if item.id in transcripts)
-        said = (
-            (normalize(transcripts[i.id]).split(), normalize(model.decode(row)).split()) for i, row in pairs
-        )
+        said = ((normalize(transcripts[i.id]).split(), normalize(model.decode(row)).split()) for i, row in pairs)
         return error_rate(said)
 
     known = prompts, [[*i.text, model.eos[0]] for i in items]
@@ -250,19 +248,21 @@ def memory_dev(bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow
     return HeldOut(model.trunk, lambda: prompts_of(model, items), model.rules, limits, errors, known)
 
 
-def long_texts(lm: TextModel, files: Sequence[str], opening: int) -> list[list[int]]:
-    """Token ids of the lines that go on behind their first `opening` tokens."""
-    texts = [text for text in read_lines(lm, files) if len(text) > opening]
+def long_texts(lm: TextModel, files: Sequence[str], prompt_tokens: int) -> list[list[int]]:
+    """Token ids of the lines that go on behind their first `prompt_tokens` tokens."""
+    texts = [text for text in read_lines(lm, files) if len(text) > prompt_tokens]
     if not texts:
-        raise DataError(f"{', '.join(files)}: no text longer than its prompt of {opening} tokens; lower `opening`")
+        raise DataError(
+            f"{', '.join(files)}: no text longer than its prompt of {prompt_tokens} tokens; lower `prompt_tokens`"
+        )
     return texts
 
 
-def text_dev(lm: TextModel, texts: Sequence[Sequence[int]], opening: int, most: int) -> HeldOut:
-    """The development set of a text LM: the first `opening` tokens of each text, to be gone on with for at most
+def text_dev(lm: TextModel, texts: Sequence[Sequence[int]], prompt_tokens: int, most: int) -> HeldOut:
+    """The development set of a text LM: the first `prompt_tokens` tokens of each text, to be gone on with for at most
     `most` tokens."""
 
     def prompts() -> list[Prompt]:
-        return [opened(lm.trunk, [text[:opening]]) for text in texts]
+        return [text_prompt(lm.trunk, [text[:prompt_tokens]]) for text in texts]
 
     return HeldOut(lm.trunk, prompts, lm.rules, Limits(0.0, most, most))

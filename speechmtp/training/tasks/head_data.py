@@ -36,7 +36,7 @@ class HeadData(Protocol):
 
 @dataclass(frozen=True)
 class HeardText:
-    """An audio prompt [P, C] with its positions [P], the position of its opening token, and a text."""
+    """An audio prompt [P, C] with its positions [P], the position of its start token, and a text."""
 
     embeddings: Tensor
     positions: Tensor
@@ -82,18 +82,18 @@ class HeardData:
 
 class PackedText:
     """Token lists packed into rows of `size` entries, a segment each; positions start anew with each. No call starts
-    before the last of a text's first `opening` tokens, which are its prompt; texts without more are left out."""
+    before the last of a text's first `prompt_tokens` tokens, which are its prompt; texts without more are left out."""
 
     def __init__(
-        self, trunk: Trunk, texts: Sequence[Sequence[int]], rows: int, size: int, opening: int, seed: int
+        self, trunk: Trunk, texts: Sequence[Sequence[int]], rows: int, size: int, prompt_tokens: int, seed: int
     ) -> None:
-        self._texts = [list(t[:size]) for t in texts if len(t) > opening]
-        if not self._texts or size <= opening:
+        self._texts = [list(t[:size]) for t in texts if len(t) > prompt_tokens]
+        if not self._texts or size <= prompt_tokens:
             raise DataError(
-                f"heads: no text longer than its prompt of {opening} tokens to train on, rows of {size}; lower "
-                f"`opening` or give longer texts"
+                f"heads: no text longer than its prompt of {prompt_tokens} tokens to train on, rows of {size}; lower "
+                f"`prompt_tokens` or give longer texts"
             )
-        self._trunk, self._rows, self._size, self._opening, self._seed = trunk, rows, size, opening, seed
+        self._trunk, self._rows, self._size, self._prompt_tokens, self._seed = trunk, rows, size, prompt_tokens, seed
         self._packs = self._pack()
 
     def _pack(self) -> list[list[int]]:
@@ -134,18 +134,18 @@ class PackedText:
     def count(self, batch: tuple[Tensor, Tensor, Tensor]) -> int:
         """Tokens behind the prompts."""
         _, segments, positions = batch
-        return int(((segments >= 0) & (positions >= self._opening)).sum())
+        return int(((segments >= 0) & (positions >= self._prompt_tokens)).sum())
 
     def sequences(self, batch: tuple[Tensor, Tensor, Tensor]) -> Sequences:
         """The rows with their embeddings."""
         device = self._trunk.unembedding().weight.device
         ids, segments, positions = (part.to(device) for part in batch)
-        starts = (segments >= 0) & (positions >= self._opening - 1)
+        starts = (segments >= 0) & (positions >= self._prompt_tokens - 1)
         return Sequences(self._trunk.embed(ids.clamp_min(0)), positions, ids, segments, starts)
 
     def tokens(self) -> Sequence[Sequence[int]]:
         """The texts behind their prompts."""
-        return [text[self._opening :] for text in self._texts]
+        return [text[self._prompt_tokens :] for text in self._texts]
 
 
 @torch.no_grad()
@@ -156,7 +156,7 @@ def hear_texts(
     """Prompts of all utterances: once as recorded, then in `passes` - 1 augmented forms.
 
     Texts are the transcripts or, with `own`, what the model itself says to each prompt (self-distillation: the
-    heads learn the law that they will be verified against).
+    heads learn the distribution that they will be verified against).
     """
     random = seeded("head-prompts", seed)
     generator = torch.Generator().manual_seed(seed)
@@ -191,24 +191,26 @@ def _rows(audio: AudioPrompt, texts: Sequence[list[int]]) -> list[HeardText]:
     ]
 
 
-def own_continuations(trunk: Trunk, texts: Sequence[Sequence[int]], opening: int, eos: int) -> list[list[int]]:
-    """Texts whose tokens behind the first `opening` are the model's own greedy ones, as many as there were; texts
+def own_continuations(trunk: Trunk, texts: Sequence[Sequence[int]], prompt_tokens: int, eos: int) -> list[list[int]]:
+    """Texts whose tokens behind the first `prompt_tokens` are the model's own greedy ones, as many as there were; texts
     without more are left out."""
-    known = sorted((list(t) for t in texts if len(t) > opening), key=len)  # few finish long before their batch
+    known = sorted((list(t) for t in texts if len(t) > prompt_tokens), key=len)  # few finish long before their batch
     found: list[list[int]] = []
     rules = TokenRules((eos,))
     for start in range(0, len(known), 16):
         group = known[start : start + 16]
-        most = len(group[-1]) - opening
-        said = plain_outputs(trunk, opened(trunk, [t[:opening] for t in group]), rules, Limits(0.0, most, most))
-        found += [t[:opening] + s[: len(t) - opening] for t, s in zip(group, said)]
+        most = len(group[-1]) - prompt_tokens
+        said = plain_outputs(
+            trunk, text_prompt(trunk, [t[:prompt_tokens] for t in group]), rules, Limits(0.0, most, most)
+        )
+        found += [t[:prompt_tokens] + s[: len(t) - prompt_tokens] for t, s in zip(group, said)]
     return found
 
 
 @torch.no_grad()
-def opened(trunk: Trunk, openings: Sequence[Sequence[int]]) -> Prompt:
+def text_prompt(trunk: Trunk, prompts: Sequence[Sequence[int]]) -> Prompt:
     """The batch of prompts that token lists of one length are."""
-    ids = torch.tensor(openings, device=trunk.unembedding().weight.device)
+    ids = torch.tensor(prompts, device=trunk.unembedding().weight.device)
     rows, size = ids.shape
     full = torch.full((rows,), size, device=ids.device)
     return Prompt(trunk.embed(ids), torch.arange(size, device=ids.device).expand(rows, -1), full, full)

@@ -75,8 +75,8 @@ def _texts(asked: HeadInputs, note: Note) -> Made:
     lm, config = asked.bundle.text_model, asked.config
     if asked.prompts:
         raise ConfigError(f"--prompts {asked.prompts}: prompts are of audio, {lm.name} reads text; leave it out")
-    texts = long_texts(lm, asked.dev, config.opening)
-    return packed_data(lm, asked.train, config), text_dev(lm, texts, config.opening, config.size)
+    texts = long_texts(lm, asked.dev, config.prompt_tokens)
+    return packed_data(lm, asked.train, config), text_dev(lm, texts, config.prompt_tokens, config.size)
 
 
 HEAD_INPUTS: Mapping[Reads, Callable[[HeadInputs, Note], Made]] = {

@@ -42,7 +42,7 @@ def prompt_data(
         ).encode()
     ).hexdigest()  # fmt: skip
     _need(data)
-    opening = _listen(model, data.utterances[:1], allow_pipes)[0].ids[-1]
+    start_tokens = _listen(model, data.utterances[:1], allow_pipes)[0].ids[-1]
     items = None if file is None or not file.exists() else read_prompts(file, key)
     if items is None:
         requests = _listen(model, data.utterances, allow_pipes, config.passes, config.prompts_seed, note)
@@ -53,7 +53,7 @@ def prompt_data(
             raise _nothing(data)
         if file is not None:
             write_prompts(file, items, key)
-    return HeardData(model.trunk, items, config.rows, opening, model.eos[0], config.seed)
+    return HeardData(model.trunk, items, config.rows, start_tokens, model.eos[0], config.seed)
 
 
 def prompt_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:

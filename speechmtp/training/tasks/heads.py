@@ -33,10 +33,10 @@ class HeadsTrainConfig:
     `mode`: `frozen` trains the heads alone; `joint` trunk and heads; `lora` low-rank adapters of the trunk (merged at
     the end) and heads; `two_stage` heads alone for `first_share` of the steps, then both (Medusa-2, arXiv 2401.10774).
     The trunk's learning rate is `trunk_factor` times the heads'. `targets`: `own` is what the model itself says
-    (self-distillation), `text` the transcripts. `keep_law` holds depth 0 to the law that the trunk had before.
-    `rows` a batch; `anchors` block starts a row, 0 for all. Audio: `passes` over the training audio, all but the
-    first augmented (by a pretrained recogniser heard at other speeds), at random by `prompts_seed`. Text: packed rows
-    of `size` tokens, of which the first `opening` of each text are its prompt.
+    (self-distillation), `text` the transcripts. `kl_to_base` holds depth 0 to the distribution that the trunk had
+    before. `rows` a batch; `anchors` block starts a row, 0 for all. Audio: `passes` over the training audio, all but
+    the first augmented (by a pretrained recogniser heard at other speeds), at random by `prompts_seed`. Text: packed
+    rows of `size` tokens, of which the first `prompt_tokens` of each text are its prompt.
     """
 
     seed: int = 0
@@ -44,7 +44,7 @@ class HeadsTrainConfig:
     heads: HeadsConfig = field(default_factory=ChainHeadsConfig)
     mode: Mode = "frozen"
     targets: Literal["own", "text"] = "own"
-    keep_law: bool = False
+    kl_to_base: bool = False
     first_share: float = 0.5
     trunk_factor: float = 0.1
     lora_rank: int = 16
@@ -56,7 +56,7 @@ class HeadsTrainConfig:
     prompts_seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     size: int = 256
-    opening: int = 8
+    prompt_tokens: int = 8
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, warmup=50, schedule="cosine", clip=1.0, ema=0.99)
     )
@@ -64,8 +64,8 @@ class HeadsTrainConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(evaluate_every=250, save_every=250))
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("steps", "rows", "passes", "lora_rank", "opening"), 1)
-        least |= {"first_share": 0, "trunk_factor": 0, "anchors": 0, "size": self.opening + 1}
+        least = dict.fromkeys(("steps", "rows", "passes", "lora_rank", "prompt_tokens"), 1)
+        least |= {"first_share": 0, "trunk_factor": 0, "anchors": 0, "size": self.prompt_tokens + 1}
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 why = ", longer than opening" if name == "size" else ""
@@ -90,7 +90,7 @@ class HeadsPhase:
         self._config, self._trunk, self._heads, self._data = config, trunk, heads, data
         self._evaluate, self._precision, self._moves, self._lora = evaluate, precision, moves, lora
         self.module = nn.ModuleDict({"heads": heads, "trunk": trunk} if moves else {"heads": heads})
-        self._before = copy.deepcopy(trunk).eval() if moves and config.keep_law and lora is None else None
+        self._before = copy.deepcopy(trunk).eval() if moves and config.kl_to_base and lora is None else None
         self._device = trunk.unembedding().weight.device
         trunk.eval()
         if lora is None:
@@ -120,13 +120,13 @@ class HeadsPhase:
         with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
             return multi_token_loss(
                 self._trunk, self._heads, sequences, self._config.loss, step, not self._moves, self._config.anchors,
-                self._law(sequences),
+                self._teacher(sequences),
             )  # fmt: skip
 
     @torch.no_grad()
-    def _law(self, sequences: Sequences) -> Tensor | None:
-        """Trunk states of the weights before training, where depth 0 is to keep their law."""
-        if not self._moves or not self._config.keep_law:
+    def _teacher(self, sequences: Sequences) -> Tensor | None:
+        """Trunk states of the weights before training, where depth 0 is to keep their distribution."""
+        if not self._moves or not self._config.kl_to_base:
             return None
         before = self._before or self._trunk
         with self._lora.off() if self._lora is not None else nullcontext():

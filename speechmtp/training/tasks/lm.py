@@ -96,8 +96,8 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Any:
     }  # fmt: skip
     tokens.train_from_iterator(documents, trainers.BpeTrainer(**options))
     pad, bos, eos = SPECIAL
-    opening = [(bos, tokens.token_to_id(bos))]
-    tokens.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=opening)
+    marks = [(bos, tokens.token_to_id(bos))]
+    tokens.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=marks)
     return PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token=pad, bos_token=bos, eos_token=eos)
 
 
@@ -116,10 +116,10 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]]:
-    """Token ids of documents, with the opening token where the tokenizer has one, the end token behind them."""
-    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    """Token ids of documents, with the start token where the tokenizer has one, the end token behind them."""
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
-    return [[*opening, *ids, tokenizer.eos_token_id] for ids in encoded]
+    return [[*bos, *ids, tokenizer.eos_token_id] for ids in encoded]
 
 
 class PackedDocuments:

@@ -46,9 +46,9 @@ def hear_memories(
     model: MemoryModel, utterances: Sequence[Utterance], texts: Sequence[list[int]] | None = None,
     allow_pipes: bool = False, rows: int = 16, note: Note = lambda done, total: None, again: int = 0, seed: int = 0,
 ) -> list[MemoryText]:  # fmt: skip
-    """Memories of utterances, each alone, with `texts` or, without them, what the model itself says by its own law
-    (self-distillation: heads learn the law that they will be verified against). Pass `again` from 1 on hears them at a
-    speed drawn of SPEEDS by `seed`, as far as the longest that the model hears allows."""
+    """Memories of utterances, each alone, with `texts` or, without them, what the model itself says by its own
+    distribution (self-distillation: heads learn the distribution that they will be verified against). Pass `again` from
+    1 on hears them at a speed drawn of SPEEDS by `seed`, as far as the longest that the model hears allows."""
     device = model.trunk.unembedding().weight.device
     found: list[MemoryText] = []
     for start in range(0, len(utterances), TOGETHER):
@@ -97,7 +97,8 @@ def at_speed(model: SpeechModel, samples: np.ndarray, speed: float) -> np.ndarra
 def own_outputs(
     model: MemoryModel, memories: Sequence[Tensor], limits: Sequence[int], rows: int = 16
 ) -> list[list[int]]:
-    """What the model says by its own law, `rows` utterances of about one length at a time; memories [1, S, E]."""
+    """What the model says by its own distribution, `rows` utterances of about one length at a time; memories [1, S,
+    E]."""
     order = sorted(range(len(memories)), key=lambda i: (memories[i].shape[1], i))
     found: list[list[int]] = [[] for _ in memories]
     for start in range(0, len(order), rows):
@@ -128,18 +129,20 @@ class MemoryData:
         return sum(len(item.text) + 1 for item in batch)
 
     def sequences(self, batch: Sequence[MemoryText]) -> Sequences:
-        """The rows as decoding sees them: opening tokens, text, end token."""
+        """The rows as decoding sees them: start tokens, text, end token."""
         trunk = self._model.trunk
         like = trunk.unembedding().weight
-        opening = list(self._model.opening())
-        ids, lengths = pad_text([[*opening[1:], *item.text] for item in batch], opening[0], self._model.eos[0])
+        start_tokens = list(self._model.start_tokens())
+        ids, lengths = pad_text(
+            [[*start_tokens[1:], *item.text] for item in batch], start_tokens[0], self._model.eos[0]
+        )
         ids, lengths = ids.to(like.device), lengths.to(like.device)
         steps = torch.arange(ids.shape[1], device=like.device)
         inside = steps < lengths[:, None]
         sizes = torch.tensor([len(item.memory) for item in batch], device=like.device)
         return Sequences(
             trunk.embed(ids), steps.expand_as(ids), ids.masked_fill(~inside, -1), torch.where(inside, 0, -1),
-            inside & (steps >= len(opening) - 1), None,
+            inside & (steps >= len(start_tokens) - 1), None,
             pad_sequence([item.memory for item in batch], batch_first=True).to(like), sizes,
         )  # fmt: skip
 
@@ -157,12 +160,12 @@ def prompts_of(model: MemoryModel, items: Sequence[MemoryText]) -> list[Prompt]:
 def memories_key(
     model: MemoryModel, data: Sequence[DataDir], texts: bool, passes: int = 1, seed: int = 0
 ) -> str:  # fmt: skip
-    """What memories depend on: the model, its law, the audio, whether texts are the transcripts, and how often and at
-    which speeds it is heard."""
+    """What memories depend on: the model, its distribution, the audio, whether texts are the transcripts, and how often
+    and at which speeds it is heard."""
     heard = [[u.id, u.text if texts else "", u.audio, u.start, u.end, u.channel] for d in data for u in d.utterances]
     facts = [
         weights_digest(model.trunk),
-        str((model.opening(), model.rules)),
+        str((model.start_tokens(), model.rules)),
         str(model.config),
         heard,
         *([passes, seed] if passes > 1 else []),
