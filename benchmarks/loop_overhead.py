@@ -37,8 +37,7 @@ from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.engine import Engine
 from speechmtp.decoding.noise import Noise
-from speechmtp.decoding.plan import Drawing
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.sampling import Drawing, SamplingConfig
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk

@@ -14,17 +14,16 @@ from speechmtp.audio.cut import LONGEST, SHORTEST, cut_points
 from speechmtp.audio.inputs import Audio, input_name
 from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.decoding.engine import Limits, Recorded
-from speechmtp.decoding.flags import flags_of
-from speechmtp.decoding.plan import Drawing
-from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
+from speechmtp.decoding.sampling import Drawing, SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.decoding.traces import flags_of
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
+from speechmtp.kernels.cpu.int8_linear import has_int8
+from speechmtp.kernels.cpu.packed_linear import pack
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
 from speechmtp.models.bases.contract import SpeechModel
-from speechmtp.models.int8_linear import has_int8
-from speechmtp.models.packed_linear import pack
 from speechmtp.progress import AudioProgress, Told
 from speechmtp.transcripts import BATCH, Transcript, decode_each
 from speechmtp.types import CtcLabels, Request, Result, SpelledText, Trace

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 
+from speechmtp.audio.features import FbankConfig
 from speechmtp.codec.contract import Codec
 from speechmtp.config import from_dict, read_yaml, to_dict, write_yaml
 from speechmtp.errors import CheckpointError
@@ -32,7 +33,6 @@ from speechmtp.models.bases.contract import FeatureModel, MemoryModel, SpeechMod
 from speechmtp.models.bases.table import claimed, expect, kind_in, load_model, settings_in, titles
 from speechmtp.models.ctc_speller import CtcSpeller
 from speechmtp.models.storage import Storage
-from speechmtp.types import FbankConfig
 
 FORMAT = 1
 OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # of the same weights, in hub folders

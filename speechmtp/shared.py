@@ -10,7 +10,7 @@ import torch
 from speechmtp.api import Recogniser, chosen_device, dtype_name, load
 from speechmtp.audio.inputs import Audio
 from speechmtp.bundle import EMBEDDED, locate
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import DataError
 from speechmtp.listening import AudioSource, OnError

@@ -18,69 +18,6 @@ from speechmtp.errors import ConfigError, ShapeError
 
 
 @dataclass(frozen=True)
-class FbankConfig:
-    """Settings of the filterbank, named and valued as in Kaldi.
-
-    `high_hz` 0 is half the sample rate, a negative value is an offset from it. `scale` multiplies the audio
-    first (32768: the range of 16-bit samples, which Kaldi uses). `dither` is the standard deviation of noise
-    in that scale; it is only added where a generator is given.
-    """
-
-    sample_rate: int = 16000
-    num_mels: int = 80
-    frame_length_ms: float = 25.0
-    frame_shift_ms: float = 10.0
-    low_hz: float = 20.0
-    high_hz: float = 0.0
-    preemphasis: float = 0.97
-    dither: float = 0.0
-    scale: float = 32768.0
-
-    def __post_init__(self) -> None:
-        """Check the values; ConfigError names the wrong one."""
-        top = self.nyquist_hz if self.high_hz == 0 else self.high_edge_hz
-        if not 0 <= self.low_hz < top <= self.nyquist_hz:
-            raise ConfigError(
-                f"fbank: low_hz {self.low_hz} and high_hz {self.high_hz}, expected 0 <= low < high <= {self.nyquist_hz}"
-            )
-        if not 1 < self.shift <= self.length:
-            raise ConfigError(
-                f"fbank: frames of {self.length} samples every {self.shift}, expected 1 < shift <= length"
-            )
-        if self.num_mels < 3:
-            raise ConfigError(f"fbank: num_mels {self.num_mels}, expected at least 3")
-
-    @property
-    def length(self) -> int:
-        """Samples in a frame."""
-        return int(self.sample_rate * self.frame_length_ms * 0.001)
-
-    @property
-    def shift(self) -> int:
-        """Samples from one frame to the next."""
-        return int(self.sample_rate * self.frame_shift_ms * 0.001)
-
-    @property
-    def fft_length(self) -> int:
-        """Frame length rounded up to a power of two."""
-        return 1 << (self.length - 1).bit_length()
-
-    @property
-    def nyquist_hz(self) -> float:
-        """Half the sample rate."""
-        return 0.5 * self.sample_rate
-
-    @property
-    def high_edge_hz(self) -> float:
-        """Upper edge of the last filter in Hz."""
-        return self.high_hz if self.high_hz > 0 else self.nyquist_hz + self.high_hz
-
-    def num_frames(self, samples: int) -> int:
-        """Full frames in so many samples."""
-        return 0 if samples < self.length else 1 + (samples - self.length) // self.shift
-
-
-@dataclass(frozen=True)
 class OutputPositions:
     """Where output tokens stand, counted from the prompt's `next_position`: token k = 0, 1, .. at `stride` * k, or at
     `table`[k]; behind the table's end it goes on by `stride` a token. Tokens may share or skip positions."""

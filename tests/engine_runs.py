@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from speechmtp.decoding import engine, plan
-from speechmtp.decoding.acceptance import AcceptanceRule
 from speechmtp.decoding.draft_length import DraftLength
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.engine import Limits, Recorded
-from speechmtp.decoding.processors import Processors, SamplingConfig
+from speechmtp.decoding.rules.contract import AcceptanceRule
+from speechmtp.decoding.sampling import Processors, SamplingConfig
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk

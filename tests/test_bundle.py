@@ -6,19 +6,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from speechmtp.audio.features import FbankConfig
 from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_draft_model, save_bundle
 from speechmtp.config import write_yaml
 from speechmtp.errors import CheckpointError
 from speechmtp.heads.folder import load_heads, trunk_digest
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import build_heads
+from speechmtp.kernels.cpu.int8_linear import quantise
 from speechmtp.models.bases.table import new_model
 from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.encoder_lm import ModelConfig
-from speechmtp.models.storage import SCALE, pack, quantise, unpack
+from speechmtp.models.storage import SCALE, pack, unpack
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer
-from speechmtp.types import FbankConfig
 
 
 @pytest.fixture

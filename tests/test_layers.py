@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
 COMMON = {"errors", "types", "config"}
 
 _ALL = {
-    "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding", "training",
-    "streaming", "server", "transcripts", "listening", "progress",
+    "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
+    "streaming", "server", "transcripts", "listening", "progress", "evaluation", "training",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -28,18 +28,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codec": {"audio", "kernels"},
     "models": {"audio", "kernels", "text"},
     "heads": {"models", "kernels"},
-    "bundle": {"text", "models", "heads", "codec"},
+    "bundle": {"audio", "text", "models", "heads", "codec"},
     "decoding": {"heads", "models", "kernels"},
     "training": {
-        "audio", "text", "data", "scoring", "bundle", "models", "heads", "codec", "kernels", "decoding",
+        "audio", "text", "data", "scoring", "bundle", "models", "heads", "codec", "kernels", "decoding", "evaluation",
+    },
+    "evaluation": {
+        "audio", "text", "data", "scoring", "bundle", "models", "heads", "decoding", "listening", "progress", "api",
     },
     "streaming": {"audio", "text", "bundle", "models", "decoding", "codec"},
     "server": {"streaming", "audio", "text"},
     "progress": set(),
     "transcripts": set(),
     "listening": {"audio", "progress"},
-    "api": _ALL,
-    "shared": _ALL | {"api"},
+    "api": _ALL - {"evaluation", "training"},
+    "shared": _ALL - {"evaluation", "training"} | {"api"},
     "__init__": {"api", "shared", "transcripts"},
     "cli": _ALL | {"api", "shared", "__init__"},
 }  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 import speechmtp
 from speechmtp.api import Recogniser
 from speechmtp.decoding.engine import Recorded
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
 
 RATE = 16000

@@ -17,7 +17,7 @@ from speechmtp.api import Recogniser
 from speechmtp.audio.cut import cut_points
 from speechmtp.audio.io import read_audio, write_audio
 from speechmtp.bundle import load_without_heads
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.progress import Told
 from speechmtp.transcripts import Transcript, decode_each, decode_recordings, held, joined

@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares, prints the table, writes the files; 1 if an exact strategy differs beyond near-ties."""
-    from speechmtp.cli.comparison import run_comparison
-    from speechmtp.cli.subjects import open_subject
+    from speechmtp.evaluation.comparison import run_comparison
+    from speechmtp.evaluation.evaluation_sets import open_subject
     from speechmtp.scoring.tables import render_markdown, render_text
 
     wanted, sampling = Wanted(args.strategies, args.exact), sampling_of(args)
@@ -112,7 +112,7 @@ class Wanted:
 
     def peers(self, subject: Any, args: argparse.Namespace, sampling: Any) -> tuple[list[str], list[str]]:
         """Modes of transformers' `generate` that can run here, and why the others cannot."""
-        from speechmtp.cli.peers import peer_modes
+        from speechmtp.evaluation.peers import peer_modes
 
         if not self.with_peers:
             return [], []

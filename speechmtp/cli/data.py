@@ -123,8 +123,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _validate(args: argparse.Namespace) -> int:
     """Lists (and mends) defects."""
-    from speechmtp.data.fix import FixReport, fix_data_dir
-    from speechmtp.data.validate import CheckOptions, errors_in, render_defects, validate
+    from speechmtp.data.validation.fix import FixReport, fix_data_dir
+    from speechmtp.data.validation.validate import CheckOptions, errors_in, render_defects, validate
 
     options = CheckOptions(
         root=args.root,

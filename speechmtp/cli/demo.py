@@ -21,12 +21,12 @@ def run(args: argparse.Namespace) -> int:
     """Prints the texts of every strategy, the comparison table and the next commands."""
     import speechmtp
     from speechmtp.cli.compare import footnote, table_columns, table_rows
-    from speechmtp.cli.comparison import run_comparison
     from speechmtp.cli.options import listen_all
-    from speechmtp.cli.subjects import SpeechSubject
     from speechmtp.data.kaldi import read_data_dir
-    from speechmtp.decoding.processors import SamplingConfig
+    from speechmtp.decoding.sampling import SamplingConfig
     from speechmtp.decoding.strategies import parse_strategies
+    from speechmtp.evaluation.comparison import run_comparison
+    from speechmtp.evaluation.evaluation_sets import SpeechSubject
     from speechmtp.scoring.tables import render_text
 
     strategies = parse_strategies(args.strategies) if args.strategies else []

@@ -33,9 +33,9 @@ def judged(
     tokens: Mapping[str, list[int]], groups: Sequence[Sequence[str]],
 ) -> dict[str, Any]:  # fmt: skip
     """The figures of one head set on outputs `tokens` behind `prompts`, both by name; `groups` go together."""
+    from speechmtp.evaluation.teacher_forced import teacher_forced
     from speechmtp.progress import track
     from speechmtp.scoring.acceptance import Forced, acceptance
-    from speechmtp.training.teacher_forced import teacher_forced
 
     passes: list[Forced] = []
     for group in track(groups, f"heads {name}"):

@@ -12,8 +12,8 @@ from speechmtp.errors import ConfigError
 if TYPE_CHECKING:
     from speechmtp.api import Recogniser
     from speechmtp.data.kaldi import DataDir
-    from speechmtp.decoding.processors import SamplingConfig
     from speechmtp.decoding.runner import Runner
+    from speechmtp.decoding.sampling import SamplingConfig
     from speechmtp.decoding.strategies import Strategy
     from speechmtp.types import Request
 
@@ -69,7 +69,7 @@ def sampling_names() -> tuple[str, ...]:
 
 def sampling_of(args: argparse.Namespace) -> "SamplingConfig":
     """What the options of `add_sampling_options` and --seed say."""
-    from speechmtp.decoding.processors import SamplingConfig
+    from speechmtp.decoding.sampling import SamplingConfig
 
     return SamplingConfig(**{name: getattr(args, name) for name in sampling_names()}, seed=args.seed)
 

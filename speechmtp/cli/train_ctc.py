@@ -11,7 +11,7 @@ from speechmtp.models.bases.names import MEMORY_MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
-    from speechmtp.training.tasks.memories import MemoryText
+    from speechmtp.training.tasks.encoder_cache import MemoryText
     from speechmtp.training.tasks.speller import SpellerTrainConfig
 
 

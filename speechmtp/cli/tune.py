@@ -12,9 +12,9 @@ from speechmtp.errors import ConfigError
 from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
-    from speechmtp.cli.subjects import Subject
     from speechmtp.decoding.runner import Runner
     from speechmtp.decoding.strategies import Strategy
+    from speechmtp.evaluation.evaluation_sets import Subject
 
 THETAS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 # What is tried of each strategy: every combination; one is kept. Head sets, depths and trees come from the model.
@@ -62,11 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares all candidates, keeps the best of each kind, writes both files."""
-    from speechmtp.cli.comparison import PEERS, recommend, run_comparison
-    from speechmtp.cli.subjects import open_subject
     from speechmtp.config import write_yaml
-    from speechmtp.decoding.processors import SamplingConfig
+    from speechmtp.decoding.sampling import SamplingConfig
     from speechmtp.decoding.strategies import make_strategy
+    from speechmtp.evaluation.comparison import PEERS, recommend, run_comparison
+    from speechmtp.evaluation.evaluation_sets import open_subject
 
     wanted = _names(args)
 
@@ -170,10 +170,10 @@ def _further(subject: "Subject", known: set[str], wanted: set[str] | None) -> li
 
 def _trees(subject: "Subject") -> dict[str, list[str]]:
     """For every head set trees of several sizes, grown from how often its choices are right on the development set."""
-    from speechmtp.cli.comparison import grouped
     from speechmtp.decoding.strategies import make_strategy
+    from speechmtp.evaluation.comparison import grouped
+    from speechmtp.evaluation.tree_calibration import calibrated_tree
     from speechmtp.progress import track
-    from speechmtp.training.tree_calibration import calibrated_tree
 
     said: dict[str, list[int]] = {}
     for group in track(list(grouped(subject, 16)), "ar"):

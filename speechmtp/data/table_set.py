@@ -10,11 +10,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from speechmtp.data.defects import TABLES, read_contents
-from speechmtp.data.fix import is_of_utterances
 from speechmtp.data.kaldi import parse_segment
 from speechmtp.data.locate import AudioResolver
 from speechmtp.data.tables import byte_order, read_table, write_bytes, write_table
+from speechmtp.data.validation.defects import TABLES, read_contents
+from speechmtp.data.validation.fix import is_of_utterances
 from speechmtp.errors import DataError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechmtp.data.choose import choose
 from speechmtp.data.kaldi import read_data_dir
+from speechmtp.data.subset import choose
 from speechmtp.data.table_set import TableSet, load_tables, write_tables
 from speechmtp.data.tables import byte_order
 from speechmtp.errors import ConfigError, DataError

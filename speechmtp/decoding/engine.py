@@ -10,16 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.flags import flags_of
 from speechmtp.decoding.lanes import clock, drafted, judged, own_taps, taps_of
 from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts
-from speechmtp.decoding.plan import Drawing, Plan, noise_of
+from speechmtp.decoding.noise import noise_of
+from speechmtp.decoding.plan import Plan
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.sampling import Drawing
 from speechmtp.decoding.state import Batch, DecodeState, Recorded, Row
 from speechmtp.decoding.step import Step, Stepped, make_step
 from speechmtp.decoding.strategies import Strategy
-from speechmtp.decoding.tally import Emitted, read, record
+from speechmtp.decoding.traces import Emitted, flags_of, read, record
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk

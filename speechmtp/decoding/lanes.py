@@ -11,7 +11,7 @@ from speechmtp.decoding.layout import allowed, path_prefixes, trim
 from speechmtp.decoding.noise import TARGET
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.step import Stepped
-from speechmtp.decoding.tally import record_overlap, remember
+from speechmtp.decoding.traces import record_overlap, remember
 from speechmtp.types import Accepted, Draft
 
 

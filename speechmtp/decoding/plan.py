@@ -1,16 +1,10 @@
 """How a row is decoded: a drafter, a rule and a draft length, with the heads that draft; and how tokens are drawn."""
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 
-import torch
-
-from speechmtp.decoding.acceptance import AcceptanceRule
 from speechmtp.decoding.draft_length import DraftLength
 from speechmtp.decoding.drafters.contract import Drafter
-from speechmtp.decoding.noise import Noise
-from speechmtp.decoding.noise_ahead import NoiseAhead
-from speechmtp.decoding.processors import Processors, SamplingConfig
+from speechmtp.decoding.rules.contract import AcceptanceRule
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
@@ -42,30 +36,3 @@ class Plan:
                 else f"strategy: needs {name} tokens and the request has none; choose another"
             )  # fmt: skip
         drafter.check(trunk, self.heads if drafter.heads else None, request)
-
-
-@dataclass(frozen=True, eq=False)
-class Drawing:
-    """How a row's tokens are drawn: processors and, unless the likeliest are taken, a seed of 64 bits; the noise is
-    named by the request's `noise_key`."""
-
-    processors: Processors | None = None
-    seed: int | None = None
-
-    @classmethod
-    def of(cls, config: SamplingConfig) -> "Drawing":
-        """What a configuration says; those that differ by their seed alone have one object of processors."""
-        return cls(_processors(replace(config, seed=0)), config.seed if config.temperature > 0 else None)
-
-
-@lru_cache(maxsize=64)
-def _processors(config: SamplingConfig) -> Processors | None:
-    return config.processors()
-
-
-def noise_of(seeds: list[int], noise_keys: list[int], device: torch.device) -> Noise:
-    """Noise of rows with these seeds and keys."""
-    # A seed is 64 bits; torch's integers have a sign.
-    signed = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
-    kind = NoiseAhead if device.type == "cpu" else Noise
-    return kind(torch.tensor(signed, device=device), torch.tensor(noise_keys, device=device))

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.draft_costs import CostTable, measure_costs
-from speechmtp.decoding.draft_length import Costed, DraftLength, Running
+from speechmtp.decoding.draft_length import Costed, CostTable, DraftLength, Running, measure_costs
 from speechmtp.decoding.engine import Engine, Limits, Recorded, generate
-from speechmtp.decoding.plan import Drawing, Plan
+from speechmtp.decoding.plan import Plan
 from speechmtp.decoding.presets import PRESETS, training_command
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.sampling import Drawing
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from speechmtp.decoding.noise import Noise
-from speechmtp.decoding.processors import Processors
+from speechmtp.decoding.sampling import Processors
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, Request, TokenRules, Trace
 
 if TYPE_CHECKING:
-    from speechmtp.decoding.acceptance import AcceptanceRule
     from speechmtp.decoding.plan import Plan
+    from speechmtp.decoding.rules.contract import AcceptanceRule
     from speechmtp.decoding.step import Step
 
 Draws = Literal["shared", "own", "best"]

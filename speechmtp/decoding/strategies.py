@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft
 from speechmtp.decoding.drafters.beams import BeamSample
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads
@@ -19,9 +18,10 @@ from speechmtp.decoding.drafters.previous import PreviousHeads, PreviousPass
 from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.drafters.suffix import Suffix
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
-from speechmtp.decoding.groups import AlikeGroups
-from speechmtp.decoding.rejection import Block, Ratio, SampleMatch
-from speechmtp.decoding.relaxed import (
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, KeepDraft
+from speechmtp.decoding.rules.groups import AlikeGroups
+from speechmtp.decoding.rules.rejection import Block, Ratio, SampleMatch
+from speechmtp.decoding.rules.relaxed import (
     Distance,
     Ensemble,
     JointRatio,

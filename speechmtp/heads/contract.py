@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechmtp.heads.decoder_layer import norm_of
-from speechmtp.models.int8_linear import Int8Linear, in_int8
+from speechmtp.kernels.cpu.int8_linear import Int8Linear, in_int8
 from speechmtp.types import States, TrunkShape
 
 Unembed = Callable[[Tensor], Tensor]
@@ -193,7 +193,7 @@ class HeadSet(nn.Module):
         self._narrow: Unembed | None = None  # where it is not made anew for every batch
 
     def draft_in_int8(self, trunk: TrunkFace) -> None:
-        """From here on draft with 8-bit weights and inputs (`models/int8_linear.py`), on a CPU in float32: what is
+        """From here on draft with 8-bit weights and inputs (`kernels/cpu/int8_linear.py`), on a CPU in float32: what is
         drafted changes a little, and with the other rows of a batch; what exact rules accept of it stays the trunk's.
         For decoding only."""
         in_int8(self)

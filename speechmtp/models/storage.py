@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from speechmtp.errors import CheckpointError
+from speechmtp.kernels.cpu.int8_linear import quantise
 from speechmtp.models.affine import dequantise, recover_affine
 
 SCALE = ".scale"  # suffix of the float32 scales beside 8-bit integers
@@ -23,18 +24,6 @@ ZERO = ".zero"  # suffix of the zero point beside unsigned ones
 SMALLEST = 1024  # tensors with fewer numbers stay as they are
 
 Storage = Literal["int8", "uint8", "float32"]
-
-
-def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """8-bit integers and float32 scales, one a row of the last axis: value = integer * scale."""
-    flat = tensor.float()
-    scale = flat.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
-    integers = (flat / scale).round()
-    # Weights that came out of `unpack` get the very scale they had, which the division may miss by its last bit.
-    for to in (0.0, torch.inf):
-        near = scale.nextafter(scale.new_tensor(to))
-        scale = torch.where((integers * near == flat).all(-1, keepdim=True), near, scale)
-    return integers.to(torch.int8), scale.squeeze(-1)
 
 
 def pack(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:

@@ -15,10 +15,10 @@ from small_audio_lm import ENDS, write_audio_lm
 import speechmtp
 from speechmtp.bundle import load_bundle, save_bundle
 from speechmtp.cli.main import main
-from speechmtp.cli.peers import peer_modes
 from speechmtp.data.kaldi import DataDir
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import DataError
+from speechmtp.evaluation.peers import peer_modes
 from speechmtp.training.tasks.head_prompts import prompt_data, prompt_dev, said
 from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.types import Reference

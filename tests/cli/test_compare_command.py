@@ -14,10 +14,10 @@ import yaml
 from speechmtp.bundle import load_bundle
 from speechmtp.cli import compare, comparison
 from speechmtp.cli.main import main
-from speechmtp.cli.peers import peer_modes
-from speechmtp.cli.subjects import SpeechSubject
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.strategies import STRATEGIES
+from speechmtp.evaluation.evaluation_sets import SpeechSubject
+from speechmtp.evaluation.peers import peer_modes
 from speechmtp.heads.folder import save_heads
 from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import build_heads

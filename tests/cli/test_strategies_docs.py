@@ -15,9 +15,10 @@ import pytest
 from speechmtp.cli.main import main
 from speechmtp.cli.strategies import allowed, marked, option_rows, page_blocks, promise
 from speechmtp.cli.train_heads import add_heads_arguments, read_heads_config
-from speechmtp.decoding import acceptance, groups, rejection, relaxed
-from speechmtp.decoding.acceptance import AcceptanceRule
 from speechmtp.decoding.presets import PRESETS, training_command
+from speechmtp.decoding.rules import contract as acceptance
+from speechmtp.decoding.rules import groups, rejection, relaxed
+from speechmtp.decoding.rules.contract import AcceptanceRule
 from speechmtp.decoding.strategies import RULES, STRATEGIES, make_strategy
 from speechmtp.errors import ConfigError
 

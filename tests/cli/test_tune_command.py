@@ -9,10 +9,10 @@ import yaml
 
 import speechmtp
 from speechmtp.cli import compare, tune
-from speechmtp.cli.comparison import recommend
 from speechmtp.cli.main import main
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
+from speechmtp.evaluation.comparison import recommend
 
 
 @pytest.fixture

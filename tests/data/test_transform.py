@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from small_sets import lines, segments, write_set
 
-from speechmtp.data.choose import hold_out
 from speechmtp.data.kaldi import read_data_dir, read_table
+from speechmtp.data.subset import hold_out
 from speechmtp.data.transform import even_runs
 from speechmtp.errors import DataError
 

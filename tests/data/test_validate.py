@@ -176,7 +176,8 @@ def test_tabs_separate_too(good: Path, separator: str, run: Any) -> None:
 def test_locale_does_not_matter(good: Path, locale: str, tmp_path: Path) -> None:
     lines(good / "text", "é-1 ÉTÉ\u00a0", "b-2 TEN", "a-1 ONE", "a-10 x", "a-1_ y", "B-1 z")
     code = (
-        "import sys; from speechmtp.data.fix import fix_data_dir; from speechmtp.data.tables import write_table;"
+        "import sys; from speechmtp.data.tables import write_table;"
+        "from speechmtp.data.validation.fix import fix_data_dir;"
         "r = fix_data_dir(sys.argv[1]); write_table(sys.argv[1] + '/table', {'é': '你', 'z': '', 'Z': 'b'});"
         "from speechmtp.cli.data import _print; [_print(d.render()) for d in r.defects]"
     )

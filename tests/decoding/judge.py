@@ -7,7 +7,7 @@ import enumerate as whole
 import torch
 from enumerate import Distributions, Drafts, Node, Prefix, Verdict
 
-from speechmtp.decoding.acceptance import AcceptanceRule
+from speechmtp.decoding.rules.contract import AcceptanceRule
 from speechmtp.types import Draft
 
 

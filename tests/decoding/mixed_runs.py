@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from speechmtp.decoding.engine import Engine
-from speechmtp.decoding.plan import Drawing, Plan
+from speechmtp.decoding.plan import Plan
+from speechmtp.decoding.sampling import Drawing
 from speechmtp.types import Request, Trace
 
 

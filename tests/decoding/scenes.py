@@ -12,7 +12,7 @@ from engine_runs import Drawing, drawn_rows
 from families import CONFIGS
 from random_trees import random_shape
 
-from speechmtp.decoding.draft_costs import CostTable
+from speechmtp.decoding.draft_length import CostTable
 from speechmtp.decoding.drafters.ctc import Mode
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.presets import PRESETS

@@ -11,10 +11,10 @@ import torch
 from cases import mutate
 from engine_runs import Drawing, drawn_rows
 
-from speechmtp.cli.peers import run_peer
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.evaluation.peers import run_peer
 from speechmtp.heads.block import BlockHeadsConfig
 from speechmtp.heads.chain import ChainHeadsConfig
 from speechmtp.heads.contract import HeadSet

@@ -10,9 +10,9 @@ from cases import Case, make_case
 from engine_runs import Limits, generate
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft, settle
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, KeepDraft, settle
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.types import Accepted, Draft, chain_draft

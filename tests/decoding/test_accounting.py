@@ -8,11 +8,11 @@ import torch
 from cases import Scripted, make_case
 from engine_runs import Limits, generate
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.errors import ConfigError
 from speechmtp.types import Trace
 

@@ -12,11 +12,11 @@ import torch
 from cases import Case, Watched, make_case, mutate
 from engine_runs import Drawing, Sources, generate, row_of
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads, hypotheses
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.types import CtcLabels, Draft, Trace
 

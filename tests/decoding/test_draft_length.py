@@ -13,14 +13,13 @@ from cases import Case, make_case, mutate
 from engine_runs import Drawing, Plan, Sources, generate_mixed
 from families import CONFIGS, D
 
-from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.draft_costs import CostTable, measure_costs
-from speechmtp.decoding.draft_length import Costed, DraftLength, Running
+from speechmtp.decoding.draft_length import Costed, CostTable, DraftLength, Running, measure_costs
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
-from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.rejection import Ratio
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.types import Trace
 

@@ -12,12 +12,12 @@ from engine_runs import Drawing, Limits, Plan, generate, generate_mixed
 from judge import chi_squared
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.noise import DRAFT, FOLLOW, Noise
-from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.rejection import Block, KSeq, Ratio, SampleMatch
-from speechmtp.decoding.relaxed import Thresholds
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
+from speechmtp.decoding.rules.rejection import Block, KSeq, Ratio, SampleMatch
+from speechmtp.decoding.rules.relaxed import Thresholds
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Prompt, Trace

@@ -14,9 +14,9 @@ from scenes import COUPLED, LABELS, Priced, Scene, make_scene, preset_heads
 
 from speechmtp.decoding.drafters.marginal import Marginal
 from speechmtp.decoding.engine import Engine, generate
-from speechmtp.decoding.plan import Drawing, Plan
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.plan import Plan
 from speechmtp.decoding.runner import Runner
+from speechmtp.decoding.sampling import Drawing, SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.models.draft_prompt import DraftPrompt

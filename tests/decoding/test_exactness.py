@@ -7,11 +7,11 @@ import torch
 from cases import Case, RandomTree, as_sources, last_states, make_case, mutate
 from engine_runs import Limits, generate
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.adapter import CtcMergeConfig, StackConfig
 

@@ -11,9 +11,9 @@ from cases import Case, make_case
 from families import CONFIGS, NAMES, D
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig

@@ -14,9 +14,9 @@ from engine_runs import Drawing, Plan, generate_mixed
 from scenes import LABELS, Scene, make_scene
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch
-from speechmtp.decoding.processors import Processors, SamplingConfig
-from speechmtp.decoding.relaxed import Ensemble
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
+from speechmtp.decoding.rules.relaxed import Ensemble
+from speechmtp.decoding.sampling import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
 from speechmtp.errors import ConfigError

@@ -9,8 +9,8 @@ import torch
 from enumerate import Distributions, Drafts, Node, Prefix, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft, kept
 
-from speechmtp.decoding.groups import GroupMatch, Groups, alike_groups
-from speechmtp.decoding.rejection import Ratio
+from speechmtp.decoding.rules.groups import GroupMatch, Groups, alike_groups
+from speechmtp.decoding.rules.rejection import Ratio
 from speechmtp.errors import ShapeError
 from speechmtp.types import Draft
 

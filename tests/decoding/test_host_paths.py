@@ -5,8 +5,8 @@ import tiny
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.rejection import Ratio
+from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.types import Draft, ancestors_by_products, ancestors_of
 
 

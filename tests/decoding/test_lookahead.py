@@ -12,8 +12,8 @@ from engine_runs import Plan, generate_mixed
 from test_lookup import count, cycling
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.lookahead import Lookahead, Window
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, States, ancestors_of

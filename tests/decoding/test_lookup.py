@@ -9,12 +9,12 @@ import torch
 from cases import make_case
 from engine_runs import Drawing, Plan, generate_mixed
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.lookahead import Lookahead
 from speechmtp.decoding.drafters.lookup import History, PromptLookup
 from speechmtp.decoding.drafters.suffix import Counts, Cursor, Suffix
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Trace

@@ -16,16 +16,16 @@ from cases import Case, make_case, near
 from engine_runs import Drawing, Limits, Plan, Sources, generate, generate_mixed
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, KeepDraft
 from speechmtp.decoding.drafters.beams import BeamSample
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.joint import Joint
 from speechmtp.decoding.drafters.marginal import Marginal
 from speechmtp.decoding.drafters.model import DraftModel
-from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.rejection import Ratio
-from speechmtp.decoding.relaxed import JointRatio
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, KeepDraft
+from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.rules.relaxed import JointRatio
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk

@@ -4,8 +4,7 @@ import pytest
 import tiny
 import torch
 
-from speechmtp.decoding.noise import ACCEPT, DRAFT, FOLLOW, TARGET, Noise
-from speechmtp.decoding.noise_ahead import NoiseAhead
+from speechmtp.decoding.noise import ACCEPT, DRAFT, FOLLOW, TARGET, Noise, NoiseAhead
 
 
 @pytest.mark.parametrize("rows", [1, 5])

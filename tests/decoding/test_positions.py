@@ -12,13 +12,13 @@ from families import CONFIGS
 from scenes import LABELS, Scene, make_scene
 from test_engine import check, plans_of
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.engine import generate
 from speechmtp.decoding.plan import Plan
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.evaluation.teacher_forced import teacher_forced
 from speechmtp.heads.contract import HeadSet
-from speechmtp.training.teacher_forced import teacher_forced
 from speechmtp.types import OutputPositions, Prompt, Reference, TokenRules
 
 POSITIONS = {

@@ -10,9 +10,9 @@ import torch
 from cases import Case, make_case
 
 from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.evaluation.teacher_forced import teacher_forced
 from speechmtp.heads.table import FAMILIES
 from speechmtp.scoring.acceptance import acceptance, walk
-from speechmtp.training.teacher_forced import teacher_forced
 
 KINDS = [config.kind for config in FAMILIES]  # type: ignore[attr-defined]
 

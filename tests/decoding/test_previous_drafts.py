@@ -11,11 +11,11 @@ from engine_runs import Drawing, Sources, generate, row_of
 
 from speechmtp import types
 from speechmtp.cli.options import check_strategies
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.previous import PreviousHeads, PreviousPass
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.decoding.runner import Runner
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.types import Request, Trace

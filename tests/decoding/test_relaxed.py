@@ -11,11 +11,11 @@ import torch
 from enumerate import Distribution, Drafts, Node, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft
 
-from speechmtp.decoding.acceptance import AcceptanceRule, KeepDraft, settle
-from speechmtp.decoding.groups import GroupMatch, Groups, alike_groups
 from speechmtp.decoding.noise import Noise
-from speechmtp.decoding.rejection import Ratio
-from speechmtp.decoding.relaxed import (
+from speechmtp.decoding.rules.contract import AcceptanceRule, KeepDraft, settle
+from speechmtp.decoding.rules.groups import GroupMatch, Groups, alike_groups
+from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.rules.relaxed import (
     Distance,
     Ensemble,
     JointRatio,

@@ -10,8 +10,8 @@ import torch
 from enumerate import Distribution, Drafts, Node, Prefix, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft
 
-from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.relaxed import Ensemble, GreedyWindow, Thresholds, Window
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.relaxed import Ensemble, GreedyWindow, Thresholds, Window
 from speechmtp.errors import ConfigError
 
 CHAIN = (-1, 0, 1, 2)

@@ -8,9 +8,9 @@ import torch
 from enumerate import Distributions, Drafts, Node, Prefix, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft, kept
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, settle
-from speechmtp.decoding.rejection import Block, KSeq, Ratio, SampleMatch
-from speechmtp.decoding.relaxed import Thresholds
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, settle
+from speechmtp.decoding.rules.rejection import Block, KSeq, Ratio, SampleMatch
+from speechmtp.decoding.rules.relaxed import Thresholds
 from speechmtp.errors import ConfigError
 
 CHAINS = ((-1, 0, 1), (-1,), (), (-1, 0))

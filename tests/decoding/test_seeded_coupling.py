@@ -8,9 +8,9 @@ import torch
 from engine_runs import Drawing, Plan, generate_mixed
 from scenes import COUPLED, Scene, make_scene
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.types import Trace
 
 SEEDS = 50  # in every run of the tests; the others are slow

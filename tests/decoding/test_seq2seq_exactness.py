@@ -7,8 +7,8 @@ from cases import RandomTree
 from engine_runs import Drawing, Sources, generate
 from seq2seq_scenes import HEADS, Scene, make_scene
 
-from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.sampling import SamplingConfig
 
 LABELS = (
     "verify", "verify:depth=1", "verify:depth=2,theta=0.3", "verify:length=running", "verify:rule=block",

@@ -15,10 +15,10 @@ from seq2seq_scenes import HEADS, Scene, make_scene
 from test_seq2seq_exactness import LABELS
 
 import speechmtp
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.engine import plain_outputs
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.decoding.runner import Runner
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import RULES, parse_strategy
 from speechmtp.heads.contract import HeadSet

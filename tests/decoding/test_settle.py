@@ -9,12 +9,12 @@ from engine_runs import row_of
 from judge import chi_squared
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import GreedyMatch, settle
-from speechmtp.decoding.choose import Choice, choose
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.noise import TARGET, Noise
 from speechmtp.decoding.plan import Plan
-from speechmtp.decoding.rejection import Ratio, SampleMatch
+from speechmtp.decoding.rules.contract import GreedyMatch, settle
+from speechmtp.decoding.rules.rejection import Ratio, SampleMatch
+from speechmtp.decoding.sampling import Choice, choose
 from speechmtp.decoding.state import Batch, DecodeState, Draws
 from speechmtp.decoding.step import make_step
 from speechmtp.types import Draft, chain_draft

@@ -10,12 +10,12 @@ import torch
 from cases import Case, make_case, mutate
 from engine_runs import Drawing, Sources, generate
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads
 from speechmtp.decoding.drafters.spelled import TextRow
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.decoding.runner import Runner
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.types import CtcLabels, CtcText, Request, SpelledText, Speller, Trace
 

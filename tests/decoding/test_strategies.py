@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from speechmtp.decoding.acceptance import GreedyMatch, KeepDraft
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
@@ -13,8 +12,9 @@ from speechmtp.decoding.drafters.model import DraftModel
 from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.rejection import Ratio
-from speechmtp.decoding.relaxed import Thresholds, Typical
+from speechmtp.decoding.rules.contract import GreedyMatch, KeepDraft
+from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.rules.relaxed import Thresholds, Typical
 from speechmtp.decoding.strategies import (
     LENGTHS,
     RULES,

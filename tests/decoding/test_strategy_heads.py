@@ -8,9 +8,9 @@ import tiny
 from scenes import make_scene, preset_heads
 
 from speechmtp.decoding.drafters.tree import HeadTree
-from speechmtp.decoding.plan import Drawing
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.runner import Runner
+from speechmtp.decoding.sampling import Drawing
 from speechmtp.decoding.strategies import STRATEGIES, make_strategy, parse_strategies, parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.models.draft_prompt import DraftPrompt

@@ -13,8 +13,8 @@ from families import CONFIGS, NAMES, D
 from random_trees import random_shape, trees
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import TreeShape
 from speechmtp.errors import ConfigError

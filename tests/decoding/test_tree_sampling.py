@@ -15,11 +15,11 @@ from families import CONFIGS, NAMES, D
 from random_trees import trees
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
-from speechmtp.decoding.processors import SamplingConfig
-from speechmtp.decoding.rejection import Ratio
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import TreeShape
 from speechmtp.models.trunk import Trunk

@@ -11,9 +11,9 @@ from cases import make_case
 
 from speechmtp.decoding.trees import TreeShape, grow
 from speechmtp.errors import ConfigError, DataError
+from speechmtp.evaluation.teacher_forced import teacher_forced
+from speechmtp.evaluation.tree_calibration import calibrated_tree
 from speechmtp.scoring.acceptance import Forced, rank_table
-from speechmtp.training.teacher_forced import teacher_forced
-from speechmtp.training.tree_calibration import calibrated_tree
 
 
 def random_table(seed: int, depth: int, ranks: int) -> list[list[float]]:

@@ -10,9 +10,9 @@ import torch
 from blocks import CORRECTION, DEPTH, INSIDE, LENGTHS, Decoding, block, random_batch
 from engine_runs import Limits, generate
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.rules.contract import GreedyMatch
 
 
 def acceptances() -> Iterator[list[int]]:

@@ -11,9 +11,9 @@ import torch
 from engine_runs import generate
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import TrainBatch
 from speechmtp.heads.joint import JointHeads, JointHeadsConfig

@@ -16,10 +16,11 @@ from small_lm import LINES, write_lm
 import speechmtp
 import speechmtp.bundle as bundle_module
 from speechmtp.api import Recogniser
+from speechmtp.audio.features import FbankConfig
 from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_without_heads, reads_text, save_bundle
-from speechmtp.cli.peers import run_peer
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.evaluation.peers import run_peer
 from speechmtp.heads.folder import trunk_digest
 from speechmtp.models.adapter import CtcMergeConfig
 from speechmtp.models.bases.contract import Reads
@@ -29,7 +30,7 @@ from speechmtp.models.encoder_lm import ModelConfig
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer
 from speechmtp.training.tasks.head_inputs import HEAD_INPUTS
-from speechmtp.types import FbankConfig, Request
+from speechmtp.types import Request
 
 
 def write_ours(folder: Path) -> Path:

@@ -17,9 +17,9 @@ from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks import finetune_data
+from speechmtp.training.tasks.encoder_cache import own_outputs
 from speechmtp.training.tasks.finetune import FinetunePhase, add_lora, finetune, merge_lora
 from speechmtp.training.tasks.finetune_data import FinetuneConfig, make_dev, make_pool, target_text
-from speechmtp.training.tasks.memories import own_outputs
 
 TEXTS = {"a": "HE SAID", "b": "IN A SUN", "c": "AN ALSO", "d": "HEN HID"}  # no `t`, which the tiny Whisper never says
 families = pytest.mark.parametrize("family", ["moonshine", "whisper"])

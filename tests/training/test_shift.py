@@ -8,9 +8,9 @@ from engine_runs import Limits, generate
 from tiny import BOS, EOS, VOCAB, frames, heads, randomise, speech_lm
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import GreedyMatch
-from speechmtp.decoding.choose import Choice, choose
 from speechmtp.decoding.noise import Noise
+from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.sampling import Choice, choose
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.heads.contract import HeadSet

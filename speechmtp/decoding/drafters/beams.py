@@ -11,7 +11,7 @@ from speechmtp.decoding.drafters.contract import empty_draft
 from speechmtp.decoding.drafters.model import ByModel, DraftCache
 from speechmtp.decoding.drafters.paths import Paths, ends_text, log_probs_of, logits_behind, up_to_end
 from speechmtp.decoding.noise import DRAFT
-from speechmtp.decoding.processors import Processors, SamplingConfig
+from speechmtp.decoding.sampling import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.types import Draft, chain_draft

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.choose import Choice, choose
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.layout import path_prefixes
+from speechmtp.decoding.sampling import Choice, choose
 from speechmtp.decoding.state import DecodeState
 from speechmtp.types import Draft, chain_draft
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.choose import choose
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import (
     Paths,
@@ -17,6 +16,7 @@ from speechmtp.decoding.drafters.paths import (
     prefixes_behind,
     up_to_end,
 )
+from speechmtp.decoding.sampling import choose
 from speechmtp.decoding.state import DecodeState
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.choose import choose
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import Paths, check_size, children, logits_behind, prefixes_behind
+from speechmtp.decoding.sampling import choose
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet

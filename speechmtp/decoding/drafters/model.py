@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.choose import Choice, choose
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import ends_text, prefixes_behind
+from speechmtp.decoding.sampling import Choice, choose
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.step import ruled
 from speechmtp.errors import ConfigError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.processors import Prefixes
+from speechmtp.decoding.sampling import Prefixes
 from speechmtp.decoding.state import DecodeState, Row
 from speechmtp.decoding.step import ruled
 from speechmtp.errors import ConfigError

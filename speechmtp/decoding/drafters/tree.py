@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.choose import Choice, choose
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
+from speechmtp.decoding.sampling import Choice, choose
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import MOST_NODES, RANKS, TreeShape
 from speechmtp.errors import ConfigError

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.bases.contract import SpeechModel, TextModel
 from speechmtp.models.bases.folders import end_tokens, loaded, tokenizer_files
@@ -15,7 +16,7 @@ from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.storage import Storage
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import FbankConfig, Prompt, Request
+from speechmtp.types import Prompt, Request
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.storage import Storage
 from speechmtp.models.trunk import Trunk
 from speechmtp.text.tokenizer import Tokenizer
-from speechmtp.types import FbankConfig, Prompt, Request, Speller, TokenRules
+from speechmtp.types import Prompt, Request, Speller, TokenRules
 
 # What a model reads, and with it what a training computes once and keeps. `features`: frames of ours, which may be
 # changed before the encoder; `memories`: encoder states beside the text; `prompts`: entries in front of the text, made

@@ -8,13 +8,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoFeatureExtractor, GenerationConfig, PreTrainedModel
 
+from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError
 from speechmtp.models.bases.contract import MemoryModel
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.seq2seq import Seq2SeqTrunk
 from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack
 from speechmtp.text.hub_tokenizer import HubTokenizer
-from speechmtp.types import FbankConfig, TokenRules
+from speechmtp.types import TokenRules
 
 
 class EncoderDecoder(MemoryModel):

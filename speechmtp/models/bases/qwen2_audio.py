@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
+from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError
 from speechmtp.models.bases.contract import Reads, SpeechModel
 from speechmtp.models.bases.folders import end_tokens, has_chat_template, loaded, saved
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.storage import Storage
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import FbankConfig, Prompt, Request
+from speechmtp.types import Prompt, Request
 
 AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from safetensors.torch import save_file
 from torch import Tensor
 
-from speechmtp.audio.features import Fbank
+from speechmtp.audio.features import Fbank, FbankConfig
 from speechmtp.errors import CheckpointError
 from speechmtp.models.adapter import CtcMerge
 from speechmtp.models.bases.contract import FeatureModel, SpeechModel
@@ -16,7 +16,7 @@ from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.encoder_lm import EncoderLM, ModelConfig
 from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, weights_digest
 from speechmtp.text.tokenizer import Tokenizer
-from speechmtp.types import FbankConfig, Request, Source
+from speechmtp.types import Request, Source
 
 LONGEST_SECONDS = 120.0  # attention over the whole utterance: memory grows with the square of this
 

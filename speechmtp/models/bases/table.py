@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speechmtp.audio.features import FbankConfig
 from speechmtp.config import from_dict
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.bases.causal_lm import CausalLM
@@ -15,7 +16,6 @@ from speechmtp.models.bases.speech_lm import SpeechLM, SpeechLMSettings
 from speechmtp.models.bases.whisper import Whisper
 from speechmtp.models.encoder_lm import ModelConfig
 from speechmtp.text.tokenizer import Tokenizer
-from speechmtp.types import FbankConfig
 
 KINDS: Mapping[str, type[SpeechModel]] = {
     one.kind: one

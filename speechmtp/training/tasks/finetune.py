@@ -21,8 +21,8 @@ from speechmtp.models.bases.contract import MemoryModel
 from speechmtp.training.loop import finished, load_finished, run_phase
 from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_teacher, rows_ce
 from speechmtp.training.multi_token import Sequences
+from speechmtp.training.tasks.encoder_cache import MemoryText, at_speed
 from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, word_error_rate
-from speechmtp.training.tasks.memories import MemoryText, at_speed
 
 CHUNK = 1024  # rows of logits at a time
 

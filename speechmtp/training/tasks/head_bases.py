@@ -15,6 +15,7 @@ from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir
 from speechmtp.decoding.engine import Limits, plain_outputs
 from speechmtp.errors import DataError
+from speechmtp.evaluation.teacher_forced import teacher_forced
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.bases.contract import TextModel
@@ -24,6 +25,15 @@ from speechmtp.scoring.acceptance import acceptance
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.tasks.asr import audio_data
 from speechmtp.training.tasks.ctc import evaluation_batches
+from speechmtp.training.tasks.encoder_cache import (
+    MemoryData,
+    MemoryText,
+    hear_memories,
+    memories_key,
+    prompts_of,
+    read_memories,
+    write_memories,
+)
 from speechmtp.training.tasks.head_data import (
     HeardData,
     HeardText,
@@ -33,17 +43,7 @@ from speechmtp.training.tasks.head_data import (
     text_prompt,
 )
 from speechmtp.training.tasks.heads import HeadsTrainConfig
-from speechmtp.training.tasks.memories import (
-    MemoryData,
-    MemoryText,
-    hear_memories,
-    memories_key,
-    prompts_of,
-    read_memories,
-    write_memories,
-)
 from speechmtp.training.tasks.trunk_loss import error_rate
-from speechmtp.training.teacher_forced import teacher_forced
 from speechmtp.types import Prompt, TokenRules, stack_prompts
 
 Note = Callable[[int, int], None]

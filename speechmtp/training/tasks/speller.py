@@ -17,7 +17,7 @@ from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.ctc import ctc_loss, greedy_labels
-from speechmtp.training.tasks.memories import MemoryText
+from speechmtp.training.tasks.encoder_cache import MemoryText
 
 LEAST = 3  # a character that training texts have less often is not written
 

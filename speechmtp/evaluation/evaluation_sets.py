@@ -19,14 +19,13 @@ from speechmtp.cli.options import (
     open_recogniser,
     prepare_run,
 )
-from speechmtp.cli.peers import run_peer
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding.engine import Recorded
-from speechmtp.decoding.plan import Drawing
-from speechmtp.decoding.processors import SamplingConfig
 from speechmtp.decoding.runner import Runner
+from speechmtp.decoding.sampling import Drawing, SamplingConfig
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
+from speechmtp.evaluation.peers import run_peer
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.report import wer_interval
 from speechmtp.scoring.wer import score

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, Keeps, probs_of
-from speechmtp.decoding.rejection import Ratio, SampleMatch, elders, one_hot
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, Keeps, probs_of
+from speechmtp.decoding.rules.rejection import Ratio, SampleMatch, elders, one_hot
 from speechmtp.decoding.state import Draws
 from speechmtp.errors import ConfigError
 from speechmtp.types import Draft

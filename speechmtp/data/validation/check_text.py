@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from speechmtp.data.defects import DROP, FIX, NONE, WARN, CheckOptions, Defect, Row, Table
+from speechmtp.data.validation.defects import DROP, FIX, NONE, WARN, CheckOptions, Defect, Row, Table
 
 RESERVED = frozenset({"<s>", "</s>", "<eps>", "<pad>", "<blank>", "<sos/eos>", "#0", "***"})
 _SPECIAL = re.compile(r"<\|[^|<>\s]+\|>")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, GreedyMatch, probs_of
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, probs_of
 from speechmtp.decoding.state import Draws
 from speechmtp.errors import ConfigError
 from speechmtp.types import Draft

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechmtp.models.storage import quantise
-
 ENGINES = ("x86", "fbgemm", "onednn", "qnnpack")  # PyTorch's kernels for it, of which a build has some
 
 
@@ -16,6 +14,18 @@ def has_int8() -> bool:
     """Whether this PyTorch has kernels for it: they depend on the build, and later releases mean to drop them."""
     known = hasattr(torch, "_make_per_channel_quantized_tensor") and hasattr(torch.ops.quantized, "linear_dynamic")
     return known and bool(set(ENGINES) & set(torch.backends.quantized.supported_engines))
+
+
+def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """8-bit integers and float32 scales, one a row of the last axis: value = integer * scale."""
+    flat = tensor.float()
+    scale = flat.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
+    integers = (flat / scale).round()
+    # Weights that came out of `unpack` get the very scale they had, which the division may miss by its last bit.
+    for to in (0.0, torch.inf):
+        near = scale.nextafter(scale.new_tensor(to))
+        scale = torch.where((integers * near == flat).all(-1, keepdim=True), near, scale)
+    return integers.to(torch.int8), scale.squeeze(-1)
 
 
 class Int8Linear(nn.Module):

@@ -1,11 +1,14 @@
-"""What a call emitted: read from the device at once, trimmed at end tokens and limits, and counted in the traces."""
+"""What a call emitted: read from the device at once, trimmed at end tokens and limits, and counted in the traces; and
+what looks wrong about an output.
+"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import probs_of
+from speechmtp.decoding.rules.contract import probs_of
 from speechmtp.decoding.state import Batch, DecodeState
 from speechmtp.types import Accepted, Draft
 
@@ -112,3 +115,28 @@ def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: A
                 shared = torch.minimum(p, draft.q[place, child].to(p.dtype)).sum()
             trace.examined += 1
             trace.overlap += float(shared)
+
+
+LONGEST_PERIOD, REPEATS, LEAST = 16, 4, 12
+
+
+def flags_of(tokens: Sequence[int], ends: Sequence[int]) -> tuple[str, ...]:
+    """`empty`: no token before the end; `limit`: no end token came; `repetition`: the output ends in the same up to 16
+    tokens at least 4 times over, 12 tokens or more."""
+    found = []
+    text = [token for token in tokens if token not in ends]
+    if not text:
+        found.append("empty")
+    if tokens and tokens[-1] not in ends:
+        found.append("limit")
+    if _repeats(text):
+        found.append("repetition")
+    return tuple(found)
+
+
+def _repeats(tokens: Sequence[int]) -> bool:
+    for period in range(1, LONGEST_PERIOD + 1):
+        size = max(REPEATS * period, LEAST)
+        if len(tokens) >= size and all(tokens[-i] == tokens[-i - period] for i in range(1, size - period + 1)):
+            return True
+    return False

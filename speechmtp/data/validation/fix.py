@@ -13,11 +13,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from speechmtp.data.audio_facts import AudioProbe
-from speechmtp.data.check_ids import invert
-from speechmtp.data.check_lines import check_table, sort_rows
-from speechmtp.data.check_text import mend_text
-from speechmtp.data.defects import (
+from speechmtp.data.tables import write_bytes
+from speechmtp.data.validation.audio_facts import AudioProbe
+from speechmtp.data.validation.check_ids import invert
+from speechmtp.data.validation.check_lines import check_table, sort_rows
+from speechmtp.data.validation.check_text import mend_text
+from speechmtp.data.validation.defects import (
     DROP,
     FIX,
     TABLES,
@@ -29,8 +30,7 @@ from speechmtp.data.defects import (
     speakers_of,
     utterance_rows,
 )
-from speechmtp.data.tables import write_bytes
-from speechmtp.data.validate import check_contents
+from speechmtp.data.validation.validate import check_contents
 from speechmtp.errors import DataError
 
 MAX_PASSES = 10

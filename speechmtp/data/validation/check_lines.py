@@ -6,7 +6,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from speechmtp.data.defects import FIX, NONE, TABLES, Defect, Row, Table
+from speechmtp.data.validation.defects import FIX, NONE, TABLES, Defect, Row, Table
 
 _BOM = b"\xef\xbb\xbf"
 _LINE = re.compile(r"([^ \t]*)([ \t]*)(.*)", re.DOTALL)

@@ -7,10 +7,10 @@ import tiny
 import torch
 from engine_runs import generate
 
-from speechmtp.cli.peers import PeerRun, peer_modes, run_peer
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.errors import ConfigError, ShapeError
+from speechmtp.evaluation.peers import PeerRun, peer_modes, run_peer
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.types import sum_traces
 

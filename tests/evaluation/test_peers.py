@@ -11,10 +11,10 @@ import transformers
 from engine_runs import Limits, generate
 from small_lm import load_lm
 
-from speechmtp.cli.peers import PEER_MODES, PeerRun, peer_modes, run_peer
-from speechmtp.decoding.acceptance import GreedyMatch
 from speechmtp.decoding.drafters.contract import Silent
+from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.errors import ConfigError, ShapeError
+from speechmtp.evaluation.peers import PEER_MODES, PeerRun, peer_modes, run_peer
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, sum_traces
 

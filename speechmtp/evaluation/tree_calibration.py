@@ -5,10 +5,10 @@ from itertools import accumulate
 
 from speechmtp.decoding.trees import TreeShape, grow
 from speechmtp.errors import DataError
+from speechmtp.evaluation.teacher_forced import teacher_forced
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.acceptance import rank_table
-from speechmtp.training.teacher_forced import teacher_forced
 from speechmtp.types import Prompt
 
 ROWS = 16  # outputs in one pass

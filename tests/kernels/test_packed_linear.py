@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import speechmtp
-from speechmtp.models import packed_linear
-from speechmtp.models.packed_linear import PackedLinear, has_packed, pack
+from speechmtp.kernels.cpu import packed_linear
+from speechmtp.kernels.cpu.packed_linear import PackedLinear, has_packed, pack
 from tests import tiny
 
 pytestmark = pytest.mark.skipif(not has_packed(), reason="this build of PyTorch has no maps of packed weights")

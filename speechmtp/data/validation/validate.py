@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from speechmtp.data.audio_facts import AudioProbe
-from speechmtp.data.check_audio import (
+from speechmtp.data.validation.audio_facts import AudioProbe
+from speechmtp.data.validation.check_audio import (
     check_durations,
     check_recordings,
     check_speed,
@@ -15,12 +15,12 @@ from speechmtp.data.check_audio import (
     parse_duration,
     true_durations,
 )
-from speechmtp.data.check_ids import check_ids
-from speechmtp.data.check_leak import check_leak
-from speechmtp.data.check_lines import check_table
-from speechmtp.data.check_segments import check_segments, spans_of
-from speechmtp.data.check_text import check_text
-from speechmtp.data.defects import (
+from speechmtp.data.validation.check_ids import check_ids
+from speechmtp.data.validation.check_leak import check_leak
+from speechmtp.data.validation.check_lines import check_table
+from speechmtp.data.validation.check_segments import check_segments, spans_of
+from speechmtp.data.validation.check_text import check_text
+from speechmtp.data.validation.defects import (
     TABLES,
     CheckOptions,
     Defect,

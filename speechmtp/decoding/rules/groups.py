@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.acceptance import AcceptanceRule, Keeps
-from speechmtp.decoding.rejection import Ratio
+from speechmtp.decoding.rules.contract import AcceptanceRule, Keeps
+from speechmtp.decoding.rules.rejection import Ratio
 from speechmtp.decoding.state import Draws
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.trunk import Trunk

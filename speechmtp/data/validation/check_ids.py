@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-from speechmtp.data.check_lines import key_order, sort_rows
-from speechmtp.data.defects import (
+from speechmtp.data.validation.check_lines import key_order, sort_rows
+from speechmtp.data.validation.defects import (
     DROP,
     FIX,
     NONE,

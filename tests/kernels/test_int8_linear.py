@@ -8,8 +8,7 @@ import torch
 import speechmtp
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError
-from speechmtp.models.int8_linear import Int8Linear, has_int8, in_int8
-from speechmtp.models.storage import quantise
+from speechmtp.kernels.cpu.int8_linear import Int8Linear, has_int8, in_int8, quantise
 from tests import tiny
 
 pytestmark = pytest.mark.skipif(not has_int8(), reason="this build of PyTorch has no 8-bit kernels")

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from speechmtp.cli.subjects import Subject, peer_result
 from speechmtp.decoding.engine import Recorded
-from speechmtp.decoding.processors import SamplingConfig
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.evaluation.evaluation_sets import Subject, peer_result
 from speechmtp.progress import track
 from speechmtp.types import Result, Trace, sum_traces
 

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from speechmtp.data.audio_facts import AudioFacts, AudioProbe
-from speechmtp.data.check_segments import Span
-from speechmtp.data.defects import DROP, FIX, NONE, WARN, CheckOptions, Defect, Table, Tables
 from speechmtp.data.locate import AudioResolver, decodable_file, is_url
+from speechmtp.data.validation.audio_facts import AudioFacts, AudioProbe
+from speechmtp.data.validation.check_segments import Span
+from speechmtp.data.validation.defects import DROP, FIX, NONE, WARN, CheckOptions, Defect, Table, Tables
 from speechmtp.errors import DataError
 
 DURATION_TOLERANCE = 0.02  # seconds

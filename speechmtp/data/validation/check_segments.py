@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from speechmtp.data.defects import DROP, WARN, Defect, Row, Table
 from speechmtp.data.kaldi import MAX_OVERSHOOT
+from speechmtp.data.validation.defects import DROP, WARN, Defect, Row, Table
 
 SHORTEST = 0.1  # seconds
 

@@ -1,11 +1,15 @@
-"""Logits processors of transformers, applied alike to the trunk and to what drafts for it.
+"""How tokens are drawn: logits processors of transformers, applied alike to the trunk and to what drafts for it, and
+the choice of drafted tokens from a drafter's logits, once for all drafters.
 
-Every candidate sees its own prefix: what was emitted, and the drafted tokens on its path.
+Every candidate sees its own prefix: what was emitted, and the drafted tokens on its path. Where the trunk takes its
+first choice, so does the drafter. Where tokens are drawn, drafts are drawn by the trunk's own noise (seeded coupling),
+by noise of their own (ratio rules, which need the distribution they were drawn from), or not at all.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +26,11 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+from speechmtp.decoding.noise import DRAFT, TARGET
 from speechmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from speechmtp.decoding.state import DecodeState
 
 Prefixes = Callable[[], Sequence[Sequence[Sequence[int]]]]
 
@@ -127,3 +135,85 @@ class Processors:
         run: Any = self._list
         processed: Tensor = run(ids, logits.clone())  # some write in place
         return processed
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """How a row's tokens are drawn: processors and, unless the likeliest are taken, a seed of 64 bits; the noise is
+    named by the request's `noise_key`."""
+
+    processors: Processors | None = None
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, config: SamplingConfig) -> "Drawing":
+        """What a configuration says; those that differ by their seed alone have one object of processors."""
+        return cls(_processors_of(replace(config, seed=0)), config.seed if config.temperature > 0 else None)
+
+
+@lru_cache(maxsize=64)
+def _processors_of(config: SamplingConfig) -> Processors | None:
+    return config.processors()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`tokens` [B, N, k] of N nodes, likeliest first; `confidence` [B, N, k] under the (processed) distribution they
+    are from; `q` [B, N, k, V] the distribution that each was drawn from with its elder siblings taken out, or None."""
+
+    tokens: Tensor
+    confidence: Tensor
+    q: Tensor | None = None
+
+
+def choose(
+    state: "DecodeState", logits: Tensor, ids: Tensor | None, level: Tensor | int, prefixes: Prefixes, first: int = 0,
+    k: int = 1,
+) -> Choice:  # fmt: skip
+    """The best `k` tokens, or as many draws without replacement, behind each of N nodes.
+
+    `logits` [B, N, V'] are over all tokens, or over those in `ids` [V']. `level` (or [N]) is the depth of the drafted
+    tokens, 1 right behind the base token; `first` the number of the first node, so that every node has its own noise;
+    `prefixes` gives what stands before each.
+    """
+    if state.processors is None and (state.noise is None or state.draws == "best"):
+        best = logits.topk(k, -1) if k > 1 else logits.max(-1, keepdim=True)
+        confidence = (best.values - logits.logsumexp(-1, keepdim=True)).exp()
+        return Choice(best.indices if ids is None else ids[best.indices], confidence)
+    logits = _spread(logits, ids, state.batch.trunk.vocab_size)
+    if state.processors is not None:
+        logits = state.processors(logits, prefixes)
+    if state.noise is None or state.draws == "best":
+        tokens = logits.topk(k, -1).indices
+        return Choice(tokens, logits.softmax(-1).gather(-1, tokens))
+    steps = torch.as_tensor(level, device=logits.device).expand(logits.shape[1])
+    drawn = state.base_index[:, None]
+    size = logits.shape[-1]
+    if state.draws == "shared":
+        noise = state.noise.gumbel(drawn + steps - 1, size, TARGET)
+    else:
+        nodes = torch.arange(first, first + logits.shape[1], device=logits.device)
+        noise = state.noise.gumbel(drawn.expand(-1, logits.shape[1]), size, DRAFT, nodes - 1)
+    tokens = (logits + noise.to(logits.dtype)).topk(k, -1).indices
+    probs = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    confidence = probs.gather(-1, tokens)
+    if state.draws == "shared" and not state.batch.recorded.overlap:
+        return Choice(tokens, confidence)
+    return Choice(tokens, confidence, _without_elders(probs, tokens))
+
+
+def _spread(logits: Tensor, ids: Tensor | None, size: int) -> Tensor:
+    """Logits over the whole vocabulary; what cannot be drafted has none."""
+    if ids is None:
+        return logits
+    whole = logits.new_full((*logits.shape[:-1], size), -torch.inf)
+    return whole.index_copy(-1, ids, logits)
+
+
+def _without_elders(probs: Tensor, tokens: Tensor) -> Tensor:
+    """Distributions [B, N, k, V] of draws without replacement: each knows that those before it are taken."""
+    distributions = [probs]
+    for j in range(tokens.shape[-1] - 1):
+        left = distributions[-1].scatter(-1, tokens[..., j : j + 1], 0.0)
+        distributions.append(left / left.sum(-1, keepdim=True).clamp_min(torch.finfo(left.dtype).tiny))
+    return torch.stack(distributions, -2)

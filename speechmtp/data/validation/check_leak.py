@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from speechmtp.data.audio_facts import AudioProbe
-from speechmtp.data.defects import NONE, WARN, CheckOptions, Defect, Table, Tables, speakers_of
 from speechmtp.data.locate import AudioResolver
 from speechmtp.data.tables import read_table
+from speechmtp.data.validation.audio_facts import AudioProbe
+from speechmtp.data.validation.defects import NONE, WARN, CheckOptions, Defect, Table, Tables, speakers_of
 
 
 def check_leak(
