@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from speechmtp.decoding import engine, plan
+from speechmtp.decoding import engine, plan, sampling
 from speechmtp.decoding.draft_length import DraftLength
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.engine import Limits, Recorded
@@ -68,9 +68,9 @@ class Drawing:
         seeds = [config.seed] * len(noise_keys) if config.temperature > 0 else None
         return cls(config.processors(), seeds, noise_keys)
 
-    def row(self, place: int) -> plan.Drawing:
+    def row(self, place: int) -> sampling.Drawing:
         """That of one row."""
-        return plan.Drawing(self.processors, None if self.seeds is None else self.seeds[place])
+        return sampling.Drawing(self.processors, None if self.seeds is None else self.seeds[place])
 
     def key(self, place: int) -> int:
         """The noise key of one row."""
@@ -115,7 +115,7 @@ def generate_mixed(
 
 def drawn_rows(
     requests: Sequence[Request], strategies: Sequence[Any], drawing: Drawing | None
-) -> tuple[list[Request], Sequence[Any], list[plan.Drawing] | None]:
+) -> tuple[list[Request], Sequence[Any], list[sampling.Drawing] | None]:
     """What a runner takes for requests that are drawn so."""
     if drawing is None:
         return list(requests), strategies, None
