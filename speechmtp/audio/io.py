@@ -93,17 +93,19 @@ def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.nd
     return np.ascontiguousarray(output[:length])
 
 
-def read_pipe(command: str, timeout: float = 60.0, rate: int | None = 16000) -> tuple[np.ndarray, int]:
+def read_pipe(
+    command: str, timeout: float = 60.0, rate: int | None = 16000, channel: int | None = None, name: str = ""
+) -> tuple[np.ndarray, int]:
     """Audio that a shell command writes to its standard output, as `read_audio` returns it.
 
     Runs `bash -o pipefail -c command` without input and with only PATH and LC_ALL in its environment; it is
     killed with its children after `timeout` seconds or at 1 GiB of output. A WAV header whose length was not
     known when it was written is mended. DataError with the command, its exit code and its last line of error
-    output if it fails, is killed or writes no audio.
+    output if it fails, is killed or writes no audio. Errors of the audio itself call it `name` (default: the command).
     """
     stream = io.BytesIO(mend_wav_lengths(f"{command} |", run_pipe(command, timeout)))
-    stream.name = f"{command} |"
-    return read_audio(stream, rate=rate)
+    stream.name = name or f"{command} |"
+    return read_audio(stream, rate=rate, channel=channel)
 
 
 def write_audio(path: str | Path, audio: np.ndarray, rate: int) -> None:

@@ -172,7 +172,7 @@ def _print(line: str) -> None:
 
 def _subset(args: argparse.Namespace) -> int:
     """Writes part of a directory."""
-    from speechmtp.data.transform import subset
+    from speechmtp.data.subset import subset
 
     names = [name.replace("-", "_") for name in (*SUBSET_MODES, *LIST_MODES)]
     mode = next(name for name in names if getattr(args, name) is not None)
@@ -186,7 +186,7 @@ def _subset(args: argparse.Namespace) -> int:
 
 def _split(args: argparse.Namespace) -> int:
     """Writes N parts."""
-    from speechmtp.data.transform import split
+    from speechmtp.data.split import split
 
     for path in split(args.dir, args.parts, args.out, args.per_utt, args.root):
         _print(str(path))
@@ -195,7 +195,7 @@ def _split(args: argparse.Namespace) -> int:
 
 def _combine(args: argparse.Namespace) -> int:
     """Writes the union."""
-    from speechmtp.data.transform import combine
+    from speechmtp.data.combine import combine
 
     count = combine(args.dirs, args.out, args.root)
     _print(f"{args.out}: {count} utterances")
@@ -221,8 +221,8 @@ def _prepare(args: argparse.Namespace) -> int:
     import os
     from pathlib import Path
 
+    from speechmtp.data.audio_paths import CORPORA_VARIABLE
     from speechmtp.data.corpora import an4
-    from speechmtp.data.locate import CORPORA_VARIABLE
 
     source = args.source or os.environ.get(CORPORA_VARIABLE) or (f"{args.out}/downloads" if args.download else None)
     if source is None:

@@ -164,7 +164,7 @@ def _last_line(log: str) -> str:
 def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strategy: Any) -> None:
     from speechmtp.cli.warnings import warn_of
     from speechmtp.config import write_yaml
-    from speechmtp.data.kaldi import write_table
+    from speechmtp.data.tables import write_table
 
     write_table(out / "text", {name: entry["text"] for name, entry in entries.items()})
     total = sum_traces(Trace(**entry["trace"]) for entry in entries.values())

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     """Reads the tables, then prints and writes what is asked for; the exit code."""
-    from speechmtp.data.kaldi import read_table
+    from speechmtp.data.tables import read_table
     from speechmtp.scoring.report import wer_interval, write_report
 
     refs = read_table(Path(args.data_dir) / "text")
@@ -97,7 +97,7 @@ def _score(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace, refs: Mapping[str, str], hyp: Path) -> Report:
     """The text file `hyp` scored with the options of the command line."""
-    from speechmtp.data.kaldi import read_table
+    from speechmtp.data.tables import read_table
     from speechmtp.scoring.wer import score
     from speechmtp.text.normalize import get_normalizer
 

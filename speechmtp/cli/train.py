@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tokenizer(args: argparse.Namespace) -> int:
-    from speechmtp.data.kaldi import read_table
+    from speechmtp.data.tables import read_table
     from speechmtp.text.normalize import get_normalizer
     from speechmtp.text.tokenizer import train_tokenizer
 

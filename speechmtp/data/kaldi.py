@@ -12,17 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechmtp.data.locate import AudioResolver
-from speechmtp.data.tables import byte_order, read_numbered, read_table, write_table
+from speechmtp.data.audio_paths import AudioResolver
+from speechmtp.data.segments import MAX_OVERSHOOT, Segment, parse_segment
+from speechmtp.data.tables import byte_order, read_numbered
 from speechmtp.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
-
-__all__ = ["DataDir", "Utterance", "parse_segment", "read_data_dir", "read_table", "write_table"]
-
-MAX_OVERSHOOT = 0.5  # seconds that a segment may end after its recording, as Kaldi's extract-segments has it
-PIPE_SECONDS = 60.0  # time limit of a command
 
 
 @dataclass(frozen=True)
@@ -42,12 +38,12 @@ class Utterance:
 
     def load(self, rate: int = 16000, allow_pipes: bool = False) -> np.ndarray:
         """The samples at `rate` Hz, float32 [N], mono; a command runs only with `allow_pipes`."""
-        from speechmtp.audio.io import audio_info, read_audio
+        from speechmtp.audio.io import audio_info, read_audio, read_pipe
 
         if self.pipe:
             if not allow_pipes:
                 raise DataError(f"{self.origin}: {self.audio!r} is a command and commands are off; allow pipes")
-            samples = self._run(rate)
+            samples, _ = read_pipe(self.audio, rate=rate, channel=self.channel, name=f"{self.origin}: {self.audio} |")
             end = self._checked_end(len(samples) / rate)
             last = None if end is None else int(end * rate + 0.5)
             return samples[int(self.start * rate + 0.5) : last]
@@ -57,17 +53,6 @@ class Utterance:
             end = self._checked_end(info.samples / info.rate)
         samples, _ = read_audio(self.audio, rate=rate, start=self.start, end=end, channel=self.channel)
         return samples
-
-    def _run(self, rate: int) -> np.ndarray:
-        """The whole output of the command at `rate` Hz, float32 [N]."""
-        import io
-
-        from speechmtp.audio.io import read_audio
-        from speechmtp.audio.pipes import mend_wav_lengths, run_pipe
-
-        stream = io.BytesIO(mend_wav_lengths(f"{self.audio} |", run_pipe(self.audio, PIPE_SECONDS)))
-        stream.name = f"{self.origin}: {self.audio} |"
-        return read_audio(stream, rate=rate, channel=self.channel)[0]
 
     def _checked_end(self, seconds: float) -> float | None:
         """The end within a recording of `seconds`; None when the segment reaches the recording's end."""
@@ -110,22 +95,6 @@ class DataDir(Mapping[str, Utterance]):
         return {u.id: u.duration for u in self.utterances if u.duration is not None}
 
 
-def parse_segment(value: str, where: str) -> tuple[str, float, float | None, int | None]:
-    """(recording, start, end, channel) of a segments value; end None stands for -1, to the end."""
-    fields = value.split()
-    if len(fields) not in (3, 4):
-        raise DataError(f"{where}: {len(fields) + 1} fields, `utterance recording start end [channel]` is expected")
-    try:
-        start, end = float(fields[1]), float(fields[2])
-        channel = int(fields[3]) if len(fields) == 4 else None
-    except ValueError as error:
-        raise DataError(f"{where}: {error}, seconds (and a channel number from 0) are expected") from error
-    stop = None if end == -1 else end
-    if not (0 <= start < float("inf")) or (stop is not None and not start < stop < float("inf")):
-        raise DataError(f"{where}: segment from {start:g} to {end:g} s, 0 <= start < end (or end -1) is expected")
-    return fields[0], start, stop, channel
-
-
 def read_data_dir(
     path: str | Path,
     root: str | Path | None = None,
@@ -144,8 +113,8 @@ def read_data_dir(
         raise DataError(f"{path}: no such folder, a Kaldi data directory is expected")
     if not (path / "wav.scp").is_file():
         raise DataError(f"{path}: no wav.scp, a Kaldi data directory is expected")
-    audio = _read_audio_table(path, AudioResolver(path, root), allow_pipes, check_audio)
-    segments = _read_spans(path, audio)
+    audio = _read_audio(path, AudioResolver(path, root), allow_pipes, check_audio)
+    segments = _read_segments(path, audio)
     texts = _optional_table(path / "text", required=need_text)
     speakers = _optional_table(path / "utt2spk")
     durations = _read_durations(path / "utt2dur")
@@ -153,56 +122,61 @@ def read_data_dir(
     _same_ids(path, segments, speakers, "utt2spk")
     utterances = []
     for key in sorted(segments, key=byte_order):
-        recording, start, end, channel, origin = segments[key]
-        location, pipe = audio[recording][:2]
-        duration = durations.get(key, end - start if end is not None else None)
+        segment, origin = segments[key]
+        source = audio[segment.recording]
+        written = None if segment.end is None else segment.end - segment.start
         utterances.append(
             Utterance(
                 id=key,
-                audio=location,
+                audio=source.location,
                 text=texts[key][0] if texts is not None else None,
                 speaker=speakers[key][0].strip() if speakers is not None else None,
-                start=start,
-                end=end,
-                channel=channel,
-                duration=duration,
-                pipe=pipe,
+                start=segment.start,
+                end=segment.end,
+                channel=segment.channel,
+                duration=durations.get(key, written),
+                pipe=source.pipe,
                 origin=origin,
             )
         )
     return DataDir(path, tuple(utterances))
 
 
-def _read_audio_table(
-    path: Path, resolver: AudioResolver, allow_pipes: bool, check_audio: bool
-) -> dict[str, tuple[str, bool, str]]:
-    """Recording -> (path or command, is a command, origin)."""
+@dataclass(frozen=True)
+class _Source:
+    """Where the audio of a recording is: a path, or with `pipe` a command; `origin` is its line, as `wav.scp:3`."""
+
+    location: str
+    pipe: bool
+    origin: str
+
+
+def _read_audio(path: Path, resolver: AudioResolver, allow_pipes: bool, check_audio: bool) -> dict[str, _Source]:
+    """Recording -> where its audio is."""
     audio = {}
     for key, (value, number) in read_numbered(path / "wav.scp").items():
         where = f"{path / 'wav.scp'}:{number}"
         location, pipe = resolver.resolve(value, where, must_exist=check_audio)
         if pipe and not allow_pipes:
             raise DataError(f"{where}: {value!r} is a command and commands are off; allow pipes or give a file")
-        audio[key] = (location, pipe, f"wav.scp:{number}")
+        audio[key] = _Source(location, pipe, f"wav.scp:{number}")
     if not audio:
         raise DataError(f"{path / 'wav.scp'}: the file is empty, at least one recording is expected")
     return audio
 
 
-def _read_spans(
-    path: Path, audio: Mapping[str, tuple[str, bool, str]]
-) -> dict[str, tuple[str, float, float | None, int | None, str]]:
-    """Utterance -> (recording, start, end, channel, origin), from segments or one utterance a recording."""
+def _read_segments(path: Path, audio: Mapping[str, _Source]) -> dict[str, tuple[Segment, str]]:
+    """Utterance -> (segment, line it comes from); without a file of segments every recording is one utterance."""
     if not (path / "segments").is_file():
-        return {key: (key, 0.0, None, None, origin) for key, (_, _, origin) in audio.items()}
-    spans = {}
+        return {key: (Segment(key), source.origin) for key, source in audio.items()}
+    segments = {}
     for key, (value, number) in read_numbered(path / "segments").items():
         where = f"{path / 'segments'}:{number}"
-        recording, start, end, channel = parse_segment(value, where)
-        if recording not in audio:
-            raise DataError(f"{where}: recording {recording!r} is not in wav.scp; add or drop it")
-        spans[key] = (recording, start, end, channel, f"segments:{number}")
-    return spans
+        segment = parse_segment(value, where)
+        if segment.recording not in audio:
+            raise DataError(f"{where}: recording {segment.recording!r} is not in wav.scp; add or drop it")
+        segments[key] = (segment, f"segments:{number}")
+    return segments
 
 
 def _optional_table(path: Path, required: bool = False) -> dict[str, tuple[str, int]] | None:
@@ -225,18 +199,15 @@ def _read_durations(path: Path) -> dict[str, float]:
 
 
 def _same_ids(
-    path: Path,
-    spans: Mapping[str, tuple[str, float, float | None, int | None, str]],
-    table: dict[str, tuple[str, int]] | None,
-    name: str,
+    path: Path, segments: Mapping[str, tuple[Segment, str]], table: dict[str, tuple[str, int]] | None, name: str
 ) -> None:
     """Raise unless the table has exactly the utterances that have audio."""
-    if table is None or table.keys() == spans.keys():
+    if table is None or table.keys() == segments.keys():
         return
-    missing = [key for key in spans if key not in table]
-    extra = [key for key in table if key not in spans]
+    missing = [key for key in segments if key not in table]
+    extra = [key for key in table if key not in segments]
     if missing:
-        where, what = f"{path}/{spans[missing[0]][4]}", f"{missing[0]!r} has no line in {name}"
+        where, what = f"{path}/{segments[missing[0]][1]}", f"{missing[0]!r} has no line in {name}"
     else:
         where, what = f"{path / name}:{table[extra[0]][1]}", f"{extra[0]!r} has no audio"
     raise DataError(

@@ -68,7 +68,7 @@ def data_stats(path: str | Path, root: str | Path | None = None) -> dict[str, An
 
 
 def _spread(values: Sequence[int]) -> dict[str, float] | None:
-    """Least, mean and most, None of nothing."""
+    """Minimum, mean and maximum of sorted values; None for no values."""
     if not values:
         return None
     return {"min": values[0], "mean": sum(values) / len(values), "max": values[-1]}
@@ -89,10 +89,10 @@ def render_stats(stats: Mapping[str, Any]) -> str:
         )
     points = "  ".join(f"p{p} {v:.2f}" for p, v in stats["duration_percentiles"].items())
     lines += [f"  seconds: mean {stats['duration_mean']:.2f}  {points}", "  durations:"]
-    most = max(cell["count"] for cell in stats["duration_histogram"])
+    highest = max(cell["count"] for cell in stats["duration_histogram"])
     for cell in stats["duration_histogram"]:
         end = "     " if cell["to"] is None else f"{cell['to']:5.1f}"
-        bar = "#" * round(BAR * cell["count"] / most)
+        bar = "#" * round(BAR * cell["count"] / highest)
         lines.append(f"    {cell['from']:5.1f} to {end} s {cell['count']:7d} {bar}".rstrip())
     if stats["characters"]:
         shown = [f"{_visible(c)} {n}" for c, n in list(stats["characters"].items())[:60]]

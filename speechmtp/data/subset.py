@@ -1,4 +1,4 @@
-"""Which utterances a subset takes: by order, length, speaker, list or chance, and whole held-out speakers."""
+"""Parts of a data directory: by order, length, speaker, list or chance, and whole held-out speakers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,45 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from speechmtp.data.table_set import TableSet
+from speechmtp.data.kaldi import read_data_dir
+from speechmtp.data.stats import utterance_durations
+from speechmtp.data.table_set import TableSet, load_tables, write_tables
 from speechmtp.data.tables import byte_order, read_lines
 from speechmtp.errors import ConfigError, DataError
 
 
-def choose(
+def subset(
+    source: str | Path,
+    out: str | Path,
+    mode: str,
+    value: int | str,
+    seed: int = 0,
+    rest: str | Path | None = None,
+    root: str | Path | None = None,
+) -> tuple[int, int]:
+    """Write the utterances that `mode` takes (see `select_utterances`) to `out`, the others to `rest` if it is given.
+
+    Returns how many went to each part.
+    """
+    tables = load_tables(source, root)
+    durations = None
+    if mode == "shortest":
+        data = read_data_dir(source, root, need_text=False, allow_pipes=True, check_audio=False)
+        durations = utterance_durations(data)
+    chosen = select_utterances(tables, mode, value, seed, durations)
+    taken = set(chosen)
+    others = [key for key in tables.utterances if key not in taken]
+    if rest is not None and not others:
+        raise DataError(f"{source}: the subset is the whole set, nothing is left for {rest}")
+    if rest is not None and Path(rest).resolve() == Path(out).resolve():
+        raise ConfigError(f"{rest}: both parts would go to one folder, two are expected")
+    write_tables(out, tables.select(chosen))
+    if rest is not None:
+        write_tables(rest, tables.select(others))
+    return len(chosen), len(others)
+
+
+def select_utterances(
     tables: TableSet,
     mode: str,
     value: int | str,

@@ -10,11 +10,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from speechmtp.data.kaldi import parse_segment
-from speechmtp.data.locate import AudioResolver
+from speechmtp.data.audio_paths import AudioResolver
+from speechmtp.data.layout import TABLES, is_of_utterances, read_contents
+from speechmtp.data.segments import parse_segment
 from speechmtp.data.tables import byte_order, read_table, write_bytes, write_table
-from speechmtp.data.validation.defects import TABLES, read_contents
-from speechmtp.data.validation.fix import is_of_utterances
 from speechmtp.errors import DataError
 
 
@@ -61,7 +60,7 @@ class TableSet:
         """The recording of an utterance."""
         if not self.segmented:
             return key
-        return parse_segment(self.tables["segments"][key], f"{self.directory / 'segments'}")[0]
+        return parse_segment(self.tables["segments"][key], f"{self.directory / 'segments'}").recording
 
     def select(self, keys: Collection[str]) -> TableSet:
         """The set of these utterances: their lines, their recordings' and their speakers'."""

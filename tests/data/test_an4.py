@@ -12,7 +12,8 @@ import soundfile
 from small_sets import lines, write_tone
 
 from speechmtp.data.corpora import an4
-from speechmtp.data.kaldi import read_data_dir, read_table
+from speechmtp.data.kaldi import read_data_dir
+from speechmtp.data.tables import read_table
 from speechmtp.errors import DataError
 
 

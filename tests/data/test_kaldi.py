@@ -12,8 +12,9 @@ import pytest
 import soundfile
 from small_sets import lines, segments, write_set
 
-from speechmtp.data.kaldi import read_data_dir, read_table, write_table
-from speechmtp.data.locate import decodable_file
+from speechmtp.data.audio_paths import decodable_file
+from speechmtp.data.kaldi import read_data_dir
+from speechmtp.data.tables import read_table, write_table
 from speechmtp.errors import DataError
 
 

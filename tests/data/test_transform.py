@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from small_sets import lines, segments, write_set
 
-from speechmtp.data.kaldi import read_data_dir, read_table
+from speechmtp.data.kaldi import read_data_dir
+from speechmtp.data.split import even_runs
 from speechmtp.data.subset import hold_out
-from speechmtp.data.transform import even_runs
+from speechmtp.data.tables import read_table
 from speechmtp.errors import DataError
 
 

@@ -7,8 +7,8 @@ import soundfile
 
 from speechmtp.audio.features import Fbank, FbankConfig
 from speechmtp.data.batch import BatchConfig
+from speechmtp.data.feature_store import FeatureStore
 from speechmtp.data.kaldi import read_data_dir
-from speechmtp.data.store import FeatureStore
 from speechmtp.models.encoder import Encoder, EncoderConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.ctc import AudioData, CtcPhaseConfig

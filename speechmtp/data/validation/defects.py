@@ -6,30 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 FIX, DROP, NONE, WARN = "fix", "drop", "none", "warn"
 MAX_PER_CODE = 50  # defects of one code that are printed
-
-# table -> (fewest, most) fields of a line, the key counted; None = any number
-TABLES: dict[str, tuple[int, int | None]] = {
-    "wav.scp": (2, None),
-    "segments": (4, 5),
-    "text": (1, None),
-    "text.raw": (1, None),
-    "utt2spk": (2, 2),
-    "spk2utt": (2, None),
-    "spk2gender": (2, 2),
-    "utt2dur": (2, 2),
-    "reco2dur": (2, 2),
-    "utt2num_samples": (2, 2),
-    "reco2file_and_channel": (3, 3),
-    "utt2lang": (2, 2),
-    "utt2uniq": (2, 2),
-    "codes.scp": (2, None),
-}
-# tables that follow from others, or that only describe the utterances
-UTTERANCE_EXTRAS = ("utt2dur", "utt2num_samples", "utt2lang", "utt2uniq", "text.raw", "codes.scp")
 
 
 @dataclass(frozen=True)
@@ -104,16 +83,6 @@ class Table:
 
 
 Tables = dict[str, Table]
-
-
-def read_contents(directory: Path) -> dict[str, bytes]:
-    """File name -> bytes of every visible plain file that may be a table (info.json is none)."""
-    contents = {}
-    for path in sorted(directory.iterdir()):
-        other = path.suffix in (".json", ".jsonl", ".md", ".txt", ".tsv", ".log", ".gz")
-        if path.is_file() and not path.name.startswith(".") and not other:
-            contents[path.name] = path.read_bytes()
-    return contents
 
 
 def utterance_rows(tables: Tables) -> Table | None:

@@ -9,27 +9,25 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechmtp.data.layout import TABLES, is_of_utterances, read_contents
 from speechmtp.data.tables import write_bytes
-from speechmtp.data.validation.audio_facts import AudioProbe
-from speechmtp.data.validation.check_ids import invert
-from speechmtp.data.validation.check_lines import check_table, sort_rows
-from speechmtp.data.validation.check_text import mend_text
+from speechmtp.data.validation.audio_probe import AudioProbe
 from speechmtp.data.validation.defects import (
     DROP,
     FIX,
-    TABLES,
     CheckOptions,
     Defect,
     Row,
     Tables,
-    read_contents,
     speakers_of,
     utterance_rows,
 )
+from speechmtp.data.validation.ids import invert
+from speechmtp.data.validation.lines import check_table, sort_rows
+from speechmtp.data.validation.text import mend_text
 from speechmtp.data.validation.validate import check_contents
 from speechmtp.errors import DataError
 
@@ -219,17 +217,6 @@ def utterance_ids(tables: Tables) -> set[str]:
     named = [tables[name] for name in ("utt2spk", "text") if name in tables]
     audio = utterance_rows(tables)
     return {key for table in (*named, *([audio] if audio else [])) for key in table.first}
-
-
-def is_of_utterances(name: str, keys: Collection[str], everything: set[str], segmented: bool) -> bool:
-    """Whether a table has one line an utterance: by its name, else by its keys."""
-    if name == "wav.scp":
-        return not segmented
-    if name.startswith(("utt2", "text")) or name in ("segments", "codes.scp"):
-        return True
-    if name.startswith(("spk2", "reco2")):
-        return False
-    return bool(keys) and everything.issuperset(keys)
 
 
 def _reset_genders(contents: Contents, tables: Tables, speakers: set[str]) -> None:

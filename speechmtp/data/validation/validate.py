@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from speechmtp.data.validation.audio_facts import AudioProbe
-from speechmtp.data.validation.check_audio import (
+from speechmtp.data.layout import TABLES, read_contents
+from speechmtp.data.validation.audio import (
     check_durations,
     check_recordings,
     check_speed,
@@ -15,22 +15,21 @@ from speechmtp.data.validation.check_audio import (
     parse_duration,
     true_durations,
 )
-from speechmtp.data.validation.check_ids import check_ids
-from speechmtp.data.validation.check_leak import check_leak
-from speechmtp.data.validation.check_lines import check_table
-from speechmtp.data.validation.check_segments import check_segments, spans_of
-from speechmtp.data.validation.check_text import check_text
+from speechmtp.data.validation.audio_probe import AudioProbe
 from speechmtp.data.validation.defects import (
-    TABLES,
     CheckOptions,
     Defect,
     Tables,
     errors_in,
-    read_contents,
     render_defects,
     speakers_of,
     utterance_rows,
 )
+from speechmtp.data.validation.ids import check_ids
+from speechmtp.data.validation.leakage import check_leakage
+from speechmtp.data.validation.lines import check_table
+from speechmtp.data.validation.segments import check_segments, segments_of
+from speechmtp.data.validation.text import check_text
 from speechmtp.errors import DataError
 
 __all__ = ["CheckOptions", "Defect", "check_contents", "errors_in", "render_defects", "validate"]
@@ -68,8 +67,8 @@ def check_contents(
 def _check_audio(directory: Path, tables: Tables, options: CheckOptions, probe: AudioProbe) -> list[Defect]:
     """The defects of audio, segments, durations and of what two sets share."""
     recordings = tables.get("wav.scp")
-    segments = tables.get("segments")
-    spans = spans_of(segments)
+    segment_table = tables.get("segments")
+    segments = segments_of(segment_table)
     audio: dict[str, tuple[str, bool]] = {}
     lengths = _written_lengths(tables)
     true_lengths: dict[str, float] = {}
@@ -77,19 +76,19 @@ def _check_audio(directory: Path, tables: Tables, options: CheckOptions, probe: 
     if recordings is not None:
         audio, defects = locate_audio(directory, recordings, options)
     if recordings is not None and options.audio != "none":
-        facts, found = check_recordings(directory, recordings, audio, spans, options, probe)
+        facts, found = check_recordings(directory, recordings, audio, segments, options, probe)
         true_lengths = {key: fact.seconds for key, fact in facts.items()}
         defects += found
     lengths.update(true_lengths)
-    if segments is not None:
-        defects += check_segments(segments, recordings, lengths, speakers_of(tables))
+    if segment_table is not None:
+        defects += check_segments(segment_table, recordings, lengths, speakers_of(tables))
     keys = utterance_rows(tables)
-    known = lengths if segments is not None else true_lengths
-    durations = true_durations(keys.first if keys else {}, spans, segments is not None, known)
+    known = lengths if segment_table is not None else true_lengths
+    durations = true_durations(keys.first if keys else {}, segments, segment_table is not None, known)
     durations = {key: seconds for key, seconds in durations.items() if math.isfinite(seconds)}
     defects += check_durations(tables, durations, true_lengths)
     defects += check_speed(tables, durations)
-    return defects + check_leak(tables, audio, options, probe)
+    return defects + check_leakage(tables, audio, options, probe)
 
 
 def _written_lengths(tables: Tables) -> dict[str, float]:

@@ -12,8 +12,8 @@ from speechmtp.audio.features import Fbank, FbankConfig
 from speechmtp.audio.io import audio_info
 from speechmtp.bundle import Bundle, load_without_heads
 from speechmtp.config import write_yaml
+from speechmtp.data.feature_store import FeatureStore
 from speechmtp.data.kaldi import DataDir, Utterance
-from speechmtp.data.store import FeatureStore
 from speechmtp.errors import CheckpointError, ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from speechmtp.audio.augment import SpecAugmentConfig, spec_augment
 from speechmtp.audio.warp import warp_frequency
 from speechmtp.data.batch import BatchConfig, BatchPlan, Item, feasible, seeded
-from speechmtp.data.store import FeatureStore, pad
+from speechmtp.data.feature_store import FeatureStore, pad
 from speechmtp.errors import DataError
 from speechmtp.models.encoder import Encoder, EncoderOutput
 from speechmtp.training.optim import OptimConfig

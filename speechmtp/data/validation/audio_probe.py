@@ -1,9 +1,8 @@
-"""What a validator needs to know of audio files, read once each."""
+"""What validation needs to know of audio files; each file is read once."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from speechmtp.errors import SpeechMTPError
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """Header of a file and, when it was decoded, what its samples are like."""
+    """The header of a file and, where it was decoded, measurements of its samples; one channel, in [-1, 1]."""
 
     rate: int = 0
     channels: int = 0
@@ -33,12 +32,12 @@ class AudioProbe:
     """Reads headers or samples, each file once; a second pass over a directory costs nothing."""
 
     def __init__(self) -> None:
-        """An empty memory."""
+        """A probe that has read nothing yet."""
         self._facts: dict[tuple[str, bool], AudioFacts] = {}
         self._digests: dict[str, str] = {}
 
     def facts(self, location: str, pipe: bool, decode: bool) -> AudioFacts:
-        """The facts of a file, or of the output of a command (which is run: only when allowed)."""
+        """The facts of a file, or with `pipe` of what a command writes, which is run for it."""
         key = (location, decode)
         if key not in self._facts:
             try:
@@ -67,15 +66,10 @@ def _decode(location: str, pipe: bool) -> AudioFacts:
     """Facts from the header and the samples."""
     import numpy as np
 
-    from speechmtp.audio.io import read_audio
-    from speechmtp.audio.pipes import mend_wav_lengths, run_pipe
+    from speechmtp.audio.io import read_audio, read_pipe
 
     if pipe:
-        from speechmtp.data.kaldi import PIPE_SECONDS
-
-        stream = io.BytesIO(mend_wav_lengths(f"{location} |", run_pipe(location, PIPE_SECONDS)))
-        stream.name = f"{location} |"
-        samples, rate = read_audio(stream, rate=None)
+        samples, rate = read_pipe(location, rate=None)
         facts = AudioFacts(rate, 1, len(samples))
     else:
         facts = _header(location)

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from speechmtp.data.locate import AudioResolver
+from speechmtp.data.audio_paths import AudioResolver
 from speechmtp.data.tables import read_table
-from speechmtp.data.validation.audio_facts import AudioProbe
+from speechmtp.data.validation.audio_probe import AudioProbe
 from speechmtp.data.validation.defects import NONE, WARN, CheckOptions, Defect, Table, Tables, speakers_of
 
 
-def check_leak(
+def check_leakage(
     tables: Tables, audio: Mapping[str, tuple[str, bool]], options: CheckOptions, probe: AudioProbe
 ) -> list[Defect]:
     """E41 against every directory of `options.against`; audio is compared by the bytes of the files."""

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from speechmtp.data.locate import AudioResolver, decodable_file, is_url
-from speechmtp.data.validation.audio_facts import AudioFacts, AudioProbe
-from speechmtp.data.validation.check_segments import Span
+from speechmtp.data.audio_paths import AudioResolver, decodable_file, is_url
+from speechmtp.data.segments import Segment
+from speechmtp.data.validation.audio_probe import AudioFacts, AudioProbe
 from speechmtp.data.validation.defects import DROP, FIX, NONE, WARN, CheckOptions, Defect, Table, Tables
 from speechmtp.errors import DataError
 
@@ -69,7 +69,7 @@ def check_recordings(
     directory: Path,
     table: Table,
     found: Mapping[str, tuple[str, bool]],
-    spans: Mapping[str, Span],
+    segments: Mapping[str, Segment],
     options: CheckOptions,
     probe: AudioProbe,
 ) -> tuple[dict[str, AudioFacts], list[Defect]]:
@@ -87,8 +87,8 @@ def check_recordings(
             continue
         facts[key] = fact
         defects += _check_quality(table.path, line, key, fact)
-    chosen = {span.recording for span in spans.values() if span.channel is not None}
-    open_choice = {span.recording for span in spans.values() if span.channel is None}
+    chosen = {segment.recording for segment in segments.values() if segment.channel is not None}
+    open_choice = {segment.recording for segment in segments.values() if segment.channel is None}
     for key, fact in facts.items():
         if fact.channels > 1 and (key not in chosen or key in open_choice):
             text = f"{fact.channels} channels, none chosen (segments can name one)"
@@ -141,19 +141,19 @@ def _check_quality(path: str, line: int, key: str, fact: AudioFacts) -> list[Def
 
 
 def true_durations(
-    keys: Mapping[str, object], spans: Mapping[str, Span], segmented: bool, lengths: Mapping[str, float]
+    keys: Mapping[str, object], segments: Mapping[str, Segment], segmented: bool, lengths: Mapping[str, float]
 ) -> dict[str, float]:
     """Utterance -> seconds, of those whose segment or recording is known."""
     durations = {}
     for key in keys:
         length: float | None
         if segmented:
-            span = spans.get(key)
-            if span is None:
+            segment = segments.get(key)
+            if segment is None:
                 continue
-            whole = lengths.get(span.recording)
-            end = whole if span.end is None else min(span.end, whole) if whole is not None else span.end
-            length = None if end is None else end - span.start
+            whole = lengths.get(segment.recording)
+            end = whole if segment.end is None else min(segment.end, whole) if whole is not None else segment.end
+            length = None if end is None else end - segment.start
         else:
             length = lengths.get(key)
         if length is not None and length > 0:

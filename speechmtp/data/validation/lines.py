@@ -6,7 +6,8 @@ import re
 import unicodedata
 from pathlib import Path
 
-from speechmtp.data.validation.defects import FIX, NONE, TABLES, Defect, Row, Table
+from speechmtp.data.layout import TABLES
+from speechmtp.data.validation.defects import FIX, NONE, Defect, Row, Table
 
 _BOM = b"\xef\xbb\xbf"
 _LINE = re.compile(r"([^ \t]*)([ \t]*)(.*)", re.DOTALL)
@@ -54,10 +55,11 @@ def _check_line(name: str, where: str, number: int, line: bytes, defects: list[D
         defects.append(Defect("E19", where, number, "leading space before the key", FIX))
     key, separator, value = split_row(text)
     row = Row(number, key, separator, value, sound)
-    fewest, most = TABLES.get(name, (1, None))
+    min_fields, max_fields = TABLES.get(name, (1, None))
     count = 1 + len(row.fields)
-    if count < fewest or (most is not None and count > most):
-        want = f"{fewest}" if most == fewest else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+    if count < min_fields or (max_fields is not None and count > max_fields):
+        want = f"{min_fields}" if max_fields == min_fields else f"{min_fields} to {max_fields}"
+        want = f"{min_fields} or more" if max_fields is None else want
         defects.append(Defect("E08", where, number, f"{count} fields, want {want}", NONE, key))
         row.sound = False
     return row

@@ -5,12 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-from speechmtp.data.validation.check_lines import key_order, sort_rows
+from speechmtp.data.layout import UTTERANCE_EXTRAS
 from speechmtp.data.validation.defects import (
     DROP,
     FIX,
     NONE,
-    UTTERANCE_EXTRAS,
     WARN,
     CheckOptions,
     Defect,
@@ -19,6 +18,7 @@ from speechmtp.data.validation.defects import (
     speakers_of,
     utterance_rows,
 )
+from speechmtp.data.validation.lines import key_order, sort_rows
 
 GENDERS = frozenset("mfou")
 
