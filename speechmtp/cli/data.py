@@ -9,8 +9,9 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
-from speechmtp.errors import ConfigError
+from speechmtp.errors import ConfigError, DataError
 
 SUBSET_MODES = {
     "first": "the first N utterances by id",
@@ -25,7 +26,6 @@ LIST_MODES = {
     "spk-list": "the speakers of a file (first column)",
     "utt-list": "the utterances of a file (first column)",
 }
-CORPORA = ("an4",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stats.add_argument("dirs", metavar="DIR", nargs="+")
     stats.add_argument("--json", action="store_true", help="print JSON, a list of one object a directory")
     prepare = verbs.add_parser("prepare", help="write the data directories of a corpus")
-    prepare.add_argument("corpus", choices=CORPORA)
+    prepare.add_argument("corpus", metavar="CORPUS", help="name of the corpus; a wrong one lists those there are")
     prepare.add_argument("--source", metavar="DIR", help="folder (or archive) that has the corpus")
-    prepare.add_argument("--out", metavar="DIR", required=True, help="gets train_all and test")
-    prepare.add_argument("--download", action="store_true", help="fetch the corpus into --source when it is not there")
+    prepare.add_argument("--out", metavar="DIR", required=True, help="gets a folder for each of its data directories")
+    prepare.add_argument("--download", action="store_true", help="fetch the corpus into --source if it is not there")
     for verb in (split, combine, stats):
         _add_root(verb)
 
@@ -219,16 +219,25 @@ def _stats(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     """Writes the data directories of a corpus."""
     import os
-    from pathlib import Path
 
     from speechmtp.data.audio_paths import CORPORA_VARIABLE
-    from speechmtp.data.corpora import an4
+    from speechmtp.data.corpora.table import corpus_named
 
-    source = args.source or os.environ.get(CORPORA_VARIABLE) or (f"{args.out}/downloads" if args.download else None)
-    if source is None:
+    corpus, out = corpus_named(args.corpus), Path(args.out)
+    place = args.source or os.environ.get(CORPORA_VARIABLE) or (out / "downloads" if args.download else None)
+    if place is None:
         raise ConfigError(f"no --source: give the corpus folder, set {CORPORA_VARIABLE}, or add --download")
-    if args.download and not an4.is_there(source):
-        an4.download(source)
-    for name, count in an4.prepare(source, args.out).items():
-        _print(f"{Path(args.out) / name}: {count} utterances")
+    source = Path(place)
+    if not corpus.is_there(source):
+        if not args.download:
+            raise ConfigError(
+                f"--source {source}: no {corpus.name} here, expected {corpus.needs}; give another folder"
+                + (", or add --download" if corpus.url else "")
+            )
+        try:
+            corpus.download(source)
+        except DataError as error:
+            raise DataError(f"{error}, or give the corpus folder with --source") from error
+    for name, count in corpus.prepare(source, out).items():
+        _print(f"{out / name}: {count} utterances")
     return 0

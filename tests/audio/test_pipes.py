@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from speechmtp.audio import pipes
 from speechmtp.audio.io import read_audio, read_pipe, write_audio
@@ -79,3 +80,13 @@ def test_environment_is_bare(monkeypatch: pytest.MonkeyPatch) -> None:
     names = pipes.run_pipe("compgen -e", timeout=20).decode().split()
     assert "SECRET_OF_THE_CALLER" not in names
     assert set(names) <= {"PATH", "LC_ALL", "PWD", "SHLVL", "OLDPWD", "_"}
+
+
+def test_a_channel_is_chosen_and_errors_of_the_audio_have_a_name(tmp_path: Path) -> None:
+    both = np.stack([AUDIO, -0.5 * AUDIO], axis=1)
+    soundfile.write(tmp_path / "a.wav", both, 16000)
+    command = f"cat {tmp_path / 'a.wav'}"
+    np.testing.assert_allclose(read_pipe(command, channel=1)[0], -0.5 * AUDIO, atol=1e-4)
+    np.testing.assert_allclose(read_pipe(command)[0], 0.25 * AUDIO, atol=1e-4)
+    with pytest.raises(DataError, match=r"^wav\.scp:3: channel 2 asked"):
+        read_pipe(command, channel=2, name="wav.scp:3")

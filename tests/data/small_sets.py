@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from speechmtp.data.kaldi import read_data_dir
+
 SPEAKERS = {"a-1": "a", "a-2": "a", "b-1": "b", "b-2": "b"}
 
 
@@ -86,3 +88,10 @@ def segments(d: Path, *last: str, first: str = "a-1 rec 0 0.4") -> None:
 def snapshot(directory: Path) -> dict[str, bytes]:
     """Every file of a directory, its backups too."""
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}
+
+
+def keys(directory: Path) -> list[str]:
+    """Ids of a written set, which must be without defects and complete."""
+    data = read_data_dir(directory)
+    assert data["".join(list(data)[:1])].load().size > 0
+    return list(data)

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from small_sets import lines, write_tone
 
-from speechmtp.data.corpora import an4
+from speechmtp.data.corpora.an4 import ARCHIVE, An4
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.data.tables import read_table
 from speechmtp.errors import DataError
@@ -60,16 +60,16 @@ def test_archive_layout(tmp_path: Path, run: Any, raw: bool) -> None:
 
 def test_packed_archive(tmp_path: Path) -> None:
     write_archive(tmp_path / "an4")
-    with tarfile.open(tmp_path / an4.ARCHIVE, "w:gz") as tar:
+    with tarfile.open(tmp_path / ARCHIVE, "w:gz") as tar:
         tar.add(tmp_path / "an4", "an4")
     (tmp_path / "an4").rename(tmp_path / "gone")
-    assert an4.prepare(tmp_path / an4.ARCHIVE, tmp_path / "data") == {"train_all": 2, "test": 1}
-    assert an4.prepare(tmp_path, tmp_path / "data") == {"train_all": 2, "test": 1}
+    assert An4().prepare(tmp_path / ARCHIVE, tmp_path / "data") == {"train_all": 2, "test": 1}
+    assert An4().prepare(tmp_path, tmp_path / "data") == {"train_all": 2, "test": 1}
     read_data_dir(tmp_path / "data" / "test")["fcaw-an407-b"].load()
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / an4.ARCHIVE).write_bytes(b"no archive")
+    (tmp_path / "bad" / ARCHIVE).write_bytes(b"no archive")
     with pytest.raises(DataError, match="cannot be unpacked"):
-        an4.prepare(tmp_path / "bad", tmp_path / "other")
+        An4().prepare(tmp_path / "bad", tmp_path / "other")
 
 
 def test_ready_data_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,15 +83,18 @@ def test_ready_data_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         lines(root / "an4" / part / "text", f"{key} YES")
         lines(root / "an4" / part / "utt2spk", f"{key} {speaker}")
     for source in (root, root / "an4"):
-        assert an4.prepare(source, tmp_path / "data") == {"train_all": 1, "test": 1}
+        assert An4().prepare(source, tmp_path / "data") == {"train_all": 1, "test": 1}
         assert read_data_dir(tmp_path / "data" / "train_all")["fash-an1-b"].load().shape == (8000,)
-    assert an4.is_there(root)
+    assert An4().is_there(root)
 
 
 def test_what_is_missing_is_said(tmp_path: Path, run: Any) -> None:
     code, printed = run("prepare", "an4", "--source", tmp_path, "--out", tmp_path / "data")
     assert code == 2
-    assert "no AN4 here" in printed
+    assert printed.startswith(f"speechmtp: error: --source {tmp_path}: no an4 here, expected an4/train/wav.scp, ")
+    assert printed.endswith("add --download\n") and printed.count("\n") == 1
+    with pytest.raises(DataError, match=r"no AN4 here, expected .*; give its folder as the source, or download it"):
+        An4().prepare(tmp_path, tmp_path / "data")
     write_archive(tmp_path / "an4")
     (tmp_path / "an4" / "wav" / "an4_clstk" / "mcel" / "cen1-mcel-b.sph").unlink()
     code, printed = run("prepare", "an4", "--source", tmp_path, "--out", tmp_path / "data")
@@ -100,7 +103,7 @@ def test_what_is_missing_is_said(tmp_path: Path, run: Any) -> None:
 
 
 def test_download_offline_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
-    monkeypatch.setattr(an4, "URL", "http://127.0.0.1:9/an4_sphere.tar.gz")
+    monkeypatch.setattr(An4, "url", "http://127.0.0.1:9/an4_sphere.tar.gz")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     code, printed = run("prepare", "an4", "--source", tmp_path / "d", "--out", tmp_path / "data", "--download")
@@ -113,5 +116,5 @@ def test_download_offline_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.
 
 def test_download_fetches_and_checks_the_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "far").write_bytes(b"archive")
-    monkeypatch.setattr(an4, "URL", (tmp_path / "far").as_uri())
-    assert an4.download(tmp_path / "near").read_bytes() == b"archive"
+    monkeypatch.setattr(An4, "url", (tmp_path / "far").as_uri())
+    assert An4().download(tmp_path / "near").read_bytes() == b"archive"

@@ -9,84 +9,56 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tarfile
-import tempfile
-import urllib.error
-import urllib.request
 import wave
 from pathlib import Path
 
+from speechmtp.data.corpora.archives import archive_in, fetch, unpack
+from speechmtp.data.corpora.contract import Corpus
 from speechmtp.data.table_set import TableSet, load_tables, write_tables
+from speechmtp.data.tables import read_table
 from speechmtp.errors import DataError
 
-URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 ARCHIVE = "an4_sphere.tar.gz"
 RATE = 16000
 SETS = {"train": "train_all", "test": "test"}  # the corpus's name of a part -> the data directory's
-INFO: dict[str, object] = {
-    "corpus": "an4",
-    "fs": RATE,
-    "channels": 1,
-    "language": "en",
-    "licence": "BSD-like (Carnegie Mellon University)",
-    "source": "CMU AN4 (census) database, 1991",
-}
 
 _LINE = re.compile(r"^(?:<s>)?(?P<words>.*?)(?:</s>)?\s*\((?P<file>[^()\s]+)\)\s*$")
 _FILE = re.compile(r"^(?P<item>[^-]+)-(?P<speaker>[^-]+)-b$")
 
 
-def prepare(source: str | Path, out: str | Path) -> dict[str, int]:
-    """Write the data directories `out/train_all` and `out/test`; returns their numbers of utterances.
+class An4(Corpus):
+    """CMU AN4: `train_all` and `test`, from ready data directories or from CMU's archive."""
 
-    `source` is a folder with the corpus (or with a folder `an4` that has it), or the archive itself.
-    """
-    source, out = Path(source), Path(out)
-    counts = {}
-    for part, name in SETS.items():
-        tables = _from_kaldi(source, part) or _from_archive(source, part, out)
-        if tables is None:
-            raise DataError(
-                f"{source}: no AN4 here, expected an4/train/wav.scp, an4/etc/an4_train.transcription or"
-                f" {ARCHIVE}; give its folder with --source or fetch it with --download"
-            )
-        tables.info = {**INFO, **tables.info}
-        write_tables(out / name, tables)
-        counts[name] = len(tables.utterances)
-    return counts
+    name = "an4"
+    title = "CMU AN4 (1991): spelled letters, digits and short commands in English, 948 + 130 utterances, 0.8 h"
+    language = "en"
+    licence = "BSD-like (Carnegie Mellon University)"
+    needs = f"an4/train/wav.scp, an4/etc/an4_train.transcription or {ARCHIVE}"
+    url = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 
+    def is_there(self, source: Path) -> bool:
+        bases = (source, source / "an4")
+        ready = any((base / "train" / "wav.scp").is_file() or _transcription(base, "train").is_file() for base in bases)
+        return ready or archive_in(source, ARCHIVE) is not None
 
-def is_there(source: str | Path) -> bool:
-    """Whether `prepare` would find the corpus in this place."""
-    source = Path(source)
-    bases = (source, source / "an4")
-    found = any((base / "train" / "wav.scp").is_file() or _transcription(base, "train").is_file() for base in bases)
-    return found or _archive(source) is not None
+    def download(self, folder: Path) -> Path:
+        return fetch(self.url, folder / ARCHIVE)
 
+    def prepare(self, source: Path, out: Path) -> dict[str, int]:
+        counts = {}
+        for part, name in SETS.items():
+            tables = _from_kaldi(source, part) or _from_archive(source, part, out)
+            if tables is None:
+                raise DataError(
+                    f"{source}: no AN4 here, expected {self.needs}; give its folder as the source, or download it"
+                )
+            tables.info = {**self.info(), **tables.info}
+            write_tables(out / name, tables)
+            counts[name] = len(tables.utterances)
+        return counts
 
-def download(out: str | Path) -> Path:
-    """Fetch the archive from CMU into the folder `out` and return its path; DataError when that fails."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{ARCHIVE}.", dir=out)
-    try:
-        with os.fdopen(handle, "wb") as stream, urllib.request.urlopen(URL, timeout=60) as answer:
-            shutil.copyfileobj(answer, stream)
-            expected = answer.headers.get("Content-Length")
-        size = os.path.getsize(temporary)
-        if expected is not None and size != int(expected):
-            raise DataError(f"{URL}: {size} bytes came, {expected} were announced; try again")
-        os.replace(temporary, out / ARCHIVE)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise DataError(
-            f"{URL}: not reachable ({reason}), the archive is expected there; without a network give the"
-            " corpus folder with --source"
-        ) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return out / ARCHIVE
+    def info(self) -> dict[str, object]:
+        return super().info() | {"fs": RATE, "channels": 1, "source": "CMU AN4 (census) database, 1991"}
 
 
 def _from_kaldi(source: Path, part: str) -> TableSet | None:
@@ -99,8 +71,6 @@ def _from_kaldi(source: Path, part: str) -> TableSet | None:
 
 def _root_of(base: Path, part: str) -> Path | None:
     """The folder that the relative paths of wav.scp start from; None leaves it to the usual rule."""
-    from speechmtp.data.tables import read_table
-
     first = next(iter(read_table(base / part / "wav.scp").values()), "").strip()
     return next((p for p in (base.resolve().parent, base.resolve(), base / part) if (p / first).is_file()), None)
 
@@ -110,41 +80,16 @@ def _transcription(base: Path, part: str) -> Path:
     return base / "etc" / f"an4_{part}.transcription"
 
 
-def _archive(source: Path) -> Path | None:
-    """The archive file that `source` is or holds."""
-    for path in (source, source / ARCHIVE):
-        if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar")):
-            return path
-    return None
-
-
 def _from_archive(source: Path, part: str, out: Path) -> TableSet | None:
     """The tables made from CMU's files, unpacked into `out/source` where need be; None if there are none."""
-    archive = _archive(source)
+    archive = archive_in(source, ARCHIVE)
     bases = [source, source / "an4"]
     if archive is not None:
-        bases += [_unpack(archive, out / "source") / "an4"]
+        bases += [unpack(archive, out / "source") / "an4"]
     for base in bases:
         if _transcription(base, part).is_file():
             return _read_part(base, part, out)
     return None
-
-
-def _unpack(archive: Path, folder: Path) -> Path:
-    """Unpack the archive into `folder` once; DataError when it is damaged."""
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(aside / "new", filter="data")
-        os.replace(aside / "new", folder)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{archive}: cannot be unpacked ({error}); fetch it again") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
 
 
 def _read_part(base: Path, part: str, out: Path) -> TableSet:

@@ -1,27 +1,18 @@
-"""Subset, split, combine and statistics of data directories."""
+"""Parts of data directories: by order, length, speaker, list or chance."""
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_sets import lines, segments, write_set
+from small_sets import keys, lines, segments, write_set
 
 from speechmtp.data.kaldi import read_data_dir
-from speechmtp.data.split import even_runs
 from speechmtp.data.subset import hold_out
 from speechmtp.data.tables import read_table
 from speechmtp.errors import DataError
-
-
-def keys(directory: Path) -> list[str]:
-    """Ids of a written set, which must be without defects and complete."""
-    data = read_data_dir(directory)
-    assert data["".join(list(data)[:1])].load().size > 0
-    return list(data)
 
 
 @pytest.mark.parametrize(
@@ -145,82 +136,3 @@ def test_hold_out_takes_the_nearest_number_above(good: Path, tmp_path: Path, run
     assert "nearest number above" in printed
     speakers = [set(read_table(tmp_path / name / "utt2spk").values()) for name in ("dev", "train")]
     assert not speakers[0] & speakers[1]
-
-
-def test_split_by_speaker_and_by_utterance(good: Path, run: Any) -> None:
-    code, printed = run("split", good, 2)
-    assert (code, printed) == (0, f"{good}/split2/1\n{good}/split2/2\n")
-    assert [keys(good / "split2" / n) for n in "12"] == [["a-1", "a-2"], ["b-1", "b-2"]]
-    assert run("split", good, 3)[0] == 2
-    assert run("split", good, 0)[0] == 2
-    assert run("split", good, 4, "--per-utt")[0] == 0
-    assert [keys(good / "split4utt" / n) for n in "1234"] == [["a-1"], ["a-2"], ["b-1"], ["b-2"]]
-
-
-@pytest.mark.parametrize("sizes", [[1] * 7, [9, 1, 1, 1], [1, 1, 1, 9], [3, 5, 2, 8, 1, 4, 4], [5] * 4])
-def test_runs_are_whole_in_order_and_none_is_empty(sizes: list[int]) -> None:
-    groups = [[f"{i}-{j}" for j in range(size)] for i, size in enumerate(sizes)]
-    for parts in range(1, len(groups) + 1):
-        runs = even_runs(groups, parts)
-        assert len(runs) == parts
-        assert all(runs)
-        assert [key for part in runs for key in part] == [key for group in groups for key in group]
-        owners = [{key.split("-")[0] for key in part} for part in runs]
-        assert sum(len(owner) for owner in owners) == len(groups)
-
-
-def test_combine(good: Path, tmp_path: Path, run: Any) -> None:
-    run("subset", good, tmp_path / "x", "--first", 2, "--rest", tmp_path / "y")
-    assert run("combine", tmp_path / "both", tmp_path / "y", tmp_path / "x")[0] == 0
-    for name in ("text", "utt2spk", "spk2utt", "wav.scp", "utt2dur", "spk2gender"):
-        assert (tmp_path / "both" / name).read_bytes() == (good / name).read_bytes(), name
-    assert run("validate", tmp_path / "both")[0] == 0
-
-
-def test_combine_refuses_an_id_twice(good: Path, tmp_path: Path, make_set: Any, run: Any) -> None:
-    run("subset", good, tmp_path / "x", "--first", 3)
-    code, printed = run("combine", tmp_path / "both", good, tmp_path / "x")
-    assert code == 2
-    assert "id 'a-1' is in another of the directories too" in printed
-    assert not (tmp_path / "both").exists()
-
-
-def test_combine_of_different_roots_and_segments(good: Path, tmp_path: Path, run: Any) -> None:
-    other = write_set(tmp_path / "other")
-    segments(other, "b-2 rec 1.2 -1")
-    for name in ("text", "utt2spk"):
-        rows = [line.replace("a-", "c-").replace("b-", "d-") for line in (other / name).read_text().splitlines()]
-        lines(other / name, *(r.replace(" a", " c").replace(" b", " d") for r in rows))
-    lines(other / "segments", "c-1 rec 0 0.4", "c-2 rec 0.4 0.8", "d-1 rec 0.8 1.2", "d-2 rec 1.2 -1")
-    assert run("combine", tmp_path / "both", good, other)[0] == 0
-    data = read_data_dir(tmp_path / "both")
-    assert len(data) == 8
-    assert data["a-1"].load().shape == (8000,)
-    assert data["d-2"].load().shape == (12800,)
-
-
-def test_stats(good: Path, tone: Any, run: Any) -> None:
-    (good / "utt2dur").unlink()
-    tone(good / "wav" / "b-2.wav", seconds=2.5)
-    code, printed = run("stats", good, "--json")
-    (stats,) = json.loads(printed)
-    assert code == 0
-    assert (stats["utterances"], stats["speakers"], stats["words"], stats["distinct_words"]) == (4, 2, 8, 5)
-    assert stats["hours"] == pytest.approx(4.0 / 3600)
-    assert stats["duration_percentiles"] == {
-        "0": 0.5,
-        "5": 0.5,
-        "25": 0.5,
-        "50": 0.5,
-        "75": 1.0,
-        "95": 2.2,
-        "100": 2.5,
-    }
-    counts = {cell["from"]: cell["count"] for cell in stats["duration_histogram"]}
-    assert counts[0.0] == 3
-    assert counts[2.0] == 1
-    assert stats["characters"]["L"] == 8
-    code, printed = run("stats", good)
-    assert code == 0
-    assert "utterances 4, 0.001 h, speakers 2" in printed
-    assert "L 8" in printed
