@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.errors import ConfigError, DataError
+from speechmtp.text.normalize import NORMALIZERS
 
 if TYPE_CHECKING:
     from speechmtp.scoring.intervals import Interval
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for summary.json, wer, per_utt, per_spk and ops (else printed only)",
     )
     parser.add_argument(
-        "--normalizer", default="kaldi-basic", help="none, kaldi-basic (default) or whisper-en, on both sides"
+        "--normalizer", default="kaldi-basic", help=f"{', '.join(NORMALIZERS)} (default kaldi-basic), on both sides"
     )
     parser.add_argument(
         "--spelling-map", metavar="JSON", help="British to American spellings for whisper-en (default: none)"

@@ -74,28 +74,32 @@ def kaldi_basic(text: str) -> str:
     return unicodedata.normalize("NFKC", joined)
 
 
-def normalizer_names() -> tuple[str, ...]:
-    """The ids that `get_normalizer` takes."""
-    return ("none", "kaldi-basic", "whisper-en")
-
-
 def get_normalizer(name: str, spelling_map: str | Path | None = None) -> Normalizer:
-    """The normaliser called `name`: `none`, `kaldi-basic` or `whisper-en`.
+    """The normaliser called `name` in `NORMALIZERS`.
 
     `spelling_map` is a JSON file of British to American spellings for `whisper-en` (the `normalizer.json` of
     a Whisper tokenizer). transformers has the code but not the map, so without the file the map is empty,
     spellings stay as they are, and the record says so. Raises ConfigError for an unknown name or a bad map.
     """
-    if name not in normalizer_names():
-        near = get_close_matches(name, normalizer_names(), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(normalizer_names())}"
+    if name not in NORMALIZERS:
+        near = get_close_matches(name, NORMALIZERS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"use one of {', '.join(NORMALIZERS)}"
         raise ConfigError(f"normalizer: no such normaliser '{name}'; {hint}")
-    if spelling_map is not None and name != "whisper-en":
-        raise ConfigError(f"normalizer: '{name}' takes no spelling map, only whisper-en does; leave it out")
-    if name == "whisper-en":
+    build = NORMALIZERS[name]
+    if build is _whisper_english:
         return _whisper_english(_read_spelling_map(spelling_map))
-    if name == "none":
-        return Normalizer("none", 1, "mul", {"steps": []}, str)
+    if spelling_map is not None:
+        raise ConfigError(f"normalizer: '{name}' takes no spelling map, only whisper-en does; leave it out")
+    return build()
+
+
+def _none() -> Normalizer:
+    """Text as it is."""
+    return Normalizer("none", 1, "mul", {"steps": []}, str)
+
+
+def _kaldi_basic() -> Normalizer:
+    """`kaldi_basic`; the hash covers its steps in words."""
     steps = [
         "apostrophes U+2018 U+2019 U+02BC U+00B4 to U+0027",
         "NFKC",
@@ -107,8 +111,9 @@ def get_normalizer(name: str, spelling_map: str | Path | None = None) -> Normali
     return Normalizer("kaldi-basic", 1, "mul", {"steps": steps}, kaldi_basic)
 
 
-def _whisper_english(spellings: dict[str, str]) -> Normalizer:
+def _whisper_english(spellings: Mapping[str, str] | None = None) -> Normalizer:
     """transformers' Whisper normaliser over `spellings`; the hash covers the source of its module."""
+    spellings = dict(spellings or {})
     try:
         from transformers.models.whisper import english_normalizer
     except ImportError as error:
@@ -135,3 +140,11 @@ def _read_spelling_map(path: str | Path | None) -> dict[str, str]:
     if not isinstance(spellings, dict) or not all(isinstance(value, str) for value in spellings.values()):
         raise ConfigError(f"{path}: no map of words to words; give a JSON object of strings")
     return spellings
+
+
+# Every normaliser by name: a new one is one function and one line.
+NORMALIZERS: dict[str, Callable[[], Normalizer]] = {
+    "none": _none,
+    "kaldi-basic": _kaldi_basic,
+    "whisper-en": _whisper_english,
+}

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from speechmtp.errors import ConfigError
-from speechmtp.text.normalize import get_normalizer, kaldi_basic, normalizer_names
+from speechmtp.text.normalize import NORMALIZERS, Normalizer, get_normalizer, kaldi_basic
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="whisper-en is transformers' code"
@@ -75,7 +75,30 @@ def test_unknown_name_names_the_nearest() -> None:
         get_normalizer("kaldi_basic")
     with pytest.raises(ConfigError, match="none, kaldi-basic, whisper-en"):
         get_normalizer("zzz")
-    assert "whisper-en" in normalizer_names()
+
+
+def _shouted() -> Normalizer:
+    return Normalizer("shouted", 1, "de", {"steps": ["upper case", "!"]}, lambda text: f"{text.upper()}!")
+
+
+def test_a_new_normaliser_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NORMALIZERS, "shouted", _shouted)
+    assert get_normalizer("shouted")("größe") == "GRÖSSE!"
+    assert get_normalizer("shouted").record()["lang"] == "de"
+    with pytest.raises(ConfigError, match="did you mean 'shouted'"):
+        get_normalizer("shoted")
+    with pytest.raises(ConfigError, match="'shouted' takes no spelling map"):
+        get_normalizer("shouted", "map.json")
+
+
+@needs_transformers
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_every_normaliser_of_the_table_answers_to_its_name(name: str) -> None:
+    normalize = get_normalizer(name)
+    record = normalize.record()
+    assert (record["id"], normalize("")) == (name, "")
+    assert record == get_normalizer(name).record()
+    assert normalize(normalize("Hello, World")) == normalize("Hello, World")
 
 
 def test_only_whisper_takes_a_spelling_map() -> None:
