@@ -1,4 +1,4 @@
-# make demo: set up and transcribe the fixtures. make test: set up and run the tests.
+# make demo: set up and transcribe the spoken examples. make test: set up and run the tests.
 # Override the interpreter or the PyTorch build, for instance
 #   make setup PYTHON=python3.12
 #   make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
@@ -21,7 +21,7 @@ SHELL_FILES = $(shell find recipes egs tools .ci \( -name data -o -name exp -o -
 
 help:
 	@echo "make setup     the virtual environment $(VENV) with speechmtp in it"
-	@echo "make demo      transcribe the spoken fixtures with every strategy"
+	@echo "make demo      transcribe a real recording, and spelled letters with every strategy"
 	@echo "make test      the tests (under 5 minutes on two cores; WORKERS=N processes)"
 	@echo "make test-all  the long random checks too"
 	@echo "make lint      ruff, mypy, shellcheck"

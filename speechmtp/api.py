@@ -334,10 +334,12 @@ def has_cuda() -> bool:
 
 
 def example(name: str) -> Path:
-    """The path of a spoken example inside the package; a wrong name lists those there are."""
+    """The path of a spoken example inside the package: `reading` is a real recording, the others are synthetic.
+
+    DataError for another name; it lists those there are.
+    """
     folder = Path(__file__).parent / "assets" / "examples"
-    path = folder / f"{name}.flac"
-    if not path.exists():
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.flac")))
-        raise DataError(f"example {name!r}: not there; one of {names}")
-    return path
+    paths = {path.stem: path for path in sorted(folder.rglob("*.flac"))}
+    if name not in paths:
+        raise DataError(f"example {name!r}: not there; one of {', '.join(paths)}")
+    return paths[name]

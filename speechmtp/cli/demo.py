@@ -1,60 +1,102 @@
-"""the spoken examples of the package with every strategy, and what to type next"""
+"""a real recording with the default model, the spelled examples with every strategy, and what to type next"""
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_run_options, check_strategies, open_recogniser
 from speechmtp.models.bases.names import SPEECH_MODEL
+
+if TYPE_CHECKING:
+    from speechmtp.api import Recogniser
+    from speechmtp.data.kaldi import DataDir
+    from speechmtp.decoding.strategies import Strategy
 
 SHOWN = ("ar", "verify", "threshold", "ctc", "ctc-only", "oracle")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp demo`."""
-    parser.add_argument("--model", metavar="MODEL", default="an4", help=f"{SPEECH_MODEL}; without it an4")
+    parser.add_argument(
+        "--model", metavar="MODEL", default="an4", help=f"for the spelled examples: {SPEECH_MODEL}; without it an4"
+    )
     parser.add_argument("--strategies", metavar="LIST", help=f"default: {','.join(SHOWN)}, as far as the model can")
     add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the texts of every strategy, the comparison table and the next commands."""
+    """Prints the real recording's text, the spelled examples by every strategy, their table and the next commands."""
     import speechmtp
-    from speechmtp.cli.compare import footnote, table_columns, table_rows
-    from speechmtp.cli.options import listen_all
     from speechmtp.data.kaldi import read_data_dir
-    from speechmtp.decoding.sampling import SamplingConfig
     from speechmtp.decoding.strategies import parse_strategies
-    from speechmtp.evaluation.comparison import run_comparison
-    from speechmtp.evaluation.evaluation_sets import SpeechSubject
-    from speechmtp.scoring.tables import render_text
 
-    strategies = parse_strategies(args.strategies) if args.strategies else []
+    wanted = parse_strategies(args.strategies) if args.strategies else []
     recogniser = open_recogniser(args)
-    runner, ctc = recogniser.runner, recogniser.has_ctc
-    strategies = check_strategies(strategies, runner, with_references=True, with_ctc=ctc)
-    strategies = strategies or [strategy for strategy in runner.usable(ctc) if strategy.name in SHOWN]
+    strategies = _strategies(recogniser, wanted)
     folder = Path(speechmtp.__file__).parent / "assets" / "examples"
-    data = read_data_dir(folder, str(folder))
-    requests, seconds = listen_all(recogniser, data, False)
-    subject = SpeechSubject(recogniser, requests, seconds, data.transcripts())
-    done = run_comparison(subject, strategies, args.batch_size, SamplingConfig(seed=args.seed))
-    files = [utterance.audio for utterance in data.utterances]
-    said = {
-        one.label: list(recogniser.transcribe_many(files, strategy=one, batch=args.batch_size))
-        for one in strategies if "reference" not in one.needs
-    }  # fmt: skip
-    width = max(map(len, said), default=0)
-    for number, utterance in enumerate(data.utterances):
-        print(f"\n{utterance.audio.removeprefix(str(folder) + '/')}: said {utterance.text}")
-        for label, transcripts in said.items():
-            print(f"  {label:{width}}  {transcripts[number]}")
-    print("\n" + render_text(table_rows(done.rows), table_columns(done.rows)) + "\n" + footnote(done.rows))
+    _show_reading(args, folder / "speech")
+    _show_spelled(args, recogniser, strategies, read_data_dir(folder, folder))
     print(
-        "\nThe examples are a synthesiser's voice, spelled letters and numbers.\nNext:\n"
-        f"  {sys.argv[0]} transcribe recording.wav\n      your own recording, of any length\n"
+        f"\nNext:\n  {sys.argv[0]} transcribe recording.wav\n      your own recording, of any length\n"
         f"  {sys.argv[0]} compare {args.model} DATA_DIR --strategies all --out cmp\n      a Kaldi data directory\n"
         "  cd egs/an4/asr1 && ./run.sh --data-args '--download true'\n"
         "      train the model yourself, from raw corpus to table (or SPEECHMTP_CORPORA=FOLDER ./run.sh)"
     )
     return 0
+
+
+def _strategies(recogniser: "Recogniser", wanted: list["Strategy"]) -> list["Strategy"]:
+    """What the spelled examples are decoded by: what was asked for, else those of `SHOWN` that the model can."""
+    runner, ctc = recogniser.runner, recogniser.has_ctc
+    chosen = check_strategies(wanted, runner, with_references=True, with_ctc=ctc)
+    return chosen or [strategy for strategy in runner.usable(ctc) if strategy.name in SHOWN]
+
+
+def _show_reading(args: argparse.Namespace, folder: Path) -> None:
+    """What is said in the real recording, what the default model writes, its times in one line, and the credit."""
+    from speechmtp.api import load
+    from speechmtp.data.kaldi import read_data_dir
+
+    recogniser = load("default", args.device, args.dtype)
+    for utterance in read_data_dir(folder, folder).utterances:
+        found = recogniser.transcribe(utterance.audio)
+        trace, seconds = found.trace, found.listen_seconds + found.seconds
+        print(f"{Path(utterance.audio).name}: said {utterance.text}")
+        print(f"  default writes: {found}")
+        print(
+            f"  {found.audio_seconds:.1f} s of audio in {seconds:.2f} s ({found.listen_seconds:.2f} encoder,"
+            f" {found.seconds:.2f} decoder): {trace.emitted} tokens in {trace.calls} decoder calls,"
+            f" {recogniser.default_strategy.label}"
+        )
+    credit = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+    print(f"  {credit['source']}")
+
+
+def _show_spelled(
+    args: argparse.Namespace, recogniser: "Recogniser", strategies: list["Strategy"], data: "DataDir"
+) -> None:
+    """The texts of every strategy on the spelled examples, and the table that compares them."""
+    from speechmtp.cli.compare import footnote, table_columns, table_rows
+    from speechmtp.cli.options import listen_all
+    from speechmtp.decoding.sampling import SamplingConfig
+    from speechmtp.evaluation.comparison import run_comparison
+    from speechmtp.evaluation.evaluation_sets import SpeechSubject
+    from speechmtp.scoring.tables import render_text
+
+    requests, seconds = listen_all(recogniser, data, False)
+    subject = SpeechSubject(recogniser, requests, seconds, data.transcripts())
+    done = run_comparison(subject, strategies, args.batch_size, SamplingConfig(seed=args.seed))
+    files = [utterance.audio for utterance in data.utterances]
+    texts = {
+        one.label: list(recogniser.transcribe_many(files, strategy=one, batch=args.batch_size))
+        for one in strategies if "reference" not in one.needs
+    }  # fmt: skip
+    width = max(map(len, texts), default=0)
+    print(f"\n{args.model} on a synthesiser's voice, spelled letters and numbers:")
+    for number, utterance in enumerate(data.utterances):
+        print(f"\n{Path(utterance.audio).name}: said {utterance.text}")
+        for label, transcripts in texts.items():
+            print(f"  {label:{width}}  {transcripts[number]}")
+    print("\n" + render_text(table_rows(done.rows), table_columns(done.rows)) + "\n" + footnote(done.rows))

@@ -19,7 +19,7 @@ VERBS = {
     "transcribe": "text of audio files",
     "results": "write the table of an experiment into its RESULTS.md",
     "export": "write a model folder again, as 8-bit integers or in float32",
-    "demo": "the spoken examples of the package with every strategy",
+    "demo": "a real recording with the default model, and spelled examples with every strategy",
 }
 
 
