@@ -22,16 +22,16 @@ def cut_points(
         raise ShapeError(f"cut: samples of shape {samples.shape}, expected [N]; give one channel")
     if not HOP < shortest < longest:
         raise ConfigError(f"cut: parts of {shortest:g} to {longest:g} s, expected a shortest below the longest")
-    size, most = len(samples), longest * rate
-    if size <= most:
+    size, max_samples = len(samples), longest * rate
+    if size <= max_samples:
         return [(0, size)]
     hop = max(1, round(rate * HOP))
     energy = _energy(samples, hop)
-    least = (longest - shortest) / 2 * rate
+    min_rest = (longest - shortest) / 2 * rate
     spans, start = [], 0
-    while size - start > most:
+    while size - start > max_samples:
         first = -int(-(start + shortest * rate) // hop)
-        last = int(min(start + most, size - least) // hop)  # a place is the beginning of a hop
+        last = int(min(start + max_samples, size - min_rest) // hop)  # a place is the beginning of a hop
         place = last - int(np.argmin(energy[first : last + 1][::-1]))
         spans.append((start, place * hop))
         start = place * hop

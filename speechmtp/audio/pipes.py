@@ -35,8 +35,8 @@ def run_pipe(command: str, timeout: float) -> bytes:
         return output
     found = complaint or (f"exit code {process.returncode}" if process.returncode else "no output")
     lines = errors.decode("utf-8", errors="replace").strip().splitlines()
-    said = f" ({lines[-1].strip()})" if lines else ""
-    raise DataError(f"{command} |: {found}{said}, expected audio; run the command by hand")
+    last = f" ({lines[-1].strip()})" if lines else ""
+    raise DataError(f"{command} |: {found}{last}, expected audio; run the command by hand")
 
 
 def _collect(process: "subprocess.Popen[bytes]", deadline: float, timeout: float) -> tuple[bytes, bytes, str | None]:

@@ -75,7 +75,7 @@ class AudioResolver:
         if not must_exist:
             return str(places[0]), False
         tried = ", ".join(str(place) for place in places)
-        raise DataError(f"{where}: no audio file {value!r}, tried {tried}; give --root or set {CORPORA_VARIABLE}")
+        raise DataError(f"{where}: no audio file {value!r}, tried {tried}; give root= or set {CORPORA_VARIABLE}")
 
     def places(self, value: str) -> list[Path]:
         """Where a path may be, in order of preference."""

@@ -33,7 +33,7 @@ def locate_audio(
             if options.allow_pipes:
                 found[key] = (value[:-1].strip(), True)
             else:
-                text = f"pipe {value!r} while pipes are off (--allow-pipes)"
+                text = f"pipe {value!r} while pipes are off (allow_pipes=True)"
                 defects.append(Defect("E35", table.path, row.line, text, NONE, key))
         elif value.startswith("~") or is_url(value):
             text = f"`~` or URL in path {value!r}"

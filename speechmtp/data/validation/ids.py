@@ -86,7 +86,7 @@ def _check_speaker_order(table: Table) -> list[Defect]:
         if key_order(speaker) < key_order(previous):
             blame = next((r for r in (before, row) if not r.key.startswith(r.fields[0])), None)
             reason = f"; id {blame.key!r} lacks its speaker's prefix" if blame is not None else ""
-            text = f"not sorted by speaker: {speaker!r} after {previous!r}{reason} (mend with --fix --rename)"
+            text = f"not sorted by speaker: {speaker!r} after {previous!r}{reason} (`speechmtp data validate --fix --rename` mends it)"
             defects.append(Defect("E15", table.path, row.line, text, FIX, row.key))
     return defects
 
