@@ -8,37 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
+from corpus_layouts import write_archive
 from small_sets import lines, write_tone
 
 from speechmtp.data.corpora.an4 import ARCHIVE, An4
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.data.tables import read_table
 from speechmtp.errors import DataError
-
-
-def write_archive(base: Path, raw: bool = False) -> np.ndarray:
-    """Three utterances as CMU lays them out; returns the samples of each."""
-    samples = (3000 * np.sin(np.arange(8000) / 9)).astype(np.int16)
-    lines_of = {
-        "train": ("an4_clstk", ["<s> GO </s> (an253-fash-b)", "<s> C M U </s> (cen1-mcel-b)"]),
-        "test": ("an4test_clstk", ["ERASE C Q (an407-fcaw-b)"]),
-    }
-    (base / "etc").mkdir(parents=True)
-    for part, (folder, transcripts) in lines_of.items():
-        lines(base / "etc" / f"an4_{part}.transcription", *transcripts)
-        for line in transcripts:
-            name = line.split("(")[1].rstrip(")")
-            target = base / "wav" / folder / name.split("-")[1]
-            target.mkdir(parents=True)
-            if raw:
-                (target / f"{name}.raw").write_bytes(samples.astype(">i2").tobytes())
-            else:
-                with soundfile.SoundFile(
-                    target / f"{name}.sph", "w", 16000, 1, "PCM_16", endian="BIG", format="NIST"
-                ) as file:
-                    file.write(samples)
-    return samples
 
 
 @pytest.mark.parametrize("raw", [False, True])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from corpus_layouts import LAYOUTS
 from small_sets import lines, write_tone
 
 from speechmtp.data.corpora import table
@@ -57,6 +58,29 @@ def test_every_corpus_says_what_it_is(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=str(tmp_path)):
         corpus.prepare(tmp_path, tmp_path / "out")
     assert not corpus.url or corpus.url.startswith(("http://", "https://"))
+
+
+def test_every_corpus_has_a_small_one() -> None:
+    assert set(LAYOUTS) == set(CORPORA)
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_every_corpus_gives_sound_data_directories(
+    name: str, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPEECHMTP_CORPORA", raising=False)
+    expected = LAYOUTS[name](tmp_path / "in")
+    corpus, out = CORPORA[name], tmp_path / "out"
+    assert corpus.is_there(tmp_path / "in")
+    assert run("prepare", name, "--source", tmp_path / "in", "--out", out)[0] == 0
+    assert {path.name for path in out.iterdir()} >= set(expected)
+    for part, count in expected.items():
+        data = read_data_dir(out / part)
+        assert len(data) == count
+        assert all(utterance.text and utterance.load().size for utterance in data.utterances)
+        assert run("validate", out / part, "--check-audio", "decode")[0] == 0
+        info = json.loads((out / part / "info.json").read_text())
+        assert {key: info[key] for key in corpus.info()} == corpus.info()
 
 
 def test_a_wrong_name_lists_those_there_are_and_the_nearest(run: Any, tmp_path: Path) -> None:

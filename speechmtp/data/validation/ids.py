@@ -21,6 +21,7 @@ from speechmtp.data.validation.defects import (
 from speechmtp.data.validation.lines import key_order, sort_rows
 
 GENDERS = frozenset("mfou")
+RENAME_HINT = "run `speechmtp data validate --fix --rename` on the directory"
 
 
 def check_ids(directory: Path, tables: Tables, options: CheckOptions) -> list[Defect]:
@@ -86,7 +87,7 @@ def _check_speaker_order(table: Table) -> list[Defect]:
         if key_order(speaker) < key_order(previous):
             blame = next((r for r in (before, row) if not r.key.startswith(r.fields[0])), None)
             reason = f"; id {blame.key!r} lacks its speaker's prefix" if blame is not None else ""
-            text = f"not sorted by speaker: {speaker!r} after {previous!r}{reason} (`speechmtp data validate --fix --rename` mends it)"
+            text = f"not sorted by speaker: {speaker!r} after {previous!r}{reason}; {RENAME_HINT}"
             defects.append(Defect("E15", table.path, row.line, text, FIX, row.key))
     return defects
 
