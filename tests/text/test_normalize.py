@@ -91,11 +91,21 @@ def test_a_new_normaliser_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPat
         get_normalizer("shouted", "map.json")
 
 
+# Normaliser -> a text and what becomes of it.
+SAMPLES = {
+    "none": ("  Hello,  World", "  Hello,  World"),
+    "kaldi-basic": ("  Hello,  World", "HELLO WORLD"),
+    "whisper-en": ("  Hello,  World", "hello world"),
+}
+
+
 @needs_transformers
 @pytest.mark.parametrize("name", NORMALIZERS)
 def test_every_normaliser_of_the_table_answers_to_its_name(name: str) -> None:
     normalize = get_normalizer(name)
     record = normalize.record()
+    text, expected = SAMPLES[name]
+    assert normalize(text) == expected
     assert (record["id"], normalize("")) == (name, "")
     assert record == get_normalizer(name).record()
     assert normalize(normalize("Hello, World")) == normalize("Hello, World")
