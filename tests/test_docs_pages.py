@@ -1,0 +1,41 @@
+"""Pages of the documentation name files and pages that are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/adding.md", "docs/data_flow.md", "docs/results.md")
+MADE_UP = {"librispeech.py", "offset.py"}  # what docs/adding.md adds
+
+
+def _named_files(text: str) -> set[str]:
+    """Paths of modules and tests that a page names in backticks; those without a folder are left out."""
+    return set(re.findall(r"`((?:[\w-]+/)+[\w-]+\.py)[`:]", text))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (path.parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_are_named_are_there(page: str) -> None:
+    for name in _named_files((ROOT / page).read_text(encoding="utf-8")):
+        there = (ROOT / name).exists() or (ROOT / "speechmtp" / name).exists()
+        assert there or Path(name).name in MADE_UP, name
+
+
+def test_the_readme_is_short_and_has_one_table_of_results() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 90
+    results = text.partition("## Results")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^\|[-| :]+\|$", results, re.M)) == 1
+
+
+def test_names_are_found_on_a_page() -> None:
+    assert _named_files("`a/b.py` and `c/d-e/f.py`: g, `h.py`, a/i.py, `j/k.md`") == {"a/b.py", "c/d-e/f.py"}
