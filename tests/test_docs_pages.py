@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/adding.md", "docs/data_flow.md", "docs/results.md")
-MADE_UP = {"librispeech.py", "offset.py"}  # what docs/adding.md adds
+MADE_UP = {"librispeech.py", "offset.py", "short_moonshine.py", "repeat.py", "margin.py"}  # what docs/adding.md adds
 
 
 def _named_files(text: str) -> set[str]:
@@ -39,3 +39,38 @@ def test_the_readme_is_short_and_has_one_table_of_results() -> None:
 
 def test_names_are_found_on_a_page() -> None:
     assert _named_files("`a/b.py` and `c/d-e/f.py`: g, `h.py`, a/i.py, `j/k.md`") == {"a/b.py", "c/d-e/f.py"}
+
+
+def _sections(page: str) -> dict[str, str]:
+    """Heading -> text of the second level of a page."""
+    parts = re.split(r"^## (.+)$", (ROOT / page).read_text(encoding="utf-8"), flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+ADDING = _sections("docs/adding.md")
+
+
+def _needs_rooms(heading: str) -> None:
+    """Skip what stands in rooms that are not there."""
+    if heading in ("A drafter", "An acceptance rule", "A preset"):
+        pytest.importorskip("speechmtp.decoding.rules.table")
+
+
+@pytest.mark.parametrize("heading", ADDING)
+def test_code_of_the_page_on_adding_runs(heading: str) -> None:
+    _needs_rooms(heading)
+    blocks = re.findall(r"```python\n(.*?)```", ADDING[heading], re.S)
+    assert len(blocks) == 1
+    exec(compile(blocks[0], f"docs/adding.md: {heading}", "exec"), {"__name__": "added"})
+
+
+@pytest.mark.parametrize("heading", ADDING)
+def test_the_page_on_adding_shows_what_one_costs(heading: str) -> None:
+    _needs_rooms(heading)
+    (stat,) = re.findall(r"```\n((?: .+\|.+\n)+)```", ADDING[heading])
+    files = [line.split("|")[0].strip() for line in stat.splitlines()]
+    for name in files:
+        assert (ROOT / name).exists() or Path(name).name in MADE_UP, name
+    assert sum(name.startswith("tests/") for name in files) == 1
+    anchors = re.findall(r"\]\(#([\w-]+)\)", (ROOT / "docs/adding.md").read_text(encoding="utf-8"))
+    assert heading.lower().replace(" ", "-") in anchors
