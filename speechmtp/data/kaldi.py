@@ -91,7 +91,7 @@ class DataDir(Mapping[str, Utterance]):
 
     @property
     def durations(self) -> dict[str, float]:
-        """Id -> seconds of the utterances whose duration is on file."""
+        """Id -> seconds of the utterances whose duration is known from utt2dur or segments."""
         return {u.id: u.duration for u in self.utterances if u.duration is not None}
 
 
