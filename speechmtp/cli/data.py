@@ -30,22 +30,22 @@ CORPORA = ("an4",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the verbs of `speechmtp data` and their options."""
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", help="what to do")
     _add_validate(verbs.add_parser("validate", help="list every defect with file, line and code; mend them"))
     _add_subset(verbs.add_parser("subset", help="take part of a data directory"))
     split = verbs.add_parser("split", help="split into N directories, speakers kept whole")
-    split.add_argument("dir", metavar="DIR")
-    split.add_argument("parts", metavar="N", type=int)
+    split.add_argument("dir", metavar="DATA", help="data directory to split")
+    split.add_argument("parts", metavar="N", type=int, help="number of parts")
     split.add_argument("--per-utt", action="store_true", help="split by utterance, speakers may be parted")
-    split.add_argument("--out", metavar="DIR", help="holds 1 to N (default: DIR/splitN or DIR/splitNutt)")
+    split.add_argument("--out", metavar="DIR", help="holds 1 to N (default: DATA/splitN or DATA/splitNutt)")
     combine = verbs.add_parser("combine", help="join directories; an id in two of them is an error")
-    combine.add_argument("out", metavar="OUT")
-    combine.add_argument("dirs", metavar="DIR", nargs="+")
+    combine.add_argument("out", metavar="OUT", help="data directory that is written")
+    combine.add_argument("dirs", metavar="DATA", nargs="+", help="data directories to join")
     stats = verbs.add_parser("stats", help="hours, speakers, characters, durations")
-    stats.add_argument("dirs", metavar="DIR", nargs="+")
+    stats.add_argument("dirs", metavar="DATA", nargs="+", help="data directories to describe")
     stats.add_argument("--json", action="store_true", help="print JSON, a list of one object a directory")
     prepare = verbs.add_parser("prepare", help="write the data directories of a corpus")
-    prepare.add_argument("corpus", choices=CORPORA)
+    prepare.add_argument("corpus", choices=CORPORA, help="name of the corpus")
     prepare.add_argument("--source", metavar="DIR", help="folder (or archive) that has the corpus")
     prepare.add_argument("--out", metavar="DIR", required=True, help="gets train_all and test")
     prepare.add_argument("--download", action="store_true", help="fetch the corpus into --source when it is not there")
@@ -58,13 +58,13 @@ def _add_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root",
         metavar="DIR",
-        help="where relative audio paths start (default: info.json's root, SPEECHMTP_CORPORA, DIR, here)",
+        help="where relative audio paths start (default: info.json's root, SPEECHMTP_CORPORA, DATA, here)",
     )
 
 
 def _add_validate(parser: argparse.ArgumentParser) -> None:
     """Options of `data validate`."""
-    parser.add_argument("dir", metavar="DIR")
+    parser.add_argument("dir", metavar="DATA", help="data directory to check")
     parser.add_argument("--fix", action="store_true", help="mend what has one right answer (old files: .backup)")
     parser.add_argument("--fix-drop", action="store_true", help="--fix, and drop utterances that cannot be used")
     parser.add_argument(
@@ -96,8 +96,8 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
 
 def _add_subset(parser: argparse.ArgumentParser) -> None:
     """Options of `data subset`."""
-    parser.add_argument("dir", metavar="DIR")
-    parser.add_argument("out", metavar="OUT")
+    parser.add_argument("dir", metavar="DATA", help="data directory to take from")
+    parser.add_argument("out", metavar="OUT", help="data directory that is written")
     modes = parser.add_mutually_exclusive_group(required=True)
     for name, text in SUBSET_MODES.items():
         modes.add_argument(f"--{name}", metavar="N", type=int, help=text)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from speechmtp.cli.options import add_run_options, check_strategies, open_recogniser
+from speechmtp.cli.options import add_run_options
 from speechmtp.models.bases.names import SPEECH_MODEL
 
 SHOWN = ("ar", "verify", "threshold", "ctc", "ctc-only", "oracle")
@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the texts of every strategy, the comparison table and the next commands."""
     import speechmtp
-    from speechmtp.cli.compare import footnote, table_columns, table_rows
-    from speechmtp.cli.options import listen_all
+    from speechmtp.cli.checks import check_strategies, open_recogniser
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.decoding.sampling import SamplingConfig
     from speechmtp.decoding.strategies import parse_strategies
     from speechmtp.evaluation.comparison import run_comparison
-    from speechmtp.evaluation.evaluation_sets import SpeechSubject
+    from speechmtp.evaluation.evaluation_sets import SpeechEvaluationSet, encode_all
+    from speechmtp.evaluation.tables import comparison_columns, comparison_footnote, comparison_rows
     from speechmtp.scoring.tables import render_text
 
     strategies = parse_strategies(args.strategies) if args.strategies else []
@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     strategies = strategies or [strategy for strategy in runner.usable(ctc) if strategy.name in SHOWN]
     folder = Path(speechmtp.__file__).parent / "assets" / "examples"
     data = read_data_dir(folder, str(folder))
-    requests, seconds = listen_all(recogniser, data, False)
-    subject = SpeechSubject(recogniser, requests, seconds, data.transcripts())
-    done = run_comparison(subject, strategies, args.batch_size, SamplingConfig(seed=args.seed))
+    requests, seconds = encode_all(recogniser, data, False)
+    evaluation_set = SpeechEvaluationSet(recogniser, requests, seconds, data.transcripts())
+    done = run_comparison(evaluation_set, strategies, args.batch_size, SamplingConfig(seed=args.seed))
     files = [utterance.audio for utterance in data.utterances]
     said = {
         one.label: list(recogniser.transcribe_many(files, strategy=one, batch=args.batch_size))
@@ -49,11 +49,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n{utterance.audio.removeprefix(str(folder) + '/')}: said {utterance.text}")
         for label, transcripts in said.items():
             print(f"  {label:{width}}  {transcripts[number]}")
-    print("\n" + render_text(table_rows(done.rows), table_columns(done.rows)) + "\n" + footnote(done.rows))
+    print(
+        "\n"
+        + render_text(comparison_rows(done.rows), comparison_columns(done.rows))
+        + "\n"
+        + comparison_footnote(done.rows)
+    )
     print(
         "\nThe examples are a synthesiser's voice, spelled letters and numbers.\nNext:\n"
         f"  {sys.argv[0]} transcribe recording.wav\n      your own recording, of any length\n"
-        f"  {sys.argv[0]} compare {args.model} DATA_DIR --strategies all --out cmp\n      a Kaldi data directory\n"
+        f"  {sys.argv[0]} compare DATA --model {args.model} --strategies all --out cmp\n      a Kaldi data directory\n"
         "  cd egs/an4/asr1 && ./run.sh --data-args '--download true'\n"
         "      train the model yourself, from raw corpus to table (or SPEECHMTP_CORPORA=FOLDER ./run.sh)"
     )

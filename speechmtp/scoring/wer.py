@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rapidfuzz.distance import Levenshtein
+
 from speechmtp.errors import DataError
-from speechmtp.scoring.align import Pair, align, edit_distance, operation
+from speechmtp.scoring.align import Pair, align, operation
 from speechmtp.text.normalize import Normalizer
 
 ASCII_SPACE = " \t\n\r\f\v"
@@ -188,7 +190,7 @@ def score(
 def _score_one(utterance: str, ref: list[str], hyp: list[str], sclite: bool, keep_space: bool) -> UtteranceScore:
     pairs = tuple(align(ref, hyp, sclite=sclite))
     ref_chars, hyp_chars = _characters(ref, keep_space), _characters(hyp, keep_space)
-    return UtteranceScore(utterance, pairs, count(pairs), edit_distance(ref_chars, hyp_chars), len(ref_chars))
+    return UtteranceScore(utterance, pairs, count(pairs), Levenshtein.distance(ref_chars, hyp_chars), len(ref_chars))
 
 
 def _characters(words: Sequence[str], keep_space: bool) -> str:
