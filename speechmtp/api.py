@@ -165,7 +165,7 @@ class Recogniser:
         nothing: tuple[list[int], Trace] = [], Trace(finished=True, flags=("empty",))
         outputs = [(one, *found.get(i, nothing)) for i, one in enumerate(requests)]
         text, audio = self.bundle.model.decode, self._audio
-        return [Result(text(said), tuple(said), trace, seconds, audio(one, said)) for one, said, trace in outputs]
+        return [Result(text(ids), tuple(ids), trace, seconds, audio(one, ids)) for one, ids, trace in outputs]
 
     def _audio(self, request: Request, tokens: Sequence[int]) -> tuple[np.ndarray, int] | None:
         """Samples and rate of speech tokens, where there is a codec."""
@@ -285,7 +285,7 @@ def load(
     (default: the model's own). `drafts` says how heads compute: `int8`, several times as fast on a CPU in float32, or
     `float32` (default: what the model's folder says, where it can).
     """
-    number_type = dtype_named(dtype)
+    number_type = parse_dtype(dtype)
     named = [heads] if isinstance(heads, (str, Path)) else heads
     bundle = load_bundle(str(model), allow_stale_heads, [str(item) for item in named], str(ctc))
     draft = load_draft_model(str(draft_model), bundle) if draft_model else None
@@ -319,7 +319,7 @@ def device_problem(name: str) -> str:
     return ""
 
 
-def dtype_named(dtype: str | torch.dtype) -> torch.dtype:
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """The type of numbers that a name stands for; ConfigError for one that models do not compute in."""
     name = dtype_name(dtype)
     if name not in DTYPES:

@@ -135,7 +135,7 @@ def _compare(
     args: argparse.Namespace, refs: Mapping[str, str], report: Report, speakers: Mapping[str, str] | None
 ) -> list[str]:
     """Prints the comparison with the other system (the first of the two); what was wrong with its text."""
-    from speechmtp.scoring.compare import compare, comparison_lines, read_system, system_of
+    from speechmtp.scoring.compare import compare, comparison_lines, read_system, scored_differently, system_of
 
     problems: list[str] = []
     if Path(args.against).is_dir():
@@ -144,7 +144,10 @@ def _compare(
         other_report = _report(args, refs, Path(args.against))
         other = system_of(other_report, str(args.against))
         problems.extend(f"{args.against}: {problem}" for problem in other_report.problems)
-    comparison = compare(other, system_of(report, str(args.hyp)), seed=args.seed, speakers=speakers, force=args.force)
+    own = system_of(report, str(args.hyp))
+    if not args.force and (problem := scored_differently(other, own)):
+        raise ConfigError(f"{problem}; score both alike, or pass --force")
+    comparison = compare(other, own, seed=args.seed, speakers=speakers, force=args.force)
     print(*comparison_lines(comparison), sep="\n")
     if args.out:
         content = json.dumps(comparison, indent=2, ensure_ascii=False) + "\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from speechmtp.api import Recogniser, dtype_named, find_device, load
+from speechmtp.api import Recogniser, find_device, load, parse_dtype
 from speechmtp.batching import batches_by_size
 from speechmtp.bundle import load_bundle, load_draft_model, reads_text
 from speechmtp.clock import clock
@@ -214,7 +214,7 @@ def open_evaluation_set(settings: EvaluationSettings) -> EvaluationSet:
 def _open_text(settings: EvaluationSettings) -> EvaluationModel:
     """A text LM with its draft model; `read` gives the prompts of its text file."""
     prompt_tokens, max_new_tokens = settings.text_limits()
-    dtype, device = dtype_named(settings.dtype), torch.device(find_device(settings.device))
+    dtype, device = parse_dtype(settings.dtype), torch.device(find_device(settings.device))
     bundle = load_bundle(settings.model, settings.allow_stale_heads, settings.heads)
     bundle.model.no_choice(settings.language, settings.task)
     bundle.to(device, dtype)

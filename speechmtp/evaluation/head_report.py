@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from speechmtp.api import dtype_name, dtype_named, find_device
+from speechmtp.api import dtype_name, find_device, parse_dtype
 from speechmtp.bundle import load_bundle, locate, reads_text
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.errors import ConfigError, SpeechMTPError
@@ -125,7 +125,7 @@ def _speech_outputs(
 def _text_outputs(settings: EvaluationSettings, reference: str, files: Sequence[Path], batch_size: int) -> _Outputs:
     """Outputs of a text LM behind the first tokens of texts."""
     prompt_tokens, max_new_tokens = settings.text_limits()
-    dtype, device = dtype_named(settings.dtype), torch.device(find_device(settings.device))
+    dtype, device = parse_dtype(settings.dtype), torch.device(find_device(settings.device))
     bundle = load_bundle(settings.model, settings.allow_stale_heads, settings.heads).to(device, dtype)
     lm = bundle.text_model
     texts = long_texts(lm, [settings.data], prompt_tokens)

@@ -209,18 +209,18 @@ def _problems(
     if missing and not allow_missing:
         problems.append(
             f"hypotheses: {len(missing)} of {refs} utterances missing ({_some(missing)}), all expected; "
-            "decode them, or pass --allow-missing to count them as deletions without failing"
+            "decode them, or allow missing ones, which count as deletions"
         )
     if extra and not allow_extra:
         problems.append(
             f"hypotheses: {len(extra)} utterances without a reference ({_some(extra)}), none expected; "
-            "check the data directory, or pass --allow-extra to leave them out"
+            "check the data directory, or allow extra ones, which are left out"
         )
     return tuple(problems)
 
 
-def _some(ids: Sequence[str], most: int = 5) -> str:
-    return ", ".join(ids[:most]) + (", …" if len(ids) > most else "")
+def _some(ids: Sequence[str], max_shown: int = 5) -> str:
+    return ", ".join(ids[:max_shown]) + (", …" if len(ids) > max_shown else "")
 
 
 def _check_against_jiwer(report: Report, sides: Sequence[tuple[list[str], list[str]]]) -> None:
