@@ -32,7 +32,6 @@ from unittest import mock
 import torch
 
 from speechmtp.api import Recogniser, load
-from speechmtp.cli.options import listen_all
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.engine import Engine
@@ -40,6 +39,7 @@ from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.sampling import Drawing, SamplingConfig
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, parse_strategy
 from speechmtp.errors import ConfigError
+from speechmtp.evaluation.evaluation_sets import encode_all
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.tables import Column, render_markdown
 from speechmtp.types import Reference, Request
@@ -145,7 +145,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.recogniser = load(options.model, options.device, draft_model=options.draft_model)
         data = read_data_dir(options.data, options.root)
-        requests = listen_all(self.recogniser, data, False)[0]
+        requests = encode_all(self.recogniser, data, False)[0]
         self.requests = [requests[name] for name in sorted(requests) if not requests[name].empty]
         self.rounds, self.utterances = options.rounds, options.utterances
         alone = self.recogniser.device.type == "cpu" and options.threads == 1

@@ -170,7 +170,7 @@ if begin_stage 10 tune "thresholds and depths, chosen on $dev_set"; then
   inputs_of "$data/$dev_set"
   step "${ins[@]}" --in "$exp/model" --out "$exp/tune" --out "$decode_conf" \
     --via "$decode_cmd" --log "$exp/log/tune.log" -- \
-    speechmtp tune "$exp/model" "$data/$dev_set" --out "$exp/tune" --conf "$decode_conf" "${tune_words[@]}"
+    speechmtp tune "$data/$dev_set" --model "$exp/model" --out "$exp/tune" --conf "$decode_conf" "${tune_words[@]}"
 fi
 
 if begin_stage 11 decode "strategies on $test_sets, and their comparison"; then
@@ -179,14 +179,14 @@ if begin_stage 11 decode "strategies on $test_sets, and their comparison"; then
     for strategy in "${strategies[@]}"; do
       name=${set}_$(folder_name "$strategy")
       step "${ins[@]}" --in "$exp/model" --out "$exp/decode/$name" -- \
-        speechmtp decode "$exp/model" "$data/$set" --strategy "$strategy" --nj "$nj" \
+        speechmtp decode "$data/$set" --model "$exp/model" --strategy "$strategy" --nj "$nj" \
         --cmd "$decode_cmd" --out "$exp/decode/$name" "${decode_words[@]}"
     done
     for size in $batch_sizes; do
       name=${set}_batch$size
       step "${ins[@]}" --in "$exp/model" --in "$decode_conf" --out "$exp/compare/$name" \
         --via "$decode_cmd" --log "$exp/log/compare_$name.log" -- \
-        speechmtp compare "$exp/model" "$data/$set" --strategies "@$decode_conf" --batch-size "$size" \
+        speechmtp compare "$data/$set" --model "$exp/model" --strategies "@$decode_conf" --batch-size "$size" \
         --out "$exp/compare/$name" "${decode_words[@]}"
     done
   done

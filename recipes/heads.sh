@@ -63,7 +63,7 @@ heads_of() {
 # report NAME LIST SET FOLDER: predicted acceptance of a list on a data directory.
 report() {
   heads_of "$2" "$1"
-  ((${#heads[@]} == 0)) || speechmtp heads report "${model[$1]}" "$data/$3" "${heads[@]}" --threads 1 \
+  ((${#heads[@]} == 0)) || speechmtp heads report "$data/$3" --model "${model[$1]}" "${heads[@]}" --threads 1 \
     --out "exp/$1/report/$4" > "exp/$1/log/report_$4.log"
 }
 
@@ -90,7 +90,7 @@ if begin_stage 4 report "predicted acceptance on $dev_set and $test_set, and the
   report "$last" "exp/$last/picture.txt" "$test_set" picture
   cp "exp/$last/report/picture/report.png" "${results%.md}.png"
   for folder in "exp/$last"/*/model; do
-    [[ ! -d $folder ]] || speechmtp heads report "$folder" "$data/$test_set" --threads 1 \
+    [[ ! -d $folder ]] || speechmtp heads report "$data/$test_set" --model "$folder" --threads 1 \
       --out "${folder%/model}/report/test" > "exp/$last/log/report_$(basename "${folder%/model}").log"
   done
 fi
@@ -104,11 +104,11 @@ if begin_stage 5 compare "measured tokens per call and times on $test_set"; then
       for depth in $depths; do list+=",verify:depth=$depth,heads=${option##*/}"; done
     done
     for depth in $depths; do list+=",oracle:depth=$depth"; done
-    speechmtp compare "${model[$name]}" "$data/$test_set" "${heads[@]}" --threads 1 --strategies "$list" \
+    speechmtp compare "$data/$test_set" --model "${model[$name]}" "${heads[@]}" --threads 1 --strategies "$list" \
       --out "exp/$name/compare/test" > "exp/$name/log/compare.log"
   done
   for folder in "exp/$last"/*/model; do
-    [[ ! -d $folder ]] || speechmtp compare "$folder" "$data/$test_set" --threads 1 --strategies ar,verify,oracle \
+    [[ ! -d $folder ]] || speechmtp compare "$data/$test_set" --model "$folder" --threads 1 --strategies ar,verify,oracle \
       --out "${folder%/model}/compare/test" > "exp/$last/log/compare_$(basename "${folder%/model}").log"
   done
 fi

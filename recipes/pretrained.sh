@@ -89,7 +89,7 @@ if begin_stage 4 tune "options of every strategy, on $data/tune"; then
   stage_note "the log is $exp/log/tune.log"
   step "${ins[@]}" "${drafters[@]}" --in "$data/tune" --out "$exp/tune" --out conf/decode.yaml \
     --via "${decode_cmd:-run.py}" --log "$exp/log/tune.log" -- \
-    speechmtp tune "$model" "$data/tune" --all --strategies "$strategies" --thetas 0.5 0.8 0.95 --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${loaded[@]}"
+    speechmtp tune "$data/tune" --model "$model" --all --strategies "$strategies" --thetas 0.5 0.8 0.95 --out "$exp/tune" --conf conf/decode.yaml --threads "$threads" "${loaded[@]}"
 fi
 
 # compare NAME SET OPTIONS...
@@ -99,7 +99,7 @@ compare() {
   stage_note "the log is $exp/log/$name.log"
   step "${ins[@]}" "${drafters[@]}" --in conf/decode.yaml --in "$data/$set" --out "$exp/compare/$name" \
     --via "${decode_cmd:-run.py}" --log "$exp/log/$name.log" -- \
-    speechmtp compare "$model" "$data/$set" --out "$exp/compare/$name" --threads "$threads" "$@"
+    speechmtp compare "$data/$set" --model "$model" --out "$exp/compare/$name" --threads "$threads" "$@"
 }
 
 if begin_stage 5 compare "every strategy on $tests, beside transformers' own"; then

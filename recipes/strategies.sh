@@ -51,7 +51,7 @@ compare() {
   mkdir -p "$exp/log"
   stage_note "the log is $exp/log/$name.log"
   step "${ins[@]}" --in "$list" --out "$exp/compare/$name" --via "${decode_cmd:-run.py}" --log "$exp/log/$name.log" -- \
-    speechmtp compare "$model" "$test" --strategies "@$list" --out "$exp/compare/$name" "${common[@]}" "$@"
+    speechmtp compare "$test" --model "$model" --strategies "@$list" --out "$exp/compare/$name" "${common[@]}" "$@"
 }
 
 if begin_stage 1 tune "options of every strategy, on $dev"; then
@@ -60,7 +60,7 @@ if begin_stage 1 tune "options of every strategy, on $dev"; then
   record_run "$exp" "${RECIPE_SCRIPT:-$0}" "${typed[@]}"
   step "${ins[@]}" --out "$exp/tune" --out conf/decode.yaml \
     --via "${decode_cmd:-run.py}" --log "$exp/log/tune.log" -- \
-    speechmtp tune "$model" "$dev" --all --out "$exp/tune" --conf conf/decode.yaml "${common[@]}"
+    speechmtp tune "$dev" --model "$model" --all --out "$exp/tune" --conf conf/decode.yaml "${common[@]}"
 fi
 
 if begin_stage 2 compare "every strategy on $test, beside transformers' own"; then

@@ -12,7 +12,9 @@ import torch
 
 from speechmtp.audio.cut import LONGEST, SHORTEST, cut_points
 from speechmtp.audio.inputs import Audio, input_name
+from speechmtp.batching import ROWS
 from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
+from speechmtp.clock import clock
 from speechmtp.decoding.engine import Limits, Recorded
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import Drawing, SamplingConfig
@@ -25,7 +27,7 @@ from speechmtp.kernels.cpu.packed_linear import pack
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.progress import AudioProgress, Told
-from speechmtp.transcripts import BATCH, Transcript, decode_each
+from speechmtp.transcripts import Transcript, decode_each
 from speechmtp.types import CtcLabels, Request, Result, SpelledText, Trace
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -147,7 +149,7 @@ class Recogniser:
         if len(each) != len(requests):
             raise ConfigError(f"decode: {len(each)} strategies for {len(requests)} requests; give one, or one for each")
         spoken = [i for i, request in enumerate(requests) if not request.empty]
-        began = time.perf_counter()
+        began = clock(self.device)
         found: dict[int, tuple[list[int], Trace]] = {}
         for i in spoken:
             if each[i].drafter is None:
@@ -159,13 +161,11 @@ class Recogniser:
             drawing = Drawing.of(sampling or SamplingConfig())
             done = self.runner.run([requests[i] for i in rows], [each[i] for i in rows], drawing, recorded)
             found |= dict(zip(rows, zip(*done)))
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
+        seconds = clock(self.device) - began
         nothing: tuple[list[int], Trace] = [], Trace(finished=True, flags=("empty",))
         outputs = [(one, *found.get(i, nothing)) for i, one in enumerate(requests)]
         text, audio = self.bundle.model.decode, self._audio
-        return [Result(text(said), tuple(said), trace, seconds, audio(one, said)) for one, said, trace in outputs]
+        return [Result(text(ids), tuple(ids), trace, seconds, audio(one, ids)) for one, ids, trace in outputs]
 
     def _audio(self, request: Request, tokens: Sequence[int]) -> tuple[np.ndarray, int] | None:
         """Samples and rate of speech tokens, where there is a codec."""
@@ -231,7 +231,7 @@ class Recogniser:
 
     def transcribe_many(
         self, sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy | None = None,
-        batch: int = BATCH, on_error: OnError = "raise", progress: Told | bool | None = None, *,
+        batch: int = ROWS, on_error: OnError = "raise", progress: Told | bool | None = None, *,
         language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
         noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
     ) -> Iterator[Transcript | DataError]:  # fmt: skip
@@ -285,29 +285,46 @@ def load(
     (default: the model's own). `drafts` says how heads compute: `int8`, several times as fast on a CPU in float32, or
     `float32` (default: what the model's folder says, where it can).
     """
-    dtype = dtype_name(dtype)
-    if dtype not in DTYPES:
-        raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
-    wanted = [heads] if isinstance(heads, (str, Path)) else heads
-    bundle = load_bundle(str(model), allow_stale_heads, [str(item) for item in wanted], str(ctc))
+    number_type = parse_dtype(dtype)
+    named = [heads] if isinstance(heads, (str, Path)) else heads
+    bundle = load_bundle(str(model), allow_stale_heads, [str(item) for item in named], str(ctc))
     draft = load_draft_model(str(draft_model), bundle) if draft_model else None
     if drafts not in ("", *get_args(Drafts)):
-        raise ConfigError(f"--drafts {drafts}: expected one of {', '.join(get_args(Drafts))}")
-    device = chosen_device(device)
-    can = torch.device(device).type == "cpu" and dtype == "float32" and has_int8()
-    if drafts == "int8" and not can:
-        found = f"{device} and {dtype}" if has_int8() else "a PyTorch without 8-bit kernels"
-        raise ConfigError(f"--drafts int8: needs a CPU and float32, found {found}; leave it out")
-    int8 = (drafts or bundle.config.drafts) == "int8" and can
-    return Recogniser(bundle, torch.device(device), DTYPES[dtype], draft=draft, int8_drafts=int8)
+        raise ConfigError(f"drafts={drafts!r}: expected one of {', '.join(get_args(Drafts))}")
+    device = find_device(device)
+    problem = int8_problem(device, number_type)
+    if drafts == "int8" and problem:
+        raise ConfigError(f"drafts='int8': needs a CPU and float32, found {problem}; leave it out")
+    int8 = (drafts or bundle.config.drafts) == "int8" and not problem
+    return Recogniser(bundle, torch.device(device), number_type, draft=draft, int8_drafts=int8)
 
 
-def check_device(name: str) -> None:
-    """ConfigError for a device that this machine does not have."""
+def int8_problem(device: str | torch.device, dtype: str | torch.dtype) -> str:
+    """What keeps heads from drafting in 8 bits on a device and in a type of numbers; empty where they can."""
+    if not has_int8():
+        return "a PyTorch without 8-bit kernels"
+    return (
+        ""
+        if torch.device(device).type == "cpu" and dtype_name(dtype) == "float32"
+        else f"{device} and {dtype_name(dtype)}"
+    )
+
+
+def device_problem(name: str) -> str:
+    """Why this machine cannot compute on a device, in one line; empty where it can."""
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device {name}: not available here ({str(error).splitlines()[0]})") from error
+        return str(error).splitlines()[0]
+    return ""
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The type of numbers that a name stands for; ConfigError for one that models do not compute in."""
+    name = dtype_name(dtype)
+    if name not in DTYPES:
+        raise ConfigError(f"dtype={name!r}: expected one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:
@@ -315,22 +332,20 @@ def dtype_name(dtype: str | torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def chosen_device(device: str | torch.device) -> str:
-    """The name of a device, for `auto` `cuda` where that works, else `cpu`; ConfigError as `check_device`."""
+def find_device(device: str | torch.device) -> str:
+    """The name of a device, for `auto` `cuda` where that works, else `cpu`; ConfigError for one that this
+    machine does not have."""
     name = str(device)
     if name == "auto":
         return "cuda" if has_cuda() else "cpu"
-    check_device(name)
+    if problem := device_problem(name):
+        raise ConfigError(f"device={name!r}: not available here ({problem})")
     return name
 
 
 def has_cuda() -> bool:
     """Whether CUDA works here."""
-    try:
-        check_device("cuda")
-    except ConfigError:
-        return False
-    return True
+    return not device_problem("cuda")
 
 
 def example(name: str) -> Path:

@@ -1,5 +1,6 @@
 """Many recordings read and heard one behind the other, each when its turn comes."""
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, Protocol, TypeVar
 
@@ -33,6 +34,11 @@ def sources_of(sources: Iterable[AudioSource]) -> Iterable[AudioSource]:
         kind = sources if isinstance(sources, str) else getattr(sources, "name", type(sources).__name__)
         raise ConfigError(f"transcribe_many: {kind}, expected a list of recordings; a single one goes to transcribe")
     return sources
+
+
+def noise_key_of(name: str) -> int:
+    """What the noise of an utterance is drawn by: the same in every set, batch and job that it is decoded in."""
+    return zlib.crc32(name.encode())
 
 
 def listen_each(

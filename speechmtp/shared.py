@@ -7,15 +7,16 @@ from typing import Literal, overload
 
 import torch
 
-from speechmtp.api import Recogniser, chosen_device, dtype_name, load
+from speechmtp.api import Recogniser, dtype_name, find_device, load
 from speechmtp.audio.inputs import Audio
+from speechmtp.batching import ROWS
 from speechmtp.bundle import EMBEDDED, locate
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import DataError
 from speechmtp.listening import AudioSource, OnError
 from speechmtp.progress import Told
-from speechmtp.transcripts import BATCH, Transcript
+from speechmtp.transcripts import Transcript
 
 _loaded: dict[tuple[str, str, str], tuple[object, Recogniser]] = {}
 _lock = threading.Lock()
@@ -56,7 +57,7 @@ def transcribe_many(
 
 def transcribe_many(
     sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy | None = None,
-    batch: int = BATCH, on_error: OnError = "raise", progress: Told | bool | None = None, *,
+    batch: int = ROWS, on_error: OnError = "raise", progress: Told | bool | None = None, *,
     model: str | Path = "default", device: str | torch.device = "auto", dtype: str | torch.dtype = "float32",
     language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
     noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
@@ -71,7 +72,7 @@ def transcribe_many(
 
 def _shared(model: str | Path, device: str | torch.device, dtype: str | torch.dtype) -> Recogniser:
     """The one recogniser of a model, loaded where it is not there yet; others wait meanwhile."""
-    model, device, dtype = str(model), chosen_device(device), dtype_name(dtype)
+    model, device, dtype = str(model), find_device(device), dtype_name(dtype)
     with _lock:
         # A hub name is not looked up at every call.
         folder = locate(model).resolve() if model in EMBEDDED or Path(model).is_dir() else None

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
+from speechmtp.batching import batches_by_size
 from speechmtp.errors import DataError
 from speechmtp.types import Result, Trace, sum_traces
 
-BATCH = 16  # parts decoded together
 HELD = 256  # parts heard before any is decoded: enough to sort, and their memories stay below a gigabyte
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ class Part(Protocol):
 P = TypeVar("P", bound=Part)
 
 
-def joined(parts: Sequence[Part], results: Sequence[Result], seconds: float) -> Transcript:
+def join_parts(parts: Sequence[Part], results: Sequence[Result], seconds: float) -> Transcript:
     """The transcript of a recording's parts, in order; a single part's trace is kept as it is."""
     segments, start = [], 0.0
     for part, result in zip(parts, results):
@@ -116,16 +116,16 @@ def _together(traces: Sequence[Trace]) -> Trace:
     return replace(sum_traces(traces), flags=tuple(sorted(flags)), gaps=gaps, logprobs=logprobs)
 
 
-def held(items: Iterable[T], parts: Callable[[T], int], most: int = HELD) -> Iterator[list[T]]:
-    """Items gathered until they have at least `most` parts. What is raised instead of an item comes behind those before
-    it."""
+def gather(items: Iterable[T], parts: Callable[[T], int], min_parts: int = HELD) -> Iterator[list[T]]:
+    """Lists of items that have at least `min_parts` parts together. What is raised instead of an item comes behind the
+    items before it."""
     found: list[T] = []
     size = 0
     try:
         for item in items:
             found.append(item)
             size += parts(item)
-            if size >= most:
+            if size >= min_parts:
                 full, found, size = found, [], 0
                 yield full
     except Exception:
@@ -142,10 +142,8 @@ def decode_recordings(
     """Recordings of parts, decoded in batches of at most `batch` parts of like size. `note` is told after every batch
     how many more seconds are done."""
     parts = [part for recording in recordings for part in recording]
-    order = sorted(range(len(parts)), key=lambda i: parts[i].size)
-    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
     found: dict[int, tuple[int, Result]] = {}
-    for number, rows in enumerate(batches):
+    for number, rows in enumerate(batches_by_size([part.size for part in parts], batch)):
         results = decode([parts[i] for i in rows])
         found |= {i: (number, result) for i, result in zip(rows, results)}
         if note is not None:
@@ -155,7 +153,7 @@ def decode_recordings(
         mine = [found[i] for i in range(first, first + len(recording))]
         first += len(recording)
         seconds = sum({number: result.seconds for number, result in mine}.values())
-        whole.append(joined(recording, [result for _, result in mine], seconds))
+        whole.append(join_parts(recording, [result for _, result in mine], seconds))
     return whole
 
 
@@ -164,7 +162,7 @@ def decode_each(
     note: Note | None = None,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
     """Transcripts of what is heard, in order, some `HELD` parts at a time; errors stay in their places."""
-    for group in held(heard, lambda one: 1 if isinstance(one, DataError) else max(1, len(one))):
+    for group in gather(heard, lambda one: 1 if isinstance(one, DataError) else max(1, len(one))):
         recordings = [one for one in group if not isinstance(one, DataError)]
         done = iter(decode_recordings(recordings, decode, batch, note))
         for one in group:

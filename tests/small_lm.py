@@ -16,7 +16,7 @@ LINES = [
 
 
 def write_lm(folder: Path, family: str = "llama", bos: bool = True, tied: bool = True) -> Path:
-    """A model of 2 layers; with `prompt_tokens` its tokenizer puts <s> before a text."""
+    """A model of 2 layers; with `bos` its tokenizer puts <s> before a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 

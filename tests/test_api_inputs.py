@@ -16,7 +16,7 @@ import torch
 
 import speechmtp
 from speechmtp import api
-from speechmtp.api import Recogniser, chosen_device
+from speechmtp.api import Recogniser, find_device
 from speechmtp.audio.io import read_audio
 from speechmtp.bundle import save_bundle
 from speechmtp.decoding.strategies import parse_strategy
@@ -137,8 +137,8 @@ def test_every_kind_of_audio_is_the_same_text(default: Recogniser) -> None:
 def test_the_device_that_nobody_chose(default: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
     for works in (True, False):
         monkeypatch.setattr(api, "has_cuda", lambda: works)  # noqa: B023
-        assert chosen_device("auto") == ("cuda" if works else "cpu")
-        assert chosen_device("cpu") == "cpu"
+        assert find_device("auto") == ("cuda" if works else "cpu")
+        assert find_device("cpu") == "cpu"
     assert repr(default) == f"Recogniser(default on cpu, float32, heads {', '.join(default.bundle.heads)})"
     monkeypatch.undo()
     assert api.has_cuda() in (False, torch.cuda.is_available())

@@ -20,7 +20,7 @@ from speechmtp.bundle import load_without_heads
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.progress import Told
-from speechmtp.transcripts import Transcript, decode_each, decode_recordings, held, joined
+from speechmtp.transcripts import Transcript, decode_each, decode_recordings, gather, join_parts
 from speechmtp.types import Result, Trace
 
 RATE = 16000
@@ -94,7 +94,7 @@ def test_errors_stay_in_their_places() -> None:
 
 
 def whole_of(*results: Result) -> Transcript:
-    return joined(parts(*[1.0] * len(results)), results, 0.0)
+    return join_parts(parts(*[1.0] * len(results)), results, 0.0)
 
 
 def test_parts_draw_by_keys_of_their_own(recogniser: Recogniser) -> None:
@@ -145,7 +145,7 @@ def test_only_so_many_parts_are_held() -> None:
             read.append(size)
             yield [0] * size
 
-    groups = held(items(), len, 3)
+    groups = gather(items(), len, 3)
     assert (list(map(len, next(groups))), read) == ([1, 2], [1, 2])
     assert [list(map(len, group)) for group in groups] == [[1, 5], [1]]
 

@@ -8,38 +8,39 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from speechmtp.batching import ROWS
 from speechmtp.cli.options import (
+    add_data_argument,
     add_data_options,
     add_draft_options,
+    add_model_option,
+    add_out_option,
     add_run_options,
     add_sampling_options,
     add_speech_options,
-    check_strategies,
-    noise_key_of,
-    open_recogniser,
+    add_strategy_options,
     sampling_names,
     sampling_of,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.models.bases.names import SPEECH_MODEL
-from speechmtp.transcripts import BATCH
-from speechmtp.types import Trace, sum_traces
+
+if TYPE_CHECKING:
+    from speechmtp.types import Trace
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp decode`."""
-    parser.add_argument("model", metavar="MODEL", help=SPEECH_MODEL)
-    parser.add_argument("data_dir", metavar="DATA_DIR", help="Kaldi data directory")
-    parser.add_argument("--strategy", metavar="NAME", help="name or name:option=value,... (default: the model's)")
-    parser.add_argument("--depth", help="the strategy's depth")
-    parser.add_argument("--theta", help="the strategy's threshold")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for text, trace.json and config.yaml")
+    add_data_argument(parser, "Kaldi data directory")
+    add_model_option(parser, SPEECH_MODEL)
+    add_strategy_options(parser)
+    add_out_option(parser, "folder for text, trace.json and config.yaml")
     parser.add_argument("--nj", type=int, default=1, metavar="N", help="parallel jobs (default 1)")
     parser.add_argument("--cmd", metavar="LAUNCHER", help="run the jobs through recipes/run.py or slurm.py")
     parser.add_argument("--shard", metavar="I/N", help=argparse.SUPPRESS)
-    add_run_options(parser, BATCH)
+    add_run_options(parser, ROWS)
     add_draft_options(parser)
     add_sampling_options(parser)
     add_speech_options(parser)
@@ -48,15 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decodes here, or in `--nj` jobs whose results are joined."""
+    from speechmtp.cli.checks import check_strategies, open_recogniser
     from speechmtp.config import read_yaml
     from speechmtp.data.kaldi import DataDir, read_data_dir
     from speechmtp.decoding.strategies import parse_strategy
 
-    strategy = chosen_strategy(args) if args.strategy else None  # a wrong one is told before anything is loaded
+    strategy = find_strategy(args) if args.strategy else None  # a wrong one is told before anything is loaded
     sampling_of(args)
     if args.nj < 1:
         raise ConfigError(f"--nj {args.nj}: expected 1 or more")
-    data = read_data_dir(args.data_dir, args.root, need_text=False, allow_pipes=args.allow_pipes)
+    data = read_data_dir(args.data, args.root, need_text=False, allow_pipes=args.allow_pipes)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     if args.nj > 1:
@@ -65,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
         strategy, args.device = parse_strategy(str(settings["strategy"])), settings["device"]  # fitted, found
     else:
         recogniser = open_recogniser(args)
-        [strategy] = check_strategies(
-            [chosen_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc
-        )
+        [strategy] = check_strategies([find_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc)
         if args.shard:
             part, parts = (int(x) for x in args.shard.split("/"))
             data = DataDir(data.path, data.utterances[part - 1 :: parts])
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def chosen_strategy(args: argparse.Namespace, recogniser: Any = None) -> Any:
+def find_strategy(args: argparse.Namespace, recogniser: Any = None) -> Any:
     """The strategy of --strategy, --depth and --theta; without --strategy the model's own."""
     from speechmtp.decoding.strategies import make_strategy, parse_strategy
 
@@ -86,6 +86,8 @@ def chosen_strategy(args: argparse.Namespace, recogniser: Any = None) -> Any:
 
 
 def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace) -> dict[str, Any]:
+    from speechmtp.listening import noise_key_of
+
     ids = [u.id for u in data.utterances]
     found = recogniser.transcribe_many(
         [partial(u.load, recogniser.rate, args.allow_pipes) for u in data.utterances], recogniser.rate, strategy,
@@ -101,15 +103,15 @@ def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace)
     }  # fmt: skip
 
 
-def _counts(trace: Trace) -> dict[str, Any]:
+def _counts(trace: "Trace") -> dict[str, Any]:
     """What a trace counts, without figures of single tokens."""
     return {key: value for key, value in vars(trace).items() if key not in ("gaps", "logprobs")}
 
 
 def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """The same command once a job, each on its share of the utterances."""
-    command = [sys.executable, "-m", "speechmtp.cli.main", "decode", args.model, args.data_dir]
-    for name in ("strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root", "draft_model",
+    command = [sys.executable, "-m", "speechmtp.cli.main", "decode", args.data]
+    for name in ("model", "strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root", "draft_model",
                  "language", *sampling_names()):  # fmt: skip
         if (value := getattr(args, name)) is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
@@ -165,6 +167,7 @@ def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strateg
     from speechmtp.cli.warnings import warn_of
     from speechmtp.config import write_yaml
     from speechmtp.data.tables import write_table
+    from speechmtp.types import Trace, sum_traces
 
     write_table(out / "text", {name: entry["text"] for name, entry in entries.items()})
     total = sum_traces(Trace(**entry["trace"]) for entry in entries.values())
@@ -172,8 +175,8 @@ def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strateg
     totals |= {"tokens_per_call": total.tokens_per_call, "mean_acceptance_length": total.mean_acceptance_length}
     trace = {"totals": totals, "utterances": dict(sorted(entries.items()))}
     (out / "trace.json").write_text(json.dumps(trace, indent=1) + "\n")
-    kept = ("model", "data_dir", "batch_size", "device", "dtype", "seed", "threads")
-    settings = {key: getattr(args, key) for key in kept}
+    names = ("model", "data", "batch_size", "device", "dtype", "seed", "threads")
+    settings = {"data_dir" if name == "data" else name: getattr(args, name) for name in names}
     settings |= {"heads": args.heads} if args.heads else {}
     more = ("ctc", "draft_model", "drafts", "language", "task")
     settings |= {key: value for key in more if (value := getattr(args, key))}

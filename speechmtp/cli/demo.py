@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechmtp.cli.options import add_run_options, check_strategies, open_recogniser
+from speechmtp.cli.options import add_run_options
 from speechmtp.models.bases.names import SPEECH_MODEL
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints the real recording's text, the spelled examples by every strategy, their table and the next commands."""
     import speechmtp
+    from speechmtp.cli.checks import open_recogniser
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.decoding.strategies import parse_strategies
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     _show_spelled(args, recogniser, strategies, read_data_dir(folder, folder))
     print(
         f"\nNext:\n  {sys.argv[0]} transcribe recording.wav\n      your own recording, of any length\n"
-        f"  {sys.argv[0]} compare {args.model} DATA_DIR --strategies all --out cmp\n      a Kaldi data directory\n"
+        f"  {sys.argv[0]} compare DATA --model {args.model} --strategies all --out cmp\n      a Kaldi data directory\n"
         "  cd egs/an4/asr1 && ./run.sh --data-args '--download true'\n"
         "      train the model yourself, from raw corpus to table (or SPEECHMTP_CORPORA=FOLDER ./run.sh)"
     )
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _strategies(recogniser: "Recogniser", wanted: list["Strategy"]) -> list["Strategy"]:
     """What the spelled examples are decoded by: what was asked for, else those of `SHOWN` that the model can."""
+    from speechmtp.cli.checks import check_strategies
+
     runner, ctc = recogniser.runner, recogniser.has_ctc
     chosen = check_strategies(wanted, runner, with_references=True, with_ctc=ctc)
     return chosen or [strategy for strategy in runner.usable(ctc) if strategy.name in SHOWN]
@@ -78,16 +81,15 @@ def _show_spelled(
     args: argparse.Namespace, recogniser: "Recogniser", strategies: list["Strategy"], data: "DataDir"
 ) -> None:
     """The texts of every strategy on the spelled examples, and the table that compares them."""
-    from speechmtp.cli.compare import footnote, table_columns, table_rows
-    from speechmtp.cli.options import listen_all
     from speechmtp.decoding.sampling import SamplingConfig
     from speechmtp.evaluation.comparison import run_comparison
-    from speechmtp.evaluation.evaluation_sets import SpeechSubject
+    from speechmtp.evaluation.evaluation_sets import SpeechEvaluationSet, encode_all
+    from speechmtp.evaluation.tables import comparison_columns, comparison_footnote, comparison_rows
     from speechmtp.scoring.tables import render_text
 
-    requests, seconds = listen_all(recogniser, data, False)
-    subject = SpeechSubject(recogniser, requests, seconds, data.transcripts())
-    done = run_comparison(subject, strategies, args.batch_size, SamplingConfig(seed=args.seed))
+    requests, seconds = encode_all(recogniser, data, False)
+    evaluation_set = SpeechEvaluationSet(recogniser, requests, seconds, data.transcripts())
+    done = run_comparison(evaluation_set, strategies, args.batch_size, SamplingConfig(seed=args.seed))
     files = [utterance.audio for utterance in data.utterances]
     texts = {
         one.label: list(recogniser.transcribe_many(files, strategy=one, batch=args.batch_size))
@@ -99,4 +101,5 @@ def _show_spelled(
         print(f"\n{Path(utterance.audio).name}: said {utterance.text}")
         for label, transcripts in texts.items():
             print(f"  {label:{width}}  {transcripts[number]}")
-    print("\n" + render_text(table_rows(done.rows), table_columns(done.rows)) + "\n" + footnote(done.rows))
+    print("\n" + render_text(comparison_rows(done.rows), comparison_columns(done.rows)))
+    print(comparison_footnote(done.rows))

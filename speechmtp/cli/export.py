@@ -3,30 +3,31 @@
 import argparse
 from pathlib import Path
 
+from speechmtp.cli.options import add_ctc_option, add_head_options, add_model_option, add_out_option
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.models.bases.names import MODEL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp export`."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL)
-    parser.add_argument("--out", required=True, metavar="DIR", help="new model folder")
+    add_model_option(parser)
+    add_out_option(parser, "new model folder")
     parser.add_argument("--storage", choices=("int8", "uint8", "float32"), default="int8",
                         help="int8 (default): 8-bit integers with a float32 scale a row; uint8: weights that were "
                         "published as unsigned integers, bit for bit, and float16 for others")  # fmt: skip
-    parser.add_argument("--ctc", metavar="DIR", default="", help="a CTC draft head to put into the folder")
-    parser.add_argument("--heads", action="append", metavar="NAME|DIR", default=[],
-                        help="a head set to put into the folder; may be repeated (default: its own)")  # fmt: skip
+    add_ctc_option(parser, "a CTC draft head to put into the folder (default: the model's own `ctc/`)")
+    add_head_options(parser)
     parser.add_argument("--card", metavar="FILE", help="model card to put in place of the model's own")
 
 
 def run(args: argparse.Namespace) -> int:
     """Loads, writes, says how large it is."""
     from speechmtp.bundle import load_bundle, save_bundle
+    from speechmtp.cli.checks import check_heads
 
     out = Path(args.out)
     if (out / "config.yaml").exists():
         raise ConfigError(f"--out {out}: holds a model already; remove it or give another folder")
+    check_heads(args.model, args.heads)
     bundle = load_bundle(args.model, heads=args.heads, ctc=args.ctc)
     if args.card:
         try:

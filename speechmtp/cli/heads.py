@@ -1,49 +1,37 @@
 """head sets: those that a model has (`heads list`), and what each would accept on your data (`heads report`)"""
 
 import argparse
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from speechmtp.cli.head_report import ROWS, judged, places, summary_of, write_report
 from speechmtp.cli.options import (
+    add_data_argument,
     add_data_options,
     add_head_options,
+    add_model_option,
+    add_out_option,
     add_run_options,
-    batches,
-    check_data,
-    listen_all,
-    open_recogniser,
+    add_text_options,
+    settings_of,
 )
 from speechmtp.errors import ConfigError
-from speechmtp.models.bases.names import MODEL
-
-if TYPE_CHECKING:
-    from speechmtp.api import Recogniser
-    from speechmtp.data.kaldi import DataDir
-    from speechmtp.types import Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp heads`."""
-    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, help="what is asked of the head sets")
     shown = kinds.add_parser("list", help="the head sets of a model and of other folders")
-    shown.add_argument("model", metavar="MODEL", help=MODEL)
+    add_model_option(shown)
     add_head_options(shown)
     report = kinds.add_parser("report", help="acceptance per depth and tokens per call, predicted by one pass")
-    report.add_argument("model", metavar="MODEL", help=MODEL)
-    report.add_argument("data", metavar="DATA", help="Kaldi data directory; for a text LM a text file, a text a line")
+    add_data_argument(report, "Kaldi data directory; for a text LM a text file, a text a line")
+    add_model_option(report)
     report.add_argument("--reference", choices=("ar", "text"), default="ar",
-                        help="judge on what `ar` says, decoded once and kept (default), "
+                        help="judge on what `ar` says, decoded once and stored (default), "
                         "or on transcripts, the text itself (biased)")  # fmt: skip
-    report.add_argument("--prompt-tokens", type=int, metavar="N",
-                        help="text LM: the first tokens of each text are its prompt (default 8)")  # fmt: skip
-    report.add_argument("--max-new-tokens", type=int, metavar="N",
-                        help="text LM: tokens that `ar` goes on for, at most (default 64)")  # fmt: skip
-    report.add_argument("--out", metavar="DIR", help="folder for the report and the kept tokens (default: "
-                        "in `report` of the first head folder)")  # fmt: skip
+    add_out_option(report, "folder for the report and the stored tokens (default: in `report` of the first head "
+                   "folder)", required=False)  # fmt: skip
     add_run_options(report)
     add_data_options(report)
+    add_text_options(report)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,85 +40,45 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from speechmtp.bundle import load_without_heads
-    from speechmtp.heads.folder import find_heads, own_heads, trunk_digest
-    from speechmtp.scoring.tables import Column, render_text
+    from speechmtp.cli.checks import check_heads
+    from speechmtp.evaluation.head_list import HEAD_COLUMNS, list_heads
+    from speechmtp.scoring.tables import render_text
 
-    bundle = load_without_heads(args.model)
-    folder, owner = bundle.folder, bundle.model
-    folders = own_heads(folder)
-    others = [path for path in find_heads(folder, args.heads).values() if path not in folders.values()]
-    if not folders and not others:
+    check_heads(args.model, args.heads)
+    rows = list_heads(args.model, args.heads)
+    if rows:
+        print(render_text(rows, HEAD_COLUMNS), end="")
+    else:
         print(f"{args.model}: no heads; train some, or name head folders with --heads")
-        return 0
-    digest = trunk_digest(owner)
-    rows = [_described(path, name, digest) for name, path in folders.items()]
-    rows += [_described(path, str(path), digest) for path in others]
-    plain = ("name", "family", "depth", "taps", "parameters", "shortlist", "size_on_disk", "base")
-    columns = [*map(Column, plain), Column("fits", "trained on this trunk")]
-    print(render_text(rows, columns), end="")
     return 0
-
-
-def _described(folder: Path, name: str, digest: str) -> dict[str, Any]:
-    """A row of the list, from the files alone: heads of another trunk may not fit this one."""
-    from speechmtp.config import load_config
-    from speechmtp.heads.folder import HeadFolderConfig, stored_parameters
-
-    config = load_config(HeadFolderConfig, folder / "config.yaml")
-    heads, weights = config.heads, folder / "heads.safetensors"
-    parameters = stored_parameters(weights)
-    size = sum(path.stat().st_size for path in (weights, folder / "config.yaml"))
-    return {
-        "name": name, "family": heads.kind, "depth": heads.depth, "taps": list(config.taps), "parameters": parameters,
-        "shortlist": heads.shortlist or None, "size_on_disk": f"{size / 1e6:.2f} MB", "base": config.base or None,
-        "fits": config.trunk_sha256 == digest,
-    }  # fmt: skip
 
 
 def _report(args: argparse.Namespace) -> int:
-    from speechmtp.bundle import reads_text
-    from speechmtp.cli.heads_text import text_summary
+    from speechmtp.cli.checks import check_text_options, prepare_run
+    from speechmtp.evaluation.head_report import (
+        head_folders,
+        report_folder,
+        report_footnote,
+        report_heads,
+        report_tables,
+        write_head_report,
+    )
+    from speechmtp.evaluation.reference_outputs import write_problem
+    from speechmtp.scoring.tables import render_text
 
-    text = reads_text(args.model)
-    if not text and (args.prompt_tokens is not None or args.max_new_tokens is not None):
-        raise ConfigError(
-            f"--prompt-tokens, --max-new-tokens: are for a text LM, and {args.model} is a speech model; leave them out"
-        )
-    check_data(args.model, [args.data], text)
-    summary, out = (text_summary if text else _summary)(args)
-    write_report(summary, out)
+    check_text_options(args)
+    prepare_run(args)
+    folders = head_folders(args.model, args.heads)
+    if not folders:
+        raise ConfigError(f"heads: {args.model} has no heads; train some, or give a head folder with --heads")
+    folder = report_folder(args.data, folders, args.out or "")
+    if problem := write_problem(folder):
+        raise ConfigError(f"{folder}: cannot be written ({problem}); give a folder with --out")
+    report = report_heads(settings_of(args), args.reference, args.out or "", args.batch_size)
+    for headline, rows, columns in report_tables(report.summary):
+        print(f"{headline}\n{render_text(rows, columns)}")
+    print(report_footnote(report.summary))
+    if problem := write_head_report(report):
+        print(f"no picture: {problem}")
+    print(f"report: {report.folder}")
     return 0
-
-
-def _summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    """The figures of a speech model's head sets, and the folder for them."""
-    from speechmtp.data.kaldi import read_data_dir
-
-    recogniser = open_recogniser(args)
-    recogniser.heads_named()  # one at least
-    folders = recogniser.bundle.head_folders
-    out, kept = places(args, folders)
-    data = read_data_dir(args.data, args.root, need_text=args.reference == "text", allow_pipes=args.allow_pipes)
-    requests, _ = listen_all(recogniser, data, args.allow_pipes)
-    tokens, source = _reference(args, recogniser, data, requests, kept)
-    prompts = {name: one.prompt for name, one in requests.items()}
-    groups = list(batches(list(requests), requests, max(args.batch_size, ROWS)))
-    trunk = recogniser.bundle.model.trunk
-    found = [
-        judged(trunk, h, name, folders[name], prompts, tokens, groups) for name, h in recogniser.bundle.heads.items()
-    ]
-    return summary_of(args, tokens, source, recogniser.dtype, recogniser.device, found), out
-
-
-def _reference(
-    args: argparse.Namespace, recogniser: "Recogniser", data: "DataDir", requests: Mapping[str, "Request"],
-    kept: list[Path],
-) -> tuple[dict[str, list[int]], str]:  # fmt: skip
-    """The outputs to judge on, and where they are from."""
-    from speechmtp.cli.reference import plain_tokens, text_tokens
-
-    if args.reference == "text":
-        return text_tokens(recogniser, requests, data.transcripts()), f"{args.data}/text"
-    tokens, known = plain_tokens(recogniser, requests, args.batch_size, kept[0], kept[1:])
-    return tokens, "kept tokens" if known else "decoded now"

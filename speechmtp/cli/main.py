@@ -3,7 +3,7 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from speechmtp.errors import SpeechMTPError
 
@@ -23,29 +23,34 @@ VERBS = {
 }
 
 
+def build_parser(verbs: Collection[str]) -> argparse.ArgumentParser:
+    """The parser of the command line, with the options of some verbs; the files of the others are not imported."""
+    parser = argparse.ArgumentParser(prog="speechmtp", description="Speech LLMs that predict several tokens at once.")
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
+    found = parser.add_subparsers(dest="verb", metavar="VERB", help="what to do; `VERB --help` says more")
+    for name, summary in VERBS.items():
+        sub = found.add_parser(name, help=summary, description=summary)
+        if name in verbs:
+            importlib.import_module(f"speechmtp.cli.{name}").add_arguments(sub)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; a user's mistake is one line on stderr and exit code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    chosen = arguments[0] if arguments and arguments[0] in VERBS else None
-    parser = argparse.ArgumentParser(prog="speechmtp", description="Speech LLMs that predict several tokens at once.")
-    parser.add_argument("--version", action="store_true", help="print the version and stop")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    for name, summary in VERBS.items():
-        sub = verbs.add_parser(name, help=summary, description=summary)
-        if name == chosen:
-            module = importlib.import_module(f"speechmtp.cli.{name}")
-            module.add_arguments(sub)
+    verb = arguments[0] if arguments and arguments[0] in VERBS else None
+    parser = build_parser([verb] if verb else [])
     args = parser.parse_args(arguments)
     if args.version:
         from speechmtp import __version__
 
         print(f"speechmtp {__version__}")
         return 0
-    if chosen is None:
+    if verb is None:
         parser.print_help()
         return 2
     try:
-        return int(module.run(args))
+        return int(importlib.import_module(f"speechmtp.cli.{verb}").run(args))
     except SpeechMTPError as error:
         print(f"speechmtp: error: {error}", file=sys.stderr)
         return 2

@@ -1,38 +1,50 @@
-"""Options that several verbs share, and what they mean."""
+"""Options that several verbs share. Nothing heavy is loaded here: help texts come from these files."""
 
 import argparse
-import random
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechmtp.errors import ConfigError
+from speechmtp.evaluation.settings import MAX_NEW_TOKENS, PROMPT_TOKENS
+from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
-    from speechmtp.api import Recogniser
-    from speechmtp.data.kaldi import DataDir
-    from speechmtp.decoding.runner import Runner
     from speechmtp.decoding.sampling import SamplingConfig
-    from speechmtp.decoding.strategies import Strategy
-    from speechmtp.types import Request
+    from speechmtp.evaluation.settings import EvaluationSettings
 
 
-PROMPT_TOKENS, MAX_NEW_TOKENS = 32, 32  # tokens of a text that a text LM goes on behind, and that it may add
+def add_model_option(parser: argparse.ArgumentParser, accepted: str = MODEL, required: bool = False) -> None:
+    """--model: `default` where it is not required."""
+    text = accepted if required else f"{accepted}; without it default"
+    parser.add_argument("--model", metavar="MODEL", default=None if required else "default", required=required,
+                        help=text)  # fmt: skip
+
+
+def add_data_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """DATA, the data that a verb reads."""
+    parser.add_argument("data", metavar="DATA", help=text)
+
+
+def add_out_option(parser: argparse.ArgumentParser, text: str, required: bool = True) -> None:
+    """--out, the folder that a verb writes."""
+    parser.add_argument("--out", required=required, metavar="DIR", help=text)
 
 
 def add_run_options(parser: argparse.ArgumentParser, batch_size: int = 1) -> None:
-    """--heads, --ctc, --allow-stale-heads, --batch-size, --device, --dtype, --seed, --threads."""
+    """--heads, --ctc, --drafts, --allow-stale-heads, --batch-size, --device, --threads, --dtype, --seed."""
     add_head_options(parser)
-    parser.add_argument("--ctc", metavar="DIR", default="", help="a CTC draft head (default: the model's own `ctc/`)")
+    add_ctc_option(parser, "a CTC draft head (default: the model's own `ctc/`)")
     parser.add_argument("--drafts", choices=("float32", "int8"), default="",
                         help="how heads compute: int8 is fast on a CPU (default: as the model says)")  # fmt: skip
     parser.add_argument("--allow-stale-heads", action="store_true", help="use heads that were trained on another trunk")
     parser.add_argument("--batch-size", type=int, default=batch_size, metavar="B",
                         help="rows decoded together (default %(default)s)")  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda:1, ...")
+    add_device_options(parser)
     parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or float64")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """--device, --threads."""
+    parser.add_argument("--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda:1, ...")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
 
 
@@ -43,9 +55,14 @@ def add_head_options(parser: argparse.ArgumentParser) -> None:
                         "(without it: all of the model's own)")  # fmt: skip
 
 
+def add_ctc_option(parser: argparse.ArgumentParser, text: str) -> None:
+    """--ctc."""
+    parser.add_argument("--ctc", metavar="DIR", default="", help=text)
+
+
 def add_draft_options(parser: argparse.ArgumentParser) -> None:
     """--draft-model."""
-    parser.add_argument("--draft-model", metavar="DIR", default="",
+    parser.add_argument("--draft-model", metavar="MODEL", default="",
                         help="a smaller model of the same vocabulary, for strategies that draft with one")  # fmt: skip
 
 
@@ -82,21 +99,33 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
                         help=f"text LM: tokens that it may add (default {MAX_NEW_TOKENS})")  # fmt: skip
 
 
+def add_strategy_options(parser: argparse.ArgumentParser) -> None:
+    """--strategy, --depth, --theta."""
+    parser.add_argument("--strategy", metavar="NAME", help="name or name:option=value,... (default: the model's)")
+    parser.add_argument("--depth", metavar="D", help="the strategy's depth")
+    parser.add_argument("--theta", metavar="T", help="the strategy's threshold")
+
+
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """--root, --allow-pipes."""
     parser.add_argument("--root", metavar="DIR", help="root of relative audio paths (default: SPEECHMTP_CORPORA)")
     parser.add_argument("--allow-pipes", action="store_true", help="run the commands of wav.scp")
 
 
-def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """--resume, --device, --threads, --storage, key=value, and those of `add_data_options`: of draft heads."""
+def add_loop_options(parser: argparse.ArgumentParser) -> None:
+    """--resume, --device, --threads, key=value: of every training."""
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument("--storage", choices=("float32", "int8"), default="float32", help="how weights are stored")
+    add_device_options(parser)
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's"
     )
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Those of `add_loop_options` and `add_data_options`, and --storage: of trainings on audio."""
+    add_loop_options(parser)
+    parser.add_argument("--storage", choices=("float32", "int8"), default="float32",
+                        help="how weights are stored (default float32)")  # fmt: skip
     add_data_options(parser)
 
 
@@ -108,84 +137,11 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
                         help="of a multilingual model: translate is into English (default: its folder's)")  # fmt: skip
 
 
-def check_data(model: str, data: Sequence[str], reads_text: bool) -> None:
-    """Refuse a text file given to a speech model, and a folder given to a model that reads text."""
-    for name in data:
-        if not reads_text and Path(name).is_file():
-            raise ConfigError(f"{name}: a file, and {model} is a speech model; give a Kaldi data directory")
-        if reads_text and Path(name).is_dir():
-            raise ConfigError(f"{name}: a folder, and {model} is a text LM; give a text file, a text a line")
+def settings_of(args: argparse.Namespace) -> "EvaluationSettings":
+    """The model and the data that the options name, and how the model computes."""
+    from dataclasses import fields
 
+    from speechmtp.evaluation.settings import EvaluationSettings
 
-def prepare_run(args: argparse.Namespace) -> None:
-    """Check the options of `add_run_options`, find the device, and set threads and seed."""
-    import torch
-
-    from speechmtp.api import chosen_device
-
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch-size {args.batch_size}: expected 1 or more")
-    if args.threads < 0:
-        raise ConfigError(f"--threads {args.threads}: expected 0 or more")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.device = chosen_device(args.device)
-    random.seed(args.seed)
-    torch.manual_seed(args.seed)
-
-
-def open_recogniser(args: argparse.Namespace) -> "Recogniser":
-    """The model that the options ask for, with threads and seed set."""
-    from speechmtp.api import load
-
-    prepare_run(args)
-    draft = getattr(args, "draft_model", "")
-    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads, draft, args.ctc, args.drafts)
-
-
-def check_strategies(
-    strategies: Sequence["Strategy"], runner: "Runner", with_references: bool = False, with_ctc: bool = True,
-    with_previous: bool = False,
-) -> list["Strategy"]:  # fmt: skip
-    """Refuse now what the model cannot do, before any audio is read; drafts of a length that nobody chose are made
-    as long as the heads can."""
-    for strategy in strategies:
-        if "reference" in strategy.needs and not with_references:
-            raise ConfigError(f"strategy {strategy.name}: needs `ar`'s output first; use speechmtp compare")
-        if "ctc" in strategy.needs and not with_ctc:
-            raise ConfigError(f"strategy {strategy.name}: needs a CTC head, and the model has none; choose another")
-        if "previous" in strategy.needs and not with_previous:
-            raise ConfigError(f"strategy {strategy.name}: needs a pass before over the same audio; choose another")
-    return [runner.prepared(strategy) for strategy in strategies]
-
-
-def noise_key_of(name: str) -> int:
-    """What an utterance's noise is named by: the same in every set, batch and job that it is decoded in."""
-    return zlib.crc32(name.encode())
-
-
-def listen_all(
-    recogniser: "Recogniser", data: "DataDir", allow_pipes: bool, label: str = "listening", language: str = "",
-    task: str = "",
-) -> tuple[dict[str, "Request"], float]:  # fmt: skip
-    """Every utterance through features and encoder, alone, with noise of its own name; and the seconds from audio file
-    to prompt."""
-    import time
-    from dataclasses import replace
-
-    from speechmtp.progress import track
-
-    requests: dict[str, Request] = {}
-    began = time.perf_counter()
-    for utterance in track(data.utterances, label):
-        audio = utterance.load(recogniser.rate, allow_pipes)
-        request = recogniser.listen(audio, f"{data.path}/{utterance.origin}: {utterance.id}", language, task)
-        requests[utterance.id] = replace(request, noise_key=noise_key_of(utterance.id))
-    return requests, time.perf_counter() - began
-
-
-def batches(names: Sequence[str], requests: Mapping[str, "Request"], size: int) -> Iterator[list[str]]:
-    """Utterances by the size of their prompts, `size` at a time."""
-    ordered = sorted(names, key=lambda name: (requests[name].size, name))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+    names = [field.name for field in fields(EvaluationSettings)]
+    return EvaluationSettings(**{name: getattr(args, name) for name in names if hasattr(args, name)})

@@ -2,7 +2,7 @@
 
 Joins by utterance id. The exit code is 1 when hypotheses are missing or extra without permission, or when
 a table is defective (a duplicate id, for instance); the files are written and the line printed in the first
-two cases, so that the damage can be looked at. DATA_DIR needs `text`, and `utt2spk` is used where it is.
+two cases, so that the damage can be looked at. DATA needs `text`, and `utt2spk` is used where it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp score`."""
-    parser.add_argument("data_dir", metavar="DATA_DIR", help="Kaldi data directory with the reference text")
+    parser.add_argument("data", metavar="DATA", help="Kaldi data directory with the reference text")
     parser.add_argument("hyp", metavar="HYP_TEXT", help="hypotheses, a Kaldi text file")
     parser.add_argument(
         "--out",
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Scores, prints, writes; 0, or 1 for defective input or mismatches that were not allowed."""
     if args.seed < 0:
         raise ConfigError(f"--seed: {args.seed}, a number of 0 or more expected")
-    paths = [Path(args.data_dir) / "text", Path(args.hyp)]
+    paths = [Path(args.data) / "text", Path(args.hyp)]
     if args.against is not None:
         paths.append(Path(args.against))
     for path in paths:
@@ -80,8 +80,8 @@ def _score(args: argparse.Namespace) -> int:
     from speechmtp.data.tables import read_table
     from speechmtp.scoring.report import wer_interval, write_report
 
-    refs = read_table(Path(args.data_dir) / "text")
-    speaker_table = Path(args.data_dir) / "utt2spk"
+    refs = read_table(Path(args.data) / "text")
+    speaker_table = Path(args.data) / "utt2spk"
     speakers = read_table(speaker_table) if speaker_table.exists() else None
     report = _report(args, refs, Path(args.hyp))
     interval = wer_interval(report, args.seed, speakers)
@@ -136,7 +136,7 @@ def _compare(
     args: argparse.Namespace, refs: Mapping[str, str], report: Report, speakers: Mapping[str, str] | None
 ) -> list[str]:
     """Prints the comparison with the other system (the first of the two); what was wrong with its text."""
-    from speechmtp.scoring.compare import compare, comparison_lines, read_system, system_of
+    from speechmtp.scoring.compare import compare, comparison_lines, read_system, scored_differently, system_of
 
     problems: list[str] = []
     if Path(args.against).is_dir():
@@ -145,7 +145,10 @@ def _compare(
         other_report = _report(args, refs, Path(args.against))
         other = system_of(other_report, str(args.against))
         problems.extend(f"{args.against}: {problem}" for problem in other_report.problems)
-    comparison = compare(other, system_of(report, str(args.hyp)), seed=args.seed, speakers=speakers, force=args.force)
+    own = system_of(report, str(args.hyp))
+    if not args.force and (problem := scored_differently(other, own)):
+        raise ConfigError(f"{problem}; score both alike, or pass --force")
+    comparison = compare(other, own, seed=args.seed, speakers=speakers, force=args.force)
     print(*comparison_lines(comparison), sep="\n")
     if args.out:
         content = json.dumps(comparison, indent=2, ensure_ascii=False) + "\n"

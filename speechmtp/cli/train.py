@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechmtp.cli.options import add_data_options
+from speechmtp.cli.options import add_out_option, add_training_options
 from speechmtp.cli.train_ctc import add_ctc_arguments, run_ctc
 from speechmtp.cli.train_finetune import add_finetune_arguments, run_finetune
 from speechmtp.cli.train_heads import add_heads_arguments, run_heads
@@ -20,28 +20,24 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train`."""
-    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, help="what is trained")
     tokens = kinds.add_parser("tokenizer", help="a sentencepiece model")
     tokens.add_argument("--text", required=True, metavar="FILE", help="Kaldi text, or plain text with --plain")
     tokens.add_argument("--plain", action="store_true", help="no utterance id before the sentence")
     tokens.add_argument("--vocab-size", type=int, required=True, metavar="N", help="pieces, with unk, bos and eos")
-    tokens.add_argument("--type", choices=("unigram", "bpe", "char"), default="unigram")
+    tokens.add_argument("--type", choices=("unigram", "bpe", "char"), default="unigram",
+                        help="kind of sentencepiece model (default unigram)")  # fmt: skip
     tokens.add_argument("--normalizer", default="kaldi-basic", help="applied first (default kaldi-basic)")
-    tokens.add_argument("--out", required=True, metavar="FILE")
+    tokens.add_argument("--out", required=True, metavar="FILE", help="the sentencepiece model that is written")
     asr = kinds.add_parser("asr", help="encoder, trunk and heads from Kaldi data directories")
-    asr.add_argument("--config", metavar="YAML", help="model and phases; with --base values of the fine-tuning")
-    asr.add_argument("--train", required=True, metavar="DIR", help="data directory to train on")
-    asr.add_argument("--dev", required=True, action="append", metavar="DIR",
-                     help="data directory on which checkpoints are chosen; with --base repeatable")  # fmt: skip
-    asr.add_argument("--out", required=True, metavar="EXP", help="folder of the experiment; the model is EXP/model")
-    asr.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
-    asr.add_argument("--device", default="cpu")
-    asr.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
-    asr.add_argument("--storage", choices=("float32", "int8"), default="float32", help="weights of EXP/model")
+    asr.add_argument("--config", metavar="YAML", help="model and phases; with --model values of the fine-tuning")
+    asr.add_argument("--train", required=True, metavar="DATA", help="data directory to train on")
+    asr.add_argument("--dev", required=True, action="append", metavar="DATA",
+                     help="data directory on which checkpoints are chosen; with --model repeatable")  # fmt: skip
+    add_out_option(asr, "folder of the experiment; the model is DIR/model")
     asr.add_argument("--check", action="store_true", help="read the configuration and stop")
-    asr.add_argument("overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's")
     add_finetune_arguments(asr)
-    add_data_options(asr)
+    add_training_options(asr)
     add_heads_arguments(kinds.add_parser("heads", help="multi-token heads for a trained model"))
     add_ctc_arguments(kinds.add_parser("ctc", help="a draft head that spells, for a pretrained recogniser"))
     add_lm_arguments(kinds.add_parser("lm", help="a causal language model from plain text"))
@@ -74,21 +70,19 @@ def _tokenizer(args: argparse.Namespace) -> int:
 
 
 def _asr(args: argparse.Namespace) -> int:
-    if args.base:
+    if args.model:
         return run_finetune(args)
     if args.keep or args.prompts:
-        raise ConfigError("train asr: --keep and --prompts go with a --base to fine-tune; give one or leave them out")
+        raise ConfigError("train asr: --keep and --prompts go with a --model to fine-tune; give one or leave them out")
     if not args.config:
-        raise ConfigError("train asr: no --config, and no --base to fine-tune; give one of them")
+        raise ConfigError("train asr: no --config, and no --model to fine-tune; give one of them")
     if len(args.dev) > 1:
         raise ConfigError("train asr: one --dev data directory expected; join them with data combine")
     return _scratch(args)
 
 
 def _scratch(args: argparse.Namespace) -> int:
-    import torch
-
-    from speechmtp.api import check_device
+    from speechmtp.cli.checks import check_device
     from speechmtp.config import load_config
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.training import distributed
@@ -98,11 +92,7 @@ def _scratch(args: argparse.Namespace) -> int:
     if args.check:
         print(f"{args.config}: {len(config.phases)} phases, {sum(p.steps for p in config.phases)} updates")
         return 0
-    check_device(args.device)
-    if args.threads < 0:
-        raise ConfigError(f"--threads {args.threads}: expected 0 or more")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    check_device(args)
     train, dev = (read_data_dir(d, args.root, allow_pipes=args.allow_pipes) for d in (args.train, args.dev[0]))
     out = Path(args.out)
     trained = train_asr(config, train, dev, out, args.resume, args.allow_pipes, args.device, _report)

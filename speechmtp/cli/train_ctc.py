@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechmtp.cli.options import add_training_options
+from speechmtp.cli.options import add_model_option, add_out_option, add_training_options
 from speechmtp.models.bases.names import MEMORY_MODEL
 
 if TYPE_CHECKING:
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train ctc`."""
-    parser.add_argument("--model", required=True, metavar="MODEL",
-                        help=MEMORY_MODEL)  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the head; a model's own is MODEL/ctc")
+    add_model_option(parser, MEMORY_MODEL, required=True)
+    add_out_option(parser, "folder of the head; a model's own is MODEL/ctc")
     parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
     parser.add_argument("--train", required=True, metavar="DATA", help="Kaldi data directory to train on")
     parser.add_argument("--dev", required=True, metavar="DATA", help="the same, to choose checkpoints on")

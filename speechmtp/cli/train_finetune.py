@@ -1,4 +1,4 @@
-"""`train asr --base`: a pretrained recogniser fine-tuned on Kaldi data directories"""
+"""`train asr --model`: a pretrained recogniser fine-tuned on Kaldi data directories"""
 
 import argparse
 import json
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `speechmtp train asr` that go with --base."""
-    parser.add_argument("--base", metavar="MODEL",
+    """Adds the options of `speechmtp train asr` that fine-tune a model."""
+    parser.add_argument("--model", metavar="MODEL",
                         help=f"fine-tune this instead: {MEMORY_MODEL}")  # fmt: skip
-    parser.add_argument("--keep", metavar="DIR", help="with --base: audio on which it is to say what it says now")
-    parser.add_argument("--prompts", metavar="FILE", help="with --base: keep the audio's memories here, for a next run")
+    parser.add_argument("--keep", metavar="DATA", help="with --model: audio on which it is to say what it says now")
+    parser.add_argument("--prompts", metavar="FILE",
+                        help="with --model: store what the encoder gives here, for a next run")  # fmt: skip
 
 
 def run_finetune(args: argparse.Namespace) -> int:
@@ -42,7 +43,7 @@ def run_finetune(args: argparse.Namespace) -> int:
     check_training(args)
     out, target = Path(args.out), distributed.own_device(args.device)
     rank, _ = distributed.start(target)
-    bundle = load_without_heads(args.base).to(target, torch.float32)
+    bundle = load_without_heads(args.model).to(target, torch.float32)
     expect(bundle.model, "memories")
     pools, dev = _data(args, config, bundle)
     if rank == 0:
@@ -105,7 +106,7 @@ def _write(
     )
     keep = f", {Path(args.keep).name} held to what it said" if args.keep else ""
     card = (
-        f"# Fine-tuning\n\n`speechmtp train asr --base`: {bundle.name}, {config.parts}, on {Path(args.train).name}"
+        f"# Fine-tuning\n\n`speechmtp train asr --model`: {bundle.name}, {config.parts}, on {Path(args.train).name}"
         f"{keep}, {config.steps} updates of {config.rows} rows, seed {config.seed}.\n\nWord error rates in percent on "
         f"development data:\n{lines}\n"
     )
@@ -113,5 +114,5 @@ def _write(
     save_bundle(bundle, folder, args.storage)
     print(json.dumps({name: round(value, 3) for name, value in after.items()}), flush=True)
     print(f"model: {folder}")
-    words = ["--model", str(folder), "--heads", "chain", "--train", args.train, "--dev", args.dev[0]]
+    words = ["--model", str(folder), "--family", "chain", "--train", args.train, "--dev", args.dev[0]]
     print(f"its heads: speechmtp train heads {shlex.join([*words, '--out', str(folder / 'heads' / 'chain')])}")

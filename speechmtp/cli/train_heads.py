@@ -5,25 +5,24 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmtp.cli.options import add_training_options, check_data
+from speechmtp.cli.options import add_model_option, add_out_option, add_training_options
 from speechmtp.errors import ConfigError
-from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
+    from speechmtp.evaluation.held_out import HeldOut
     from speechmtp.heads.contract import HeadSet
-    from speechmtp.training.tasks.head_bases import HeldOut
     from speechmtp.training.tasks.head_data import HeadData
     from speechmtp.training.tasks.heads import HeadsTrainConfig
 
 
 def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train heads`."""
-    parser.add_argument("--model", required=True, metavar="MODEL", help=MODEL)
-    parser.add_argument("--heads", metavar="KIND", help="family of heads, such as chain (default: the configuration's)")
+    add_model_option(parser, required=True)
+    parser.add_argument("--family", metavar="KIND",
+                        help="family of heads, such as chain (default: the configuration's)")  # fmt: skip
     parser.add_argument("--depth", type=int, metavar="D", help="tokens drafted a call (default: the configuration's)")
-    parser.add_argument("--out", required=True, metavar="DIR",
-                        help="head folder; where the trunk is trained too, the model is DIR/model")  # fmt: skip
+    add_out_option(parser, "head folder; where the trunk is trained too, the model is DIR/model")
     parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
     parser.add_argument("--train", action="append", default=[], metavar="DATA",
                         help="Kaldi data directory; for a text LM a text file, repeatable")  # fmt: skip
@@ -31,7 +30,7 @@ def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         metavar="FILE",
-        help="keep the audio prompts (a pretrained recogniser's memories) here, for the next heads of this model",
+        help="store audio prompts (of a pretrained recogniser: encoder outputs) here, for the next heads of this model",
     )
     parser.add_argument("--start", metavar="DIR", help="begin with the weights of these heads, of the same sizes")
     add_training_options(parser)
@@ -76,15 +75,9 @@ def run_heads(args: argparse.Namespace) -> int:
 
 def check_training(args: argparse.Namespace) -> None:
     """Refuse wrong options before anything is loaded, and set the threads."""
-    import torch
+    from speechmtp.cli.checks import check_device
 
-    from speechmtp.api import check_device
-
-    check_device(args.device)
-    if args.threads < 0:
-        raise ConfigError(f"--threads {args.threads}: expected 0 or more")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    check_device(args)
     if not args.train or not args.dev:
         raise ConfigError(
             f"train {args.kind}: --train and --dev are needed; heads are chosen on data they were not trained on"
@@ -98,7 +91,7 @@ def check_training(args: argparse.Namespace) -> None:
 
 
 def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
-    """The configuration file with --heads, --depth and overrides put in."""
+    """The configuration file with --family, --depth and overrides put in."""
     from speechmtp.config import from_dict, read_yaml, with_overrides
     from speechmtp.heads.table import FAMILIES
     from speechmtp.training.tasks.heads import HeadsTrainConfig
@@ -108,13 +101,13 @@ def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
     heads = data.setdefault("heads", {})
     if not isinstance(heads, dict):
         raise ConfigError(f"{where}: heads: a group of keys is expected, found {heads!r}")
-    heads.setdefault("kind", args.heads or "chain")
-    if args.heads is not None:
+    heads.setdefault("kind", args.family or "chain")
+    if args.family is not None:
         kinds = [str(kind.__dataclass_fields__["kind"].default) for kind in FAMILIES]
-        if args.heads not in kinds:
-            raise ConfigError(f"--heads {args.heads}: no such family; one of {', '.join(kinds)}")
-        if args.heads != heads["kind"]:  # options of another family would not fit
-            heads = data["heads"] = {"kind": args.heads, **({"depth": heads["depth"]} if "depth" in heads else {})}
+        if args.family not in kinds:
+            raise ConfigError(f"--family {args.family}: no such family; one of {', '.join(kinds)}")
+        if args.family != heads["kind"]:  # options of another family would not fit
+            heads = data["heads"] = {"kind": args.family, **({"depth": heads["depth"]} if "depth" in heads else {})}
     if args.depth is not None:
         heads["depth"] = args.depth
     return from_dict(HeadsTrainConfig, with_overrides(data, args.overrides), where)
@@ -122,6 +115,7 @@ def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
 
 def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") -> tuple["HeadData", "HeldOut"]:
     """Training data and development set."""
+    from speechmtp.evaluation.evaluation_sets import check_data
     from speechmtp.progress import counter
     from speechmtp.training.tasks.head_inputs import HeadInputs, head_inputs
 

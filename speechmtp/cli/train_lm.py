@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechmtp.cli.options import add_loop_options, add_out_option
 from speechmtp.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -17,17 +18,12 @@ def add_lm_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train lm`."""
     parser.add_argument("--text", required=True, metavar="FILE", help="a sentence a line, plain or .gz")
     parser.add_argument("--dev", metavar="FILE", help="to choose checkpoints on (default: the end of --text)")
-    parser.add_argument("--out", required=True, metavar="EXP", help="folder of the training; the model is EXP/model")
+    add_out_option(parser, "folder of the training; the model is DIR/model")
     parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
     parser.add_argument(
-        "--tokenizer", metavar="DIR", help="use the tokenizer of this model folder (default: one is trained)"
+        "--tokenizer", metavar="MODEL", help="use the tokenizer of this model folder (default: one is trained)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's"
-    )
+    add_loop_options(parser)
 
 
 def run_lm(args: argparse.Namespace) -> int:
@@ -59,16 +55,10 @@ def run_lm(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace, config: "LmConfig", out: Path) -> None:
     """Refuse wrong options before anything is read, and set the threads."""
-    import torch
-
-    from speechmtp.api import check_device
+    from speechmtp.cli.checks import check_device
     from speechmtp.config import load_config
 
-    check_device(args.device)
-    if args.threads < 0:
-        raise ConfigError(f"--threads {args.threads}: expected 0 or more")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    check_device(args)
     known = out / "config.yaml"
     if known.exists() and not args.resume:
         raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")

@@ -6,19 +6,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmtp.cli.decode import chosen_strategy
+from speechmtp.batching import ROWS
+from speechmtp.cli.decode import find_strategy
 from speechmtp.cli.options import (
     add_draft_options,
+    add_model_option,
     add_run_options,
     add_sampling_options,
     add_speech_options,
-    check_strategies,
-    noise_key_of,
-    open_recogniser,
+    add_strategy_options,
     sampling_of,
 )
 from speechmtp.models.bases.names import SPEECH_MODEL
-from speechmtp.transcripts import BATCH
 
 if TYPE_CHECKING:
     from speechmtp.transcripts import Transcript
@@ -27,12 +26,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp transcribe`."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files; - reads standard input")
-    parser.add_argument("--model", metavar="MODEL", default="default", help=f"{SPEECH_MODEL}; without it default")
-    parser.add_argument("--strategy", metavar="NAME", help="name or name:option=value,... (default: the model's)")
-    parser.add_argument("--depth", help="the strategy's depth")
-    parser.add_argument("--theta", help="the strategy's threshold")
+    add_model_option(parser, SPEECH_MODEL)
+    add_strategy_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a file, with calls and tokens")
-    add_run_options(parser, BATCH)
+    add_run_options(parser, ROWS)
     add_draft_options(parser)
     add_sampling_options(parser)
     add_speech_options(parser)
@@ -41,14 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints one line a file, in the order given; the name stands before the text when there are several. Files that
     cannot be read are told on stderr, a line each, and the exit code is 2."""
+    from speechmtp.cli.checks import check_strategies, open_recogniser
     from speechmtp.cli.warnings import warn_of
     from speechmtp.errors import DataError
+    from speechmtp.listening import noise_key_of
 
     if args.strategy:
-        chosen_strategy(args)  # a wrong one is told before anything is loaded
+        find_strategy(args)  # a wrong one is told before anything is loaded
     sampling = sampling_of(args)
     recogniser = open_recogniser(args)
-    [strategy] = check_strategies([chosen_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc)
+    [strategy] = check_strategies([find_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc)
     keys = [noise_key_of(Path(name).stem) for name in args.files]
     sources: list[Any] = [sys.stdin.buffer if name == "-" else name for name in args.files]
     found = recogniser.transcribe_many(

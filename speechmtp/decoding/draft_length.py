@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from speechmtp.clock import clock
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
@@ -137,31 +138,31 @@ class _Bench:
 
     def call(self, width: int) -> list[float]:
         """Seconds of a call of `width` entries a row."""
-        began = self._clock()
+        began = clock(self.like.device)
         self.trunk.unembed(self._extend(width)[0].hidden).argmax(-1)
-        return [self._clock() - began]
+        return [clock(self.like.device) - began]
 
     def draft(self, heads: HeadSet) -> list[float]:
         """Seconds of taking in a call's states and drafting 0, 1, .. tokens."""
         state = heads.start(self.rows, self.trunk, memory=self.trunk.silence(self.rows))
         states, inputs, positions = self._extend(2, heads.taps)
         keep = torch.arange(2, device=positions.device).expand(self.rows, -1)
-        began = self._clock()
+        began = clock(self.like.device)
         heads.advance(state, states, inputs, positions, keep, torch.full_like(positions[:, 0], 2))
-        times = [self._clock() - began]
+        times = [clock(self.like.device) - began]
         if not heads.one_pass:
             tokens = parent = positions.new_zeros(self.rows, 1)
             for d in range(1, heads.depth + 1):
                 logits = heads.logits(heads.expand(state, d, tokens, parent), d, state.unembed)
                 tokens = heads.token_ids(logits.argmax(-1))
-                times.append(self._clock() - began)
+                times.append(clock(self.like.device) - began)
             return times
         features = heads.all_features(state)
-        before = self._clock() - began
+        before = clock(self.like.device) - began
         for d in range(1, heads.depth + 1):  # all depths are asked for at once
-            began = self._clock()
+            began = clock(self.like.device)
             heads.all_logits(features[:, :d], state.unembed).argmax(-1)
-            times.append(before + self._clock() - began)
+            times.append(before + clock(self.like.device) - began)
         return times
 
     def _extend(self, width: int, taps: tuple[int, ...] = ()) -> tuple[States, Tensor, Tensor]:
@@ -169,11 +170,6 @@ class _Bench:
         inputs = self.like.repeat(1, reps, 1)[:, :width]
         positions = (self.cache.longest + torch.arange(width, device=inputs.device)).expand(self.rows, -1)
         return self.trunk.extend(inputs, positions, None, self.cache, taps), inputs, positions
-
-    def _clock(self) -> float:
-        if self.like.device.type == "cuda":
-            torch.cuda.synchronize(self.like.device)
-        return time.perf_counter()
 
 
 class DraftLength(Protocol):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.lanes import clock, drafted, judged, own_taps, taps_of
+from speechmtp.decoding.lanes import drafted, judged, lane_clock, own_taps, taps_of
 from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts
 from speechmtp.decoding.noise import noise_of
 from speechmtp.decoding.plan import Plan
@@ -281,7 +281,7 @@ class Engine:
             if not wanted or lane.heads is None:
                 seconds.append(0.0)
                 continue
-            began = clock(lane)
+            began = lane_clock(lane)
             own = own_taps(stepped, taps, lane)
             if len(lanes) == 1:
                 self._step.advance(lane.heads, lane.head_state, own, keep, total, counts)
@@ -289,7 +289,7 @@ class Engine:
                 at = torch.tensor(lane.places, device=device)
                 mine = [counts[place] for place in lane.places]
                 self._step.advance(lane.heads, lane.head_state, own.rows(at), keep[at], total[at], mine)
-            seconds.append(clock(lane) - began)
+            seconds.append(lane_clock(lane) - began)
         return seconds
 
     def _keep(self, batch: Batch, lanes: list[DecodeState], kept: list[int]) -> None:

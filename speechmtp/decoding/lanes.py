@@ -1,12 +1,12 @@
 """What is done for the rows of one plan: their draft, its verdict, and what their heads read of a call."""
 
-import time
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechmtp.clock import clock
 from speechmtp.decoding.layout import allowed, path_prefixes, trim
 from speechmtp.decoding.noise import TARGET
 from speechmtp.decoding.state import DecodeState
@@ -17,7 +17,7 @@ from speechmtp.types import Accepted, Draft
 
 def drafted(lane: DecodeState) -> tuple[Draft, float]:
     """A lane's draft, cut to its limits, and the seconds that it took."""
-    plan, began = lane.plan, clock(lane)
+    plan, began = lane.plan, lane_clock(lane)
     if plan.length is not None:
         lane.limits = plan.length.limits(lane)
     draft = plan.drafter.propose(lane)
@@ -25,7 +25,7 @@ def drafted(lane: DecodeState) -> tuple[Draft, float]:
         draft = trim(draft, lane.limits)
     if not lane.rule.exact and any(rules.suppress or rules.begin_suppress for rules in lane.rules):
         draft = allowed(draft, lane.rules, not lane.prompted)
-    return draft, clock(lane) - began
+    return draft, lane_clock(lane) - began
 
 
 def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tuple[Accepted, Tensor | None]:
@@ -67,8 +67,6 @@ def own_taps(stepped: Stepped, taps: tuple[int, ...], lane: DecodeState) -> Step
     return stepped.tapped([taps.index(tap) for tap in lane.heads.taps])
 
 
-def clock(lane: DecodeState) -> float:
-    """Seconds; on a GPU, where times were asked for, it has done first what it was given."""
-    if lane.batch.timed and lane.device.type == "cuda":
-        torch.cuda.synchronize(lane.device)
-    return time.perf_counter() if lane.batch.timed else 0.0
+def lane_clock(lane: DecodeState) -> float:
+    """Seconds where times were asked for (see `clock`), else 0."""
+    return clock(lane.device) if lane.batch.timed else 0.0

@@ -52,7 +52,7 @@ PRESETS: dict[str, Preset] = {
         "strategies top-k, distance and min-block",
         {"depth": 7},
         {"kind": "residual", "unembedding": "shared"},
-        "--heads residual --depth 7 loss.decay=1",
+        "--family residual --depth 7 loss.decay=1",
     ),
     "medusa": Preset(
         "residual blocks with unembeddings of their own, a static tree, typical acceptance",
@@ -65,7 +65,7 @@ PRESETS: dict[str, Preset] = {
         "theirs is the likeliest",
         {"depth": 4, "paths": "0.1.2.00.01.02.10.11.20.000.001.010.100.0000.0001.0010"},
         {"kind": "residual", "unembedding": "own"},
-        "--heads residual --depth 4 heads.unembedding=own loss.decay=0.8",
+        "--family residual --depth 4 heads.unembedding=own loss.decay=0.8",
     ),
     "eagle": Preset(
         "one shared decoder layer run in a chain on three tapped layers, a tree that its confidence grows",
@@ -76,7 +76,7 @@ PRESETS: dict[str, Preset] = {
         "where EAGLE-3 has one of its own over fewer tokens",
         {"depth": 7, "width": 4, "nodes": 24},
         {"kind": "chain", "layers": "shared", "attention": "ttt", "taps": True},
-        "--heads chain --depth 7 heads.attention=ttt 'heads.taps=[1,2]' loss.decay=0.8",
+        "--family chain --depth 7 heads.attention=ttt 'heads.taps=[1,2]' loss.decay=0.8",
     ),
     "dflash": Preset(
         "a block drafter: all tokens from one pass over masks, trunk states injected as keys and values",
@@ -87,7 +87,7 @@ PRESETS: dict[str, Preset] = {
         "their exp(-(d - 1) / gamma) up to a factor",
         {"depth": 7},
         {"kind": "block", "correction": "none", "taps": True},
-        "--heads block --depth 7 heads.layers=2 'heads.taps=[1,2]' loss.decay=0.8",
+        "--family block --depth 7 heads.layers=2 'heads.taps=[1,2]' loss.decay=0.8",
     ),
     "deepseek-mtp": Preset(
         "one module of a projection and a decoder layer, one token ahead",
@@ -97,7 +97,7 @@ PRESETS: dict[str, Preset] = {
         "where theirs has experts",
         {"depth": 1},
         {"kind": "chain", "layers": "own", "attention": "roll"},
-        "--heads chain --depth 1 heads.layers=own",
+        "--family chain --depth 1 heads.layers=own",
     ),
     "speech-llama": Preset(
         "latent-space heads, tokens kept while their confidence holds, nothing verified",
@@ -108,7 +108,7 @@ PRESETS: dict[str, Preset] = {
         "prefix beam search is not built",
         {"depth": 3, "theta": 0.9, "measure": "token"},
         {"kind": "latent"},
-        "--heads latent --depth 3",
+        "--family latent --depth 3",
     ),
     "vocalnet": Preset(
         "decoder layers in a chain without tokens, three tokens a call, nothing verified",
@@ -118,7 +118,7 @@ PRESETS: dict[str, Preset] = {
         "apply at every depth, theirs at the first alone",
         {"depth": 2, "theta": 0.0, "measure": "token"},
         {"kind": "vocalnet"},
-        "--heads vocalnet --depth 5 loss.decay=0.8",
+        "--family vocalnet --depth 5 loss.decay=0.8",
     ),
     "mtad": Preset(
         "the likeliest beam of a small model, its longest prefix with joint probability enough under the trunk",

@@ -1,8 +1,8 @@
 """Strategies side by side in one process: the rows of `compare`, `tune` and `demo`.
 
-Encoder output, CTC labels and prompt are computed once per utterance and given to every strategy and batch
-size. Strategies take turns batch by batch, each turn starting with another one, so that their times compare; so do the
-rows of transformers' own `generate`.
+Encoder output, CTC labels and prompt are computed once per utterance and given to every strategy and batch size.
+Strategies take turns batch by batch, each turn starting with another one, so that their times compare; so do the rows
+of transformers' own `generate`.
 """
 
 import math
@@ -15,19 +15,20 @@ import torch
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
-from speechmtp.evaluation.evaluation_sets import Subject, peer_result
+from speechmtp.errors import ConfigError
+from speechmtp.evaluation.evaluation_sets import EvaluationSet, decode_by_peer
+from speechmtp.evaluation.selection import PEERS, prepare_strategies
 from speechmtp.progress import track
 from speechmtp.types import Result, Trace, sum_traces
 
 NO_GAP = 1e9  # behind the end of `ar`'s text there is nothing to tie with, and JSON has no infinity
 NEAR_TIE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}  # logits
-PEERS = "transformers"
 
 
 @dataclass
-class Tally:
-    """Results, decoder seconds and trunk calls (a batch's once) of one strategy, or of a mode (`peer`) of
-    transformers' own `generate`."""
+class RowTotals:
+    """Results, decoder seconds and trunk calls (those of a batch counted once) of one strategy, or of a mode (`peer`)
+    of transformers' own `generate`."""
 
     strategy: Strategy | None
     peer: str = ""
@@ -43,69 +44,79 @@ class Tally:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that one run measured."""
+    """What one run measured: a row of figures for every strategy, in order, and the texts of each by the strategy's
+    label and then by utterance."""
 
     rows: list[dict[str, Any]]
-    texts: dict[str, dict[str, str]]  # by strategy label, then utterance
+    texts: dict[str, dict[str, str]]
+
+    @property
+    def differs(self) -> bool:
+        """Whether a row that promises the tokens of `ar` has others, beyond near-ties."""
+        return any(row["differences"] for row in self.rows)
 
 
 @dataclass(frozen=True)
 class _Run:
-    subject: Subject
+    evaluation_set: EvaluationSet
     reference: Mapping[str, Result]
     batch_size: int
     sampling: SamplingConfig
 
     @property
     def dtype(self) -> str:
-        return str(self.subject.dtype).removeprefix("torch.")
+        return str(self.evaluation_set.dtype).removeprefix("torch.")
 
-    def decode(self, tally: Tally, names: Sequence[str], overlap: bool = False) -> list[Result]:
+    def decode(self, totals: RowTotals, names: Sequence[str], overlap: bool = False) -> list[Result]:
         """Some requests by a row's strategy, or one by one by transformers."""
-        if tally.strategy is None:
-            return [peer_result(self.subject, name, tally.peer) for name in names]
+        if totals.strategy is None:
+            return [decode_by_peer(self.evaluation_set, name, totals.peer) for name in names]
         recorded = Recorded(overlap=overlap, times=True)
-        return self.subject.decode(names, tally.strategy, self.reference, self.sampling, recorded)
+        return self.evaluation_set.decode(names, totals.strategy, self.reference, self.sampling, recorded)
 
 
 def run_comparison(
-    subject: Subject, strategies: Sequence[Strategy], batch_size: int, sampling: SamplingConfig,
-    label: str = "comparing", peers: Sequence[str] = (),
+    evaluation_set: EvaluationSet, strategies: Sequence[Strategy | str], batch_size: int = 1,
+    sampling: SamplingConfig | None = None, label: str = "comparing", peers: Sequence[str] = (),
 ) -> Comparison:  # fmt: skip
-    """Rows in the order of `strategies`, those of transformers' modes `peers` behind them; `ar` at batch size 1 is the
-    reference of exactness and of `oracle`."""
-    plain, names = parse_strategy("ar"), subject.names
+    """Decode an evaluation set by every strategy, named as on the command line or made before, `batch_size` requests at
+    a time; greedily without `sampling`.
+
+    Rows are in the order of `strategies`, those of transformers' modes `peers` (see `peers.PEER_MODES`) behind them.
+    `ar` at batch size 1 is the reference of exactness and of `oracle`. `label` names the bar in a terminal. ConfigError
+    for a strategy that the model cannot run.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size}: expected 1 or more")
+    sampling = sampling or SamplingConfig()
+    strategies = prepare_strategies(strategies, evaluation_set.runner, evaluation_set.has_ctc, with_references=True)
+    if not strategies and not peers:
+        raise ConfigError("strategies=[]: nothing to compare; name one at least")
+    plain, names = parse_strategy("ar"), evaluation_set.names
     gaps = Recorded(gaps=True)
-    reference = {n: subject.decode([n], plain, None, sampling, gaps)[0] for n in track(names, "reference")}
-    run = _Run(subject, reference, batch_size, sampling)
-    tallies = [Tally(strategy) for strategy in strategies] + [Tally(None, mode) for mode in peers]
-    groups = list(grouped(subject, batch_size))
-    for tally in tallies:  # warm up: the first call of a shape is slower
-        run.decode(tally, groups[0])
+    reference = {n: evaluation_set.decode([n], plain, None, sampling, gaps)[0] for n in track(names, "reference")}
+    run = _Run(evaluation_set, reference, batch_size, sampling)
+    every_row = [RowTotals(strategy) for strategy in strategies] + [RowTotals(None, mode) for mode in peers]
+    groups = evaluation_set.batches(batch_size)
+    for totals in every_row:  # warm up: the first call of a shape is slower
+        run.decode(totals, groups[0])
     for turn, group in enumerate(track(groups, label)):
-        for place in range(len(tallies)):
-            tally = tallies[(place + turn) % len(tallies)]
-            results = run.decode(tally, group)
-            alone = tally.strategy is None
-            tally.seconds += sum(r.seconds for r in results) if alone else results[0].seconds
-            tally.batch_calls += sum(r.trace.calls for r in results) if alone else max(r.trace.calls for r in results)
-            tally.results.update(zip(group, results))
-    expected = {t.label: _expected(run, t, groups) for t in tallies} if sampling.temperature else {}
-    plain_tally = next((t for t in tallies if t.label == "ar"), None)
-    rows = [_row(tally, run, plain_tally) | expected.get(tally.label, {}) for tally in tallies]
-    return Comparison(rows, {t.label: {n: t.results[n].text for n in names} for t in tallies})
+        for place in range(len(every_row)):
+            totals = every_row[(place + turn) % len(every_row)]
+            results = run.decode(totals, group)
+            alone = totals.strategy is None
+            totals.seconds += sum(r.seconds for r in results) if alone else results[0].seconds
+            totals.batch_calls += sum(r.trace.calls for r in results) if alone else max(r.trace.calls for r in results)
+            totals.results.update(zip(group, results))
+    expected = {t.label: _acceptance(run, t, groups) for t in every_row} if sampling.temperature else {}
+    plain_totals = next((t for t in every_row if t.label == "ar"), None)
+    rows = [_row(totals, run, plain_totals) | expected.get(totals.label, {}) for totals in every_row]
+    return Comparison(rows, {t.label: {n: t.results[n].text for n in names} for t in every_row})
 
 
-def grouped(subject: Subject, size: int) -> Iterator[list[str]]:
-    """Requests by the size of their prompts, `size` at a time."""
-    ordered = sorted(subject.names, key=lambda name: (subject.requests[name].size, name))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
-
-
-def _expected(run: _Run, tally: Tally, groups: Sequence[Sequence[str]]) -> dict[str, Any]:
+def _acceptance(run: _Run, totals: RowTotals, groups: Sequence[Sequence[str]]) -> dict[str, Any]:
     """Drawn tokens again, untimed: the rate at which first drafted tokens stayed, and what theory expects of it."""
-    traces = [r.trace for group in groups for r in run.decode(tally, group, overlap=True)]
+    traces = [r.trace for group in groups for r in run.decode(totals, group, overlap=True)]
     total = sum_traces(traces)
     if not total.examined:
         return {"acceptance": None, "expected_acceptance": None}
@@ -113,20 +124,21 @@ def _expected(run: _Run, tally: Tally, groups: Sequence[Sequence[str]]) -> dict[
             "expected_acceptance": total.overlap / total.examined}  # fmt: skip
 
 
-def _row(tally: Tally, run: _Run, plain: Tally | None) -> dict[str, Any]:
-    subject, strategy, results = run.subject, tally.strategy, tally.results
-    judged = subject.judge(results, run.sampling.seed)
+def _row(totals: RowTotals, run: _Run, plain: RowTotals | None) -> dict[str, Any]:
+    evaluation_set, strategy, results = run.evaluation_set, totals.strategy, totals.results
+    figures = evaluation_set.judge(results, run.sampling.seed)
     total = sum_traces(r.trace for r in results.values())
-    calls, audio = total.calls, subject.audio_seconds
-    same = strategy is None or (strategy.exact and _seeded(strategy, run.sampling))
+    calls, audio = total.calls, evaluation_set.audio_seconds
+    same = strategy is None or (strategy.exact and _keeps_tokens(strategy, run.sampling))
     differences = list(_differences(results, run)) if calls and same else []
     limit = NEAR_TIE[run.dtype]
-    end_to_end = subject.listen_seconds + tally.seconds
-    words = judged.pop("words")
+    end_to_end = evaluation_set.listen_seconds + totals.seconds
+    drafting = 1000 * total.draft_seconds / totals.batch_calls if totals.batch_calls and strategy else None
+    words = figures.pop("words")
     return {
         "strategy": strategy.name if strategy is not None else PEERS,
-        "options": strategy.options if strategy is not None else {"mode": tally.peer},
-        "label": tally.label,
+        "options": strategy.options if strategy is not None else {"mode": totals.peer},
+        "label": totals.label,
         "exact": strategy is None or strategy.exact,
         "seeded": same,
         "identical_to_ar": sum(
@@ -136,7 +148,7 @@ def _row(tally: Tally, run: _Run, plain: Tally | None) -> dict[str, Any]:
         "near_ties": [d for d in differences if d["gap"] < limit],
         "differences": [d for d in differences if d["gap"] >= limit] if same else None,
         "utterances": len(results),
-        **judged,
+        **figures,
         "trunk_calls": calls,
         "prompt_calls": total.prompt_calls,
         "draft_calls": total.draft_calls,
@@ -148,27 +160,27 @@ def _row(tally: Tally, run: _Run, plain: Tally | None) -> dict[str, Any]:
         "calls_per_word": calls / words if words else None,
         "calls_per_audio_second": calls / audio if audio else None,
         "mean_acceptance_length": total.mean_acceptance_length,
-        "acceptance_per_position": _per_position(total),
+        "acceptance_per_position": _acceptance_by_position(total),
         "unfinished": sum(not r.trace.finished for r in results.values()),
-        "flagged": _flagged(results),
-        "draft_ms_per_call": 1000 * total.draft_seconds / tally.batch_calls if tally.batch_calls and strategy else None,
-        "seconds": tally.seconds,
-        "speedup_vs_ar": plain.seconds / tally.seconds if plain and calls and tally.seconds else None,
+        "flagged": _count_flags(results),
+        "draft_ms_per_call": drafting,
+        "seconds": totals.seconds,
+        "speedup_vs_ar": plain.seconds / totals.seconds if plain and calls and totals.seconds else None,
         "end_to_end_seconds": end_to_end,
-        "end_to_end_speedup_vs_ar": (subject.listen_seconds + plain.seconds) / end_to_end if plain else None,
+        "end_to_end_speedup_vs_ar": (evaluation_set.listen_seconds + plain.seconds) / end_to_end if plain else None,
         "rtfx": audio / end_to_end if audio else None,
         "audio_seconds": audio,
         "batch_size": run.batch_size if strategy is not None else 1,
-        "device": str(subject.device),
+        "device": str(evaluation_set.device),
         "dtype": run.dtype,
-        "drafts": "int8" if any(h.drafts_in_int8 for h in subject.runner.heads.values()) else run.dtype,
+        "drafts": "int8" if any(h.drafts_in_int8 for h in evaluation_set.runner.heads.values()) else run.dtype,
         "seed": run.sampling.seed,
         "sampling": run.sampling.described(),
         "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
-def _seeded(strategy: Strategy, sampling: SamplingConfig) -> bool:
+def _keeps_tokens(strategy: Strategy, sampling: SamplingConfig) -> bool:
     """Whether its tokens, not only their distribution, are those of `ar` with the same seed."""
     return not sampling.temperature or (strategy.rule is not None and strategy.rule.draws == "shared")
 
@@ -198,14 +210,14 @@ def _ceiling(strategy: Strategy, reference: Mapping[str, Result]) -> float | Non
     return sum(lengths) / sum(calls)
 
 
-def _per_position(total: Trace) -> list[float] | None:
+def _acceptance_by_position(total: Trace) -> list[float] | None:
     """Share of drafts whose first 1, 2, ... tokens were all accepted, as vLLM counts it."""
     if not total.num_drafts:
         return None
     return [count / total.num_drafts for count in total.num_accepted_tokens_per_pos]
 
 
-def _flagged(results: Mapping[str, Result]) -> dict[str, int]:
+def _count_flags(results: Mapping[str, Result]) -> dict[str, int]:
     """How many outputs each flag stands on."""
     flags = [flag for result in results.values() for flag in result.trace.flags]
     return {flag: flags.count(flag) for flag in sorted(set(flags))}

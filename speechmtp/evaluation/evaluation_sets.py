@@ -1,59 +1,64 @@
-"""What a comparison decodes: utterances of a speech LLM, or openings of texts that a text LM goes on with."""
+"""What an evaluation decodes: utterances for a speech LLM, or prompts of texts that a text LM goes on with."""
 
-import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from speechmtp.api import DTYPES, Recogniser
+from speechmtp.api import Recogniser, find_device, load, parse_dtype
+from speechmtp.batching import batches_by_size
 from speechmtp.bundle import load_bundle, load_draft_model, reads_text
-from speechmtp.cli.options import (
-    MAX_NEW_TOKENS,
-    PROMPT_TOKENS,
-    check_data,
-    listen_all,
-    noise_key_of,
-    open_recogniser,
-    prepare_run,
-)
-from speechmtp.data.kaldi import read_data_dir
+from speechmtp.clock import clock
+from speechmtp.data.kaldi import DataDir, read_data_dir
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import Drawing, SamplingConfig
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
+from speechmtp.evaluation.held_out import long_texts
 from speechmtp.evaluation.peers import run_peer
+from speechmtp.evaluation.settings import EvaluationSettings
+from speechmtp.listening import noise_key_of
 from speechmtp.models.trunk import Trunk
+from speechmtp.progress import track
 from speechmtp.scoring.report import wer_interval
 from speechmtp.scoring.wer import score
 from speechmtp.text.normalize import get_normalizer
-from speechmtp.training.tasks.head_bases import long_texts
 from speechmtp.types import Reference, Request, Result, Trace
 
 
 @dataclass
-class Subject:
-    """Named requests and how their outputs are judged; the same for every strategy and batch size."""
+class EvaluationSet:
+    """Named requests and how their outputs are judged; the same for every strategy and batch size.
+
+    `text` turns tokens into text. `listen_seconds` were spent on features and encoder of all requests together, and
+    `audio_seconds` is how long their audio is. `assistant` is the trunk of a draft model. `embedded` says that prompts
+    are embeddings rather than token ids, `has_ctc` that there is a CTC head.
+    """
 
     runner: Runner
     requests: Mapping[str, Request]
     text: Callable[[Sequence[int]], str]
     device: torch.device
     dtype: torch.dtype
-    listen_seconds: float = 0.0  # spent on all prompts together
+    listen_seconds: float = 0.0
     audio_seconds: float = 0.0
     assistant: Trunk | None = None
-    embedded: bool = False  # prompts are entries rather than token ids
+    embedded: bool = False
+    has_ctc: bool = False
 
     @property
     def names(self) -> list[str]:
         """Every request, sorted."""
         return sorted(self.requests)
 
-    def asked(self, names: Sequence[str], references: Mapping[str, Result] | None) -> list[Request]:
+    def batches(self, rows: int) -> list[list[str]]:
+        """Names of requests whose prompts are of like size, `rows` at a time."""
+        return name_batches(self.requests, rows)
+
+    def requests_for(self, names: Sequence[str], references: Mapping[str, Result] | None) -> list[Request]:
         """Some requests, with the tokens that plain decoding says where they are known."""
         found = [self.requests[n] for n in names]
         if references is None:
@@ -72,8 +77,8 @@ class Subject:
         raise NotImplementedError
 
 
-class SpeechSubject(Subject):
-    """Utterances that a recogniser has heard, with their transcripts."""
+class SpeechEvaluationSet(EvaluationSet):
+    """Utterances that a recogniser has encoded, with their transcripts."""
 
     def __init__(
         self, recogniser: Recogniser, requests: Mapping[str, Request], seconds: float, transcripts: Mapping[str, str]
@@ -83,11 +88,11 @@ class SpeechSubject(Subject):
         super().__init__(
             recogniser.runner, requests, model.decode, recogniser.device, recogniser.dtype, seconds,
             sum(request.audio_seconds for request in requests.values()),
-            embedded=model.reads in ("features", "prompts"),
+            embedded=model.reads in ("features", "prompts"), has_ctc=recogniser.has_ctc,
         )  # fmt: skip
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
-        """Error rates with the interval of the word error rate."""
+        """Error rates in percent with the 95 % interval of the word error rate."""
         name = self.recogniser.bundle.normalizer
         report = score(self.transcripts, {n: r.text for n, r in results.items()}, get_normalizer(name))
         interval = wer_interval(report, seed)
@@ -98,76 +103,130 @@ class SpeechSubject(Subject):
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
         sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
-        """By the recogniser."""
-        return self.recogniser.decode(self.asked(names, references), strategy, sampling, recorded)
+        """Results by the recogniser."""
+        return self.recogniser.decode(self.requests_for(names, references), strategy, sampling, recorded)
 
 
-class TextSubject(Subject):
-    """Openings of texts."""
+class TextEvaluationSet(EvaluationSet):
+    """Prompts of texts for a text LM."""
 
     def decode(
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
         sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
-        """By the runner alone."""
-        requests = self.asked(names, references)
-        began = time.perf_counter()
+        """Results by the runner alone."""
+        requests = self.requests_for(names, references)
+        began = clock(self.device)
         done = self.runner.run(requests, [strategy] * len(requests), Drawing.of(sampling or SamplingConfig()), recorded)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
+        seconds = clock(self.device) - began
         return [Result(self.text(tokens), tuple(tokens), trace, seconds) for tokens, trace in zip(*done)]
 
 
-def peer_result(subject: Subject, name: str, mode: str) -> Result:
-    """One request by transformers' own `generate`."""
-    request = subject.requests[name]
+@dataclass(frozen=True)
+class EvaluationModel:
+    """A model that is loaded for an evaluation; `read` encodes the data, so strategies can be checked before."""
+
+    runner: Runner
+    has_ctc: bool
+    read: Callable[[], EvaluationSet]
+
+
+def name_batches(requests: Mapping[str, Request], rows: int) -> list[list[str]]:
+    """Names of requests whose prompts are of like size, `rows` at a time; of one size, in the order of names."""
+    names = sorted(requests)
+    return [[names[i] for i in batch] for batch in batches_by_size([requests[name].size for name in names], rows)]
+
+
+def decode_by_peer(evaluation_set: EvaluationSet, name: str, mode: str) -> Result:
+    """One request decoded by transformers' own `generate`, in one of its modes (see `peers.PEER_MODES`)."""
+    request = evaluation_set.requests[name]
     if request.empty:
         return Result("", (), Trace(finished=True, flags=("empty",)))
-    prompt = request.prompt if subject.embedded else request.start_tokens or request.ids
+    prompt = request.prompt if evaluation_set.embedded else request.start_tokens or request.ids
     assert request.limit is not None
     run = run_peer(
-        subject.runner.trunk, mode, prompt, request.rules, request.limit, subject.assistant, request.prompt.memory
+        evaluation_set.runner.trunk, mode, prompt, request.rules, request.limit, evaluation_set.assistant,
+        request.prompt.memory,
     )  # fmt: skip
-    return Result(subject.text(run.tokens), tuple(run.tokens), run.trace, run.seconds)
+    return Result(evaluation_set.text(run.tokens), tuple(run.tokens), run.trace, run.seconds)
 
 
-def open_subject(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -> tuple[Subject, Any]:
-    """What the command line names: a speech model and a data directory, or a text LM's folder and a text file.
-    `check` gets the runner, and whether there is a CTC head, before anything is heard; its answer comes back too."""
-    text = reads_text(args.model)
-    check_data(args.model, [args.data_dir], text)
+def check_data(model: str, data: Sequence[str], reads_text: bool) -> None:
+    """ConfigError for a text file given to a speech model, and for a folder given to a model that reads text."""
+    for name in data:
+        if not reads_text and Path(name).is_file():
+            raise ConfigError(f"{name}: a file, and {model} is a speech model; give a Kaldi data directory")
+        if reads_text and Path(name).is_dir():
+            raise ConfigError(f"{name}: a folder, and {model} is a text LM; give a text file, a text a line")
+
+
+def encode_all(
+    recogniser: Recogniser, data: DataDir, allow_pipes: bool, label: str = "listening", language: str = "",
+    task: str = "",
+) -> tuple[dict[str, Request], float]:  # fmt: skip
+    """Requests of every utterance by its id, each encoded alone and with noise of its own name; and the seconds from
+    audio files to prompts, all together."""
+    requests: dict[str, Request] = {}
+    began = clock(recogniser.device)
+    for utterance in track(data.utterances, label):
+        audio = utterance.load(recogniser.rate, allow_pipes)
+        request = recogniser.listen(audio, f"{data.path}/{utterance.origin}: {utterance.id}", language, task)
+        requests[utterance.id] = replace(request, noise_key=noise_key_of(utterance.id))
+    return requests, clock(recogniser.device) - began
+
+
+def load_recogniser(settings: EvaluationSettings) -> Recogniser:
+    """The recogniser of a speech model that the settings name."""
+    return load(
+        settings.model, settings.device, settings.dtype, settings.heads, settings.allow_stale_heads,
+        settings.draft_model, settings.ctc, settings.drafts,
+    )  # fmt: skip
+
+
+def open_model(settings: EvaluationSettings) -> EvaluationModel:
+    """The model that the settings name, loaded; its `read` gives the evaluation set.
+
+    ConfigError for settings that do not fit the kind of model, CheckpointError for a model that cannot be loaded.
+    """
+    text = reads_text(settings.model)
+    check_data(settings.model, [settings.data], text)
     if text:
-        return _open_text(args, check)
-    if args.prompt_tokens is not None or args.max_new_tokens is not None:
-        raise ConfigError("--prompt-tokens, --max-new-tokens: for text LMs, and this is a speech model; leave them out")
-    recogniser = open_recogniser(args)
-    checked = check(recogniser.runner, recogniser.has_ctc)
-    data = read_data_dir(args.data_dir, args.root, allow_pipes=args.allow_pipes)
-    language, task = (getattr(args, name, "") for name in ("language", "task"))
-    requests, seconds = listen_all(recogniser, data, args.allow_pipes, language=language, task=task)
-    return SpeechSubject(recogniser, requests, seconds, data.transcripts()), checked
+        return _open_text(settings)
+    settings.check_speech()
+    recogniser = load_recogniser(settings)
+
+    def read() -> SpeechEvaluationSet:
+        data = read_data_dir(settings.data, settings.root, allow_pipes=settings.allow_pipes)
+        requests, seconds = encode_all(
+            recogniser, data, settings.allow_pipes, language=settings.language, task=settings.task
+        )
+        return SpeechEvaluationSet(recogniser, requests, seconds, data.transcripts())
+
+    return EvaluationModel(recogniser.runner, recogniser.has_ctc, read)
 
 
-def _open_text(args: argparse.Namespace, check: Callable[[Runner, bool], Any]) -> tuple[TextSubject, Any]:
-    """The subject of a text LM's folder and a text file, a text a line, and what `check` answers."""
-    prompt_tokens, most = (
-        default if n is None else n
-        for n, default in ((args.prompt_tokens, PROMPT_TOKENS), (args.max_new_tokens, MAX_NEW_TOKENS))
-    )
-    if min(prompt_tokens, most) < 1:
-        raise ConfigError(f"--prompt-tokens {prompt_tokens}, --max-new-tokens {most}: expected 1 or more")
-    if args.dtype not in DTYPES:
-        raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
-    prepare_run(args)
-    bundle = load_bundle(args.model, args.allow_stale_heads, args.heads)
-    bundle.model.no_choice(getattr(args, "language", ""), getattr(args, "task", ""))
-    bundle.to(torch.device(args.device), DTYPES[args.dtype])
-    lm, draft = bundle.text_model, load_draft_model(args.draft_model, bundle) if args.draft_model else None
-    runner = Runner(lm.trunk, bundle.heads, args.model, None if draft is None else draft.trunk)
-    checked = check(runner, False)
-    requests = {}
-    for number, text in enumerate(long_texts(lm, [args.data_dir], prompt_tokens), 1):
-        name = f"{number:05}"
-        requests[name] = replace(lm.read(text[:prompt_tokens], most, draft), noise_key=noise_key_of(name))
-    return TextSubject(runner, requests, lm.decode, lm.device, DTYPES[args.dtype], assistant=runner.draft), checked
+def open_evaluation_set(settings: EvaluationSettings) -> EvaluationSet:
+    """The evaluation set of a model and its data: a speech model and a Kaldi data directory, or a text LM and a text
+    file. Errors are those of `open_model` and of the data."""
+    return open_model(settings).read()
+
+
+def _open_text(settings: EvaluationSettings) -> EvaluationModel:
+    """A text LM with its draft model; `read` gives the prompts of its text file."""
+    prompt_tokens, max_new_tokens = settings.text_limits()
+    dtype, device = parse_dtype(settings.dtype), torch.device(find_device(settings.device))
+    bundle = load_bundle(settings.model, settings.allow_stale_heads, settings.heads)
+    bundle.model.no_choice(settings.language, settings.task)
+    bundle.to(device, dtype)
+    lm, draft = bundle.text_model, load_draft_model(settings.draft_model, bundle) if settings.draft_model else None
+    runner = Runner(lm.trunk, bundle.heads, settings.model, None if draft is None else draft.trunk)
+
+    def read() -> TextEvaluationSet:
+        requests = {}
+        for number, text in enumerate(long_texts(lm, [settings.data], prompt_tokens), 1):
+            name = f"{number:05}"
+            request = lm.read(text[:prompt_tokens], max_new_tokens, draft)
+            requests[name] = replace(request, noise_key=noise_key_of(name))
+        return TextEvaluationSet(runner, requests, lm.decode, lm.device, dtype, assistant=runner.draft)
+
+    return EvaluationModel(runner, False, read)

@@ -6,7 +6,6 @@ one sequence as long as it keeps a cache, so an audio prompt needs no mask of ou
 encoder output that our decoding has, and the ids that it never says.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from speechmtp.clock import clock
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.seq2seq import Seq2SeqTrunk
@@ -99,10 +99,10 @@ def run_peer(
     model: Any = trunk.model
     config = GenerationConfig(**settings)
     with _plain(model), _calls(model) as calls, _calls(drafter) as drafts, torch.inference_mode():
-        began = _clock(model.device)
+        began = clock(model.device)
         # Whisper's own `generate` cuts long recordings itself; the one of all models does not.
         out = GenerationMixin.generate(model, **inputs, generation_config=config, **extra)
-        seconds = _clock(model.device) - began
+        seconds = clock(model.device) - began
     size = prompt.embeddings.shape[1] if isinstance(prompt, Prompt) else len(prompt)
     tokens: list[int] = out[0].tolist()[0 if isinstance(prompt, Prompt) else size :]
     return PeerRun(tokens, _trace(tokens, rules.eos, size, calls, len(drafts)), seconds)
@@ -178,10 +178,3 @@ def _trace(tokens: list[int], eos: Sequence[int], size: int, calls: list[Tensor 
         for position in range(accepted):
             trace.num_accepted_tokens_per_pos[position] += 1
     return trace
-
-
-def _clock(device: torch.device) -> float:
-    """Seconds, when the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -19,7 +19,7 @@ CHUNK = 256  # drafts unembedded at a time, so that D * V logits never stand in 
 def teacher_forced(
     trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Sequence[Sequence[int]]
 ) -> list[Forced]:
-    """What each depth says at every start of every output, given its true tokens.
+    """What each depth drafts at every start of every output, given its true tokens.
 
     `prompts` are single rows without padding, `outputs` the tokens behind them (an end token last, where one
     came). The trunk reads prompt and output in one row, padding at its end, as decoding would have fed them.
@@ -77,22 +77,22 @@ def _score(heads: HeadSet, batch: TrainBatch, outputs: Sequence[Sequence[int]]) 
         labels = torch.full((rows, starts), -1, device=device)
         labels[:, : max(0, starts + 1 - d)] = text[:, d:]
         known = labels >= 0
-        wanted = heads.places(labels[known])
-        parts = zip(features[known].split(CHUNK), wanted.split(CHUNK))
+        targets = heads.places(labels[known])
+        parts = zip(features[known].split(CHUNK), targets.split(CHUNK))
         values = [_look(heads, part, ids, d, batch.unembed) for part, ids in parts]
         if values:
             found[:, known, d - 1] = torch.cat(values, 1).to(found)
     return found
 
 
-def _look(heads: HeadSet, features: Tensor, wanted: Tensor, d: int, unembed: Unembed) -> Tensor:
-    """Right, near, nats and rank [4, N] of features [N, F] against places `wanted` [N] in the logits (-1: none)."""
+def _look(heads: HeadSet, features: Tensor, targets: Tensor, d: int, unembed: Unembed) -> Tensor:
+    """Right, near, nats and rank [4, N] of features [N, F] against places `targets` [N] in the logits (-1: none)."""
     logits = heads.logits(features, d, unembed)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     best = logits.topk(min(5, logits.shape[-1]), -1).indices
-    hits = best == wanted[:, None]  # never at -1
-    own = logits.gather(1, wanted.clamp_min(0)[:, None])
-    nats = (logits.logsumexp(-1) - own[:, 0]).masked_fill(wanted < 0, torch.nan)
-    rank = (logits > own).sum(-1).masked_fill(wanted < 0, OUTSIDE)
+    hits = best == targets[:, None]  # never at -1
+    own = logits.gather(1, targets.clamp_min(0)[:, None])
+    nats = (logits.logsumexp(-1) - own[:, 0]).masked_fill(targets < 0, torch.nan)
+    rank = (logits > own).sum(-1).masked_fill(targets < 0, OUTSIDE)
     # The draft is what `argmax` gives, which may be another of several equally likely tokens than `topk`'s first.
-    return torch.stack([(logits.argmax(-1) == wanted).to(nats), hits.any(-1).to(nats), nats, rank.to(nats)])
+    return torch.stack([(logits.argmax(-1) == targets).to(nats), hits.any(-1).to(nats), nats, rank.to(nats)])

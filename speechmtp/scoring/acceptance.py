@@ -123,14 +123,14 @@ def acceptance(passes: Sequence[Forced]) -> Acceptance:
     depth = passes[0].depth if passes else 0
     lengths = [p.tokens for p in passes]
     walks = _walks(passes, depth)
-    calls, most = sum(w.calls for w in walks), ceiling(lengths, depth)
+    calls, max_rate = sum(w.calls for w in walks), ceiling(lengths, depth)
     rate = _ratio(sum(lengths), calls)
     scores: list[DepthScore] = []
     for d in range(1, depth + 1):
         scores.append(_score(passes, walks, lengths, d, scores[-1].product if scores else 1.0))
     product = scores[-1].product if scores else 1.0
-    share = _ratio(rate, most)
-    return Acceptance(len(passes), sum(lengths), calls, rate, most, share, product, tuple(scores))
+    share = _ratio(rate, max_rate)
+    return Acceptance(len(passes), sum(lengths), calls, rate, max_rate, share, product, tuple(scores))
 
 
 def rank_table(passes: Sequence[Forced], ranks: int = 10) -> list[list[float]]:
@@ -163,14 +163,14 @@ def _score(
     real = np.concatenate([p.runs[c] for p, c in zip(passes, called)])
     unconditional = _ratio(int((runs >= d).sum()), len(runs))
     rate = _ratio(sum(lengths), sum(w.calls for w in _walks(passes, d)))
-    most = ceiling(lengths, d)
+    max_rate = ceiling(lengths, d)
     return DepthScore(
         d, count,
         _ratio(int(sum(p.right[k, d - 1].sum() for p, k in zip(passes, known))), count),
         _ratio(int(sum(p.near[k, d - 1].sum() for p, k in zip(passes, known))), count),
         float(inside.mean()) if len(inside) else None,
         _ratio(count - len(inside), count),
-        unconditional, _conditional(runs, d), _conditional(real, d), rate, most, _ratio(rate, most),
+        unconditional, _conditional(runs, d), _conditional(real, d), rate, max_rate, _ratio(rate, max_rate),
         product + (unconditional or 0.0),
     )  # fmt: skip
 

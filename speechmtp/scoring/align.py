@@ -49,26 +49,6 @@ def operation(pair: Pair) -> str:
     return "C" if ref == hyp else "S"
 
 
-def edit_distance(ref: str, hyp: str) -> int:
-    """The number of code points to substitute, delete or insert to turn `ref` into `hyp`; O(len) memory."""
-    n, m, start = len(ref), len(hyp), 0
-    while n and m and ref[n - 1] == hyp[m - 1]:
-        n, m = n - 1, m - 1
-    while start < min(n, m) and ref[start] == hyp[start]:
-        start += 1
-    ref, hyp = ref[start:n], hyp[start:m]
-    if not ref or not hyp:
-        return len(ref) + len(hyp)
-    target = np.array([ord(char) for char in hyp])
-    steps = np.arange(len(hyp) + 1, dtype=np.int32)
-    row = steps
-    for char in ref:
-        best = row + 1
-        np.minimum(best[1:], row[:-1] + (target != ord(char)), out=best[1:])
-        row = np.minimum.accumulate(best - steps) + steps
-    return int(row[-1])
-
-
 def _moves(ref: np.ndarray, hyp: np.ndarray, sclite: bool) -> bytes:
     """The last step of a best path into each cell, [(n + 1) * (m + 1)] bytes, row by row.
 

@@ -45,8 +45,7 @@ def read_system(folder: str | Path, name: str | None = None) -> System:
         lines = details.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder}: no complete scoring ({error}), summary.json and per_utt expected; "
-            "run speechmtp score --out there first"
+            f"{folder}: no complete scoring ({error}), summary.json and per_utt expected; score into that folder first"
         ) from error
     errors: dict[str, int] = {}
     sides: dict[str, dict[str, tuple[str, ...]]] = {"ref": {}, "hyp": {}}
@@ -106,6 +105,17 @@ def compare(
     }
 
 
+def scored_differently(first: System, second: System) -> str:
+    """How the scorings of two systems differ, in normaliser or alignment costs; empty where they are alike."""
+    pair = f"{first.name} against {second.name}"
+    if dict(first.normalizer) != dict(second.normalizer):
+        names = [_record_name(system.normalizer) for system in (first, second)]
+        return f"{pair}: normalised by {names[0]} and {names[1]}, one normaliser expected"
+    if first.alignment != second.alignment:
+        return f"{pair}: aligned with costs {first.alignment} and {second.alignment}, the same expected"
+    return ""
+
+
 def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
     """Three lines to read: identical texts, the difference with its interval, the test."""
     first, second = comparison["systems"]
@@ -123,17 +133,8 @@ def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
 
 def _check_comparable(first: System, second: System, force: bool) -> None:
     pair = f"{first.name} against {second.name}"
-    if not force and dict(first.normalizer) != dict(second.normalizer):
-        names = [_record_name(system.normalizer) for system in (first, second)]
-        raise ConfigError(
-            f"{pair}: normalised by {names[0]} and {names[1]}, one normaliser expected; "
-            "score both alike, or pass --force"
-        )
-    if not force and first.alignment != second.alignment:
-        raise ConfigError(
-            f"{pair}: aligned with costs {first.alignment} and {second.alignment}, the same expected; "
-            "score both alike, or pass --force"
-        )
+    if not force and (problem := scored_differently(first, second)):
+        raise ConfigError(f"{problem}; score both alike, or pass force=True")
     if set(first.errors) != set(second.errors):
         lone = sorted(set(first.errors) ^ set(second.errors))
         raise DataError(

@@ -80,7 +80,7 @@ def _cheapest(
 ) -> tuple[float, float]:
     """The offset in pixels at which `extent`, now centred on its point, is best put."""
     x, y = (extent.x0 + extent.x1) / 2, (extent.y0 + extent.y1) / 2
-    best, least = (0.0, 0.0), float("inf")
+    best, min_cost = (0.0, 0.0), float("inf")
     for height in _HEIGHTS:
         for up in (height * scale, -height * scale):
             for shift in _SHIFTS:
@@ -89,7 +89,7 @@ def _cheapest(
                 contained = inside.x0 <= moved.x0 and moved.x1 <= inside.x1
                 contained = contained and inside.y0 <= moved.y0 and moved.y1 <= inside.y1
                 cost = (0 if contained else 2000) + (abs(up) + 0.7 * abs(right)) / scale
-                if cost >= least:  # a place nearer by is free already
+                if cost >= min_cost:  # a place nearer by is free already
                     continue
                 hair = [(x + right * part / 12, y + up * part / 12) for part in range(3, 13)]
                 cost += (
@@ -97,6 +97,6 @@ def _cheapest(
                     + 25 * sum(moved.overlaps(other) for other in thin)
                     + 40 * sum(other.contains(*spot) for other in solid for spot in hair)
                 )
-                if cost < least:
-                    best, least = (right, up), cost
+                if cost < min_cost:
+                    best, min_cost = (right, up), cost
     return best

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rapidfuzz.distance import Levenshtein
+
 from speechmtp.errors import DataError
-from speechmtp.scoring.align import Pair, align, edit_distance, operation
+from speechmtp.scoring.align import Pair, align, operation
 from speechmtp.text.normalize import Normalizer
 
 ASCII_SPACE = " \t\n\r\f\v"
@@ -188,7 +190,7 @@ def score(
 def _score_one(utterance: str, ref: list[str], hyp: list[str], sclite: bool, keep_space: bool) -> UtteranceScore:
     pairs = tuple(align(ref, hyp, sclite=sclite))
     ref_chars, hyp_chars = _characters(ref, keep_space), _characters(hyp, keep_space)
-    return UtteranceScore(utterance, pairs, count(pairs), edit_distance(ref_chars, hyp_chars), len(ref_chars))
+    return UtteranceScore(utterance, pairs, count(pairs), Levenshtein.distance(ref_chars, hyp_chars), len(ref_chars))
 
 
 def _characters(words: Sequence[str], keep_space: bool) -> str:
@@ -207,18 +209,18 @@ def _problems(
     if missing and not allow_missing:
         problems.append(
             f"hypotheses: {len(missing)} of {refs} utterances missing ({_some(missing)}), all expected; "
-            "decode them, or pass --allow-missing to count them as deletions without failing"
+            "decode them, or allow missing ones, which count as deletions"
         )
     if extra and not allow_extra:
         problems.append(
             f"hypotheses: {len(extra)} utterances without a reference ({_some(extra)}), none expected; "
-            "check the data directory, or pass --allow-extra to leave them out"
+            "check the data directory, or allow extra ones, which are left out"
         )
     return tuple(problems)
 
 
-def _some(ids: Sequence[str], most: int = 5) -> str:
-    return ", ".join(ids[:most]) + (", …" if len(ids) > most else "")
+def _some(ids: Sequence[str], max_shown: int = 5) -> str:
+    return ", ".join(ids[:max_shown]) + (", …" if len(ids) > max_shown else "")
 
 
 def _check_against_jiwer(report: Report, sides: Sequence[tuple[list[str], list[str]]]) -> None:

@@ -95,7 +95,7 @@ def test_either_end_token_ends_a_text(tmp_path: Path) -> None:
 
 def test_every_command_runs_on_it(folder: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     heads = tmp_path / "heads" / "chain"
-    command = ["train", "heads", "--model", str(folder), "--heads", "chain", "--depth", "3", "--out", str(heads),
+    command = ["train", "heads", "--model", str(folder), "--family", "chain", "--depth", "3", "--out", str(heads),
                "--train", str(data), "--dev", str(data), "--prompts", str(tmp_path / "prompts.safetensors"),
                *SHORT, "targets=text"]  # fmt: skip
     assert main(command) == 0
@@ -105,13 +105,13 @@ def test_every_command_runs_on_it(folder: Path, data: Path, tmp_path: Path, caps
     assert len(capsys.readouterr().out.strip().splitlines()) >= 2
     out = tmp_path / "decoded"
     options = ["--heads", str(heads), "--strategy", "verify", "--out", str(out)]
-    assert main(["decode", str(folder), str(data), *options]) == 0
+    assert main(["decode", str(data), "--model", str(folder), *options]) == 0
     decoded = json.loads((out / "trace.json").read_text())["utterances"]
     assert sorted(decoded) == [f"u{n}" for n in range(5)]
     out = tmp_path / "cmp"
     names = "ar,verify,tree:paths=0.00.1,lookup,transformers"
     options = ["--heads", str(heads), "--dtype", "float64", "--strategies", names, "--out", str(out)]
-    assert main(["compare", str(folder), str(data), *options]) == 0
+    assert main(["compare", str(data), "--model", str(folder), *options]) == 0
     rows = {row["label"]: row for row in json.loads((out / "compare.json").read_text())}
     model = load_bundle(str(folder)).model
     peers = {f"transformers:{mode}" for mode, why in peer_modes(model.trunk, True).items() if why is None}
@@ -121,7 +121,7 @@ def test_every_command_runs_on_it(folder: Path, data: Path, tmp_path: Path, caps
 
 
 def test_heads_are_trained_on_what_the_model_says(folder: Path, data: Path, tmp_path: Path) -> None:
-    command = ["train", "heads", "--model", str(folder), "--heads", "residual", "--depth", "2", "--train", str(data),
+    command = ["train", "heads", "--model", str(folder), "--family", "residual", "--depth", "2", "--train", str(data),
                "--dev", str(data), "--out", str(tmp_path / "heads"), *SHORT, "targets=own"]  # fmt: skip
     assert main(command) == 0
     assert list(load_bundle(str(folder), heads=[str(tmp_path / "heads")]).heads) == ["heads"]
@@ -130,12 +130,14 @@ def test_heads_are_trained_on_what_the_model_says(folder: Path, data: Path, tmp_
 def test_heads_of_another_trunk_are_refused(
     folder: Path, data: Path, tmp_path: Path, failing: Callable[[list[str]], str]
 ) -> None:
-    command = ["train", "heads", "--model", str(folder), "--heads", "linear", "--train", str(data), "--dev", str(data),
+    command = ["train", "heads", "--model", str(folder), "--family", "linear", "--train", str(data), "--dev", str(data),
                "--out", str(tmp_path / "heads"), *SHORT, "targets=text"]  # fmt: skip
     assert "use mode=frozen" in failing([*command, "mode=joint"])
     assert main(command) == 0
     other = write_audio_lm(tmp_path / "other", 9)
-    error = failing(["decode", str(other), str(data), "--heads", str(tmp_path / "heads"), "--out", str(tmp_path / "o")])
+    error = failing(
+        ["decode", str(data), "--model", str(other), "--heads", str(tmp_path / "heads"), "--out", str(tmp_path / "o")]
+    )
     assert "trained on another trunk" in error
 
 

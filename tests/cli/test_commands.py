@@ -21,7 +21,7 @@ README = Path(speechmtp.__file__).parents[1] / "README.md"
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare")
-    code = main(["compare", "an4", str(EXAMPLES), "--strategies",
+    code = main(["compare", str(EXAMPLES), "--model", "an4", "--strategies",
                  "ar,verify:depth=3,verify,threshold:theta=0.95,ctc,ctc-only,oracle", "--batch-size", "3",
                  "--out", str(out), "--threads", "1"])  # fmt: skip
     return code, out, json.loads((out / "compare.json").read_text())
@@ -61,7 +61,12 @@ def test_exact_strategies_say_what_ar_says_in_fewer_calls(compared):
 
 
 def test_decode_writes_kaldi_text_trace_and_settings(tmp_path):
-    assert main(["decode", "an4", str(EXAMPLES), "--strategy", "verify", "--depth", "3", "--out", str(tmp_path)]) == 0
+    assert (
+        main(
+            ["decode", str(EXAMPLES), "--model", "an4", "--strategy", "verify", "--depth", "3", "--out", str(tmp_path)]
+        )
+        == 0
+    )
     lines = (tmp_path / "text").read_text().splitlines()
     assert [line.split(" ")[0] for line in lines] == ["command", "date", "digits", "letters"]
     trace = json.loads((tmp_path / "trace.json").read_text())
@@ -75,14 +80,14 @@ def test_jobs_and_batches_give_the_same_text(tmp_path):
     texts = []
     for name, options in (("one", []), ("jobs", ["--nj", "2"]), ("batch", ["--batch-size", "4"])):
         out = tmp_path / name
-        assert main(["decode", "an4", str(EXAMPLES), "--strategy", "ctc", "--out", str(out), *options]) == 0
+        assert main(["decode", str(EXAMPLES), "--model", "an4", "--strategy", "ctc", "--out", str(out), *options]) == 0
         texts.append((out / "text").read_text())
         assert yaml.safe_load((out / "config.yaml").read_text())["device"] in ("cpu", "cuda"), "where it ran"
     assert texts[0] == texts[1] == texts[2]
 
 
 def test_decode_then_score(tmp_path, capsys):
-    main(["decode", "an4", str(EXAMPLES), "--out", str(tmp_path / "d")])
+    main(["decode", str(EXAMPLES), "--model", "an4", "--out", str(tmp_path / "d")])
     assert main(["score", str(EXAMPLES), str(tmp_path / "d" / "text"), "--out", str(tmp_path / "s")]) == 0
     assert "%WER" in capsys.readouterr().out
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
@@ -141,14 +146,17 @@ def test_readme_python_runs():
         (["transcribe", "x.wav", "--device", "cuda:7"], "not available"),
         (["transcribe", "x.wav", "--dtype", "int4"], "expected one of"),
         (["transcribe", "x.wav", "--batch-size", "0"], "expected 1 or more"),
-        (["decode", "an4", "no-folder", "--out", "OUT"], "no-folder"),
-        (["decode", "an4", str(EXAMPLES), "--strategy", "oracle", "--out", "OUT"], "speechmtp compare"),
-        (["compare", "an4", str(EXAMPLES), "--strategies", "@none.yaml", "--out", "OUT"], "none.yaml"),
+        (["decode", "no-folder", "--model", "an4", "--out", "OUT"], "no-folder"),
+        (["decode", str(EXAMPLES), "--model", "an4", "--strategy", "oracle", "--out", "OUT"], "speechmtp compare"),
+        (["compare", str(EXAMPLES), "--model", "an4", "--strategies", "@none.yaml", "--out", "OUT"], "none.yaml"),
         (["train", "asr", "--config", "none.yaml", "--train", "a", "--dev", "b", "--out", "OUT"], "none.yaml"),
         (["train", "tokenizer", "--text", "none", "--vocab-size", "30", "--out", "OUT"], "none"),
         (["results", "none", "--out", "OUT"], "no such experiment"),
         (["transcribe", "x.wav", "--strategy", "oracle"], "speechmtp compare"),
-        (["decode", "an4", str(EXAMPLES), "--nj", "2", "--cmd", "no-launcher", "--out", "OUT"], "no-launcher"),
+        (
+            ["decode", str(EXAMPLES), "--model", "an4", "--nj", "2", "--cmd", "no-launcher", "--out", "OUT"],
+            "no-launcher",
+        ),
         (["transcribe", "x.wav", "--device", "meta"], "not available"),
     ],
 )
@@ -267,7 +275,7 @@ def test_where_nothing_is_heard_nothing_is_said():
 def test_jobs_through_a_launcher(tmp_path):
     launcher = README.parent / "recipes" / "run.py"
     out = tmp_path / "jobs"
-    assert main(["decode", "an4", str(EXAMPLES), "--nj", "2", "--cmd", f"{sys.executable} {launcher}",
+    assert main(["decode", str(EXAMPLES), "--model", "an4", "--nj", "2", "--cmd", f"{sys.executable} {launcher}",
                  "--out", str(out)]) == 0  # fmt: skip
     assert len((out / "text").read_text().splitlines()) == 4
     assert "# Ended (code 0)" in (out / "log" / "decode.2.log").read_text()
@@ -278,7 +286,7 @@ def test_a_failing_job_is_named_with_its_reason(tmp_path, capsys):
     shutil.copytree(EXAMPLES, broken)
     (broken / "letters.flac").write_bytes(b"")
     (broken / "info.json").unlink()
-    assert main(["decode", "an4", str(broken), "--nj", "2", "--out", str(tmp_path / "out"),
+    assert main(["decode", str(broken), "--model", "an4", "--nj", "2", "--out", str(tmp_path / "out"),
                  "--root", str(broken)]) == 2  # fmt: skip
     error = capsys.readouterr().err
     assert "1 of 2 jobs failed" in error
@@ -287,7 +295,7 @@ def test_a_failing_job_is_named_with_its_reason(tmp_path, capsys):
 
 def test_a_file_in_the_way_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["decode", "an4", str(EXAMPLES), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert main(["decode", str(EXAMPLES), "--model", "an4", "--out", str(tmp_path / "file" / "out")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
@@ -295,12 +303,12 @@ def test_export_keeps_what_the_model_says(tmp_path, capsys):
     card = tmp_path / "card.md"
     card.write_text("a card")
     plain, small = tmp_path / "float", tmp_path / "int"
-    assert main(["export", "an4", "--storage", "float32", "--out", str(plain)]) == 0
-    assert main(["export", str(plain), "--storage", "int8", "--card", str(card), "--out", str(small)]) == 0
+    assert main(["export", "--model", "an4", "--storage", "float32", "--out", str(plain)]) == 0
+    assert main(["export", "--model", str(plain), "--storage", "int8", "--card", str(card), "--out", str(small)]) == 0
     assert (small / "card.md").read_text() == "a card"
     texts = [str(speechmtp.load(m).transcribe(EXAMPLES / "digits.flac")) for m in ("an4", str(plain), str(small))]
     assert len(set(texts)) == 1
-    assert main(["export", "an4", "--out", str(small)]) == 2
+    assert main(["export", "--model", "an4", "--out", str(small)]) == 2
     assert "holds a model already" in capsys.readouterr().err
 
 
@@ -324,7 +332,7 @@ def test_embedded_models_are_small_and_have_their_card(name, limits):
 
 def test_tune_and_results_pages(tmp_path, capsys):
     conf = tmp_path / "decode.yaml"
-    assert main(["tune", "an4", str(EXAMPLES), "--out", str(tmp_path / "tune"), "--conf", str(conf),
+    assert main(["tune", str(EXAMPLES), "--model", "an4", "--out", str(tmp_path / "tune"), "--conf", str(conf),
                  "--thetas", "0.5", "0.99"]) == 0  # fmt: skip
     listed = yaml.safe_load(conf.read_text())["strategies"]
     assert {s.split(":")[0] for s in listed} == {"ar", "verify", "threshold", "ctc", "ctc-only", "oracle"}

@@ -12,12 +12,13 @@ import torch
 import yaml
 
 from speechmtp.bundle import load_bundle
-from speechmtp.cli import compare, comparison
 from speechmtp.cli.main import main
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.strategies import STRATEGIES
-from speechmtp.evaluation.evaluation_sets import SpeechSubject
+from speechmtp.evaluation import comparison, comparison_files
+from speechmtp.evaluation.evaluation_sets import SpeechEvaluationSet
 from speechmtp.evaluation.peers import peer_modes
+from speechmtp.evaluation.tables import comparison_footnote
 from speechmtp.heads.folder import save_heads
 from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import build_heads
@@ -28,7 +29,18 @@ Rows = dict[str, dict[str, Any]]
 
 def compared(model: str | Path, data: Path, out: Path, strategies: str, *more: str, code: int = 0) -> Rows:
     """Rows of a comparison by label, in their order."""
-    command = ["compare", str(model), str(data), "--strategies", strategies, "--threads", "1", "--out", str(out)]
+    command = [
+        "compare",
+        str(data),
+        "--model",
+        str(model),
+        "--strategies",
+        strategies,
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+    ]
     assert main([*command, *more]) == code
     rows = json.loads((out / "compare.json").read_text())
     found = {row["label"]: row for row in rows}
@@ -45,7 +57,7 @@ def notes(out: Path) -> dict[str, Any]:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take longer than the tiny comparisons themselves."""
-    monkeypatch.setattr(compare, "_plot", lambda *_: None)
+    monkeypatch.setattr(comparison_files, "plot_comparison", lambda *_: "")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +141,9 @@ def test_files_of_a_comparison(everything: tuple[Rows, Path]) -> None:
 
 def test_folders_of_large_trees_have_short_names_of_their_own() -> None:
     tree = ".".join("0" * n + end for n in range(9) for end in "0123456")
-    names = compare._folder_names([f"tree:paths={tree}", f"tree:paths={tree[2:]}.9", "ar", f"tree:paths={tree[2:]}.8"])
+    names = comparison_files._folder_names(
+        [f"tree:paths={tree}", f"tree:paths={tree[2:]}.9", "ar", f"tree:paths={tree[2:]}.8"]
+    )
     assert names == ["tree_paths=63_nodes", "tree_paths=63_nodes_2", "ar", "tree_paths=63_nodes_3"]
 
 
@@ -145,8 +159,8 @@ def test_a_file_names_strategies_and_the_recommended_one(spoken: Path, tmp_path:
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "Take `tree:paths=3 nodes`: the fastest exact strategy on dev." in page
     conf.write_text("strategies: ar\n")
-    assert f"{conf}: a list `strategies`" in failing(["compare", "an4", str(spoken), "--strategies", f"@{conf}",
-                                                      "--out", str(tmp_path)])  # fmt: skip
+    command = ["compare", str(spoken), "--model", "an4", "--strategies", f"@{conf}", "--out", str(tmp_path)]
+    assert f"{conf}: a list `strategies`" in failing(command)
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -156,7 +170,7 @@ def test_rows_of_transformers_are_left_out_with_a_reason(text_lms: Path, tmp_pat
         assert list(compared(model, text, tmp_path, "ar,transformers", *quick, *more)) == ["ar"]
         assert notes(tmp_path)["peers"] == ["transformers' own rows are run greedily at batch size 1 only"]
         assert "batch size 1 only" in (tmp_path / "compare.md").read_text()
-        command = ["compare", str(model), str(text), "--strategies", "transformers", *quick, *more]
+        command = ["compare", str(text), "--model", str(model), "--strategies", "transformers", *quick, *more]
         assert "nothing is left to run; transformers' own" in failing([*command, "--out", str(tmp_path)])
 
 
@@ -219,11 +233,13 @@ def test_drawn_tokens_of_coupled_rows_are_those_of_ar(text_lms: Path, tmp_path: 
 def test_a_difference_beyond_a_near_tie_is_exit_code_1(
     spoken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = SpeechSubject.decode
+    decode = SpeechEvaluationSet.decode
 
-    def wrong(subject: SpeechSubject, names: Any, strategy: Any, *more: Any, **options: Any) -> list[Result]:
+    def wrong(
+        evaluation_set: SpeechEvaluationSet, names: Any, strategy: Any, *more: Any, **options: Any
+    ) -> list[Result]:
         """`verify` says something else at the fourth token of `letters`."""
-        results = decode(subject, names, strategy, *more, **options)
+        results = decode(evaluation_set, names, strategy, *more, **options)
         if strategy.name != "verify":
             return results
         return [
@@ -231,7 +247,7 @@ def test_a_difference_beyond_a_near_tie_is_exit_code_1(
             for name, r in zip(names, results)
         ]
 
-    monkeypatch.setattr(SpeechSubject, "decode", wrong)
+    monkeypatch.setattr(SpeechEvaluationSet, "decode", wrong)
     out = tmp_path / "exp" / "compare" / "dev"
     row = compared("an4", spoken, out, "ar,verify:depth=3", code=1)["verify:depth=3"]
     [found] = row["differences"]
@@ -246,8 +262,9 @@ def test_a_difference_beyond_a_near_tie_is_exit_code_1(
 
 def wrong_commands() -> Iterator[tuple[list[str], str]]:
     """Arguments behind `compare` (SPOKEN, LM stand for the data) and what the line must say."""
-    speech, text = ["an4", "SPOKEN"], ["LMS/lm", "LMS/lines.txt", "--prompt-tokens", "4"]
-    train = "train them with: speechmtp train heads --model an4 --heads residual --depth 4 heads.unembedding=own"
+    speech = ["SPOKEN", "--model", "an4"]
+    text = ["LMS/lines.txt", "--model", "LMS/lm", "--prompt-tokens", "4"]
+    train = "train them with: speechmtp train heads --model an4 --family residual --depth 4 heads.unembedding=own"
     yield [*speech, "--strategies", "medusa"], train
     yield [*speech, "--strategies", "medusa:depth=3"], "a preset is fixed; allowed: heads"
     yield [*speech, "--strategies", "speech-llama:heads=other"], "heads 'other': not among those loaded, latent"
@@ -259,12 +276,12 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*speech, "--temperature", "-1"], "--temperature -1.0: expected 0 or more"
     yield [*speech, "--top-p", "0"], "--top-p 0.0: expected above 0, at most 1"
     yield [*speech, "--draft-model", "LMS/draft"], ": a text LM, expected one trained with encoder_from=an4"
-    yield ["an4", "LMS/lines.txt"], "give a Kaldi data directory"
-    yield ["LMS/lm", "SPOKEN"], "give a text file, a text a line"
+    yield ["LMS/lines.txt", "--model", "an4"], "give a Kaldi data directory"
+    yield ["SPOKEN", "--model", "LMS/lm"], "give a text file, a text a line"
     yield [*text, "--strategies", "ar,ctc"], "strategy ctc: needs a CTC head, and the model has none"
     yield [*text, "--strategies", "verify"], "strategy verify: heads: the model has no heads"
     yield [*text, "--strategies", "mtad"], "strategy mtad: needs a draft model"
-    yield [*text, "--strategies", "eagle"], "train them with: speechmtp train heads --model LMS/lm --heads chain"
+    yield [*text, "--strategies", "eagle"], "train them with: speechmtp train heads --model LMS/lm --family chain"
     yield (
         [*text, "--strategies", "ar", "--max-new-tokens", "0"],
         "--prompt-tokens 4, --max-new-tokens 0: expected 1 or more",
@@ -285,5 +302,5 @@ def test_a_mistake_is_one_line(
 
 def test_the_footnote_says_how_heads_draft(everything: tuple[Rows, Path]) -> None:
     rows = list(everything[0].values())
-    assert {row["drafts"] for row in rows} == {"float32"} and "8 bits" not in compare.footnote(rows)
-    assert "float32 (heads draft in 8 bits) on cpu" in compare.footnote([rows[0] | {"drafts": "int8"}])
+    assert {row["drafts"] for row in rows} == {"float32"} and "8 bits" not in comparison_footnote(rows)
+    assert "float32 (heads draft in 8 bits) on cpu" in comparison_footnote([rows[0] | {"drafts": "int8"}])

@@ -1,4 +1,4 @@
-"""`train asr --base`: a model folder like any other, resumed, with heads trained on it; mistakes in one line."""
+"""`train asr --model`: a model folder like any other, resumed, with heads trained on it; mistakes in one line."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def command(base: Path, data: Path, out: Path, *more: str) -> list[str]:
     """A short fine-tuning; values stand behind options."""
     values = [word for word in more if "=" in word]
     options = [word for word in more if "=" not in word]
-    return ["train", "asr", "--base", str(base), "--train", str(data), "--dev", str(data), "--out", str(out),
+    return ["train", "asr", "--model", str(base), "--train", str(data), "--dev", str(data), "--out", str(out),
             "--threads", "1", *options, *QUICK, "target_case=lower", *values]  # fmt: skip
 
 
@@ -58,7 +58,10 @@ def test_a_model_folder_is_written_resumed_and_decoded(
     moved = {name for name in old if not torch.equal(old[name], new[name])}
     assert any(".decoder." in name for name in moved)
     assert any(".encoder." in name for name in moved) == (parts == "full")
-    assert main(["decode", str(out / "model"), str(data), "--strategy", "ar", "--out", str(tmp_path / "text")]) == 0
+    assert (
+        main(["decode", str(data), "--model", str(out / "model"), "--strategy", "ar", "--out", str(tmp_path / "text")])
+        == 0
+    )
     shutil.rmtree(out / "model")
     assert main([*command(base, data, out, *options, "--resume")]) == 0
     assert all(torch.equal(new[n], w) for n, w in load_file(out / "model" / "model.safetensors").items())
@@ -108,8 +111,8 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
     assert "no such folder" in error("--keep", str(tmp_path / "nothing"))
     assert "--threads -1" in error("--threads", "-1")
     plain = ["train", "asr", "--train", str(data), "--dev", str(data), "--out", str(out)]
-    assert "no --config, and no --base" in failing(plain)
-    assert "--keep and --prompts go with a --base" in failing([*plain, "--config", "x.yaml", "--keep", str(data)])
+    assert "no --config, and no --model" in failing(plain)
+    assert "--keep and --prompts go with a --model" in failing([*plain, "--config", "x.yaml", "--keep", str(data)])
     assert "one --dev data directory" in failing([*plain, "--config", "x.yaml", "--dev", str(data)])
     assert not out.exists()
 
@@ -117,6 +120,6 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
 def test_the_configuration_is_checked_without_a_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("parts: decoder\nsteps: 7\n")
-    assert main(["train", "asr", "--base", "none", "--train", "x", "--dev", "x", "--out", "x", "--check",
+    assert main(["train", "asr", "--model", "none", "--train", "x", "--dev", "x", "--out", "x", "--check",
                  "--config", str(path)]) == 0  # fmt: skip
     assert capsys.readouterr().out == f"{path}: parts decoder, 7 updates\n"

@@ -58,7 +58,7 @@ def failing(arguments: list[str], capsys) -> str:
 
 def test_list_shows_own_and_other_head_sets(sets, capsys):
     others = [part for name in ("chain", "narrow", "stale") for part in ("--heads", str(sets / name))]
-    assert main(["heads", "list", str(sets / "model"), "--heads", "latent", *others]) == 0
+    assert main(["heads", "list", "--model", str(sets / "model"), "--heads", "latent", *others]) == 0
     out = capsys.readouterr().out
     heading = out.splitlines()[0]
     assert all(word in heading for word in ("name", "family", "depth", "taps", "parameters", "shortlist", "base"))
@@ -75,9 +75,11 @@ def test_list_shows_own_and_other_head_sets(sets, capsys):
 def test_list_of_a_model_without_heads(sets, tmp_path, capsys):
     shutil.copytree(sets / "model", tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare" / "heads")
-    assert main(["heads", "list", str(tmp_path / "bare")]) == 0
+    assert main(["heads", "list", "--model", str(tmp_path / "bare")]) == 0
     assert "no heads" in capsys.readouterr().out
-    error = failing(["heads", "report", str(tmp_path / "bare"), str(EXAMPLES), "--out", str(tmp_path)], capsys)
+    error = failing(
+        ["heads", "report", str(EXAMPLES), "--model", str(tmp_path / "bare"), "--out", str(tmp_path)], capsys
+    )
     assert "no heads" in error
     error = failing(["transcribe", "x.wav", "--model", str(tmp_path / "bare"), "--strategy", "verify"], capsys)
     assert "strategy verify: " in error and "no heads" in error
@@ -88,12 +90,12 @@ def test_the_prediction_is_what_compare_measures(sets, tmp_path, capsys):
     """Walked tokens per call at every depth equal those of `verify`, exactly; so do the ceilings."""
     chosen = ["--heads", "latent", "--heads", str(sets / "chain"), "--heads", str(sets / "narrow")]
     model, out = str(sets / "model"), tmp_path / "report"
-    assert main(["heads", "report", model, str(EXAMPLES), *chosen, "--out", str(out)]) == 0
+    assert main(["heads", "report", str(EXAMPLES), "--model", model, *chosen, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     report = json.loads((out / "report.json").read_text())
     wanted = {("latent", 7), ("latent", 3), ("chain", 3), ("chain", 1), ("narrow", 2)}
     listed = ",".join(f"verify:depth={depth},heads={name}" for name, depth in sorted(wanted))
-    command = ["compare", model, str(EXAMPLES), *chosen, "--strategies", f"ar,{listed},verify"]
+    command = ["compare", str(EXAMPLES), "--model", model, *chosen, "--strategies", f"ar,{listed},verify"]
     assert main([*command, "--out", str(tmp_path / "c")]) == 0
     rows = json.loads((tmp_path / "c" / "compare.json").read_text())
     predicted = {(h["name"], d["depth"]): d for h in report["heads"] for d in h["depths"]}
@@ -116,7 +118,16 @@ def test_the_prediction_is_what_compare_measures(sets, tmp_path, capsys):
 
 
 def test_drafting_time_is_measured(sets, tmp_path):
-    command = ["compare", str(sets / "model"), str(EXAMPLES), "--batch-size", "3", "--strategies", "ar,verify,ctc-only"]
+    command = [
+        "compare",
+        str(EXAMPLES),
+        "--model",
+        str(sets / "model"),
+        "--batch-size",
+        "3",
+        "--strategies",
+        "ar,verify,ctc-only",
+    ]
     assert main([*command, "--out", str(tmp_path)]) == 0
     plain, verify, only = json.loads((tmp_path / "compare.json").read_text())
     assert 0 < plain["draft_ms_per_call"] < verify["draft_ms_per_call"]
@@ -142,7 +153,7 @@ def test_the_time_of_a_batch_is_divided_among_its_rows():
 def test_ar_is_decoded_once_and_kept_beside_the_heads(sets, tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(sets / "model", model)
-    command = ["heads", "report", str(model), str(EXAMPLES)]
+    command = ["heads", "report", str(EXAMPLES), "--model", str(model)]
     assert main(command) == 0
     beside = model / "heads" / "latent" / "report"
     kept = json.loads((beside / "examples.json").read_text())
@@ -167,13 +178,23 @@ def test_ar_is_decoded_once_and_kept_beside_the_heads(sets, tmp_path, capsys):
     beside.write_text("in the way")
     error = failing(command, capsys)
     assert str(beside) in error and "--out" in error
-    error = failing(["heads", "report", "an4", str(EXAMPLES)], capsys)
+    error = failing(["heads", "report", str(EXAMPLES), "--model", "an4"], capsys)
     assert "part of the installed package" in error and "--out" in error
 
 
 def test_transcripts_as_reference_are_marked_everywhere(sets, tmp_path, capsys):
     out = tmp_path / "out"
-    command = ["heads", "report", str(sets / "model"), str(EXAMPLES), "--reference", "text", "--out", str(out)]
+    command = [
+        "heads",
+        "report",
+        str(EXAMPLES),
+        "--model",
+        str(sets / "model"),
+        "--reference",
+        "text",
+        "--out",
+        str(out),
+    ]
     assert main(command) == 0
     report = json.loads((out / "report.json").read_text())
     assert report["note"] == BIASED
@@ -188,7 +209,7 @@ def test_transcripts_as_reference_are_marked_everywhere(sets, tmp_path, capsys):
     for name in ("wav.scp", "utt2spk", "spk2utt", "info.json"):
         shutil.copy(EXAMPLES / name, tmp_path / "set" / name)
     (tmp_path / "set" / "text").write_text("\n".join((EXAMPLES / "text").read_text().splitlines()[1:]) + "\n")
-    command[3] = str(tmp_path / "set")
+    command[2] = str(tmp_path / "set")
     error = failing([*command, "--root", str(EXAMPLES)], capsys)
     assert "text" in error and "command" in error
 
@@ -209,7 +230,7 @@ def test_heads_of_another_trunk_need_the_option(sets, tmp_path, capsys, monkeypa
         return []
 
     monkeypatch.setattr("speechmtp.cli.decode._run_here", here)
-    jobs = ["decode", "an4", str(EXAMPLES), "--strategy", "verify", "--heads", stale, "--out", str(tmp_path)]
+    jobs = ["decode", str(EXAMPLES), "--model", "an4", "--strategy", "verify", "--heads", stale, "--out", str(tmp_path)]
     assert main([*jobs, "--nj", "2", "--allow-stale-heads"]) == 0
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["heads"] == [stale]
     with pytest.raises(CheckpointError, match="another trunk"):
@@ -222,7 +243,7 @@ def test_wrong_heads_are_one_line(sets, tmp_path, capsys):
     error = failing([*x, "--heads", "chian"], capsys)
     assert "--heads chian" in error and "the model's own: latent" in error
     (tmp_path / "empty").mkdir()
-    error = failing(["heads", "list", model, "--heads", str(tmp_path / "empty")], capsys)
+    error = failing(["heads", "list", "--model", model, "--heads", str(tmp_path / "empty")], capsys)
     assert f"--heads {tmp_path / 'empty'}" in error and "config.yaml is missing" in error
     shutil.copytree(sets / "chain", tmp_path / "latent")
     error = failing([*x, "--heads", "latent", "--heads", str(tmp_path / "latent")], capsys)

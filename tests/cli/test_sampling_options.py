@@ -32,7 +32,7 @@ class Inside:
 
 def decoded(data: Path, out: Path, *more: str) -> str:
     """The text that `decode` writes."""
-    assert main(["decode", "an4", str(data), "--threads", "1", "--out", str(out), *more]) == 0
+    assert main(["decode", str(data), "--model", "an4", "--threads", "1", "--out", str(out), *more]) == 0
     return (out / "text").read_text()
 
 
@@ -88,6 +88,6 @@ def test_silence_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, failing: Callable[..., str]) -> None:
-    for command in (["transcribe", "x.wav"], ["decode", "none", "nowhere", "--out", str(tmp_path / "out")]):
+    for command in (["transcribe", "x.wav"], ["decode", "nowhere", "--model", "none", "--out", str(tmp_path / "out")]):
         assert "--min-p 2.0: expected from 0 to 1" in failing([*command, "--min-p", "2"])
         assert "--repetition-penalty 0.0: expected above 0" in failing([*command, "--repetition-penalty", "0"])

@@ -52,7 +52,7 @@ def test_a_trained_head_drafts_and_the_text_stays(
     assert (tmp_path / "memories.safetensors").exists() and (tmp_path / "dev_memories.safetensors").exists()
     assert "error rates in percent" in (trained / "card.md").read_text()
     options = ["--strategies", "ar,ctc,ctc:mode=whole,ctc-only", "--ctc", str(trained), "--out", str(tmp_path / "cmp")]
-    assert main(["compare", str(model), str(spoken), *options]) == 0
+    assert main(["compare", str(spoken), "--model", str(model), *options]) == 0
     rows = {row["label"]: row for row in json.loads((tmp_path / "cmp" / "compare.json").read_text())}
     plain = rows["ar"]
     for label in ("ctc", "ctc:mode=whole"):
@@ -82,7 +82,7 @@ def test_another_encoder_is_refused(trained: Path, tmp_path: Path, failing: Call
 def test_a_rounded_model_keeps_its_head(model: Path, trained: Path, tmp_path: Path, storage: str) -> None:
     """The head is bound to the encoder as it will be loaded."""
     out = tmp_path / "out"
-    assert main(["export", str(model), "--ctc", str(trained), "--storage", storage, "--out", str(out)]) == 0
+    assert main(["export", "--model", str(model), "--ctc", str(trained), "--storage", storage, "--out", str(out)]) == 0
     assert load(str(out)).has_ctc
 
 

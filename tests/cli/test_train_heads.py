@@ -26,7 +26,7 @@ def data(tmp_path_factory) -> Path:
 
 def command(data: Path, out: Path, *more: str, model: str = "an4") -> list[str]:
     """A short training of chained heads."""
-    options = ["--heads", "chain", "--depth", "2", "--train", str(data), "--dev", str(data), "--threads", "1"]
+    options = ["--family", "chain", "--depth", "2", "--train", str(data), "--dev", str(data), "--threads", "1"]
     return ["train", "heads", "--model", model, *options, "--out", str(out), *more]
 
 
@@ -49,7 +49,7 @@ def texts(capsys, *options: str) -> tuple[list[str], list[dict]]:
 
 def reported(model: str, data: Path, out: Path, *options: str) -> dict:
     """The head set's figures of `heads report`."""
-    assert main(["heads", "report", model, str(data), "--out", str(out), *options]) == 0
+    assert main(["heads", "report", str(data), "--model", model, "--out", str(out), *options]) == 0
     [head] = json.loads((out / "report.json").read_text())["heads"]
     return head
 
@@ -80,7 +80,7 @@ def test_a_head_folder_is_written_and_decodes_what_ar_says(trained, data, tmp_pa
     verified, rows = texts(capsys, "--heads", str(trained), "--strategy", "verify:heads=two")
     assert verified == plain
     assert {row["strategy"] for row in rows} == {"verify:depth=2,heads=two"}  # as deep as the heads, not 7
-    assert main(["heads", "list", "an4", "--heads", str(trained)]) == 0
+    assert main(["heads", "list", "--model", "an4", "--heads", str(trained)]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "yes"
     head = reported("an4", data, tmp_path, "--heads", str(trained))
     assert f"- tokens_per_call: {head['tokens_per_call']:.2f}\n" in card
@@ -160,8 +160,8 @@ def test_wrong_input_is_one_line_and_nothing_is_written(data, tmp_path, capsys):
     def error(*more: str, train: Path = data) -> str:
         return failing([*command(train, out), *more], capsys)
 
-    unknown = error("--heads", "chian")
-    assert "--heads chian" in unknown and "linear, latent, chain, block" in unknown
+    unknown = error("--family", "chian")
+    assert "--family chian" in unknown and "linear, latent, chain, block" in unknown
     assert "depth -1, expected 0 or more" in error("--depth", "-1")
     assert "depth 0 has nothing to train" in error("--depth", "0")
     assert "taps has layer 9, expected 0 to" in error("heads.taps=[1,9]")

@@ -13,8 +13,8 @@ from small_lm import LINES, load_lm, write_lm, write_text
 import speechmtp
 from speechmtp.cli.main import main
 from speechmtp.decoding.strategies import make_strategy
+from speechmtp.evaluation.held_out import text_prompt
 from speechmtp.heads.folder import load_heads, trunk_digest
-from speechmtp.training.tasks.head_data import text_prompt
 
 QUICK = [
     "steps=3",
@@ -32,7 +32,7 @@ def lms(tmp_path_factory) -> Path:
     """Folders `llama` and `qwen3`, and a text file."""
     folder = tmp_path_factory.mktemp("lms")
     write_lm(folder / "llama", tied=False)
-    write_lm(folder / "qwen3", "qwen3", prompt_tokens=False)
+    write_lm(folder / "qwen3", "qwen3", bos=False)
     write_text(folder / "lines.txt")
     return folder
 
@@ -40,7 +40,7 @@ def lms(tmp_path_factory) -> Path:
 def command(lms: Path, family: str, out: Path, *more: str) -> list[str]:
     """A short training of chained heads."""
     text = str(lms / "lines.txt")
-    options = ["--heads", "chain", "--depth", "2", "--train", text, "--train", text, "--dev", text, "--threads", "1"]
+    options = ["--family", "chain", "--depth", "2", "--train", text, "--train", text, "--dev", text, "--threads", "1"]
     return ["train", "heads", "--model", str(lms / family), *options, "--out", str(out), *more, *QUICK]
 
 
@@ -101,13 +101,13 @@ def test_a_shortlist_is_of_the_texts_and_keeps_the_end(lms, trained):
 def test_list_tells_which_heads_fit(lms, trained, tmp_path, capsys):
     folders = [str(trained / "llama" / name) for name in ("own", "text")]
     chosen = [part for folder in folders for part in ("--heads", folder)]
-    assert main(["heads", "list", str(lms / "llama"), *chosen]) == 0
+    assert main(["heads", "list", "--model", str(lms / "llama"), *chosen]) == 0
     rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert all(rows[folder][1:3] == ["chain", "2"] and rows[folder][-2:] == ["llama", "yes"] for folder in folders)
     assert "20" in rows[folders[1]]
-    assert main(["heads", "list", str(lms / "qwen3"), "--heads", folders[0]]) == 0
+    assert main(["heads", "list", "--model", str(lms / "qwen3"), "--heads", folders[0]]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "no"
-    assert main(["heads", "list", str(lms / "qwen3")]) == 0
+    assert main(["heads", "list", "--model", str(lms / "qwen3")]) == 0
     assert "no heads" in capsys.readouterr().out
 
 
@@ -116,7 +116,7 @@ def test_the_report_predicts_what_decoding_measures(lms, trained, tmp_path, caps
     for name in ("own", "text"):
         chosen += ["--heads", str(trained / "llama" / name)]
     options = ["--prompt-tokens", "4", "--max-new-tokens", "12", "--batch-size", "4"]
-    assert main(["heads", "report", model, text, *chosen, *options]) == 0
+    assert main(["heads", "report", text, "--model", model, *chosen, *options]) == 0
     shown = capsys.readouterr().out
     beside = trained / "llama" / "own" / "report"
     report = json.loads((beside / "lines.txt" / "report.json").read_text())
@@ -138,17 +138,23 @@ def test_the_report_predicts_what_decoding_measures(lms, trained, tmp_path, caps
             )  # fmt: skip
             assert list(kept["tokens"].values()) == tokens * 2
             assert row["tokens_per_call"] == pytest.approx(sum(map(len, tokens)) / sum(t.calls for t in traces))
-    assert main(["heads", "report", model, text, *chosen, *options]) == 0
+    assert main(["heads", "report", text, "--model", model, *chosen, *options]) == 0
     again = json.loads((beside / "lines.txt" / "report.json").read_text())
     assert again["reference_source"] == "kept tokens" and again["heads"] == report["heads"]
-    assert main(["heads", "report", model, text, *chosen, "--prompt-tokens", "4", "--max-new-tokens", "11"]) == 0
+    assert (
+        main(["heads", "report", text, "--model", model, *chosen, "--prompt-tokens", "4", "--max-new-tokens", "11"])
+        == 0
+    )
     changed = json.loads((beside / "lines.txt" / "report.json").read_text())
     assert changed["reference_source"] == "decoded now" and changed["tokens"] < report["tokens"]
 
 
 def test_the_text_itself_as_reference_is_marked(lms, trained, tmp_path, capsys):
     heads = ["--heads", str(trained / "llama" / "text"), "--reference", "text", "--out", str(tmp_path)]
-    assert main(["heads", "report", str(lms / "llama"), str(lms / "lines.txt"), *heads, "--prompt-tokens", "3"]) == 0
+    assert (
+        main(["heads", "report", str(lms / "lines.txt"), "--model", str(lms / "llama"), *heads, "--prompt-tokens", "3"])
+        == 0
+    )
     report = json.loads((tmp_path / "report.json").read_text())
     lm = load_lm(lms / "llama")
     assert report["tokens"] == 2 * sum(len(lm.encode(line)) + 1 - 3 for line in LINES)
@@ -167,7 +173,19 @@ def test_a_causal_lm_that_moved_is_a_folder_of_transformers(family, mode, lms, t
     assert trunk_digest(lm) != trunk_digest(before) and lm.encode(LINES[1]) == before.encode(LINES[1])
     assert load_heads(model / "heads" / "chain", lm).depth == 2  # not stale
     assert (
-        main(["heads", "report", str(model), str(lms / "lines.txt"), "--prompt-tokens", "3", "--max-new-tokens", "24"])
+        main(
+            [
+                "heads",
+                "report",
+                str(lms / "lines.txt"),
+                "--model",
+                str(model),
+                "--prompt-tokens",
+                "3",
+                "--max-new-tokens",
+                "24",
+            ]
+        )
         == 0
     )
     report = json.loads((model / "heads" / "chain" / "report" / "lines.txt" / "report.json").read_text())
@@ -188,17 +206,17 @@ def test_wrong_input_is_one_line(lms, trained, tmp_path, capsys):
     empty.write_text("\n\n")
     only = ["train", "heads", "--model", str(lms / "llama"), "--train", str(empty), "--dev", text, "--out", str(out)]
     assert f"{empty}: no text" in failing([*only, *QUICK], capsys)
-    report = ["heads", "report", str(lms / "llama")]
+    report = ["heads", "report", "--model", str(lms / "llama")]
     heads = ["--heads", str(trained / "llama" / "own")]
     assert "a folder" in failing([*report, spoken, *heads], capsys)
     assert "has no heads" in failing([*report, text], capsys)
     assert "--prompt-tokens 0" in failing([*report, text, *heads, "--prompt-tokens", "0"], capsys)
     assert "--dtype int4" in failing([*report, text, *heads, "--dtype", "int4"], capsys)
-    assert "a speech model" in failing(["heads", "report", "an4", text], capsys)
+    assert "a speech model" in failing(["heads", "report", text, "--model", "an4"], capsys)
     assert "--prompt-tokens, --max-new-tokens" in failing(
-        ["heads", "report", "an4", spoken, "--max-new-tokens", "3"], capsys
+        ["heads", "report", spoken, "--model", "an4", "--max-new-tokens", "3"], capsys
     )
-    stale = failing(["heads", "report", str(lms / "qwen3"), text, *heads], capsys)
+    stale = failing(["heads", "report", text, "--model", str(lms / "qwen3"), *heads], capsys)
     assert "another trunk (llama)" in stale and "--allow-stale-heads" in stale
 
 
@@ -207,7 +225,7 @@ def test_folders_that_are_no_whole_causal_lm_are_one_line(lms, tmp_path, capsys)
         shutil.rmtree(tmp_path / "bad", ignore_errors=True)
         shutil.copytree(lms / "llama", tmp_path / "bad")
         change(tmp_path / "bad")
-        return failing(["heads", "list", str(tmp_path / "bad")], capsys)
+        return failing(["heads", "list", "--model", str(tmp_path / "bad")], capsys)
 
     def without(folder: Path) -> None:
         state = load_file(folder / "model.safetensors")

@@ -110,7 +110,7 @@ def test_texts_that_reach_the_limit_are_listed_in_one_line(
     lines = [line for line in err.splitlines() if "limit of tokens" in line]
     assert len(lines) == 1 and lines[0].startswith(f"speechmtp: warning: {len(stopped)} of 3 files stopped ")
     assert all(name in lines[0] for name in stopped)
-    assert main(["decode", str(model), str(data), "--out", str(tmp_path)]) == 0
+    assert main(["decode", str(data), "--model", str(model), "--out", str(tmp_path)]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if "limit of tokens" in line]
     assert len(lines) == 1 and f"{len(stopped)} of 3 utterances" in lines[0]
 
@@ -124,7 +124,7 @@ def test_decode_cuts_and_batches_like_transcribe(
     wanted = [f"{name} {text}".strip() for name, text in zip(names, texts)]
     for batch in ("1", "3"):
         out = tmp_path / batch
-        assert main(["decode", str(model), str(data), "--out", str(out), "--batch-size", batch]) == 0
+        assert main(["decode", str(data), "--model", str(model), "--out", str(out), "--batch-size", batch]) == 0
         assert [" ".join(line.split()) for line in (out / "text").read_text().splitlines()] == [
             " ".join(line.split()) for line in wanted
         ]

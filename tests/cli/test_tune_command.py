@@ -8,26 +8,27 @@ import pytest
 import yaml
 
 import speechmtp
-from speechmtp.cli import compare, tune
 from speechmtp.cli.main import main
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
+from speechmtp.evaluation import comparison_files, tuning
 from speechmtp.evaluation.comparison import recommend
+from speechmtp.evaluation.selection import StrategySelection
 
 
 @pytest.fixture
 def small_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     """One or two values of every option, one size of tree, no pictures."""
-    grids = {name: {key: values[:1] for key, values in grid.items()} for name, grid in tune.GRIDS.items()}
-    monkeypatch.setattr(tune, "GRIDS", grids | {"lookup": {"depth": (3, 10)}, "relaxed": {"theta": (0.0, 0.5)}})
-    monkeypatch.setattr(tune, "NODES", (8,))
-    monkeypatch.setattr(compare, "_plot", lambda *_: None)
+    grids = {name: {key: values[:1] for key, values in grid.items()} for name, grid in tuning.GRIDS.items()}
+    monkeypatch.setattr(tuning, "GRIDS", grids | {"lookup": {"depth": (3, 10)}, "relaxed": {"theta": (0.0, 0.5)}})
+    monkeypatch.setattr(tuning, "NODES", (8,))
+    monkeypatch.setattr(comparison_files, "plot_comparison", lambda *_: "")
 
 
 @pytest.mark.usefixtures("small_grids")
 def test_everything_is_tuned_for_speech(spoken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     conf, common = tmp_path / "conf" / "decode.yaml", ["--threads", "1", "--out", str(tmp_path)]
-    assert main(["tune", "an4", str(spoken), "--all", "--thetas", "0.9", "--conf", str(conf), *common]) == 0
+    assert main(["tune", str(spoken), "--model", "an4", "--all", "--thetas", "0.9", "--conf", str(conf), *common]) == 0
     shown = capsys.readouterr().out
     rows, kept = json.loads((tmp_path / "tune.json").read_text()), yaml.safe_load(conf.read_text())
     tried, labels = [row["label"] for row in rows], kept["strategies"]
@@ -45,9 +46,9 @@ def test_everything_is_tuned_for_speech(spoken: Path, tmp_path: Path, capsys: py
     chosen = [row for row in rows if row["label"] in labels and row["exact"] and row["strategy"] != "ar"]
     assert kept["recommended"] == min(chosen, key=lambda row: row["seconds"])["label"]
     assert f"the fastest exact one: {kept['recommended']}" in shown
-    wanted = compare.Wanted(f"@{conf}")
-    assert [s.label for s in wanted.strategies(speechmtp.load("an4").runner, True)] == labels[:-1]
-    assert wanted.with_peers and not wanted.all and wanted.recommended == kept["recommended"]
+    selection = StrategySelection.parse(f"@{conf}")
+    assert [s.label for s in selection.strategies(speechmtp.load("an4").runner, True)] == labels[:-1]
+    assert selection.peers and not selection.every and selection.recommended == kept["recommended"]
 
 
 @pytest.mark.usefixtures("small_grids")
@@ -56,8 +57,9 @@ def test_a_causal_lm_is_tuned_without_transcripts_and_compare_reads_it(
 ) -> None:
     conf, draft = tmp_path / "decode.yaml", ["--draft-model", str(text_lms / "draft")]
     common = [
-        str(text_lms / "lm"),
         str(text_lms / "lines.txt"),
+        "--model",
+        str(text_lms / "lm"),
         *draft,
         "--prompt-tokens",
         "4",
@@ -103,7 +105,7 @@ def test_the_recommended_row_is_the_fastest_exact_one() -> None:
 
 def chosen(rows: list[dict[str, Any]], loss: float = 0.3) -> list[str]:
     """Labels that are kept besides `ar`."""
-    kept = [found["label"] for found in tune._choose([row("ar", 9.0), *rows], loss)]
+    kept = [found["label"] for found in tuning.choose_best([row("ar", 9.0), *rows], loss)]
     assert kept[0] == "ar"
     return kept[1:]
 
@@ -123,12 +125,12 @@ def test_of_lossy_kinds_the_most_tokens_a_call_for_little_loss() -> None:
     assert chosen(rows, 0.1) == ["top-k:k=2"], "none costs so little: that which costs least"
     texts = [row("top-k:k=2", 1.0, 3.0, None, 8), row("top-k:k=3", 1.0, 4.0, None, 7)]
     plain = row("ar", 9.0, wer=None)
-    assert [found["label"] for found in tune._choose([plain, *texts], 0.3)] == ["ar", "top-k:k=2"]
+    assert [found["label"] for found in tuning.choose_best([plain, *texts], 0.3)] == ["ar", "top-k:k=2"]
 
 
 def test_what_is_tried_names_real_options() -> None:
-    for name, grid in tune.GRIDS.items():
+    for name, grid in tuning.GRIDS.items():
         for key, values in grid.items():
             for value in values:
                 assert parse_strategy(f"{name}:{key}={value}").options.get(key, "") == value
-    assert set(tune.GRIDS) <= {*STRATEGIES} - {*PRESETS}
+    assert set(tuning.GRIDS) <= {*STRATEGIES} - {*PRESETS}

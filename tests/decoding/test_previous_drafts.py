@@ -10,7 +10,7 @@ from cases import Case, make_case, mutate
 from engine_runs import Drawing, Sources, generate, row_of
 
 from speechmtp import types
-from speechmtp.cli.options import check_strategies
+from speechmtp.cli.checks import check_strategies
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.previous import PreviousHeads, PreviousPass
 from speechmtp.decoding.rules.contract import GreedyMatch

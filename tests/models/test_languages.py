@@ -11,9 +11,9 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 import speechmtp
-from speechmtp.cli.reference import text_tokens
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.evaluation.reference_outputs import text_tokens
 
 CHOICES = {
     "is_multilingual": True, "lang_to_id": {"<|en|>": 6, "<|de|>": 7, "<|fr|>": 8},

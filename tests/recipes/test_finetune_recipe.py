@@ -52,7 +52,7 @@ def test_test_sets_are_only_scored_and_nothing_is_trained_twice(recipe: Path) ->
     printed = run(recipe)
     calls = (recipe / "calls").read_text().splitlines()
     [trained] = [call for call in calls if call.startswith("train asr")]
-    assert "--base default --config conf/decoder.yaml --train data/train --keep data/keep" in trained
+    assert "--model default --config conf/decoder.yaml --train data/train --keep data/keep" in trained
     assert "--dev data/dev --dev data/keep_dev" in trained and trained.endswith("--out exp/decoder")
     tests = [call.split()[0] for call in calls if "data/test" in call or "data/keep_test" in call]
     assert set(tests) == {"data", "decode", "score", "compare"}
@@ -62,8 +62,8 @@ def test_test_sets_are_only_scored_and_nothing_is_trained_twice(recipe: Path) ->
     assert "--model exp/decoder/model" in heads and "--dev data/dev" in heads
     run(recipe, "--stop-stage", "2")
     assert (recipe / "calls").read_text().splitlines() == calls
-    run(recipe, "--only", "train", "--parts", "full", "--base", "some/model")
-    assert "--base some/model --config conf/full.yaml" in (recipe / "calls").read_text().splitlines()[-1]
+    run(recipe, "--only", "train", "--parts", "full", "--model", "some/model")
+    assert "--model some/model --config conf/full.yaml" in (recipe / "calls").read_text().splitlines()[-1]
 
 
 def test_a_missing_corpus_is_one_line(recipe: Path) -> None:

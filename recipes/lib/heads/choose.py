@@ -38,7 +38,7 @@ class Trials:
         from speechmtp.training.tasks.head_bases import heard_data, heard_dev
 
         self.bundle = load_bundle(model)
-        config = self.config(["--heads", "linear"])
+        config = self.config(["--family", "linear"])
         self.data = heard_data(
             self.bundle,
             read_data_dir(os.environ["TRAIN_DIR"]),

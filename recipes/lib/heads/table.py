@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from speechmtp.cli.results import ask_git, processor_name
+from speechmtp.evaluation.results_page import ask_git, processor_name
 from speechmtp.scoring.tables import Column, render_markdown
 
 Row = dict[str, Any]

@@ -18,4 +18,4 @@ for line in "${lines[@]}"; do
     --out "exp/heads/$name" --threads 1 "${words[@]}"
 done
 step --in "$model" --in data/dev.txt "${inputs[@]}" --out exp/report --stdout exp/report.txt -- \
-  speechmtp heads report "$model" data/dev.txt "${sets[@]}" --prompt-tokens 32 --max-new-tokens 96 --threads 1 --out exp/report
+  speechmtp heads report data/dev.txt --model "$model" "${sets[@]}" --prompt-tokens 32 --max-new-tokens 96 --threads 1 --out exp/report

@@ -1,0 +1,123 @@
+"""Checks of options before anything is loaded, so that a wrong one is told in the words of the command line."""
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from speechmtp.api import Recogniser
+    from speechmtp.decoding.runner import Runner
+    from speechmtp.decoding.strategies import Strategy
+
+
+def check_device(args: argparse.Namespace) -> None:
+    """Check --device and --threads, put the device's name in place of `auto`, and set the threads."""
+    import torch
+
+    from speechmtp.api import device_problem, find_device
+
+    if args.threads < 0:
+        raise ConfigError(f"--threads {args.threads}: expected 0 or more")
+    if args.device != "auto" and (problem := device_problem(args.device)):
+        raise ConfigError(f"--device {args.device}: not available here ({problem})")
+    args.device = find_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+
+def prepare_run(args: argparse.Namespace) -> None:
+    """Check the options of `add_run_options`, find the device, and set threads and seed."""
+    import torch
+
+    from speechmtp.api import DTYPES, int8_problem
+
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size {args.batch_size}: expected 1 or more")
+    check_device(args)
+    if args.dtype not in DTYPES:
+        raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
+    if args.drafts == "int8" and (problem := int8_problem(args.device, args.dtype)):
+        raise ConfigError(f"--drafts int8: needs a CPU and float32, found {problem}; leave it out")
+    check_heads(args.model, args.heads)
+    random.seed(args.seed)
+    torch.manual_seed(args.seed)
+
+
+def check_heads(model: str, heads: Sequence[str]) -> None:
+    """Refuse what --heads names and is no head set, and two of one name."""
+    from speechmtp.bundle import locate
+    from speechmtp.heads.folder import own_heads
+
+    if not heads:
+        return
+    folder = locate(model)
+    own, found = own_heads(folder), dict[str, Path]()
+    for item in heads:
+        path = own.get(item, Path(item))
+        if not path.is_dir():
+            names = ", ".join(own) or "none"
+            raise ConfigError(f"--heads {item}: neither a head set of {folder} nor a folder; the model's own: {names}")
+        if not (path / "config.yaml").exists():
+            raise ConfigError(
+                f"--heads {item}: config.yaml is missing; give a head folder, with config.yaml and heads.safetensors"
+            )
+        name = item if item in own else path.resolve().name
+        if name in found:
+            raise ConfigError(f"--heads {item}: {path} has the name of {found[name]}; rename one of the two folders")
+        found[name] = path
+
+
+def check_text_options(args: argparse.Namespace) -> None:
+    """Check the options of `add_text_options` against the kind of --model, and DATA with them."""
+    from speechmtp.bundle import reads_text
+    from speechmtp.evaluation.evaluation_sets import check_data
+    from speechmtp.evaluation.settings import MAX_NEW_TOKENS, PROMPT_TOKENS
+
+    text = reads_text(args.model)
+    check_data(args.model, [args.data], text)
+    given = (args.prompt_tokens, args.max_new_tokens)
+    if not text and given != (None, None):
+        raise ConfigError(
+            f"--prompt-tokens, --max-new-tokens: for text LMs, and {args.model} is a speech model; leave them out"
+        )
+    prompt, new = (default if n is None else n for n, default in zip(given, (PROMPT_TOKENS, MAX_NEW_TOKENS)))
+    if min(prompt, new) < 1:
+        raise ConfigError(f"--prompt-tokens {prompt}, --max-new-tokens {new}: expected 1 or more")
+
+
+def check_strategies(
+    strategies: Sequence["Strategy"], runner: "Runner", with_references: bool = False, with_ctc: bool = True,
+    with_previous: bool = False,
+) -> list["Strategy"]:  # fmt: skip
+    """Refuse now what the model cannot do, before any audio is read; the strategies made ready for the model."""
+    from speechmtp.evaluation.selection import prepare_strategies
+
+    for strategy in strategies:
+        if "reference" in strategy.needs and not with_references:
+            raise ConfigError(f"strategy {strategy.name}: needs `ar`'s output first; use speechmtp compare")
+        if "model" in strategy.needs and runner.draft is None:
+            raise ConfigError(f"strategy {strategy.name}: needs a draft model; give one with --draft-model")
+        if "heads" in strategy.needs and strategy.preset is None and not runner.heads:
+            raise ConfigError(
+                f"strategy {strategy.name}: heads: the model has no heads; give a head folder with --heads, or another "
+                f"strategy"
+            )
+        if strategy.heads and runner.heads and strategy.heads not in runner.heads:
+            raise ConfigError(
+                f"strategy {strategy.name}: heads {strategy.heads!r}: not among those loaded, "
+                f"{', '.join(runner.heads)}; name it or give its folder with --heads"
+            )
+    return prepare_strategies(strategies, runner, with_ctc, with_references, with_previous)
+
+
+def open_recogniser(args: argparse.Namespace) -> "Recogniser":
+    """The model that the options ask for, with threads and seed set."""
+    from speechmtp.api import load
+
+    prepare_run(args)
+    draft = getattr(args, "draft_model", "")
+    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads, draft, args.ctc, args.drafts)

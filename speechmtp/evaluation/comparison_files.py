@@ -1,0 +1,58 @@
+"""The files of a comparison: figures, notes, the table as a page, pictures and texts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from speechmtp.errors import SpeechMTPError
+from speechmtp.evaluation.comparison import Comparison
+from speechmtp.evaluation.selection import StrategySelection
+from speechmtp.evaluation.tables import comparison_columns, comparison_footnote, comparison_rows
+from speechmtp.scoring.plot import plot_tradeoff
+from speechmtp.scoring.tables import render_markdown, short_label
+
+
+def comparison_notes(
+    data: str, selection: StrategySelection | None = None, peers: Sequence[str] = ()
+) -> dict[str, Any]:
+    """notes.json: what is said beside the rows. `peers` are notes on transformers' modes that were left out, and a
+    selection from a file knows which strategy is recommended and on what it was chosen."""
+    selection = selection or StrategySelection()
+    return {"peers": list(peers), "recommended": selection.recommended, "chosen_on": selection.chosen_on, "data": data}
+
+
+def write_comparison(comparison: Comparison, notes: dict[str, Any], folder: str | Path) -> str:
+    """Write compare.json, notes.json, compare.md, `text/LABEL/text` of every row and the pictures; the folder is made
+    where it is not there. What comes back says why there is no picture, and is empty where there is one."""
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = comparison.rows
+    (out / "compare.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (out / "notes.json").write_text(json.dumps(notes, indent=1) + "\n")
+    table = render_markdown(comparison_rows(rows), comparison_columns(rows))
+    (out / "compare.md").write_text(f"{table}\n{comparison_footnote(rows, notes)}\n", encoding="utf-8")
+    for name, texts in zip(_folder_names(list(comparison.texts)), comparison.texts.values()):
+        place = out / "text" / name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "text").write_text("".join(f"{n} {t}".rstrip() + "\n" for n, t in sorted(texts.items())))
+    return plot_comparison(rows, out, notes.get("recommended", ""))
+
+
+def plot_comparison(rows: Sequence[dict[str, Any]], folder: Path, recommended: str = "") -> str:
+    """The pictures of a comparison; a text LM's texts have no word error rate, so one is enough. What comes back says
+    why there is none, and is empty otherwise."""
+    scored = any(row["wer"] is not None for row in rows)
+    pictures = {"compare.png": "tokens_per_call", "compare_seconds.png": "seconds"}
+    try:
+        for name, x in (pictures if scored else {"compare.png": "speedup_vs_ar"}).items():
+            plot_tradeoff(rows, folder / name, x, recommended)
+    except SpeechMTPError as error:
+        return str(error)
+    return ""
+
+
+def _folder_names(labels: Sequence[str]) -> list[str]:
+    """A folder's name for each label; that of a large tree is too long for a file system."""
+    short = [short_label(label).translate(str.maketrans(":, ", "___")) for label in labels]
+    return [f"{name}_{short[:n].count(name) + 1}" if name in short[:n] else name for n, name in enumerate(short)]
