@@ -114,9 +114,10 @@ def test_every_stage_then_none(recipe: Path) -> None:
         "data validate data/test --against data/train",
         "train tokenizer --text data/train/text --vocab-size 30 --out data/tokenizer.model",
         "train asr --config conf/train.yaml --train data/train --dev data/dev --out exp/train",
-        "tune exp/train/model data/dev --out exp/train/tune --conf conf/decode_train.yaml",
-        "decode exp/train/model data/test --strategy ctc-only --nj 2 --cmd run.py --out exp/train/decode/test_ctc-only",
-        "compare exp/train/model data/test --strategies @conf/decode_train.yaml --batch-size 16"
+        "tune data/dev --model exp/train/model --out exp/train/tune --conf conf/decode_train.yaml",
+        "decode data/test --model exp/train/model --strategy ctc-only --nj 2 --cmd run.py"
+        " --out exp/train/decode/test_ctc-only",
+        "compare data/test --model exp/train/model --strategies @conf/decode_train.yaml --batch-size 16"
         " --out exp/train/compare/test_batch16",
         "score data/test exp/train/decode/test_ar/text --out exp/train/score/test_ar",
         "results exp/train --out RESULTS.md",
@@ -144,7 +145,9 @@ def test_tiny_is_apart(recipe: Path) -> None:
     seen = calls(recipe)
     assert "data subset data/train data/tiny/train --first 32" in seen
     assert "train asr --config conf/tiny.yaml --train data/tiny/train --dev data/tiny/dev --out exp/tiny" in seen
-    assert "tune exp/tiny/model data/tiny/dev --out exp/tiny/tune --conf exp/tiny/decode.yaml --thetas 0.9" in seen
+    assert (
+        "tune data/tiny/dev --model exp/tiny/model --out exp/tiny/tune --conf exp/tiny/decode.yaml --thetas 0.9" in seen
+    )
     assert "results exp/tiny --out exp/tiny/RESULTS.md" in seen
 
 

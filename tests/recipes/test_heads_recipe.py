@@ -96,8 +96,8 @@ def test_every_set_is_trained_reported_compared_and_stands_on_the_page(recipe: P
     assert "--model TWO" in joint and "prompts_text" in joint and "steps=150" in joint, "the base's budget"
     compared = [line for line in calls(recipe) if line.startswith("compare")]
     assert "verify:depth=3,heads=linear,verify:depth=7,heads=linear" in compared[0]
-    assert compared[0].startswith("compare ONE d/test --heads exp/one/linear --heads exp/one/chain")
-    assert compared[-1].startswith("compare exp/two/chain_joint/model d/test")
+    assert compared[0].startswith("compare d/test --model ONE --heads exp/one/linear --heads exp/one/chain")
+    assert compared[-1].startswith("compare d/test --model exp/two/chain_joint/model")
     page = (recipe / "RESULTS.md").read_text()
     titles = ("frozen trunk `one`", "frozen trunk `two`", "Losses and modes on `two`")
     for text in (*titles, "| loss.kind=kd", "| chain_joint"):

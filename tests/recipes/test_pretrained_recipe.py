@@ -65,9 +65,9 @@ def test_every_stage_of_moonshine(project: Path) -> None:
     assert "--start exp/heads1/chain_ce" in shipped and "memories_2.safetensors" in shipped
     assert trained[0].endswith("passes=1") and "memories_1.safetensors" in trained[0]
     [tuned] = [call for call in calls if call.startswith("tune")]
-    assert "tune default data/tune --all" in tuned and "--heads exp/heads1/chain --ctc exp/heads1/ctc" in tuned
+    assert "tune data/tune --model default --all" in tuned and "--heads exp/heads1/chain --ctc exp/heads1/ctc" in tuned
     compared = [call for call in calls if call.startswith("compare")]
-    assert [call.split()[2] for call in compared] == [
+    assert [call.split()[1] for call in compared] == [
         f"data/{name}" for name in ("librispeech_dev", "librispeech_dev", "librispeech_other5", "an4_test",
                                     "speechocean_test", "librispeech_dev")
     ]  # fmt: skip
