@@ -177,7 +177,7 @@ class _Bench:
 
 
 class DraftLength(Protocol):
-    """Holds configuration only; what changes is in `row.adapted` and, of the rows of a plan together, in
+    """Holds configuration only; what changes is in `row.adapted` and, of the rows of a strategy together, in
     `state.length_state`."""
 
     def start(self, state: DecodeState) -> Any:

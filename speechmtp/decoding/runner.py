@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from speechmtp.decoding.bound import BoundStrategy
 from speechmtp.decoding.draft_length import Costed, CostTable, DraftLength, Running, measure_costs
 from speechmtp.decoding.engine import Engine, Limits, Recorded, generate
-from speechmtp.decoding.plan import Plan
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.sampling import Drawing
+from speechmtp.decoding.sampling import RowSampling
 from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
@@ -88,31 +88,31 @@ class Runner:
             strategy = make_strategy(name, {})
             if (ctc or "ctc" not in strategy.needs) and "previous" not in strategy.needs:
                 with suppress(ConfigError):
-                    rule = strategy.rule if drawn or strategy.rule is None else strategy.rule.undrawn()
+                    rule = strategy.rule if drawn or strategy.rule is None else strategy.rule.greedy()
                     if strategy.exact or type(rule) is not GreedyMatch:
                         found.append(self.prepared(strategy))
         return found
 
     def run(
         self, requests: Sequence[Request], strategies: Sequence[Strategy],
-        drawing: Drawing | Sequence[Drawing] | None = None, recorded: Recorded | None = None,
+        row_sampling: RowSampling | Sequence[RowSampling] | None = None, recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Tokens and traces of every request, each by its own strategy; none may be without a drafter."""
         chosen = [self.prepared(one) for one in strategies]
-        plans = {label: self.plan(one) for label, one in {one.label: one for one in chosen}.items()}
-        each = [plans[one.label] for one in chosen]
-        return generate(self.trunk, requests, each, drawing, self.limits, recorded)
+        bound_strategies = {label: self.bind(one) for label, one in {one.label: one for one in chosen}.items()}
+        each = [bound_strategies[one.label] for one in chosen]
+        return generate(self.trunk, requests, each, row_sampling, self.limits, recorded)
 
     def engine(self, slots: int = 16, recorded: Recorded | None = None) -> Engine:
         """An engine over the trunk that requests join and leave, each by a strategy of its own."""
-        return Engine(self.trunk, slots, self.limits, recorded, plan_of=lambda one: self.plan(self.prepared(one)))
+        return Engine(self.trunk, slots, self.limits, recorded, bind=lambda one: self.bind(self.prepared(one)))
 
-    def plan(self, strategy: Strategy) -> Plan:
+    def bind(self, strategy: Strategy) -> BoundStrategy:
         """A strategy, prepared for this model, with its heads and its draft length."""
         if strategy.drafter is None or strategy.rule is None:
             raise ConfigError(f"strategy {strategy.name}: calls no trunk, expected one that does; choose another")
         heads = self.heads_named(strategy.heads) if strategy.drafter.heads else None
-        return Plan(strategy.drafter, strategy.rule, heads, self._length(strategy, heads))
+        return BoundStrategy(strategy.drafter, strategy.rule, heads, self._length(strategy, heads))
 
     def _length(self, strategy: Strategy, heads: HeadSet | None) -> DraftLength | None:
         if strategy.length == "running":

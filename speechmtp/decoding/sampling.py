@@ -138,7 +138,7 @@ class Processors:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
+class RowSampling:
     """How a row's tokens are drawn: processors and, unless the likeliest are taken, a seed of 64 bits; the noise is
     named by the request's `noise_key`."""
 
@@ -146,7 +146,7 @@ class Drawing:
     seed: int | None = None
 
     @classmethod
-    def of(cls, config: SamplingConfig) -> "Drawing":
+    def of(cls, config: SamplingConfig) -> "RowSampling":
         """What a configuration says; those that differ by their seed alone have one object of processors."""
         return cls(_processors_of(replace(config, seed=0)), config.seed if config.temperature > 0 else None)
 
@@ -157,7 +157,7 @@ def _processors_of(config: SamplingConfig) -> Processors | None:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PickedTokens:
     """`tokens` [B, N, k] of N nodes, likeliest first; `confidence` [B, N, k] under the (processed) distribution they
     are from; `q` [B, N, k, V] the distribution that each was drawn from with its elder siblings taken out, or None."""
 
@@ -166,10 +166,10 @@ class Choice:
     q: Tensor | None = None
 
 
-def choose(
+def pick_tokens(
     state: "DecodeState", logits: Tensor, ids: Tensor | None, level: Tensor | int, prefixes: Prefixes, first: int = 0,
     k: int = 1,
-) -> Choice:  # fmt: skip
+) -> PickedTokens:  # fmt: skip
     """The best `k` tokens, or as many draws without replacement, behind each of N nodes.
 
     `logits` [B, N, V'] are over all tokens, or over those in `ids` [V']. `level` (or [N]) is the depth of the drafted
@@ -179,13 +179,13 @@ def choose(
     if state.processors is None and (state.noise is None or state.draws == "best"):
         best = logits.topk(k, -1) if k > 1 else logits.max(-1, keepdim=True)
         confidence = (best.values - logits.logsumexp(-1, keepdim=True)).exp()
-        return Choice(best.indices if ids is None else ids[best.indices], confidence)
+        return PickedTokens(best.indices if ids is None else ids[best.indices], confidence)
     logits = _spread(logits, ids, state.batch.trunk.vocab_size)
     if state.processors is not None:
         logits = state.processors(logits, prefixes)
     if state.noise is None or state.draws == "best":
         tokens = logits.topk(k, -1).indices
-        return Choice(tokens, logits.softmax(-1).gather(-1, tokens))
+        return PickedTokens(tokens, logits.softmax(-1).gather(-1, tokens))
     steps = torch.as_tensor(level, device=logits.device).expand(logits.shape[1])
     drawn = state.base_index[:, None]
     size = logits.shape[-1]
@@ -198,8 +198,8 @@ def choose(
     probs = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     confidence = probs.gather(-1, tokens)
     if state.draws == "shared" and not state.batch.recorded.overlap:
-        return Choice(tokens, confidence)
-    return Choice(tokens, confidence, _without_elders(probs, tokens))
+        return PickedTokens(tokens, confidence)
+    return PickedTokens(tokens, confidence, _without_elders(probs, tokens))
 
 
 def _spread(logits: Tensor, ids: Tensor | None, size: int) -> Tensor:

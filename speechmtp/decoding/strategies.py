@@ -20,17 +20,17 @@ from speechmtp.decoding.drafters.suffix import Suffix
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
 from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, KeepDraft
 from speechmtp.decoding.rules.groups import AlikeGroups
-from speechmtp.decoding.rules.rejection import Block, Ratio, SampleMatch
+from speechmtp.decoding.rules.rejection import BlockVerification, Ratio, SampleMatch
 from speechmtp.decoding.rules.relaxed import (
     Distance,
     Ensemble,
+    EntropyWindow,
     JointRatio,
     MinBlock,
     Threshold,
     Thresholds,
     TopK,
     Typical,
-    Window,
 )
 from speechmtp.decoding.trees import TreeShape
 from speechmtp.errors import ConfigError
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 LENGTHS = ("", "running", "cost")
 # Exact rules that a drafting strategy can be given; they differ where tokens are drawn.
 RULES: dict[str, Callable[[], AcceptanceRule]] = {
-    "": GreedyMatch, "ratio": Ratio, "block": Block, "sample": SampleMatch,
+    "": GreedyMatch, "ratio": Ratio, "block": BlockVerification, "sample": SampleMatch,
 }  # fmt: skip
 _SHOWN = ("depth", "theta", "measure")  # stand in every label, the others where they are not at their defaults
 
@@ -261,7 +261,7 @@ STRATEGIES: dict[str, Row] = {
     "window": Row(
         "a refused token stays where the trunk is unsure, if the tokens behind it pass",
         {"depth": 7, "size": 3, "entropy": 0.3, **_BY_HEADS},
-        _judged(Window),
+        _judged(EntropyWindow),
     ),
     "thresholds": Row(
         "SGLang's thresholds: the heads' tokens stay above a probability, or if one coin a node falls on them",

@@ -22,7 +22,7 @@ from speechmtp.cli.options import (
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.runner import Runner
-from speechmtp.decoding.sampling import Drawing, SamplingConfig
+from speechmtp.decoding.sampling import RowSampling, SamplingConfig
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.peers import run_peer
@@ -112,7 +112,9 @@ class TextSubject(Subject):
         """By the runner alone."""
         requests = self.asked(names, references)
         began = time.perf_counter()
-        done = self.runner.run(requests, [strategy] * len(requests), Drawing.of(sampling or SamplingConfig()), recorded)
+        done = self.runner.run(
+            requests, [strategy] * len(requests), RowSampling.of(sampling or SamplingConfig()), recorded
+        )
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began

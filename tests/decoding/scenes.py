@@ -8,7 +8,7 @@ import oracle
 import tiny
 import torch
 from cases import mutate, near
-from engine_runs import Drawing, drawn_rows
+from engine_runs import RowSampling, drawn_rows
 from families import CONFIGS
 from random_trees import random_shape
 
@@ -88,7 +88,7 @@ class Scene:
         return [row.tokens for row in self.plain]
 
     def run(
-        self, strategies: list[str], rows: list[int] | None = None, drawing: Drawing | None = None,
+        self, strategies: list[str], rows: list[int] | None = None, row_sampling: RowSampling | None = None,
         recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Some rows (all) by a strategy each, or all by one; those that need it know the greedy answer."""
@@ -96,7 +96,7 @@ class Scene:
         parsed = [parse_strategy(text) for text in strategies] * (1 if len(strategies) > 1 else len(chosen))
         presets = {s.name: preset_heads(s.name, self.trunk.shape) for s in parsed if s.preset and s.preset.heads}
         runner = Priced(self.trunk, {"own": self.heads, **presets}, draft=self.draft)
-        return runner.run(*drawn_rows(chosen, parsed, drawing), recorded)
+        return runner.run(*drawn_rows(chosen, parsed, row_sampling), recorded)
 
     def drafting_itself(self) -> "Scene":
         """The same with the trunk as its own draft model."""

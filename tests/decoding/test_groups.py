@@ -56,7 +56,7 @@ def test_groups_are_exact_on_groups(shapes: tuple[tuple[int, ...], ...], how: st
 
 
 def test_groups_where_nothing_is_drawn() -> None:
-    match = Groups(torch.tensor(GROUPS)).undrawn()
+    match = Groups(torch.tensor(GROUPS)).greedy()
     assert isinstance(match, GroupMatch)
     target = torch.tensor([[[0.0, 0, 0, 9, 0]] * 4])
     draft = Draft(torch.tensor([[0, 3, 1]]), torch.tensor([[-1, 0, 1]]))

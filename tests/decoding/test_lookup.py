@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from cases import make_case
-from engine_runs import Drawing, Plan, generate_mixed
+from engine_runs import RowSampling, Setup, generate_mixed
 
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.lookahead import Lookahead
@@ -50,7 +50,9 @@ def count(
     """Traces of a trunk that counts up, by the token before or otherwise; its output is checked, nothing ends it."""
     trunk = trunk or cycling()
     prompt = tiny.prompts(trunk, [2] * rows)
-    tokens, traces = generate_mixed(trunk, prompt, [Plan(drafter, GreedyMatch())], -1, [limit] * rows, None, prompt_ids)
+    tokens, traces = generate_mixed(
+        trunk, prompt, [Setup(drafter, GreedyMatch())], -1, [limit] * rows, None, prompt_ids
+    )
     assert tokens == [[(tiny.BOS + 1 + i) % tiny.VOCAB for i in range(limit)]] * rows
     return traces
 
@@ -66,8 +68,8 @@ def drawn(seed: int, drafter: Drafter) -> tuple[list[list[int]], int]:
     config = SamplingConfig(**(SAMPLING[seed % len(SAMPLING)].described() | {"seed": seed}))
     ids = tiny.sentences(tiny.generator(seed), rows, 6)
     limits = [8 + row for row in range(rows)]
-    plan, drawing = Plan(drafter, GreedyMatch()), Drawing.of(config, range(rows))
-    tokens, traces = generate_mixed(case.trunk, case.prompt, [plan], tiny.EOS, limits, drawing, ids)
+    bound, row_sampling = Setup(drafter, GreedyMatch()), RowSampling.of(config, range(rows))
+    tokens, traces = generate_mixed(case.trunk, case.prompt, [bound], tiny.EOS, limits, row_sampling, ids)
     return tokens, sum(trace.num_accepted_tokens for trace in traces)
 
 

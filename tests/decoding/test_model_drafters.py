@@ -13,7 +13,7 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, near
-from engine_runs import Drawing, Limits, Plan, Sources, generate, generate_mixed
+from engine_runs import Limits, RowSampling, Setup, Sources, generate, generate_mixed
 from torch import Tensor
 
 from speechmtp.decoding.drafters.beams import BeamSample
@@ -67,9 +67,17 @@ def decode(
     rule: AcceptanceRule | None = None,
 ) -> Out:  # fmt: skip
     """One run of the whole batch."""
-    drawing = None if config is None else Drawing.of(config, range(len(case.tokens)))
+    row_sampling = None if config is None else RowSampling.of(config, range(len(case.tokens)))
     return generate(
-        case.trunk, None, case.prompt, drafter, rule or GreedyMatch(), tiny.EOS, sources, case.limits, drawing=drawing
+        case.trunk,
+        None,
+        case.prompt,
+        drafter,
+        rule or GreedyMatch(),
+        tiny.EOS,
+        sources,
+        case.limits,
+        row_sampling=row_sampling,
     )
 
 
@@ -178,8 +186,8 @@ def test_fault_13_a_draft_after_a_commit_is_that_of_a_fresh_prefill() -> None:
     for seed in range(6):
         case, sources = case_and_draft(seed, by=0.05, most_rows=5, most=16)
         Watched.own = sources.model
-        plan = Plan(Watched(3), GreedyMatch(), None, sources, Uneven() if seed % 3 == 0 else None)
-        tokens, traces = generate_mixed(case.trunk, case.prompt, [plan], tiny.EOS, case.limits)
+        bound = Setup(Watched(3), GreedyMatch(), None, sources, Uneven() if seed % 3 == 0 else None)
+        tokens, traces = generate_mixed(case.trunk, case.prompt, [bound], tiny.EOS, case.limits)
         assert tokens == case.tokens
         for trace in traces:
             whole += sum(trace.num_accepted_tokens_per_pos[2:])
@@ -228,15 +236,15 @@ def test_rows_under_different_strategies(seed: int, config: SamplingConfig | Non
     rows, (trunk, prompts) = len(case.tokens), sources.model
     heads = tiny.heads("latent", 2, seed)
     drafters: list[Drafter] = [DraftModel(3), Silent(), HeadChain(2), BeamSample(2, 3), Marginal(2, 3), Joint(1)]
-    plans = []
+    bound_strategies = []
     for number, drafter in enumerate(drafters):
         mine = list(range(number, rows, len(drafters)))
         own = Sources(model=(trunk, [prompts[row] for row in mine]))
         rule = KeepDraft() if isinstance(drafter, Joint) else GreedyMatch()
-        plans.append(Plan(drafter, rule, heads if drafter.heads else None, own, rows=mine))
-    drawing = None if config is None else Drawing.of(config, range(rows))
-    tokens, traces = generate_mixed(case.trunk, case.prompt, plans, tiny.EOS, case.limits, drawing)
-    assert len(plans) == len(drafters) and tokens == decode(case, Sources(), Silent(), config)[0]
+        bound_strategies.append(Setup(drafter, rule, heads if drafter.heads else None, own, rows=mine))
+    row_sampling = None if config is None else RowSampling.of(config, range(rows))
+    tokens, traces = generate_mixed(case.trunk, case.prompt, bound_strategies, tiny.EOS, case.limits, row_sampling)
+    assert len(bound_strategies) == len(drafters) and tokens == decode(case, Sources(), Silent(), config)[0]
     for row, trace in enumerate(traces):
         asked = not isinstance(drafters[row % len(drafters)], Silent | HeadChain)
         assert (trace.draft_calls > 0) == asked
@@ -250,7 +258,7 @@ def test_limits_bound_the_draft_and_save_its_calls(drafter: Any) -> None:
     for seed in (1, 4):
         case, sources = case_and_draft(seed, by=0.1, most_rows=4, most=12)
         tokens, traces = generate_mixed(
-            case.trunk, case.prompt, [Plan(drafter, GreedyMatch(), None, sources, Uneven())], tiny.EOS, case.limits
+            case.trunk, case.prompt, [Setup(drafter, GreedyMatch(), None, sources, Uneven())], tiny.EOS, case.limits
         )
         assert tokens == case.tokens
         for trace in traces:
@@ -327,7 +335,7 @@ def test_fault_01_to_05_the_ratio_rule_keeps_the_distribution(drafter: Any, conf
     sources = Sources(model=(draft, [copies(draft, 1)] * rows))
     tokens, traces = generate(
         trunk, None, copies(trunk, rows), drafter, Ratio(), tiny.EOS, sources, Limits(0, 4),
-        drawing=Drawing.of(config, range(rows)),
+        row_sampling=RowSampling.of(config, range(rows)),
     )  # fmt: skip
     assert chi_squared(tokens, outcomes(trunk, config, 4)) < 4
     accepted, drafted = (sum(getattr(t, f"num_{kind}_tokens") for t in traces) for kind in ("accepted", "draft"))
@@ -362,8 +370,8 @@ def scored(trunk: Trunk, text: tuple[int, ...]) -> tuple[float, list[float]]:
 def first_draft(trunk: Trunk, drafter: Drafter, sources: Sources, config: SamplingConfig | None = None) -> Draft:
     """What is drafted behind the prompt."""
     rule = Kept()
-    drawing = None if config is None else Drawing.of(config, [0])
-    generate(trunk, None, copies(trunk, 1), drafter, rule, tiny.EOS, sources, Limits(0, 1), drawing=drawing)
+    row_sampling = None if config is None else RowSampling.of(config, [0])
+    generate(trunk, None, copies(trunk, 1), drafter, rule, tiny.EOS, sources, Limits(0, 1), row_sampling=row_sampling)
     return rule.drafts[0]
 
 
@@ -443,7 +451,7 @@ def test_assisted_decoding_compares_the_joint_probabilities_of_both_models() -> 
         Noted.seen.clear()
         generate(
             trunk, None, copies(trunk, 1), BeamSample(3), Noted(0.5), tiny.EOS, sources, Limits(0, 4),
-            drawing=Drawing.of(config, [0]),
+            row_sampling=RowSampling.of(config, [0]),
         )  # fmt: skip
         drafted, accepted = Noted.seen[0]
         said = [token for token in drafted.tokens[0].tolist() if token >= 0]
@@ -462,8 +470,10 @@ def test_drawn_beams_stay_inside_the_cut_and_follow_the_draft_models_distributio
     said = {}
     for name, drafter in (("free", BeamSample(2, 1, 0, 1.0)), ("cut", BeamSample(2, 2, 1, 1.0))):
         rule = Kept()
-        drawing = Drawing.of(config, range(rows))
-        generate(trunk, None, copies(trunk, rows), drafter, rule, tiny.EOS, sources, Limits(0, 1), drawing=drawing)
+        row_sampling = RowSampling.of(config, range(rows))
+        generate(
+            trunk, None, copies(trunk, rows), drafter, rule, tiny.EOS, sources, Limits(0, 1), row_sampling=row_sampling
+        )
         said[name] = [[t for t in row if t >= 0] for row in rule.drafts[0].tokens.tolist()]
     assert chi_squared(said["free"], outcomes(draft, config, 2)) < 4
     greedy = oracle.plain_greedy(draft, copies(draft, 1), tiny.EOS, 2).tokens

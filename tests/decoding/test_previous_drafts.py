@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, mutate
-from engine_runs import Drawing, Sources, generate, row_of
+from engine_runs import RowSampling, Sources, generate, row_of
 
 from speechmtp import types
 from speechmtp.cli.options import check_strategies
@@ -27,12 +27,12 @@ DRAFTERS: list[Any] = [
 
 
 def run(
-    case: Case, drafter: Drafter, previous: list[list[int]], drawing: Drawing | None = None
+    case: Case, drafter: Drafter, previous: list[list[int]], row_sampling: RowSampling | None = None
 ) -> tuple[list[list[int]], list[Trace]]:
     """The case's batch; heads of random weights for those who ask."""
     heads = tiny.heads("latent", 3, case.seed) if drafter.heads else None
     return generate(case.trunk, heads, case.prompt, drafter, GreedyMatch(), tiny.EOS, Sources(previous=previous),
-                    case.limits, drawing=drawing)  # fmt: skip
+                    case.limits, row_sampling=row_sampling)  # fmt: skip
 
 
 def passes_before(answers: list[list[int]], seed: int) -> list[list[int]]:
@@ -58,10 +58,10 @@ def test_every_pass_before_gives_the_tokens_of_plain_sampling_with_the_same_seed
     config = SamplingConfig(temperature=0.9, top_p=0.9, repetition_penalty=1.2)
     case = make_case(seed, most_rows=3, most=8)
     rows = len(case.tokens)
-    drawing = Drawing(config.processors(), [seed] * rows, list(range(rows)))
-    plain, _ = run(case, Silent(), [], drawing)
+    row_sampling = RowSampling(config.processors(), [seed] * rows, list(range(rows)))
+    plain, _ = run(case, Silent(), [], row_sampling)
     for drafter in DRAFTERS:
-        assert run(case, drafter, passes_before(plain, seed), drawing)[0] == plain
+        assert run(case, drafter, passes_before(plain, seed), row_sampling)[0] == plain
 
 
 @pytest.mark.parametrize("seed", range(8))

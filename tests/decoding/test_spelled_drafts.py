@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, mutate
-from engine_runs import Drawing, Sources, generate
+from engine_runs import RowSampling, Sources, generate
 
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads
@@ -51,14 +51,26 @@ def random_texts(case: Case, pieces: tuple[str, ...]) -> list[CtcText]:
 
 
 def run(
-    case: Case, drafter: Drafter, texts: list[Any], pieces: tuple[str, ...] = WORDS, drawing: Drawing | None = None
+    case: Case,
+    drafter: Drafter,
+    texts: list[Any],
+    pieces: tuple[str, ...] = WORDS,
+    row_sampling: RowSampling | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:
     """The case's batch; heads of random weights for those who ask."""
     heads = tiny.heads("latent", 3, case.seed) if drafter.heads else None
     speller = longest_first(pieces)
     sources = Sources(ctc=[SpelledText(one, speller) if isinstance(one, CtcText) else one for one in texts])
     return generate(
-        case.trunk, heads, case.prompt, drafter, GreedyMatch(), tiny.EOS, sources, case.limits, drawing=drawing
+        case.trunk,
+        heads,
+        case.prompt,
+        drafter,
+        GreedyMatch(),
+        tiny.EOS,
+        sources,
+        case.limits,
+        row_sampling=row_sampling,
     )
 
 
@@ -87,11 +99,11 @@ def test_every_text_gives_the_tokens_of_plain_sampling_with_the_same_seed(seed: 
     config = SamplingConfig(temperature=0.9, top_p=0.9, repetition_penalty=1.2)
     case = make_case(seed, most_rows=3, most=8)
     rows = len(case.tokens)
-    drawing = Drawing(config.processors(), [seed] * rows, list(range(rows)))
-    plain, _ = run(case, Silent(), [], drawing=drawing)
+    row_sampling = RowSampling(config.processors(), [seed] * rows, list(range(rows)))
+    plain, _ = run(case, Silent(), [], row_sampling=row_sampling)
     texts = [CtcText(spell(tokens, WORDS)[: 4 * seed]) for tokens in plain]
     for drafter in DRAFTERS[seed % 2 :: 2]:
-        assert run(case, drafter, texts, drawing=drawing)[0] == plain
+        assert run(case, drafter, texts, row_sampling=row_sampling)[0] == plain
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -10,7 +10,7 @@ from scenes import make_scene, preset_heads
 from speechmtp.decoding.drafters.tree import HeadTree
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.runner import Runner
-from speechmtp.decoding.sampling import Drawing
+from speechmtp.decoding.sampling import RowSampling
 from speechmtp.decoding.strategies import STRATEGIES, make_strategy, parse_strategies, parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.models.draft_prompt import DraftPrompt
@@ -121,7 +121,7 @@ def test_what_a_model_cannot_run_is_one_line(text: str, parts: list[str]) -> Non
     requests = [Request(prompt, tiny.RULES, 4, noise_key=i, sources=(DraftPrompt(model.draft, prompt),))
                 for i in range(9)]  # fmt: skip
     with pytest.raises(ConfigError) as caught:
-        model.run(requests, [parse_strategy(text)] * 9, Drawing(None, 1))
+        model.run(requests, [parse_strategy(text)] * 9, RowSampling(None, 1))
     assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value)
 
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case
-from engine_runs import Plan, generate_mixed
+from engine_runs import Setup, generate_mixed
 from families import CONFIGS, NAMES, D
 from random_trees import random_shape, trees
 from torch import Tensor
@@ -268,8 +268,8 @@ def test_fault_08_what_is_absent_is_never_accepted(seed: int) -> None:
     plain = [oracle.plain_greedy(case.trunk, prompt, tiny.EOS, limit).tokens for prompt, limit in prompts]
     heads = tiny.heads(("latent", "hydra")[seed % 2], D, seed)
     for drafter in (HeadTree("0.1.2.10.11.100"), DynamicTree(3, 3, 8)):
-        plan = Plan(drafter, GreedyMatch(), heads, length=Given())
-        tokens, traces = generate_mixed(case.trunk, case.prompt, [plan], tiny.EOS, case.limits)
+        bound = Setup(drafter, GreedyMatch(), heads, length=Given())
+        tokens, traces = generate_mixed(case.trunk, case.prompt, [bound], tiny.EOS, case.limits)
         assert tokens == plain
         assert len({trace.num_draft_tokens / max(1, trace.num_drafts) for trace in traces}) > 1 or len(plain) == 1
     assert sum(row.count(0) for row in plain) > 0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.sampling import Choice, choose
+from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.heads.contract import HeadSet
@@ -104,7 +104,7 @@ def test_the_sentence_is_decoded_with_as_few_calls_as_the_depth_allows(
 class Watched(GreedyMatch):
     """Greedy match that notes the target logits it is shown."""
 
-    by_choices = False
+    by_argmax = False
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -160,11 +160,11 @@ def test_heads_see_in_decoding_what_they_were_trained_on(
     head_set = heads("latent", DEPTH, 4)
     drafts: list[tuple[list[int], list[int], Tensor]] = []
 
-    def watched(state: DecodeState, logits: Tensor, *rest: Any) -> Choice:
+    def watched(state: DecodeState, logits: Tensor, *rest: Any) -> PickedTokens:
         drafts.append(([r.slot for r in state.rows], [len(r.tokens) for r in state.rows], logits))
-        return choose(state, logits, *rest)
+        return pick_tokens(state, logits, *rest)
 
-    monkeypatch.setattr("speechmtp.decoding.drafters.heads.choose", watched)
+    monkeypatch.setattr("speechmtp.decoding.drafters.heads.pick_tokens", watched)
     strategy = make_strategy("verify", {"depth": DEPTH})
     assert strategy.drafter is not None and strategy.rule is not None
     with torch.no_grad():

@@ -17,7 +17,7 @@ from speechmtp.types import Draft, Request, Source, chain_draft
 
 class Drafter:
     """Holds configuration only; what changes is in `row.kept`, a row each, and in `state.drafter_state` for the rows of
-    a plan together.
+    a strategy together.
 
     `heads` says whether it needs a head set, `source` which class of sources it reads of a request, which
     `source_is_optional` may lack.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.layout import path_prefixes
-from speechmtp.decoding.sampling import Choice, choose
+from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.types import Draft, chain_draft
 
@@ -49,7 +49,7 @@ class HeadChain(Drafter):
         measured = confidence if self.measure == "token" else confidence.cumprod(1)
         return (measured >= (self.theta or 0)).long().cumprod(1).bool()
 
-    def _chosen(self, state: DecodeState, depth: int) -> Choice:
+    def _chosen(self, state: DecodeState, depth: int) -> PickedTokens:
         """A choice of `depth` nodes; conditioned families get each depth's choice before the next, and with `theta` go
         no deeper than some row of the batch drafts."""
         heads, mine = state.heads, state.head_state
@@ -58,12 +58,12 @@ class HeadChain(Drafter):
         if heads.one_pass and not prefixed:
             logits = state.step.levels(heads, mine, depth)
             steps = torch.arange(1, depth + 1, device=logits.device)
-            return choose(state, logits, heads.shortlist, steps, lambda: [])
-        found: list[Choice] = []
+            return pick_tokens(state, logits, heads.shortlist, steps, lambda: [])
+        found: list[PickedTokens] = []
 
         def take(logits: Tensor, d: int) -> Tensor:
             drafted = [choice.tokens[..., 0] for choice in found]
-            found.append(choose(state, logits, heads.shortlist, d, lambda: _last_prefix(state, drafted), d - 1))
+            found.append(pick_tokens(state, logits, heads.shortlist, d, lambda: _last_prefix(state, drafted), d - 1))
             return found[-1].tokens[..., 0]
 
         base = state.base_tokens()[:, None]
@@ -79,13 +79,13 @@ class HeadChain(Drafter):
                 del found[longest + 1 :]
             state.drafter_state["look"] = min(self.depth, longest + 2)
         q = [choice.q for choice in found if choice.q is not None]
-        return Choice(
+        return PickedTokens(
             torch.cat([choice.tokens for choice in found], 1), torch.cat([choice.confidence for choice in found], 1),
             torch.cat(q, 1) if q else None,
         )  # fmt: skip
 
 
-def _confidence(found: list[Choice]) -> Tensor:
+def _confidence(found: list[PickedTokens]) -> Tensor:
     return torch.cat([choice.confidence[..., 0] for choice in found], 1)
 
 

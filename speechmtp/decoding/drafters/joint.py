@@ -16,7 +16,7 @@ from speechmtp.decoding.drafters.paths import (
     prefixes_behind,
     up_to_end,
 )
-from speechmtp.decoding.sampling import choose
+from speechmtp.decoding.sampling import pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
@@ -76,7 +76,7 @@ class Joint(Drafter):
         for d in range(1, depth + 1):
             logits = logits_behind(batch.trunk, batch.cache, pending, paths, batch.ahead, batch.rules)[places]
             prefixes = prefixes_behind(state.rows, paths.ends[places])
-            found.append(choose(state, logits, None, d, prefixes, d - 1))
+            found.append(pick_tokens(state, logits, None, d, prefixes, d - 1))
             token = found[-1].tokens[..., 0]
             whole = token.new_zeros(len(batch.rows), 1).index_copy(0, places, token)
             paths = paths.grow(whole, torch.zeros_like(whole))

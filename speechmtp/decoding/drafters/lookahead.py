@@ -18,7 +18,7 @@ from speechmtp.types import Draft
 
 
 @dataclass
-class Window:
+class GuessWindow:
     """A row's guesses: `levels` from the oldest, each a token a column; `pool`, for a first token the rests of its
     n-grams, latest first; `columns` that the last call carried."""
 
@@ -86,7 +86,7 @@ class Lookahead(Drafter):
     def start(self, state: DecodeState) -> None:
         """Empty windows and pools."""
         for row in state.rows:
-            row.kept = Window([[] for _ in range(self.ngram - 1)])
+            row.kept = GuessWindow([[] for _ in range(self.ngram - 1)])
 
     def propose(self, state: DecodeState) -> Draft:
         """Window and n-grams of each row, no deeper than its limit."""

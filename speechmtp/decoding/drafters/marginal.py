@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import Paths, check_size, children, logits_behind, prefixes_behind
-from speechmtp.decoding.sampling import choose
+from speechmtp.decoding.sampling import pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
@@ -48,7 +48,7 @@ class Marginal(Drafter):
         ends, found = torch.zeros(len(distributions), 1, 0, dtype=torch.long, device=distributions.device), []
         for d in range(depth):
             prefixes = prefixes_behind(state.rows, ends)
-            found.append(choose(state, distributions[:, d : d + 1].log(), None, d + 1, prefixes, d))
+            found.append(pick_tokens(state, distributions[:, d : d + 1].log(), None, d + 1, prefixes, d))
             ends = torch.cat([ends, found[-1].tokens], 2)
         q = [choice.q[:, :, 0] for choice in found if choice.q is not None]
         confidence = torch.cat([choice.confidence[..., 0] for choice in found], 1)

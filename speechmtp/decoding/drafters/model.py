@@ -10,7 +10,7 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import ends_text, prefixes_behind
-from speechmtp.decoding.sampling import Choice, choose
+from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.step import ruled
 from speechmtp.errors import ConfigError
@@ -181,11 +181,11 @@ class DraftModel(ByModel):
             return empty_draft(state)
         mine: DraftCache = state.drafter_state
         own = state.noise is not None and state.draws == "own"
-        logits, found, kept = mine.catch_up(state), list[Choice](), list[Tensor]()
+        logits, found, kept = mine.catch_up(state), list[PickedTokens](), list[Tensor]()
         ends = torch.zeros(len(state.rows), 1, 0, dtype=torch.long, device=state.device)
         going = torch.ones(len(state.rows), 1, dtype=torch.bool, device=state.device)
         for d in range(1, depth + 1):
-            choice = choose(state, logits, None, d, prefixes_behind(state.rows, ends), d - 1)
+            choice = pick_tokens(state, logits, None, d, prefixes_behind(state.rows, ends), d - 1)
             token = choice.tokens[..., 0]
             stays, going = going, going & ~ends_text(token, state.ends)
             if self.theta is not None:

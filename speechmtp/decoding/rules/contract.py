@@ -2,8 +2,9 @@
 
 `distribution(target, draft)` gives `stop` [B, P + 1], the probability that the base token (slot 0) or node i (slot i +
 1) is the last one kept, and `follow` [B, P + 1, V], the distribution of the next token there. Deterministic rules give
-one-hot distributions; `settle` draws from them, or takes the likeliest where nothing is drawn. The rules that say of
-each token whether it stays are here; those that compare distributions in `rejection.py`, relaxed ones in `relaxed.py`.
+one-hot distributions; `draw_outcome` draws from them, or takes the likeliest where nothing is drawn. The rules that say
+of each token whether it stays are here; those that compare distributions in `rejection.py`, relaxed ones in
+`relaxed.py`.
 """
 
 from abc import abstractmethod
@@ -26,10 +27,10 @@ class AcceptanceRule:
 
     exact: ClassVar[bool] = False
     draws: ClassVar[Draws] = "best"
-    by_choices: ClassVar[bool] = False  # whether the trunk's first choices are all that it looks at
+    by_argmax: ClassVar[bool] = False  # whether the trunk's first choices are all that it looks at
 
     def judge(self, choices: Tensor, draft: Draft) -> Accepted:
-        """What is kept and what follows, of the trunk's first choices [B, P + 1]; for rules `by_choices`."""
+        """What is kept and what follows, of the trunk's first choices [B, P + 1]; for rules `by_argmax`."""
         raise NotImplementedError
 
     def fitted(self, trunk: Trunk) -> "AcceptanceRule":
@@ -40,16 +41,16 @@ class AcceptanceRule:
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """`stop` [B, P + 1] and `follow` [B, P + 1, V] for target logits [B, P + 1, V]."""
 
-    def undrawn(self) -> "AcceptanceRule":
+    def greedy(self) -> "AcceptanceRule":
         """The rule in its place where the likeliest tokens are taken and nothing is drawn."""
         return self
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
         """What is kept and what follows; `drawn` [B] is the output index of the first token that can be emitted."""
-        return settle(*self.distributions(target, draft), draft, noise, drawn)
+        return draw_outcome(*self.distributions(target, draft), draft, noise, drawn)
 
 
-class Keeps(AcceptanceRule):
+class NodewiseRule(AcceptanceRule):
     """Rules that keep the deepest path on which every token may stay."""
 
     @abstractmethod
@@ -63,7 +64,7 @@ class Keeps(AcceptanceRule):
         return stop, one_hot_best(target) if self.draws == "shared" else probs_of(target)
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
-        """As `settle` on the distribution, without building it where nothing is drawn."""
+        """As `draw_outcome` on the distribution, without building it where nothing is drawn."""
         if noise is not None and self.draws != "shared":
             return super().accept(target, draft, noise, drawn)
         slots = deepest(self.kept(target, draft), draft)
@@ -71,10 +72,10 @@ class Keeps(AcceptanceRule):
         return accepted_to(slots, target[rows, slots.last].argmax(-1), draft)
 
 
-class ByChoices(Keeps):
+class ArgmaxRule(NodewiseRule):
     """Rules that look at nothing but the trunk's first choices."""
 
-    by_choices: ClassVar[bool] = True
+    by_argmax: ClassVar[bool] = True
     draws: ClassVar[Draws] = "shared"
 
     @abstractmethod
@@ -97,7 +98,7 @@ class ByChoices(Keeps):
         return self.judge(target.argmax(-1), draft)
 
 
-class GreedyMatch(ByChoices):
+class GreedyMatch(ArgmaxRule):
     """Keep the longest path of tokens that are the trunk's own first choice: exact for greedy decoding, and, with the
     trunk's noise on its logits, for plain sampling with the same seed (Daliri et al., arXiv 2408.07978)."""
 
@@ -108,7 +109,7 @@ class GreedyMatch(ByChoices):
         return (choices[:, :-1] if draft.chain else choices.gather(1, draft.parent + 1)) == draft.tokens
 
 
-class KeepDraft(ByChoices):
+class KeepDraft(ArgmaxRule):
     """Keep every drafted token without looking: the drafter alone decides what to draft; lossy."""
 
     def matches(self, choices: Tensor, draft: Draft) -> Tensor:
@@ -152,7 +153,7 @@ def deepest(kept: Tensor, draft: Draft) -> Slots:
     return Slots(torch.tensor([last for last, _ in found], dtype=torch.long, device=kept.device), found)
 
 
-def settle(
+def draw_outcome(
     stop: Tensor, follow: Tensor, draft: Draft, noise: Noise | None = None, drawn: Tensor | None = None
 ) -> Accepted:
     """Draw from both distributions, or take the likeliest outcome of both without noise: the thin function that rules

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.rules.contract import AcceptanceRule, Keeps
+from speechmtp.decoding.rules.contract import AcceptanceRule, NodewiseRule
 from speechmtp.decoding.rules.rejection import Ratio
 from speechmtp.decoding.state import Draws
 from speechmtp.errors import ConfigError, ShapeError
@@ -33,7 +33,7 @@ class Groups(Ratio):
         """Number of groups."""
         return int(self.groups.max()) + 1
 
-    def undrawn(self) -> AcceptanceRule:
+    def greedy(self) -> AcceptanceRule:
         """A token stays in the group of the trunk's choice."""
         return GroupMatch(self.groups)
 
@@ -53,7 +53,7 @@ class Groups(Ratio):
 
 
 @dataclass(frozen=True, eq=False)
-class GroupMatch(Keeps):
+class GroupMatch(NodewiseRule):
     """A drafted token stays if it is in the group of the trunk's choice, which seeded noise may have a part in."""
 
     groups: Tensor

@@ -24,7 +24,7 @@ class Ratio(AcceptanceRule):
     exact = True
     draws: ClassVar[Draws] = "own"
 
-    def undrawn(self) -> AcceptanceRule:
+    def greedy(self) -> AcceptanceRule:
         """Dividing by a temperature of 0 is comparing first choices."""
         return GreedyMatch()
 
@@ -64,7 +64,7 @@ class SampleMatch(Ratio):
         return super().compare(r, None, token)
 
 
-class Block(Ratio):
+class BlockVerification(Ratio):
     """Block verification (Sun et al., arXiv 2403.10444): all of a chain is judged together; in expectation it never
     keeps less than `Ratio`. On a tree: ConfigError."""
 

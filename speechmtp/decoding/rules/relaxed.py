@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, Keeps, probs_of
+from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, NodewiseRule, probs_of
 from speechmtp.decoding.rules.rejection import Ratio, SampleMatch, elders, one_hot
 from speechmtp.decoding.state import Draws
 from speechmtp.errors import ConfigError
@@ -15,7 +15,7 @@ from speechmtp.types import Draft
 
 
 @dataclass(frozen=True, kw_only=True)
-class Typical(Keeps):
+class Typical(NodewiseRule):
     """Typical acceptance (Cai et al., Medusa, arXiv 2401.10774): x stays if p(x) > min(epsilon, delta exp(-H(p))).
     A likely token that nobody drafted cannot win."""
 
@@ -33,7 +33,7 @@ class Typical(Keeps):
 
 
 @dataclass(frozen=True)
-class Threshold(Keeps):
+class Threshold(NodewiseRule):
     """x stays while the trunk's probability of it (`token`), or of all up to it (`product`), is at least theta; the
     second gate of Saon et al., arXiv 2603.11243, token by token."""
 
@@ -54,7 +54,7 @@ class Threshold(Keeps):
 
 
 @dataclass(frozen=True)
-class TopK(Keeps):
+class TopK(NodewiseRule):
     """x stays if it is among the trunk's k likeliest (Stern et al., arXiv 1811.03115, section 5.1)."""
 
     k: int
@@ -70,7 +70,7 @@ class TopK(Keeps):
 
 
 @dataclass(frozen=True)
-class Distance(Keeps):
+class Distance(NodewiseRule):
     """x stays if its number is at most `most` from that of the trunk's choice (Stern et al., section 5.2): for codes
     in an order."""
 
@@ -147,7 +147,7 @@ class Ensemble(Ratio):
     def __post_init__(self) -> None:
         _require(0 <= self.weight <= 1, f"ensemble: weight {self.weight}, expected a number from 0 to 1")
 
-    def undrawn(self) -> AcceptanceRule:
+    def greedy(self) -> AcceptanceRule:
         """There is no mixture to draw from."""
         raise ConfigError(
             "ensemble: temperature 0, expected one above 0; the rule mixes two distributions to draw from"
@@ -165,7 +165,7 @@ class Ensemble(Ratio):
 
 
 @dataclass(frozen=True)
-class Window(Ratio):
+class EntropyWindow(Ratio):
     """A refused token stays after all if the trunk was unsure there and the next `size` drafted tokens pass (Li et al.,
     FLy, arXiv 2511.22972); unsure: p log(1 / p) over the three likeliest is at least `entropy`. Chains only."""
 
@@ -177,9 +177,9 @@ class Window(Ratio):
         _require(self.size >= 1, f"window: size {self.size}, expected 1 or more")
         _require(self.entropy >= 0, f"window: entropy {self.entropy}, expected 0 or more")
 
-    def undrawn(self) -> AcceptanceRule:
+    def greedy(self) -> AcceptanceRule:
         """Passing is being the trunk's choice."""
-        return GreedyWindow(self.size, self.entropy)
+        return GreedyEntropyWindow(self.size, self.entropy)
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """A window that the draft does not fill excuses nothing."""
@@ -200,8 +200,8 @@ class Window(Ratio):
         return torch.stack(reach, 1) * stay.clamp_min(0.0), torch.cat([rest, probs[:, -1:]], 1)
 
 
-class GreedyWindow(Window):
-    """`Window` where nothing is drawn."""
+class GreedyEntropyWindow(EntropyWindow):
+    """`EntropyWindow` where nothing is drawn."""
 
     def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
         """Sure to stay or sure to go."""

@@ -12,8 +12,8 @@ from speechmtp.types import Request
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """A strategy with what it needs of a model; rows of one plan are drafted and judged together."""
+class BoundStrategy:
+    """A strategy with what it needs of a model; rows of one strategy are drafted and judged together."""
 
     drafter: Drafter
     rule: AcceptanceRule
