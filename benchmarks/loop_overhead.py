@@ -38,7 +38,8 @@ from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.engine import Engine
 from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.sampling import RowSampling, SamplingConfig
-from speechmtp.decoding.strategies import STRATEGIES, Strategy, parse_strategy
+from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.tables import Column, render_markdown

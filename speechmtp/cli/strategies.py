@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 def strategy_rows() -> list[dict[str, Any]]:
     """A row for every strategy of the table."""
-    from speechmtp.decoding.strategies import STRATEGIES, make_strategy
+    from speechmtp.decoding.strategies import make_strategy
+    from speechmtp.decoding.strategy_table import STRATEGIES
 
     rows = []
     for name, row in STRATEGIES.items():
@@ -75,7 +76,7 @@ def preset_rows() -> list[dict[str, Any]]:
 
 def option_rows(name: str) -> list[dict[str, Any]]:
     """A row for every option of a strategy, in full."""
-    from speechmtp.decoding.strategies import STRATEGIES
+    from speechmtp.decoding.strategy_table import STRATEGIES
 
     options = STRATEGIES[name].options
     return [{"option": key, "default": value if value != "" else None, "allowed": allowed(name, key, value)}
@@ -130,7 +131,7 @@ def _kind(strategy: "Strategy") -> dict[str, str]:
 
 
 def _facts(strategy: "Strategy") -> dict[str, str]:
-    from speechmtp.decoding.strategies import STRATEGIES
+    from speechmtp.decoding.strategy_table import STRATEGIES
 
     found = {strategy.name: STRATEGIES[strategy.name].summary, **_kind(strategy)}
     for title, part in (("drafter", strategy.drafter), ("rule", strategy.rule)):
@@ -153,7 +154,7 @@ def _preset_facts(strategy: "Strategy", preset: "Preset") -> dict[str, str]:
 def _choices(key: str) -> dict[str, str]:
     """What `rule=` or `length=` may be, and what each does."""
     from speechmtp.decoding.draft_length import Costed, Running
-    from speechmtp.decoding.strategies import RULES
+    from speechmtp.decoding.rules.table import RULES
 
     if key == "length":
         return {f"length={name}": _documented(kind) for name, kind in (("running", Running), ("cost", Costed))}
@@ -231,7 +232,7 @@ def page_blocks() -> dict[str, str]:
 
 def _all_options() -> list[dict[str, Any]]:
     """A row for every option and what it may be, with the strategies that have it."""
-    from speechmtp.decoding.strategies import STRATEGIES
+    from speechmtp.decoding.strategy_table import STRATEGIES
 
     found: dict[tuple[str, str], list[str]] = {}
     for name in STRATEGIES:

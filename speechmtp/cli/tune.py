@@ -138,7 +138,8 @@ def _further(subject: "Subject", known: set[str], wanted: set[str] | None) -> li
     """All else that the model can run and is `wanted` (None: all): the grids, calibrated trees of every head set, and
     presets."""
     from speechmtp.decoding.presets import PRESETS
-    from speechmtp.decoding.strategies import STRATEGIES, make_strategy
+    from speechmtp.decoding.strategies import make_strategy
+    from speechmtp.decoding.strategy_table import STRATEGIES
     from speechmtp.types import CtcSource
 
     runner, found = subject.runner, []

@@ -32,7 +32,7 @@ class BoundStrategy:
         if drafter.source is not None and request.source(drafter.source) is None and not drafter.source_is_optional:
             name = drafter.source.name
             raise ConfigError(
-                "strategy: needs a draft model; give one with --draft-model" if name == "model"
+                "strategy: needs a draft model; load one with draft_model=" if name == "model"
                 else f"strategy: needs {name} tokens and the request has none; choose another"
             )  # fmt: skip
         drafter.check(trunk, self.heads if drafter.heads else None, request)

@@ -15,7 +15,7 @@ from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.lanes import clock, drafted, judged, own_taps, taps_of
 from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts
 from speechmtp.decoding.noise import noise_of
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import RowSampling
 from speechmtp.decoding.state import Batch, DecodeState, Recorded, Row
 from speechmtp.decoding.step import Step, Stepped, make_step
@@ -29,15 +29,15 @@ from speechmtp.types import Accepted, Draft, Event, Prompt, Request, TokenRules,
 
 @dataclass(frozen=True)
 class Limits:
-    """At most `ratio` tokens per prompt entry plus `extra`, and never more than `most`."""
+    """At most `ratio` tokens per prompt entry plus `extra`, and never more than `max_tokens`."""
 
     ratio: float = 2.0
     extra: int = 20
-    most: int = 1000
+    max_tokens: int = 1000
 
     def of(self, entries: int) -> int:
         """The limit of a row whose prompt has this many entries."""
-        return min(self.most, int(self.ratio * entries) + self.extra)
+        return min(self.max_tokens, int(self.ratio * entries) + self.extra)
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Engine:
         self._parked: dict[int, _Parked] = {}
         self._live = self._batch([])
         self._lanes: list[DecodeState] = []
-        self._bind, self._bound = bind, dict[str, BoundStrategy]()
+        self._bind, self._bound = bind, dict[Strategy, BoundStrategy]()
         self._broken = ""
 
     @property
@@ -178,9 +178,9 @@ class Engine:
             raise ConfigError(
                 "engine: no model to bind strategies to; make it by Runner.engine, or give a BoundStrategy"
             )
-        if strategy.label not in self._bound:
-            self._bound[strategy.label] = self._bind(strategy)
-        return self._bound[strategy.label]
+        if strategy not in self._bound:
+            self._bound[strategy] = self._bind(strategy)
+        return self._bound[strategy]
 
     def _row(self, slot: int) -> Row:
         if slot not in self._rows:
@@ -207,7 +207,7 @@ class Engine:
         """The state of new rows of one bound strategy."""
         mine = [new[place] for place in places]
         bound, row_sampling, rows = mine[0].bound, mine[0].row_sampling, [one.row for one in mine]
-        rule = bound.rule.fitted(self.trunk)
+        rule = bound.rule.for_trunk(self.trunk)
         rule = rule if row_sampling.seed is not None else rule.greedy()
         state = DecodeState(bound, rule, rows, places, batch, key, processors=row_sampling.processors)
         if row_sampling.seed is not None:

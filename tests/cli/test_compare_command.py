@@ -15,7 +15,7 @@ from speechmtp.bundle import load_bundle
 from speechmtp.cli import compare, comparison
 from speechmtp.cli.main import main
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.strategies import STRATEGIES
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.evaluation.evaluation_sets import SpeechSubject
 from speechmtp.evaluation.peers import peer_modes
 from speechmtp.heads.folder import save_heads

@@ -19,7 +19,9 @@ from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.rules import contract as acceptance
 from speechmtp.decoding.rules import groups, rejection, relaxed
 from speechmtp.decoding.rules.contract import AcceptanceRule
-from speechmtp.decoding.strategies import RULES, STRATEGIES, make_strategy
+from speechmtp.decoding.rules.table import RULES
+from speechmtp.decoding.strategies import make_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

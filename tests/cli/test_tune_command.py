@@ -11,7 +11,8 @@ import speechmtp
 from speechmtp.cli import compare, tune
 from speechmtp.cli.main import main
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
+from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.evaluation.comparison import recommend
 
 

@@ -12,7 +12,8 @@ from engine_runs import Limits, Sources, generate
 from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
+from speechmtp.decoding.rules.contract import AcceptanceRule
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Accepted, CtcLabels, Draft, Prompt, Reference, Source, Trace

@@ -12,12 +12,14 @@ from engine_runs import RowSampling, drawn_rows
 from families import CONFIGS
 from random_trees import random_shape
 
-from speechmtp.decoding.draft_length import CostTable
+from speechmtp.decoding.draft_length import LENGTHS, CostTable
 from speechmtp.decoding.drafters.ctc import Mode
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.presets import PRESETS
+from speechmtp.decoding.rules.table import RULES
 from speechmtp.decoding.runner import Runner
-from speechmtp.decoding.strategies import LENGTHS, RULES, STRATEGIES, Strategy, parse_strategy
+from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.table import FAMILIES
 from speechmtp.models.draft_prompt import DraftPrompt

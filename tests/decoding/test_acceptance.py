@@ -12,7 +12,9 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, KeepDraft, draw_outcome
+from speechmtp.decoding.rules.contract import AcceptanceRule, draw_outcome
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.keep_draft import KeepDraft
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.types import Accepted, Draft, chain_draft

@@ -17,8 +17,8 @@ from speechmtp.decoding.draft_length import Costed, CostTable, DraftLength, Runn
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
-from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.ratio import Ratio
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.types import Trace

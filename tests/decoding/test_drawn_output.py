@@ -14,9 +14,13 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.noise import DRAFT, FOLLOW, Noise
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
-from speechmtp.decoding.rules.rejection import BlockVerification, KSeq, Ratio, SampleMatch
-from speechmtp.decoding.rules.relaxed import Thresholds
+from speechmtp.decoding.rules.block_verification import BlockVerification
+from speechmtp.decoding.rules.contract import AcceptanceRule
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.k_seq import KSeq
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.sample_match import SampleMatch
+from speechmtp.decoding.rules.thresholds import Thresholds
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk

@@ -7,7 +7,9 @@ from scenes import LABELS, Scene, ceiling, make_scene
 
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.strategies import RULES, STRATEGIES, parse_strategy
+from speechmtp.decoding.rules.table import RULES
+from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.types import Trace
 
 SCENES = 50  # in every run of the tests; the others are slow

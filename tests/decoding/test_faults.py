@@ -14,11 +14,13 @@ from engine_runs import RowSampling, Setup, generate_mixed
 from scenes import LABELS, Scene, make_scene
 from torch import Tensor
 
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
-from speechmtp.decoding.rules.relaxed import Ensemble
+from speechmtp.decoding.rules.contract import AcceptanceRule
+from speechmtp.decoding.rules.ensemble import Ensemble
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
-from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
+from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Trace

@@ -10,7 +10,7 @@ from enumerate import Distributions, Drafts, Node, Prefix, distance, joint, outp
 from judge import ByRule, as_draft, kept
 
 from speechmtp.decoding.rules.groups import GroupMatch, Groups, alike_groups
-from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.rules.ratio import Ratio
 from speechmtp.errors import ShapeError
 from speechmtp.types import Draft
 

@@ -13,7 +13,7 @@ from test_lookup import count, cycling
 from torch import Tensor
 
 from speechmtp.decoding.drafters.lookahead import GuessWindow, Lookahead
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, States, ancestors_of

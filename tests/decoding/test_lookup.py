@@ -13,7 +13,7 @@ from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.lookahead import Lookahead
 from speechmtp.decoding.drafters.lookup import History, PromptLookup
 from speechmtp.decoding.drafters.suffix import Counts, Cursor, Suffix
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk

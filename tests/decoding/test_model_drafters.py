@@ -22,9 +22,11 @@ from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.joint import Joint
 from speechmtp.decoding.drafters.marginal import Marginal
 from speechmtp.decoding.drafters.model import DraftModel
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, KeepDraft
-from speechmtp.decoding.rules.rejection import Ratio
-from speechmtp.decoding.rules.relaxed import JointRatio
+from speechmtp.decoding.rules.contract import AcceptanceRule
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.joint_ratio import JointRatio
+from speechmtp.decoding.rules.keep_draft import KeepDraft
+from speechmtp.decoding.rules.ratio import Ratio
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError

@@ -6,7 +6,8 @@ import pytest
 from pinned_strategies import DEFAULTS, LABELS
 
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
+from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 
 
 def test_every_strategy_and_preset_is_pinned() -> None:

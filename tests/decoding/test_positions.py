@@ -16,7 +16,7 @@ from speechmtp.decoding.bound import BoundStrategy
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.engine import generate
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.evaluation.teacher_forced import teacher_forced
 from speechmtp.heads.contract import HeadSet
 from speechmtp.types import OutputPositions, Prompt, Reference, TokenRules

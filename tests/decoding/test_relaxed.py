@@ -12,20 +12,19 @@ from enumerate import Distribution, Drafts, Node, Verdict, distance, joint, outp
 from judge import ByRule, as_draft
 
 from speechmtp.decoding.noise import Noise
-from speechmtp.decoding.rules.contract import AcceptanceRule, KeepDraft, draw_outcome
+from speechmtp.decoding.rules.contract import AcceptanceRule, draw_outcome
+from speechmtp.decoding.rules.distance import Distance
+from speechmtp.decoding.rules.ensemble import Ensemble
+from speechmtp.decoding.rules.entropy_window import EntropyWindow
 from speechmtp.decoding.rules.groups import GroupMatch, Groups, alike_groups
-from speechmtp.decoding.rules.rejection import Ratio
-from speechmtp.decoding.rules.relaxed import (
-    Distance,
-    Ensemble,
-    EntropyWindow,
-    JointRatio,
-    MinBlock,
-    Threshold,
-    Thresholds,
-    TopK,
-    Typical,
-)
+from speechmtp.decoding.rules.joint_ratio import JointRatio
+from speechmtp.decoding.rules.keep_draft import KeepDraft
+from speechmtp.decoding.rules.min_block import MinBlock
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.threshold import Threshold
+from speechmtp.decoding.rules.thresholds import Thresholds
+from speechmtp.decoding.rules.top_k import TopK
+from speechmtp.decoding.rules.typical import Typical
 from speechmtp.errors import ConfigError
 
 CHAIN = (-1, 0, 1, 2)

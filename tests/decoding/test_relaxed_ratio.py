@@ -10,8 +10,10 @@ import torch
 from enumerate import Distribution, Drafts, Node, Prefix, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft
 
-from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.rules.relaxed import Ensemble, EntropyWindow, GreedyEntropyWindow, Thresholds
+from speechmtp.decoding.rules.ensemble import Ensemble
+from speechmtp.decoding.rules.entropy_window import EntropyWindow, GreedyEntropyWindow
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.thresholds import Thresholds
 from speechmtp.errors import ConfigError
 
 CHAIN = (-1, 0, 1, 2)

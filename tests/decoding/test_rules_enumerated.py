@@ -8,9 +8,13 @@ import torch
 from enumerate import Distributions, Drafts, Node, Prefix, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft, kept
 
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, draw_outcome
-from speechmtp.decoding.rules.rejection import BlockVerification, KSeq, Ratio, SampleMatch
-from speechmtp.decoding.rules.relaxed import Thresholds
+from speechmtp.decoding.rules.block_verification import BlockVerification
+from speechmtp.decoding.rules.contract import AcceptanceRule, draw_outcome
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.k_seq import KSeq
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.sample_match import SampleMatch
+from speechmtp.decoding.rules.thresholds import Thresholds
 from speechmtp.errors import ConfigError
 
 CHAINS = ((-1, 0, 1), (-1,), (), (-1, 0))

@@ -9,7 +9,7 @@ from engine_runs import RowSampling, Setup, generate_mixed
 from scenes import COUPLED, Scene, make_scene
 
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.types import Trace
 

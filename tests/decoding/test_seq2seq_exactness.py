@@ -7,7 +7,7 @@ from cases import RandomTree
 from engine_runs import RowSampling, Sources, generate
 from seq2seq_scenes import HEADS, Scene, make_scene
 
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import SamplingConfig
 
 LABELS = (

@@ -16,11 +16,12 @@ from test_seq2seq_exactness import LABELS
 
 import speechmtp
 from speechmtp.decoding.engine import plain_outputs
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.table import RULES
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
-from speechmtp.decoding.strategies import RULES, parse_strategy
+from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.table import HeadsConfig
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder

@@ -13,8 +13,10 @@ from torch import Tensor
 from speechmtp.decoding.bound import BoundStrategy
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.noise import TARGET, Noise
-from speechmtp.decoding.rules.contract import GreedyMatch, draw_outcome
-from speechmtp.decoding.rules.rejection import Ratio, SampleMatch
+from speechmtp.decoding.rules.contract import draw_outcome
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.sample_match import SampleMatch
 from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import Batch, DecodeState, Draws
 from speechmtp.decoding.step import make_step

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from speechmtp.decoding.draft_length import LENGTHS
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
@@ -12,18 +13,14 @@ from speechmtp.decoding.drafters.model import DraftModel
 from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.rules.contract import GreedyMatch, KeepDraft
-from speechmtp.decoding.rules.rejection import Ratio
-from speechmtp.decoding.rules.relaxed import Thresholds, Typical
-from speechmtp.decoding.strategies import (
-    LENGTHS,
-    RULES,
-    STRATEGIES,
-    Strategy,
-    make_strategy,
-    parse_strategies,
-    parse_strategy,
-)
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.keep_draft import KeepDraft
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.table import RULES
+from speechmtp.decoding.rules.thresholds import Thresholds
+from speechmtp.decoding.rules.typical import Typical
+from speechmtp.decoding.strategies import Strategy, make_strategy, parse_strategies, parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 
 OTHERS = {

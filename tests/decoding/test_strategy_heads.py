@@ -11,7 +11,8 @@ from speechmtp.decoding.drafters.tree import HeadTree
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import RowSampling
-from speechmtp.decoding.strategies import STRATEGIES, make_strategy, parse_strategies, parse_strategy
+from speechmtp.decoding.strategies import make_strategy, parse_strategies, parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.types import Request
@@ -73,24 +74,24 @@ FITTED = [n for n, row in STRATEGIES.items() if "heads" in row.options and row.o
 @pytest.mark.parametrize("name", FITTED)
 def test_only_a_depth_that_nobody_chose_is_fitted_to_the_heads(name: str) -> None:
     strategy = parse_strategy(f"{name}:heads=x")
-    fitted = strategy.fitted(3)
+    fitted = strategy.with_max_depth(3)
     assert fitted.options == strategy.options | {"depth": 3} and fitted.drafter.depth == 3
     assert fitted.label.startswith(f"{name}:depth=3")
-    assert strategy.fitted(7) is strategy is strategy.fitted(9)
+    assert strategy.with_max_depth(7) is strategy is strategy.with_max_depth(9)
     for depth in (0, 5, 7):
         chosen = parse_strategy(f"{name}:depth={depth}")
-        assert chosen.fitted(3) is chosen
-    assert make_strategy(name, strategy.given | {"depth": 7}).fitted(3).options["depth"] == 7
+        assert chosen.with_max_depth(3) is chosen
+    assert make_strategy(name, strategy.given | {"depth": 7}).with_max_depth(3).options["depth"] == 7
 
 
 def test_a_tree_that_nobody_chose_is_cut_to_the_heads() -> None:
-    fitted = parse_strategy("tree").fitted(2)
+    fitted = parse_strategy("tree").with_max_depth(2)
     assert isinstance(fitted.drafter, HeadTree) and fitted.drafter.depth == 2
     assert fitted.drafter.paths == fitted.options["paths"] and "000" not in fitted.options["paths"]
     assert parse_strategy(fitted.label).drafter == fitted.drafter
     chosen = parse_strategy("tree:paths=0.00.000")
-    assert chosen.fitted(2) is chosen
-    assert parse_strategy("tree").fitted(9).options == parse_strategy("tree").options
+    assert chosen.with_max_depth(2) is chosen
+    assert parse_strategy("tree").with_max_depth(9).options == parse_strategy("tree").options
 
 
 def runner(**heads: Any) -> Runner:

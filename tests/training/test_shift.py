@@ -9,7 +9,7 @@ from tiny import BOS, EOS, VOCAB, frames, heads, randomise, speech_lm
 from torch import Tensor
 
 from speechmtp.decoding.noise import Noise
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import make_strategy

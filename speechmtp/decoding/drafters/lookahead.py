@@ -7,13 +7,13 @@ first choices behind the last level complete an n-gram a column for the pool, an
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, Trie, empty_draft, tree_draft
 from speechmtp.decoding.state import DecodeState
-from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
 
 
@@ -72,16 +72,16 @@ class Lookahead(Drafter):
     stays at its position. Nothing rides on the prompt's call. ConfigError for sizes out of range.
     """
 
-    window: int = 7
-    ngram: int = 5
-    guesses: int = 7
+    window: Annotated[int, Range(1)] = 7
+    ngram: Annotated[int, Range(2)] = 5
+    guesses: Annotated[int, Range(0)] = 7
+    name: ClassVar[str] = "lookahead"
     hears_choices: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Check the options."""
-        for name, least in (("window", 1), ("ngram", 2), ("guesses", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"lookahead: {name} {getattr(self, name)}, expected {least} or more")
+    @property
+    def branches(self) -> bool:
+        """Only the guesses of a window of one level are a chain."""
+        return self.ngram > 2 or self.guesses > 0
 
     def start(self, state: DecodeState) -> None:
         """Empty windows and pools."""

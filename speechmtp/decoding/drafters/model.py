@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import ends_text, prefixes_behind
 from speechmtp.decoding.sampling import PickedTokens, pick_tokens
@@ -171,8 +172,11 @@ class DraftModel(ByModel):
     draft, and with `theta` so does the first token whose own probability falls below it. One drawn for a ratio rule is
     kept all the same: dropping it because it is unlikely would bias the output."""
 
-    depth: int
-    theta: float | None = None
+    depth: Annotated[int, Range(0)] = 4
+    theta: Annotated[float | None, Range(0, 1)] = None
+    name: ClassVar[str] = "draft-model"
+    gives_probabilities: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""

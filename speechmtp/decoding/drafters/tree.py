@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from speechmtp.config import Form, Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
-from speechmtp.decoding.trees import MOST_NODES, RANKS, TreeShape
+from speechmtp.decoding.trees import MAX_NODES, RANKS, TreeShape
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Request
+
+# The tree where nobody gives another: likely paths of heads of depth 7.
+PATHS = "0.1.2.00.01.02.10.000.001.010.100.0000.0001.0010.0100.1000.00000.000000.0000000"
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,15 @@ class HeadTree(Drafter):
     """A tree of one shape, `paths` as in `TreeShape.parse`; a node of rank j is the head's choice (or draw) number j
     (Medusa, arXiv 2401.10774). Siblings stand in the order in which they were drawn, as the ratio rule asks them."""
 
-    paths: str
+    paths: Annotated[str, Form("ranks from 0 to 9 as in 0.00.1")] = PATHS
+    name: ClassVar[str] = "head-tree"
     heads: ClassVar[bool] = True
+    gives_probabilities: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _ = self.shape  # a wrong path is said at once
+        """ConfigError for a path that is wrong."""
+        _ = self.shape
 
     @cached_property
     def shape(self) -> TreeShape:
@@ -38,6 +46,11 @@ class HeadTree(Drafter):
     def depth(self) -> int:
         """The deepest level; heads must reach it."""
         return self.shape.depth
+
+    @property
+    def branches(self) -> bool:
+        """Whether a node has siblings."""
+        return not self.shape.chain
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
         """ConfigError for more children than there are tokens."""
@@ -119,8 +132,7 @@ def _layout_of(shape: TreeShape, device: torch.device) -> _TreeLayout:
         levels.append(_LevelLayout(ids([above_nodes.index(node) for node in inner]), ids(parent), ids(picks), width))
         before, above_nodes = inner, list(nodes)
     flat = [(len(path) - 1) * shape.width + path[-1] for path in shape.paths]
-    chain = parents == tuple(range(-1, size - 1))
-    return _TreeLayout(ids(parents), seen.to(device), ids(flat), chain, tuple(levels))
+    return _TreeLayout(ids(parents), seen.to(device), ids(flat), shape.chain, tuple(levels))
 
 
 @dataclass(frozen=True)
@@ -136,16 +148,18 @@ class DynamicTree(Drafter):
     that was drawn is kept. What is drawn decides only which nodes get children.
     """
 
-    depth: int
-    width: int = 4
-    nodes: int = 24
+    depth: Annotated[int, Range(0)] = 7
+    width: Annotated[int, Range(1, RANKS)] = 4
+    nodes: Annotated[int, Range(1, MAX_NODES)] = 24
+    name: ClassVar[str] = "dynamic-tree"
     heads: ClassVar[bool] = True
+    gives_probabilities: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        for name, low, most in (("depth", 0, None), ("width", 1, RANKS), ("nodes", 1, MOST_NODES)):
-            value = getattr(self, name)
-            if value < low or (most is not None and value > most):
-                raise ConfigError(f"tree: {name} {value}, expected {low} {f'to {most}' if most else 'or more'}")
+    @property
+    def branches(self) -> bool:
+        """Whether a node may get several children."""
+        return self.width > 1
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
         """ConfigError for more children than there are tokens."""
@@ -200,13 +214,13 @@ class _Grown:
         )
         return logits[:, one].expand(-1, nodes, -1), shared
 
-    def children_to_draw(self, logits: Tensor, most: int) -> Tensor:
-        """Which `most` children are to be drawn, from what is known before: places [B, M] among `width` a node."""
+    def children_to_draw(self, logits: Tensor, count: int) -> Tensor:
+        """Which `count` children are to be drawn, from what is known before: places [B, M] among `width` a node."""
         likeliest = logits.log_softmax(-1).topk(self.width, -1).values
         if self.value is not None:
             likeliest = likeliest + self.value[..., None]
         flat = likeliest.flatten(1)
-        order = flat.sort(dim=1, descending=True, stable=True).indices[:, :most]  # stable: elder siblings first
+        order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]  # stable: elder siblings first
         return order.sort(1).values
 
     def add(self, choice: PickedTokens, kept: Tensor | None, last: bool) -> None:
@@ -232,15 +246,15 @@ class _Grown:
                 self.paths = torch.cat([path, self.tokens[..., None]], 2)
         self.count += tokens.shape[1]
 
-    def draft(self, most: int, chain: bool) -> Draft:
-        """The best `most` candidates."""
+    def draft(self, max_nodes: int, chain: bool) -> Draft:
+        """The best `max_nodes` candidates."""
         tokens, parent, value, confidence, *q = (torch.cat(parts, 1) for parts in zip(*self.levels))
         probs = q[0] if q else None
-        if most < self.count:
+        if max_nodes < self.count:
             # Candidates stand level by level, so that a stable order breaks ties by depth.
-            order = value.sort(dim=1, descending=True, stable=True).indices[:, :most].sort(1).values
+            order = value.sort(dim=1, descending=True, stable=True).indices[:, :max_nodes].sort(1).values
             number = torch.full_like(tokens, -1).scatter(
-                1, order, torch.arange(most, device=order.device).expand_as(order)
+                1, order, torch.arange(max_nodes, device=order.device).expand_as(order)
             )
             parent = parent.gather(1, order)
             parent = number.gather(1, parent.clamp_min(0)).where(parent >= 0, -1)
