@@ -139,11 +139,21 @@ def check_fields(config: Any, where: str) -> None:
     """ConfigError for a field of a dataclass whose value is outside its declared `Range` or `Literal`."""
     kind: Any = type(config)
     for name, (hint, bounds) in _declared(kind).items():
-        value, choices = getattr(config, name), _choices(hint)
-        if value is None and type(None) in typing.get_args(hint):
-            continue
-        if (choices and value not in choices) or (isinstance(bounds, Range) and not bounds.holds(value)):
+        value = getattr(config, name)
+        if not _allows(hint, bounds, value):
             raise _not_allowed(kind, name, value, where)
+
+
+def allows(cls: type, name: str, value: Any) -> bool:
+    """Whether a field may have a value, by its declared `Range` or `Literal`."""
+    return _allows(*_declared(cls)[name], value)
+
+
+def _allows(hint: Any, bounds: Range | Form | None, value: Any) -> bool:
+    choices = _choices(hint)
+    if value is None and type(None) in typing.get_args(hint):
+        return True
+    return not (choices and value not in choices) and not (isinstance(bounds, Range) and not bounds.holds(value))
 
 
 def allowed_values(cls: type, name: str) -> str:

@@ -69,9 +69,15 @@ def sampling_names() -> tuple[str, ...]:
 
 def sampling_of(args: argparse.Namespace) -> "SamplingConfig":
     """What the options of `add_sampling_options` and --seed say."""
+    from speechmtp.config import allowed_values, allows
     from speechmtp.decoding.sampling import SamplingConfig
 
-    return SamplingConfig(**{name: getattr(args, name) for name in sampling_names()}, seed=args.seed)
+    values = {name: getattr(args, name) for name in sampling_names()}
+    for name, value in values.items():
+        if not allows(SamplingConfig, name, value):
+            option, words = name.replace("_", "-"), allowed_values(SamplingConfig, name)
+            raise ConfigError(f"--{option} {value}: expected {words}")
+    return SamplingConfig(**values, seed=args.seed)
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +162,24 @@ def check_strategies(
             raise ConfigError(f"strategy {strategy.name}: needs a CTC head, and the model has none; choose another")
         if "previous" in strategy.needs and not with_previous:
             raise ConfigError(f"strategy {strategy.name}: needs a pass before over the same audio; choose another")
+        if "model" in strategy.needs and runner.draft is None:
+            raise ConfigError(f"strategy {strategy.name}: needs a draft model; give one with --draft-model")
+        if "heads" in strategy.needs:
+            _check_heads(strategy, runner.heads)
     return [runner.prepared(strategy) for strategy in strategies]
+
+
+def _check_heads(strategy: "Strategy", loaded: Mapping[str, object]) -> None:
+    """Refuse a strategy whose heads are not there; a preset without any says itself how to train them."""
+    if not loaded and (strategy.preset is None or strategy.heads):
+        raise ConfigError(
+            f"strategy {strategy.name}: heads: the model has no heads; give a head folder with --heads, or another strategy"
+        )
+    if loaded and strategy.heads and strategy.heads not in loaded:
+        raise ConfigError(
+            f"strategy {strategy.name}: heads {strategy.heads!r}: not among those loaded, {', '.join(loaded)}; name it or "
+            f"give its folder with --heads"
+        )
 
 
 def noise_key_of(name: str) -> int:

@@ -27,7 +27,7 @@ class BoundStrategy:
             raise ConfigError("strategy: needs multi-token heads and the model has none; train some or choose another")
         if drafter.heads and self.heads is not None and depth is not None and depth > self.heads.depth:
             raise ConfigError(
-                f"strategy: depth {depth}, expected at most {self.heads.depth}, the depth of the model's heads"
+                f"strategy: depth={depth}, expected at most {self.heads.depth}, the depth of the model's heads"
             )
         if drafter.source is not None and request.source(drafter.source) is None and not drafter.source_is_optional:
             name = drafter.source.name

@@ -9,7 +9,7 @@ by noise of their own (ratio rules, which need the distribution they were drawn 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+from speechmtp.config import Range, check_fields
 from speechmtp.decoding.noise import DRAFT, TARGET
-from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from speechmtp.decoding.state import DecodeState
@@ -46,25 +46,17 @@ class SamplingConfig:
     """How tokens are drawn, under transformers' names; temperature 0 takes the likeliest. Row i of a run draws
     stream i of `seed`, whatever the batch."""
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
+    temperature: Annotated[float, Range(0)] = 0.0
+    top_k: Annotated[int, Range(0)] = 0
+    top_p: Annotated[float, Range(0, 1, above=True)] = 1.0
+    min_p: Annotated[float, Range(0, 1)] = 0.0
+    repetition_penalty: Annotated[float, Range(0, above=True)] = 1.0
+    no_repeat_ngram_size: Annotated[int, Range(0)] = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        allowed = {
-            "temperature": self.temperature >= 0, "top_k": self.top_k >= 0, "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1, "repetition_penalty": self.repetition_penalty > 0,
-            "no_repeat_ngram_size": self.no_repeat_ngram_size >= 0,
-        }  # fmt: skip
-        wanted = {"top_p": "above 0, at most 1", "min_p": "from 0 to 1", "repetition_penalty": "above 0"}
-        for name, right in allowed.items():
-            if not right:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} {getattr(self, name)}: expected {wanted.get(name, '0 or more')}")
+        """ConfigError for a value that is not allowed."""
+        check_fields(self, "sampling")
 
     @property
     def plain(self) -> bool:

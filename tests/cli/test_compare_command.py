@@ -257,7 +257,7 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*speech, "--strategies", ","], "none given"
     yield [*speech, "--prompt-tokens", "3"], "--prompt-tokens, --max-new-tokens: for text LMs"
     yield [*speech, "--temperature", "-1"], "--temperature -1.0: expected 0 or more"
-    yield [*speech, "--top-p", "0"], "--top-p 0.0: expected above 0, at most 1"
+    yield [*speech, "--top-p", "0"], "--top-p 0.0: expected a number above 0, at most 1"
     yield [*speech, "--draft-model", "LMS/draft"], ": a text LM, expected one trained with encoder_from=an4"
     yield ["an4", "LMS/lines.txt"], "give a Kaldi data directory"
     yield ["LMS/lm", "SPOKEN"], "give a text file, a text a line"

@@ -19,15 +19,17 @@ from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.rules.table import RULES
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import Strategy, parse_strategy
-from speechmtp.decoding.strategy_table import STRATEGIES
+from speechmtp.decoding.strategy_table import STRATEGIES, rules_for
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.table import FAMILIES
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import CtcLabels, PreviousPass, Prompt, Reference, Request, Source, Trace, TrunkShape
 
+EXACT_RULES = tuple(name for name, rule in RULES.items() if rule().exact)
 CHANGES: dict[str, tuple[Any, ...]] = {
-    "depth": (2,), "rule": tuple(RULES)[1:], "length": LENGTHS[1:], "theta": (0, 0.3, 1), "measure": ("product",),
+    "depth": (2,), "rule": EXACT_RULES, "length": tuple(LENGTHS), "theta": (0, 0.3, 1),
+    "measure": ("product",),
     "mode": get_args(Mode), "match": ("first",), "labels": (0, 2),
 }  # fmt: skip
 MORE = (
@@ -43,7 +45,14 @@ def exact_labels() -> list[str]:
     """Every exact row of the table, with one option changed at a time, every exact preset, and some further ones."""
     texts = [*STRATEGIES, *PRESETS]
     for name, row in STRATEGIES.items():
-        texts += [f"{name}:{key}={value}" for key, values in CHANGES.items() if key in row.options for value in values]
+        legal = [] if row.drafter is None else rules_for(row.drafter)
+        texts += [
+            f"{name}:{key}={value}"
+            for key, values in CHANGES.items()
+            if key in row.options
+            for value in values
+            if key != "rule" or (value in legal and value != "match")
+        ]
     return [text for text in (*texts, *MORE) if parse_strategy(text).exact]
 
 

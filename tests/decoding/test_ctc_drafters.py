@@ -56,8 +56,8 @@ DRAFTERS: list[Any] = [
     CtcDraft("recycle", depth=2),
     CtcDraft("tree", pointers=5, alternatives=6, nodes=9, least=0.1),
     CtcHeads(3, 0.5),
-    CtcHeads(2, 1.0, CtcDraft("recycle")),
-    CtcHeads(3, 0.9, CtcDraft("whole")),
+    CtcHeads(2, 1.0, "recycle"),
+    CtcHeads(3, 0.9, "whole"),
 ]
 
 

@@ -198,9 +198,11 @@ def test_lengths_grow_where_drafts_are_right() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Running(0.0), "decay 0.0, expected above 0"), (lambda: Running(0.2, -1.0), "first -1.0, expected 0"),
+        (lambda: Running(0.0), "decay=0.0, expected a number above 0"),
+        (lambda: Running(0.2, -1.0), "first=-1.0, expected 0"),
         (lambda: Costed(FLAT, ()), "expected rates from 0 to 1"), (lambda: Costed(FLAT, (1.5,)), "expected rates"),
-        (lambda: Costed(FLAT, weight=0.0), "weight 0.0"), (lambda: Costed(FLAT, decay=1.0), "decay 1.0"),
+        (lambda: Costed(FLAT, weight=0.0), "weight=0.0, expected a number above 0"),
+        (lambda: Costed(FLAT, decay=1.0), "decay=1.0, expected 0 or more, below 1"),
     ],
 )  # fmt: skip
 def test_options_are_checked(make: Any, message: str) -> None:

@@ -29,7 +29,7 @@ from speechmtp.types import Draft, Prompt, Trace
 ROWS = 2500
 LEVEL = 1e-3
 OFTEN: list[AcceptanceRule] = [GreedyMatch(), Ratio(), BlockVerification()]
-OTHER: list[AcceptanceRule] = [KSeq(), SampleMatch(), Thresholds()]
+OTHER: list[AcceptanceRule] = [KSeq(), SampleMatch(), Thresholds(1.0, 1.0)]
 
 
 def model() -> tuple[Trunk, Any, Prompt]:

@@ -3,7 +3,7 @@ true."""
 
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import product
 from typing import Any, ClassVar
@@ -40,7 +40,7 @@ def some(count: int, often: int) -> list[Any]:
 
 
 EXACT = [
-    DraftModel(3), DraftModel(4, theta=0.4), BeamSample(3, 3, 5, 0.9), BeamSample(2, 4, 2, 0.5), Marginal(2),
+    DraftModel(3), DraftModel(4, theta=0.4), BeamSample(3, 3, 5, 0.9), BeamSample(2, 4, 2, 0.5), Marginal(2, top=None),
     Marginal(3, top=2),
 ]  # fmt: skip
 SAMPLED = [
@@ -89,7 +89,7 @@ def test_greedy_equals_plain_decoding(seed: int) -> None:
     for drafter in EXACT:
         tokens, _ = decode(case, sources, drafter)
         assert tokens == case.tokens, drafter
-    assert decode(case, sources, Joint(1), rule=KeepDraft())[0] == case.tokens, (
+    assert decode(case, sources, Joint(1, top=None), rule=KeepDraft())[0] == case.tokens, (
         "a joint distribution of one token is its distribution"
     )
 
@@ -237,7 +237,7 @@ def test_rows_under_different_strategies(seed: int, config: SamplingConfig | Non
     assert sources.model is not None
     rows, (trunk, prompts) = len(case.tokens), sources.model
     heads = tiny.heads("latent", 2, seed)
-    drafters: list[Drafter] = [DraftModel(3), Silent(), HeadChain(2), BeamSample(2, 3), Marginal(2, 3), Joint(1)]
+    drafters: list[Drafter] = [DraftModel(3), Silent(), HeadChain(2), BeamSample(2, 3), Marginal(2, 3), Joint(1, None)]
     bound_strategies = []
     for number, drafter in enumerate(drafters):
         mine = list(range(number, rows, len(drafters)))
@@ -325,7 +325,7 @@ def chi_squared(tokens: list[list[int]], probs: dict[tuple[int, ...], float]) ->
 PLAIN = SamplingConfig(1.0, seed=1)
 RATIO = [
     (DraftModel(3), PLAIN), (DraftModel(3), replace(PLAIN, temperature=0.7, top_k=2)),
-    (DraftModel(3), replace(PLAIN, repetition_penalty=1.5)), (Marginal(2), PLAIN),
+    (DraftModel(3), replace(PLAIN, repetition_penalty=1.5)), (Marginal(2, top=None), PLAIN),
     *(pytest.param(drafter, PLAIN, marks=pytest.mark.slow) for drafter in (DraftModel(3, theta=0.4), BeamSample(2, 3))),
 ]  # fmt: skip
 
@@ -347,11 +347,11 @@ def test_fault_01_to_05_the_ratio_rule_keeps_the_distribution(drafter: Any, conf
 # What is drafted.
 
 
+@dataclass(frozen=True, eq=False)
 class Kept(KeepDraft):
     """Keeps everything, and remembers it."""
 
-    def __init__(self) -> None:
-        self.drafts: list[Draft] = []
+    drafts: list[Draft] = field(default_factory=list)
 
     def judge(self, choices: Tensor, draft: Draft) -> Any:
         """Note the draft."""
@@ -401,15 +401,16 @@ def test_joint_calls_are_counted_and_its_tree_is_bounded() -> None:
     case = make_case(6, most_rows=3)
     _, traces = decode(case, Sources(), Joint(2, top=3), rule=KeepDraft())
     assert all(trace.draft_calls == 2 * trace.calls for trace in traces)
-    for joint, message in (
-        (Joint(5), r"joint: depth 5 and top 11 \(all tokens\) make more than 4096 nodes; lower depth or top"),
-        (Joint(100_000, top=2), "joint: depth 100000 and top 2 make more than 4096 nodes"),
-        (Joint(2, top=0), "joint: top 0, expected 1 or more"),
-        (Marginal(9, top=8), "marginal: depth 9 and top 8 make more than 4096 nodes; lower depth or top"),
-        (Marginal(1, top=0), "marginal: top 0, expected 1 or more"),
+    for drafter, message in (
+        (Joint(5, top=None), r"joint: depth=5 and top=11 \(all tokens\) make more than 4096 nodes; lower depth or top"),
+        (Joint(100_000, top=2), "joint: depth=100000 and top=2 make more than 4096 nodes"),
+        (Marginal(9, top=8), "marginal: depth=9 and top=8 make more than 4096 nodes; lower depth or top"),
     ):
         with pytest.raises(ConfigError, match=message):
-            decode(case, Sources(), joint, rule=KeepDraft())
+            decode(case, Sources(), drafter, rule=KeepDraft())
+    for kind in (Joint, Marginal):
+        with pytest.raises(ConfigError, match=f"{kind.name}: top=0, expected 1 or more"):
+            kind(1, top=0)
 
 
 def test_wide_beams_find_the_likeliest_text_and_know_its_probabilities() -> None:
@@ -485,7 +486,7 @@ def test_drawn_beams_stay_inside_the_cut_and_follow_the_draft_models_distributio
 def test_a_marginal_draft_is_the_likeliest_token_of_each_position() -> None:
     for seed in range(6):
         trunk = small(seed)
-        draft = first_draft(trunk, Marginal(2), Sources())
+        draft = first_draft(trunk, Marginal(2, top=None), Sources())
         distributions = torch.zeros(2, SMALL, dtype=torch.float64)
         for a, b in product(range(SMALL), repeat=2):
             first, second = scored(trunk, (a, b))[1]
@@ -516,7 +517,7 @@ def test_a_draft_model_of_another_vocabulary_is_refused() -> None:
         with pytest.raises(ConfigError, match="draft model: 4 tokens, expected the trunk's 11; give one of the same"):
             decode(case, sources, drafter)
     for wrong, message in (
-        ({"width": 0}, "beams: width 0"), ({"top_k": -1}, "top_k -1"), ({"top_p": 0.0}, r"top_p 0\.0"),
+        ({"width": 0}, "beams: width=0"), ({"top_k": -1}, "top_k=-1"), ({"top_p": 0.0}, r"top_p=0\.0"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             BeamSample(2, **wrong)

@@ -21,8 +21,8 @@ from speechmtp.errors import ConfigError
 from speechmtp.types import Request, Trace
 
 DRAFTERS: list[Any] = [
-    PreviousPass(), PreviousPass(1), PreviousPass(5, nodes=3), PreviousPass(depth=2),
-    PreviousHeads(3), PreviousHeads(2, PreviousPass(1)),
+    PreviousPass(), PreviousPass(pointers=1), PreviousPass(pointers=5, nodes=3), PreviousPass(depth=2),
+    PreviousHeads(3), PreviousHeads(2, pointers=1),
 ]  # fmt: skip
 
 
@@ -114,7 +114,7 @@ TRUTH = list(range(1, 31))
 )
 def test_calls_after_each_change_of_the_window(before: list[int], most: int) -> None:
     assert calls_for(PreviousPass(), before, [*TRUTH, 0]) <= most
-    assert calls_for(PreviousPass(1), before, [*TRUTH, 0]) <= most
+    assert calls_for(PreviousPass(pointers=1), before, [*TRUTH, 0]) <= most
 
 
 def test_heads_are_asked_behind_the_prompts_call_only() -> None:
@@ -163,5 +163,5 @@ def test_separate_recordings_have_no_pass_before() -> None:
 
 @pytest.mark.parametrize("options", [{"pointers": 0}, {"nodes": 0}])
 def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=r"previous: .* expected 1 or more of each"):
+    with pytest.raises(ConfigError, match=r"previous: .* expected 1 or more"):
         PreviousPass(**options)

@@ -201,24 +201,24 @@ def test_joint_ratio_keeps_a_prefix_behind_one_that_fails() -> None:
 
 
 BAD: list[tuple[Callable[[], object], str]] = [
-    (lambda: Typical(epsilon=0.0), "typical: epsilon 0.0, expected a number above 0, at most 1"),
-    (lambda: Typical(delta=-1.0), "typical: delta -1.0, expected a number above 0"),
-    (lambda: Threshold(1.5), "threshold: theta 1.5, expected a number from 0 to 1"),
-    (lambda: Threshold(float("nan")), "threshold: theta nan, expected a number from 0 to 1"),
-    (lambda: Threshold(0.5, "sum"), "threshold: measure 'sum', expected token or product"),  # type: ignore[arg-type]
-    (lambda: TopK(0), "top-k: k 0, expected 1 or more"),
-    (lambda: Distance(-1), "distance: most -1, expected 0 or more"),
-    (lambda: MinBlock(0), "min-block: least 0, expected 1 or more"),
-    (lambda: JointRatio(0.0), "joint ratio: tau 0.0, expected a number above 0"),
-    (lambda: Ensemble(1.1), "ensemble: weight 1.1, expected a number from 0 to 1"),
-    (lambda: EntropyWindow(0, 0.3), "window: size 0, expected 1 or more"),
-    (lambda: EntropyWindow(3, -0.1), "window: entropy -0.1, expected 0 or more"),
-    (lambda: Thresholds(0.0, 1.0), "thresholds: single 0.0, expected a number above 0, at most 1"),
-    (lambda: Thresholds(1.0, 2.0), "thresholds: acc 2.0, expected a number above 0, at most 1"),
+    (lambda: Typical(epsilon=0.0), "typical: epsilon=0.0, expected a number above 0, at most 1"),
+    (lambda: Typical(delta=-1.0), "typical: delta=-1.0, expected a number above 0"),
+    (lambda: Threshold(1.5), "threshold: theta=1.5, expected a number from 0 to 1"),
+    (lambda: Threshold(float("nan")), "threshold: theta=nan, expected a number from 0 to 1"),
+    (lambda: Threshold(0.5, "sum"), "threshold: measure='sum', expected token or product"),  # type: ignore[arg-type]
+    (lambda: TopK(0), "top-k: k=0, expected 1 or more"),
+    (lambda: Distance(-1), "distance: most=-1, expected 0 or more"),
+    (lambda: MinBlock(0), "min-block: least=0, expected 1 or more"),
+    (lambda: JointRatio(0.0), "joint-ratio: tau=0.0, expected a number above 0"),
+    (lambda: Ensemble(1.1), "ensemble: weight=1.1, expected a number from 0 to 1"),
+    (lambda: EntropyWindow(0, 0.3), "window: size=0, expected 1 or more"),
+    (lambda: EntropyWindow(3, -0.1), "window: entropy=-0.1, expected 0 or more"),
+    (lambda: Thresholds(0.0, 1.0), "thresholds: single=0.0, expected a number above 0, at most 1"),
+    (lambda: Thresholds(1.0, 2.0), "thresholds: acc=2.0, expected a number above 0, at most 1"),
     (lambda: Ensemble(0.5).greedy(), "ensemble: temperature 0, expected one above 0"),
     (lambda: Groups(torch.tensor([0, -1])), "groups: .* expected int64 .V. of 0 or more"),
     (lambda: GroupMatch(torch.tensor([0.0, 1.0])), "groups: .* expected int64 .V. of 0 or more"),
-    (lambda: alike_groups(torch.zeros(3, 2), 2.0), "groups: similarity 2.0, expected a cosine from -1 to 1"),
+    (lambda: alike_groups(torch.zeros(3, 2), 2.0), "groups: similarity=2.0, expected a number from -1 to 1"),
 ]
 
 

@@ -36,8 +36,8 @@ EXACT = {
     "k-seq, chains": (KSeq(), CHAINS, "with", True),
     "k-seq, siblings": (KSeq(), NARROW, "with", False),
     "k-seq, three siblings": (KSeq(), BUSHES[1:], "with", False),
-    "both thresholds 1, likeliest siblings": (Thresholds(), BUSHES, "top", False),
-    "both thresholds 1, duplicates among siblings": (Thresholds(), NARROW, "with", False),
+    "both thresholds 1, likeliest siblings": (Thresholds(1.0, 1.0), BUSHES, "top", False),
+    "both thresholds 1, duplicates among siblings": (Thresholds(1.0, 1.0), NARROW, "with", False),
 }
 
 
@@ -68,7 +68,7 @@ def test_five_tokens_and_a_chain_of_three(rule: AcceptanceRule) -> None:
     assert distance(found, joint(target, 4)) < 1e-12
 
 
-@pytest.mark.parametrize("rule", [Ratio(), SampleMatch(), BlockVerification(), KSeq(), Thresholds()])
+@pytest.mark.parametrize("rule", [Ratio(), SampleMatch(), BlockVerification(), KSeq(), Thresholds(1.0, 1.0)])
 def test_equal_distributions_and_certain_distributions(rule: AcceptanceRule) -> None:
     """p = q leaves nothing to draw a refused token from; certain distributions leave nothing else."""
     for target in (random_distributions(1, 3), random_distributions(1, 3, zeros=0.99)):

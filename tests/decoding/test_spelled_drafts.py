@@ -79,7 +79,7 @@ DRAFTERS: list[Any] = [
     CtcDraft("recycle", depth=2),
     CtcDraft("tree", pointers=5, nodes=9),
     CtcHeads(3, 0.5),
-    CtcHeads(2, 1.0, CtcDraft("recycle")),
+    CtcHeads(2, 1.0, "recycle"),
 ]
 
 

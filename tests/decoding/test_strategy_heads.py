@@ -109,7 +109,10 @@ def runner(**heads: Any) -> Runner:
         ("tree:paths=0.00.000.0000", ["strategy tree: a tree of depth 4, expected at most 3", "give shorter paths"]),
         ("typical:paths=0.00.000.0000", ["strategy typical: a tree of depth 4, expected at most 3"]),
         ("dynamic-tree:depth=5", ["strategy dynamic-tree: depth=5, expected at most 3, the heads' depth"]),
-        ("verify:heads=chain", ["strategy verify: heads 'chain': not among those loaded, own; name it or give its"]),
+        (
+            "verify:heads=chain",
+            ["strategy verify: heads='chain': not among those loaded, own; name one, or load it with heads="],
+        ),
         ("tree:paths=0.9", ["tree: 10 children, expected at most 7, the tokens that the heads draft"]),
         ("draft-model", ["draft model: 4 tokens, expected the trunk's 11; give one of the same tokenizer"]),
         ("tree:rule=block", ["block: a tree of drafted tokens, expected a chain; use ratio for trees"]),
@@ -128,9 +131,9 @@ def test_what_a_model_cannot_run_is_one_line(text: str, parts: list[str]) -> Non
 
 def test_a_model_without_heads_or_draft_model_says_so() -> None:
     bare = replace(runner(), draft=None)
-    with pytest.raises(ConfigError, match="strategy verify: heads: the model has no heads; give a head folder with"):
+    with pytest.raises(ConfigError, match="strategy verify: heads: the model has no heads; load it with heads="):
         bare.prepared(parse_strategy("verify"))
-    with pytest.raises(ConfigError, match="strategy mtad: needs a draft model; give one with --draft-model"):
+    with pytest.raises(ConfigError, match="strategy mtad: needs a draft model; load one with draft_model="):
         bare.prepared(parse_strategy("mtad"))
     names = {strategy.name for strategy in bare.usable(ctc=False)}
     assert {"ar", "lookup", "prompt-lookup", "lookahead", "oracle"} <= names

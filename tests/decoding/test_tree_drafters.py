@@ -279,7 +279,7 @@ def test_a_tree_deeper_than_the_heads_is_one_clear_line() -> None:
     case = make_case(3, most_rows=2)
     heads = tiny.heads("latent", 2, 1)
     for drafter in (HeadTree("0.00.000"), DynamicTree(3)):
-        with pytest.raises(ConfigError, match="depth 3, expected at most 2, the depth of the model's heads"):
+        with pytest.raises(ConfigError, match="depth=3, expected at most 2, the depth of the model's heads"):
             case.run(drafter, heads=heads)
     narrow = tiny.heads("latent", 2, 1, shortlist=3)
     for drafter in (HeadTree("0.3"), DynamicTree(2, 4)):
@@ -290,9 +290,9 @@ def test_a_tree_deeper_than_the_heads_is_one_clear_line() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": -1}, "depth -1, expected 0 or more"), ({"width": 0}, "width 0, expected 1 to 10"),
-        ({"width": 11}, "width 11, expected 1 to 10"), ({"nodes": 0}, "nodes 0, expected 1 to 256"),
-        ({"nodes": 257}, "nodes 257, expected 1 to 256"),
+        ({"depth": -1}, "depth=-1, expected 0 or more"), ({"width": 0}, "width=0, expected 1 to 10"),
+        ({"width": 11}, "width=11, expected 1 to 10"), ({"nodes": 0}, "nodes=0, expected 1 to 256"),
+        ({"nodes": 257}, "nodes=257, expected 1 to 256"),
     ],
 )  # fmt: skip
 def test_options_of_dynamic_trees_are_checked(options: dict[str, int], message: str) -> None:

@@ -1,6 +1,7 @@
 """Head d at index t predicts x_{t+1+d}, and what is trained is the layout of decoding."""
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -101,13 +102,12 @@ def test_the_sentence_is_decoded_with_as_few_calls_as_the_depth_allows(
     assert traces[0].calls == calls  # 13 tokens: one from the prompt's call, then blocks of 4
 
 
+@dataclass(frozen=True, eq=False)
 class Watched(GreedyMatch):
     """Greedy match that notes the target logits it is shown."""
 
-    by_argmax = False
-
-    def __init__(self) -> None:
-        self.seen: list[Tensor] = []
+    by_argmax: ClassVar[bool] = False
+    seen: list[Tensor] = field(default_factory=list)
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
         self.seen.append(target)

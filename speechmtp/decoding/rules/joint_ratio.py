@@ -33,7 +33,9 @@ class JointRatio(AcceptanceRule):
         if not draft.tokens.shape[1]:
             return stop + 1, probs_of(target)
         if draft.confidence is None:
-            raise ConfigError("joint-ratio: a drafter without probabilities, expected one with; use heads or a model")
+            raise ConfigError(
+                "joint-ratio: a drafter without probabilities, expected one with; use one of heads or of a draft model"
+            )
         here, depth = draft.tokens >= 0, draft.depth
         ours = along(log_chance(target, draft), draft)
         theirs = along(draft.confidence.to(ours.dtype).log(), draft)
