@@ -173,12 +173,13 @@ def _check_heads(strategy: "Strategy", loaded: Mapping[str, object]) -> None:
     """Refuse a strategy whose heads are not there; a preset without any says itself how to train them."""
     if not loaded and (strategy.preset is None or strategy.heads):
         raise ConfigError(
-            f"strategy {strategy.name}: heads: the model has no heads; give a head folder with --heads, or another strategy"
+            f"strategy {strategy.name}: heads: the model has no heads; give a head folder with --heads, or choose "
+            "another strategy"
         )
     if loaded and strategy.heads and strategy.heads not in loaded:
         raise ConfigError(
-            f"strategy {strategy.name}: heads {strategy.heads!r}: not among those loaded, {', '.join(loaded)}; name it or "
-            f"give its folder with --heads"
+            f"strategy {strategy.name}: heads {strategy.heads!r}: not among those loaded, {', '.join(loaded)}; name "
+            "it or give its folder with --heads"
         )
 
 

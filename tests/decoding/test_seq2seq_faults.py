@@ -192,8 +192,8 @@ def test_fault_drawn_tokens_keep_the_distribution_under_every_rule(rule: str) ->
         scene = make_scene(seed, 4, whisper=True)
         rules = scene.model.rules
         row_sampling = RowSampling.of(SamplingConfig(temperature=3.0, seed=seed), range(len(scene.requests)))
-        for label in ("ar", "verify", *(["tree:paths=0.1.00.01"] if rule != "block" else [])):  # which takes chains
-            text = f"{label}{',' if ':' in label else ':'}rule={rule}" if rule and label != "ar" else label
+        for label in ("ar", "verify", *([] if RULES[rule].instead_on_trees else ["tree:paths=0.1.00.01"])):
+            text = f"{label}{',' if ':' in label else ':'}rule={rule}" if label != "ar" else label
             tokens, traces = scene.run([text], row_sampling=row_sampling)
             assert all({*said}.isdisjoint(rules.suppress) and said[0] not in rules.begin_suppress for said in tokens)
             drafts += sum(trace.num_draft_tokens for trace in traces)
