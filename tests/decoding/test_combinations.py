@@ -113,7 +113,7 @@ def test_what_means_nothing_is_refused_when_it_is_made(drafter: Drafter, rule: A
 
 @pytest.mark.parametrize(
     "drafter",
-    [HeadTree("0.00"), DynamicTree(width=1), CtcDraft("recycle"), PreviousPass(pointers=1), Lookahead(ngram=2, guesses=0)],
+    [HeadTree("0.00"), DynamicTree(width=1), CtcDraft("recycle"), PreviousPass(pointers=1), Lookahead(7, 2, 0)],
     ids=repr,
 )  # fmt: skip
 def test_drafters_whose_options_leave_chains_take_rules_for_chains(drafter: Drafter) -> None:
@@ -121,9 +121,9 @@ def test_drafters_whose_options_leave_chains_take_rules_for_chains(drafter: Draf
 
 
 def test_the_error_of_a_combination_names_the_strategy() -> None:
-    with pytest.raises(ConfigError, match="^strategy tree: block: a tree of drafted tokens"):
+    with pytest.raises(ConfigError, match=r"^strategy tree: block: a tree of drafted tokens"):
         parse_strategy("tree:rule=block")
-    with pytest.raises(ConfigError, match="^strategy suffix: ensemble with suffix: drafts without probabilities"):
+    with pytest.raises(ConfigError, match=r"^strategy suffix: ensemble with suffix: drafts without probabilities"):
         parse_strategy("suffix:rule=ensemble")
 
 
@@ -131,7 +131,8 @@ def test_the_error_of_a_combination_names_the_strategy() -> None:
     ("text", "drafter", "rule", "label"),
     [
         ("ctc:rule=typical", CtcDraft(), Typical(), "ctc:rule=typical"),
-        ("verify:epsilon=0.1,rule=typical", HeadChain(), Typical(epsilon=0.1), "verify:depth=7,rule=typical,epsilon=0.1"),
+        ("verify:epsilon=0.1,rule=typical", HeadChain(), Typical(epsilon=0.1),
+         "verify:depth=7,rule=typical,epsilon=0.1"),
         ("suffix:rule=top-k,k=3", Suffix(), TopK(3), "suffix:depth=24,rule=top-k,k=3"),
         ("verify:rule=threshold,rule.theta=0.5,theta=0.3", HeadChain(theta=0.3), Threshold(0.5),
          "verify:depth=7,theta=0.3,rule=threshold,rule.theta=0.5"),
@@ -167,7 +168,7 @@ def test_options_of_lengths() -> None:
     [
         (
             "verify:epsilon=0.1",
-            "strategy verify: no option 'epsilon'; allowed: depth, theta, measure, heads, rule, length",
+            "strategy verify: no option 'epsilon'; allowed: depth, theta, measure, heads, rule",
         ),
         ("verify:rule=typical,epsilon=2", "strategy verify: epsilon=2.0, expected a number above 0, at most 1"),
         ("verify:rule=threshold,rule.measure=sum", "strategy verify: measure='sum', expected token or product"),

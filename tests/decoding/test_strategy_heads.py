@@ -116,7 +116,7 @@ def runner(**heads: Any) -> Runner:
         ("tree:paths=0.9", ["tree: 10 children, expected at most 7, the tokens that the heads draft"]),
         ("draft-model", ["draft model: 4 tokens, expected the trunk's 11; give one of the same tokenizer"]),
         ("tree:rule=block", ["block: a tree of drafted tokens, expected a chain; use ratio for trees"]),
-        ("marginal:depth=9", ["marginal: depth 9 and top 8 make more than 4096 nodes; lower depth or top"]),
+        ("marginal:depth=9", ["marginal: depth=9 and top=8 make more than 4096 nodes; lower depth or top"]),
     ],
 )
 def test_what_a_model_cannot_run_is_one_line(text: str, parts: list[str]) -> None:
