@@ -72,7 +72,7 @@ def test_a_lossy_rule_decodes_with_every_drafter_that_it_may_have(name: str, rul
         if config is None and rule == "ensemble":  # which draws from a mixture
             continue
         sampling = None if config is None else RowSampling.of(config, range(len(scene.requests)))
-        tokens, traces = scene.run([strategy.label], row_sampling=sampling)
+        tokens, traces = scene.run([text_of(name, rule)], row_sampling=sampling)
         for request, said, trace in zip(scene.requests, tokens, traces, strict=True):
             assert 0 < len(said) <= (request.limit or 0) and trace.emitted == len(said)
             assert trace.finished or len(said) == request.limit
@@ -84,7 +84,7 @@ def test_an_exact_rule_is_exact_with_every_drafter_that_it_may_have(name: str, r
     assert strategy.exact
     for seed in (1, 8):
         scene = make_scene(seed, 3, 8)
-        assert scene.run([strategy.label])[0] == scene.tokens
+        assert scene.run([text_of(name, rule)])[0] == scene.tokens
 
 
 MEANINGLESS: list[tuple[Drafter, AcceptanceRule, str]] = [
