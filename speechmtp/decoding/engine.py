@@ -360,7 +360,7 @@ def plain_outputs(
     trunk: Trunk, prompt: Prompt, rules: TokenRules, limits: Limits | Sequence[int] | None = None
 ) -> list[list[int]]:
     """What plain decoding says behind a batch of prompts, end tokens included; `limits` may be a number a row."""
-    most = [None] * len(prompt.lengths) if limits is None or isinstance(limits, Limits) else limits
-    requests = [Request(prompt.row(row), rules, limit) for row, limit in enumerate(most)]
+    each = [None] * len(prompt.lengths) if limits is None or isinstance(limits, Limits) else limits
+    requests = [Request(prompt.row(row), rules, limit) for row, limit in enumerate(each)]
     plain = BoundStrategy(Silent(), GreedyMatch())
     return generate(trunk, requests, plain, limits=limits if isinstance(limits, Limits) else None)[0]

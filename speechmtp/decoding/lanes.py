@@ -31,7 +31,7 @@ def drafted(lane: DecodeState) -> tuple[Draft, float]:
 def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tuple[Accepted, Tensor | None]:
     """What a lane's rule accepts of its draft, and the trunk's choices [B, P + 1] that its drafter may hear of, where
     it wants to."""
-    rule, size, hears = lane.rule, draft.tokens.shape[1], lane.bound.drafter.hears_choices
+    rule, size, wants_choices = lane.rule, draft.tokens.shape[1], lane.bound.drafter.wants_choices
     at = torch.tensor(lane.places, device=lane.device) if mixed else None
     if stepped.choices is not None:
         choices = stepped.choices if at is None else stepped.choices[at][:, : size + 1]
@@ -50,7 +50,7 @@ def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tu
     record_scores(lane, target, draft, accepted)
     if lane.batch.recorded.overlap and size:
         record_overlap(lane, target, draft, accepted)
-    return accepted, drawn.argmax(-1) if hears else None
+    return accepted, drawn.argmax(-1) if wants_choices else None
 
 
 def taps_of(lanes: Sequence[DecodeState]) -> tuple[int, ...]:

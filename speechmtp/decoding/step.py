@@ -125,12 +125,12 @@ def ruled(logits: Tensor, rules: Sequence[TokenRules], begin: bool) -> Tensor:
 
 
 def _filled(logits: Tensor, rows: list[int] | None, slots: slice, ids: tuple[int, ...]) -> Tensor:
-    least, index = torch.finfo(logits.dtype).min, _ids(ids, logits.device)
+    lowest, index = torch.finfo(logits.dtype).min, _ids(ids, logits.device)
     if rows is None and slots == slice(None):
-        return logits.index_fill(-1, index, least)
+        return logits.index_fill(-1, index, lowest)
     logits = logits.clone()
     for row in [slice(None)] if rows is None else rows:
-        logits[row, slots] = logits[row, slots].index_fill(-1, index, least)
+        logits[row, slots] = logits[row, slots].index_fill(-1, index, lowest)
     return logits
 
 

@@ -117,7 +117,7 @@ def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: A
             trace.overlap += float(shared)
 
 
-LONGEST_PERIOD, REPEATS, LEAST = 16, 4, 12
+LONGEST_PERIOD, REPEATS, MIN_TOKENS = 16, 4, 12
 
 
 def flags_of(tokens: Sequence[int], ends: Sequence[int]) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ def flags_of(tokens: Sequence[int], ends: Sequence[int]) -> tuple[str, ...]:
 
 def _repeats(tokens: Sequence[int]) -> bool:
     for period in range(1, LONGEST_PERIOD + 1):
-        size = max(REPEATS * period, LEAST)
+        size = max(REPEATS * period, MIN_TOKENS)
         if len(tokens) >= size and all(tokens[-i] == tokens[-i - period] for i in range(1, size - period + 1)):
             return True
     return False

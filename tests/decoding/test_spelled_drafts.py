@@ -158,7 +158,7 @@ def test_the_rest_is_what_the_text_says_behind_the_best_place(text: str, emitted
     row = row_of(text)
     heard = [ord(letter) for letter in emitted]
     for end in (len(heard) // 2, len(heard)):
-        row.hear(heard[:end])
+        row.take_in(heard[:end])
     [(number, start)] = row.pointers.best(1)
     assert row.rest(number, start, None).tokens == [*(ord(letter) for letter in left), 0]
 
@@ -170,7 +170,7 @@ def test_the_place_is_the_best_prefix_by_edit_distance(seed: int) -> None:
         "".join("abC"[i] for i in torch.randint(0, 3, (n,), generator=rng).tolist()) for n in (9, 1 + seed % 8)
     )
     row = row_of(text)
-    row.hear([ord(letter) for letter in said])
+    row.take_in([ord(letter) for letter in said])
     [(number, start)] = row.pointers.best(1)
     ends = range(len(text) + 2)
     distances = [oracle.edit_distance([*said.lower()], [*f" {text}".lower()[:end]]) for end in ends]
@@ -181,12 +181,12 @@ def test_the_place_is_the_best_prefix_by_edit_distance(seed: int) -> None:
 def test_a_rest_is_cut_between_words_and_then_has_no_end_token() -> None:
     row = row_of("word " * 60)
     assert len(row.rest(0, 0, None).tokens) == 5 * 60 + 1, "the whole text behind the prompt"
-    row.hear([32])
+    row.take_in([32])
     rest = row.rest(0, 1, None)
     assert "".join(map(chr, rest.tokens)) == ("word " * 16).strip() and len(rest.confidence) == 79
     assert row.rest(0, 1, 3).tokens == [ord(letter) for letter in "wor"]
     unbroken = row_of("x" * 200)
-    unbroken.hear([32])
+    unbroken.take_in([32])
     assert unbroken.rest(0, 1, None).tokens == [ord("x")] * 80
 
 
@@ -195,7 +195,7 @@ def test_a_token_is_as_sure_as_its_least_sure_character() -> None:
     row = TextRow(CtcText("abcd ab", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.95)), speller, 9)
     rest = row.rest(0, 0, None)
     assert rest.tokens == [0, 1, 2, 3, 0, 1, 9] and rest.confidence == [1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 1.0]
-    row.hear([0])
+    row.take_in([0])
     assert row.rest(0, 1, 2).confidence == [0.8, 0.7]
     assert set(TextRow(CtcText("abcd"), speller, 9).rest(0, 0, None).confidence) == {1.0}
 

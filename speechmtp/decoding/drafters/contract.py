@@ -21,7 +21,7 @@ class Drafter:
     in `row.kept`, of each row alone, and in `state.drafter_state`, of all rows of a strategy together.
 
     `name` is what it is called in the table of drafters. `heads` says whether it needs a head set, `source` which class
-    of sources it reads of a request; with `source_is_optional` a request may lack it. `hears_choices` says whether
+    of sources it reads of a request; with `source_is_optional` a request may lack it. `wants_choices` says whether
     `observe` wants the trunk's choices.
 
     Which rules and lengths go with it is said here too: `gives_probabilities` if its drafts always come with the
@@ -33,7 +33,7 @@ class Drafter:
     heads: ClassVar[bool] = False
     source: ClassVar[type[Source] | None] = None
     source_is_optional: ClassVar[bool] = False
-    hears_choices: ClassVar[bool] = False
+    wants_choices: ClassVar[bool] = False
     gives_probabilities: ClassVar[bool] = False
     exact_rules_only: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
@@ -75,7 +75,7 @@ class Drafter:
 
     def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """Hear what each row has just emitted; `choices` [B, P + 1] are the trunk's first choices behind the base token
-        and behind every drafted one, under its noise where drafts share it; None unless it `hears_choices`."""
+        and behind every drafted one, under its noise where drafts share it; None unless it `wants_choices`."""
 
 
 @dataclass(frozen=True)

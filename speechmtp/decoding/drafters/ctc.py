@@ -70,7 +70,7 @@ class CtcDraft(Drafter):
     def _rests(self, row: CtcRow, emitted: list[int]) -> list[Hypothesis]:
         if self.mode == "whole" and emitted:
             return []
-        row.hear(emitted)
+        row.take_in(emitted)
         if not emitted:
             places = [(number, 0) for number in range(row.count)]
         elif self.mode == "resume":

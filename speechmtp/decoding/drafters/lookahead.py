@@ -76,7 +76,7 @@ class Lookahead(Drafter):
     ngram: Annotated[int, Range(2)] = 5
     guesses: Annotated[int, Range(0)] = 7
     name: ClassVar[str] = "lookahead"
-    hears_choices: ClassVar[bool] = True
+    wants_choices: ClassVar[bool] = True
 
     @property
     def branches(self) -> bool:

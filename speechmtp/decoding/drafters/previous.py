@@ -51,7 +51,7 @@ class PreviousPass(Drafter):
         found = []
         for row in state.rows:
             mine: TokenRow = row.kept
-            mine.hear(row.tokens)
+            mine.take_in(row.tokens)
             places = mine.pointers.best(self.pointers) if row.tokens else [(0, 0)]
             found.append([mine.rest(number, start, self.depth) for number, start in places])
         return found

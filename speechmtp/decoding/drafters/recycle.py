@@ -79,7 +79,7 @@ class TokenRow:
         """How many hypotheses there are."""
         return len(self.hypotheses)
 
-    def hear(self, emitted: list[int]) -> None:
+    def take_in(self, emitted: list[int]) -> None:
         """Take in all that the row has emitted so far."""
         for token in emitted[self.pointers.emitted :]:
             self.pointers.emit(token)

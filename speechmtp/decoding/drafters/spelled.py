@@ -23,7 +23,7 @@ class TextRow:
         self._kept = [i for i, letter in enumerate(self._text) if _matters(letter)]
         self.pointers = Pointers([[_folded(self._text[i]) for i in self._kept]])
 
-    def hear(self, emitted: list[int]) -> None:
+    def take_in(self, emitted: list[int]) -> None:
         """Take in all that the row has emitted so far."""
         pieces = self._speller.pieces
         # A trunk may have more tokens than its tokenizer.

@@ -21,7 +21,7 @@ from speechmtp.types import Draft
 class Groups(Ratio):
     """`Ratio` on the distribution of groups: the drafted token stands in for any member. `groups` [V] int64 are each
     token's group, 0 or more. The groups follow the trunk's distribution, as long as it does not tell members apart;
-    which member is heard does not."""
+    which member is emitted does not."""
 
     groups: Tensor
     name: ClassVar[str] = "groups"

@@ -21,6 +21,6 @@ class TopK(NodewiseRule):
 
     def kept(self, target: Tensor, draft: Draft) -> Tensor:
         """Ties with the k-th stay; what the trunk excludes does not."""
-        least = target.topk(min(self.k, target.shape[-1]), -1).values[..., -1]
+        kth = target.topk(min(self.k, target.shape[-1]), -1).values[..., -1]
         chance = logit_of(target, draft)
-        return (chance >= least.gather(1, draft.parent + 1)) & (chance > -math.inf) & (draft.tokens >= 0)
+        return (chance >= kth.gather(1, draft.parent + 1)) & (chance > -math.inf) & (draft.tokens >= 0)

@@ -39,7 +39,7 @@ def distributions(seed: int, size: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("parents", [CHAIN, TREE])
 @pytest.mark.parametrize("seed", range(3))
-def test_settle_follows_both_distributions(parents: tuple[int, ...], seed: int) -> None:
+def test_draw_outcome_follows_both_distributions(parents: tuple[int, ...], seed: int) -> None:
     """Many rows at once; their output indices differ, and half of them share a stream with a row at another index."""
     size, rows = len(parents), 200_000
     stop, follow = distributions(seed, size)
@@ -60,7 +60,7 @@ def test_settle_follows_both_distributions(parents: tuple[int, ...], seed: int) 
     assert chi_squared(counts.tolist(), (wrong[:, None] * follow).flatten().tolist()) < 1e-9
 
 
-def test_settle_never_stops_where_it_may_not() -> None:
+def test_draw_outcome_never_stops_where_it_may_not() -> None:
     """Probability 0 at either end, however the total is rounded."""
     rows = 100_000
     stop = torch.tensor([0.0, 0.7, 0.3 - 1e-9, 0.0], dtype=torch.float64).float().expand(rows, -1)
@@ -87,7 +87,7 @@ def some_logits(nodes: int) -> Tensor:
     return logits
 
 
-def test_choose_draws_siblings_without_replacement() -> None:
+def test_pick_tokens_draws_siblings_without_replacement() -> None:
     """Pairs of siblings follow q(x) q(y) / (1 - q(x)), and the distribution given for the second is q without the
     first."""
     logits = some_logits(2)
@@ -105,7 +105,7 @@ def test_choose_draws_siblings_without_replacement() -> None:
         assert torch.allclose(choice.confidence[:, node], q[choice.tokens[:, node]], atol=1e-12, rtol=0)
 
 
-def test_choose_draws_behind_different_nodes_independently() -> None:
+def test_pick_tokens_draws_behind_different_nodes_independently() -> None:
     logits = some_logits(2)
     tokens = chosen("own", logits, 100_000, 1)[0].tokens[..., 0]
     first, second = logits.softmax(-1)
@@ -113,7 +113,7 @@ def test_choose_draws_behind_different_nodes_independently() -> None:
     assert chi_squared(counts.tolist(), (first[:, None] * second).flatten().tolist()) > LEVEL
 
 
-def test_choose_under_shared_noise_follows_the_distribution_by_the_trunks_noise() -> None:
+def test_pick_tokens_under_shared_noise_follows_the_distribution_by_the_trunks_noise() -> None:
     logits = some_logits(1)
     choice, noise = chosen("shared", logits, 100_000, 2)
     counts = torch.bincount(choice.tokens[:, 0, 0], minlength=11)
@@ -122,7 +122,7 @@ def test_choose_under_shared_noise_follows_the_distribution_by_the_trunks_noise(
     assert torch.equal(choice.tokens[:, 0, 0], trunk.argmax(-1)) and choice.q is None
 
 
-def test_choose_takes_the_likeliest_where_nothing_is_to_be_drawn() -> None:
+def test_pick_tokens_takes_the_likeliest_where_nothing_is_to_be_drawn() -> None:
     logits = some_logits(1)
     choice, _ = chosen("best", logits, 5, 3)
     assert choice.q is None and choice.tokens[:, 0].tolist() == [logits[0].topk(3).indices.tolist()] * 5
