@@ -36,8 +36,9 @@ from speechmtp.data.kaldi import read_data_dir
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.engine import Engine
 from speechmtp.decoding.noise import Noise
-from speechmtp.decoding.sampling import Drawing, SamplingConfig
-from speechmtp.decoding.strategies import STRATEGIES, Strategy, parse_strategy
+from speechmtp.decoding.sampling import RowSampling, SamplingConfig
+from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.evaluation_sets import encode_all
 from speechmtp.models.trunk import Trunk
@@ -159,7 +160,7 @@ class Bench:
                 strategy = self.recogniser.runner.prepared(parse_strategy(name))
                 if strategy.rule is not None:
                     if block.sampling.temperature == 0:
-                        strategy.rule.undrawn()  # some are for drawing alone
+                        strategy.rule.greedy()  # some are for drawing alone
                     found.append(strategy)
         return found
 
@@ -167,7 +168,7 @@ class Bench:
         """Tokens and traces."""
         requests = [replace(one, noise_key=i) for i, one in enumerate(group)]
         requests = [one.knowing(Reference(tuple(known[i]))) if known else one for i, one in enumerate(requests)]
-        return self.recogniser.runner.run(requests, [strategy] * len(group), Drawing.of(sampling))
+        return self.recogniser.runner.run(requests, [strategy] * len(group), RowSampling.of(sampling))
 
     def run(self, block: Block) -> list[dict[str, Any]]:
         """The lines of a block."""

@@ -17,7 +17,7 @@ from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.clock import clock
 from speechmtp.decoding.engine import Limits, Recorded
 from speechmtp.decoding.runner import Runner
-from speechmtp.decoding.sampling import Drawing, SamplingConfig
+from speechmtp.decoding.sampling import RowSampling, SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.decoding.traces import flags_of
 from speechmtp.errors import ConfigError, DataError
@@ -158,8 +158,8 @@ class Recogniser:
                 found[i] = labels, Trace(emitted=len(labels), finished=True, flags=flags)
         rows = [i for i in spoken if i not in found]
         if rows:
-            drawing = Drawing.of(sampling or SamplingConfig())
-            done = self.runner.run([requests[i] for i in rows], [each[i] for i in rows], drawing, recorded)
+            row_sampling = RowSampling.of(sampling or SamplingConfig())
+            done = self.runner.run([requests[i] for i in rows], [each[i] for i in rows], row_sampling, recorded)
             found |= dict(zip(rows, zip(*done)))
         seconds = clock(self.device) - began
         nothing: tuple[list[int], Trace] = [], Trace(finished=True, flags=("empty",))

@@ -3,21 +3,62 @@
 Defaults live only in the dataclasses. Unknown keys fail and name the nearest one; values are
 converted by annotation, since PyYAML reads `1e-4` as a string and `no` as False. A choice between
 several dataclasses is a union whose members carry a `kind` field with a distinct default.
+
+What a field may be is said by its annotation: a `Literal` lists its values, `Annotated[float, Range(0, 1)]`
+bounds a number, `Annotated[str, Form("...")]` describes a text in words. `check_fields` checks them,
+`read_field` converts and checks one value, `allowed_values` puts them into words for errors and tables.
 """
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 
 from speechmtp.errors import ConfigError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `low` (above it, if `above`) to `high` (below it, if `below`; None: no bound), none infinite."""
+
+    low: float
+    high: float | None = None
+    above: bool = False
+    below: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is a number in the range."""
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        if self.high is not None and (value > self.high or (self.below and value == self.high)):
+            return False
+        return value > self.low if self.above else value >= self.low
+
+    def words(self, whole: bool) -> str:
+        """The range in words, for errors and tables; `whole` if its numbers are integers."""
+        low = f"{self.low:g}"
+        if self.high is None:
+            return f"a number above {low}" if self.above else f"{low} or more"
+        if self.above or self.below:
+            high = f"{'below' if self.below else 'at most'} {self.high:g}"
+            return f"a number above {low}, {high}" if self.above else f"{low} or more, {high}"
+        return f"{low} to {self.high:g}" if whole else f"a number from {low} to {self.high:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What a text looks like, in words; the class that reads the text checks it."""
+
+    words: str
 
 
 class _Loader(yaml.SafeLoader):
@@ -80,6 +121,82 @@ def with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
     """A dataclass from a mapping, strictly: unknown keys and wrong values are ConfigErrors."""
     return _build(cls, data, where, "")
+
+
+def read_field(cls: type, name: str, value: Any, where: str) -> Any:
+    """A field's value, converted by its annotation (from text, say) and checked; ConfigError if it is not allowed."""
+    hint, bounds = _declared(cls)[name]
+    try:
+        read = _convert(hint, value, where, name)
+    except ConfigError:
+        raise _not_allowed(cls, name, value, where) from None
+    if isinstance(bounds, Range) and read is not None and not bounds.holds(read):
+        raise _not_allowed(cls, name, read, where)
+    return read
+
+
+def check_fields(config: Any, where: str) -> None:
+    """ConfigError for a field of a dataclass whose value is outside its declared `Range` or `Literal`."""
+    kind: Any = type(config)
+    for name, (hint, bounds) in _declared(kind).items():
+        value = getattr(config, name)
+        if not _allows(hint, bounds, value):
+            raise _not_allowed(kind, name, value, where)
+
+
+def allows(cls: type, name: str, value: Any) -> bool:
+    """Whether a field may have a value, by its declared `Range` or `Literal`."""
+    return _allows(*_declared(cls)[name], value)
+
+
+def _allows(hint: Any, bounds: Range | Form | None, value: Any) -> bool:
+    choices = _choices(hint)
+    if value is None and type(None) in typing.get_args(hint):
+        return True
+    return not (choices and value not in choices) and not (isinstance(bounds, Range) and not bounds.holds(value))
+
+
+def allowed_values(cls: type, name: str) -> str:
+    """What a field may be, in words: `token or product`, `0 or more`, `a number from 0 to 1`."""
+    hint, bounds = _declared(cls)[name]
+    if choices := _choices(hint):
+        return in_words(choices)
+    kind = next(member for member in (typing.get_args(hint) or (hint,)) if member is not type(None))
+    if isinstance(bounds, Range):
+        return bounds.words(kind is int)
+    return bounds.words if bounds is not None else {int: "a whole number", float: "a number"}.get(kind, "a name")
+
+
+def in_words(choices: Sequence[Any]) -> str:
+    """Values that can be chosen among, as errors and tables list them."""
+    return (" or " if len(choices) == 2 else ", ").join(map(str, choices))
+
+
+def _not_allowed(cls: type, name: str, value: Any, where: str) -> ConfigError:
+    several = "one of " if len(_choices(_declared(cls)[name][0])) > 2 else ""
+    return ConfigError(f"{where}: {name}={value!r}, expected {several}{allowed_values(cls, name)}")
+
+
+@cache
+def _declared(cls: Any) -> dict[str, tuple[Any, Range | Form | None]]:
+    """Annotation and bounds of every field of a dataclass."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found: dict[str, tuple[Any, Range | Form | None]] = {}
+    for field in dataclasses.fields(cls):
+        hint, bounds = hints[field.name], None
+        if typing.get_origin(hint) is Annotated:
+            hint, *extras = typing.get_args(hint)
+            bounds = next((extra for extra in extras if isinstance(extra, Range | Form)), None)
+        found[field.name] = hint, bounds
+    return found
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The values of a `Literal`, or of one that may also be None."""
+    for member in (hint, *typing.get_args(hint)):
+        if typing.get_origin(member) is typing.Literal:
+            return typing.get_args(member)
+    return ()
 
 
 def to_dict(config: Any) -> Any:

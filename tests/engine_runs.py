@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from speechmtp.decoding import engine, plan, sampling
+from speechmtp.decoding import bound, engine, sampling
 from speechmtp.decoding.draft_length import DraftLength
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.engine import Limits, Recorded
@@ -43,8 +43,8 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A plan for some rows of a batch (all); `sources` are in the order of `rows`."""
+class Setup:
+    """How some rows of a batch (all) are decoded; `sources` are in the order of `rows`."""
 
     drafter: Drafter
     rule: AcceptanceRule
@@ -55,7 +55,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class RowSampling:
     """Processors and, unless the likeliest are taken, a seed and a noise key for every row."""
 
     processors: Processors | None = None
@@ -63,14 +63,14 @@ class Drawing:
     noise_keys: Sequence[int] | None = None
 
     @classmethod
-    def of(cls, config: SamplingConfig, noise_keys: Sequence[int]) -> "Drawing":
+    def of(cls, config: SamplingConfig, noise_keys: Sequence[int]) -> "RowSampling":
         """One seed for all rows, a key for each."""
         seeds = [config.seed] * len(noise_keys) if config.temperature > 0 else None
         return cls(config.processors(), seeds, noise_keys)
 
-    def row(self, place: int) -> sampling.Drawing:
+    def row(self, place: int) -> sampling.RowSampling:
         """That of one row."""
-        return sampling.Drawing(self.processors, None if self.seeds is None else self.seeds[place])
+        return sampling.RowSampling(self.processors, None if self.seeds is None else self.seeds[place])
 
     def key(self, place: int) -> int:
         """The noise key of one row."""
@@ -80,47 +80,47 @@ class Drawing:
 def generate(
     trunk: Trunk, heads: HeadSet | None, prompt: Prompt, drafter: Drafter, rule: AcceptanceRule, eos: int,
     sources: Sources | None = None, limits: Limits | Sequence[int] | None = None, record_gaps: bool = False,
-    drawing: Drawing | None = None, rules: TokenRules | None = None,
+    row_sampling: RowSampling | None = None, rules: TokenRules | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
-    """`generate_mixed` with one plan for all rows."""
-    one = Plan(drafter, rule, heads, sources or Sources())
-    return generate_mixed(trunk, prompt, [one], eos, limits, drawing, record_gaps=record_gaps, rules=rules)
+    """`generate_mixed` with one setup for all rows."""
+    one = Setup(drafter, rule, heads, sources or Sources())
+    return generate_mixed(trunk, prompt, [one], eos, limits, row_sampling, record_gaps=record_gaps, rules=rules)
 
 
 def generate_mixed(
-    trunk: Trunk, prompt: Prompt, plans: Sequence[Plan], eos: int, limits: Limits | Sequence[int] | None = None,
-    drawing: Drawing | None = None, prompt_ids: Sequence[Sequence[int]] | None = None, record_gaps: bool = False,
-    overlap: bool = False, rules: TokenRules | None = None,
+    trunk: Trunk, prompt: Prompt, setups: Sequence[Setup], eos: int, limits: Limits | Sequence[int] | None = None,
+    row_sampling: RowSampling | None = None, prompt_ids: Sequence[Sequence[int]] | None = None,
+    record_gaps: bool = False, overlap: bool = False, rules: TokenRules | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
-    """Tokens and traces of every row of a padded prompt, each by one of the plans."""
-    rows, drawing = len(prompt.lengths), drawing or Drawing()
-    made: dict[int, tuple[plan.Plan, tuple[Source, ...]]] = {}
-    for one in plans:
-        whole = plan.Plan(one.drafter, one.rule, one.heads, one.length)
+    """Tokens and traces of every row of a padded prompt, each by one of the setups."""
+    rows, row_sampling = len(prompt.lengths), row_sampling or RowSampling()
+    made: dict[int, tuple[bound.BoundStrategy, tuple[Source, ...]]] = {}
+    for one in setups:
+        whole = bound.BoundStrategy(one.drafter, one.rule, one.heads, one.length)
         for place, row in enumerate(range(rows) if one.rows is None else one.rows):
             made[row] = whole, one.sources.of(place)
     most = [None] * rows if limits is None or isinstance(limits, Limits) else limits
     requests = [
         Request(
             prompt.row(row), rules or TokenRules((eos,)), most[row],
-            () if prompt_ids is None else tuple(prompt_ids[row]), made[row][1], drawing.key(row),
+            () if prompt_ids is None else tuple(prompt_ids[row]), made[row][1], row_sampling.key(row),
         )
         for row in range(rows)
     ]  # fmt: skip
     return engine.generate(
-        trunk, requests, [made[row][0] for row in range(rows)], [drawing.row(row) for row in range(rows)],
+        trunk, requests, [made[row][0] for row in range(rows)], [row_sampling.row(row) for row in range(rows)],
         limits if isinstance(limits, Limits) else None, Recorded(gaps=record_gaps, overlap=overlap),
     )  # fmt: skip
 
 
 def drawn_rows(
-    requests: Sequence[Request], strategies: Sequence[Any], drawing: Drawing | None
-) -> tuple[list[Request], Sequence[Any], list[sampling.Drawing] | None]:
+    requests: Sequence[Request], strategies: Sequence[Any], row_sampling: RowSampling | None
+) -> tuple[list[Request], Sequence[Any], list[sampling.RowSampling] | None]:
     """What a runner takes for requests that are drawn so."""
-    if drawing is None:
+    if row_sampling is None:
         return list(requests), strategies, None
-    named = [replace(request, noise_key=drawing.key(place)) for place, request in enumerate(requests)]
-    return named, strategies, [drawing.row(place) for place in range(len(requests))]
+    named = [replace(request, noise_key=row_sampling.key(place)) for place, request in enumerate(requests)]
+    return named, strategies, [row_sampling.row(place) for place in range(len(requests))]
 
 
 def row_of(tokens: Sequence[int], **options: Any) -> Any:

@@ -1,13 +1,25 @@
 """The configuration: strict, typed by annotation, one YAML file and key=value on top."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from speechmtp.config import from_dict, load_config, read_yaml, to_dict, write_yaml
+from speechmtp.config import (
+    Form,
+    Range,
+    allowed_values,
+    allows,
+    check_fields,
+    from_dict,
+    load_config,
+    read_field,
+    read_yaml,
+    to_dict,
+    write_yaml,
+)
 from speechmtp.errors import ConfigError
 
 EGS = Path(__file__).parents[1] / "egs"
@@ -176,3 +188,67 @@ def test_training_values_that_cannot_work_are_refused(override: str, words: str)
 
     with pytest.raises(ConfigError, match=words):
         load_config(AsrConfig, None, [override])
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """Fields of every kind that can be bounded."""
+
+    ratio: Annotated[float, Range(0, 1)] = 0.5
+    share: Annotated[float, Range(0, 1, above=True)] = 0.5
+    decay: Annotated[float, Range(0, 1, below=True)] = 0.5
+    count: Annotated[int, Range(1, 9)] = 1
+    limit: Annotated[int | None, Range(0)] = None
+    scale: Annotated[float, Range(0, above=True)] = 1.0
+    mode: Literal["a", "b", "c"] = "a"
+    side: Literal["left", "right"] | None = None
+    path: Annotated[str, Form("digits and dots")] = ""
+    size: int = 0
+    weight: float = 0.0
+    name: str = ""
+
+
+WORDS = {
+    "ratio": "a number from 0 to 1", "share": "a number above 0, at most 1", "decay": "0 or more, below 1",
+    "count": "1 to 9", "limit": "0 or more", "scale": "a number above 0", "mode": "a, b, c", "side": "left or right",
+    "path": "digits and dots", "size": "a whole number", "weight": "a number", "name": "a name",
+}  # fmt: skip
+
+
+def test_what_fields_may_be_in_words() -> None:
+    assert {field.name: allowed_values(Bounded, field.name) for field in fields(Bounded)} == WORDS
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("ratio", (0, 1, 0.3), (-0.1, 1.1, float("nan"))), ("share", (1e-9, 1), (0, 2)), ("decay", (0, 0.9), (1, -1)),
+        ("count", (1, 9), (0, 10)), ("limit", (None, 0, 5), (-1,)), ("scale", (0.1, 1e9), (0, float("inf"))),
+        ("mode", ("a", "c"), ("d",)), ("side", (None, "left"), ("up",)),
+    ],
+)  # fmt: skip
+def test_fields_are_checked_by_their_annotations(name: str, right: tuple[Any, ...], wrong: tuple[Any, ...]) -> None:
+    for value in right:
+        assert allows(Bounded, name, value)
+        check_fields(Bounded(**{name: value}), "here")
+    for value in wrong:
+        assert not allows(Bounded, name, value)
+        with pytest.raises(ConfigError) as caught:
+            check_fields(Bounded(**{name: value}), "here")
+        several = "one of " if name == "mode" else ""
+        assert str(caught.value) == f"here: {name}={value!r}, expected {several}{WORDS[name]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [("ratio", "1e-1", 0.1), ("count", "3", 3), ("limit", "", None), ("limit", "4", 4), ("side", "right", "right"),
+     ("path", "0.1", "0.1")],
+)  # fmt: skip
+def test_one_field_is_read_from_text(name: str, text: str, value: Any) -> None:
+    assert read_field(Bounded, name, text, "here") == value
+
+
+@pytest.mark.parametrize(("name", "text"), [("ratio", "high"), ("count", "2.5"), ("count", "12"), ("mode", "z")])
+def test_text_that_is_no_such_value_is_named(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^here: {name}=.*, expected .*{WORDS[name]}$"):
+        read_field(Bounded, name, text, "here")

@@ -50,15 +50,8 @@ def _sections(page: str) -> dict[str, str]:
 ADDING = _sections("docs/adding.md")
 
 
-def _needs_rooms(heading: str) -> None:
-    """Skip what stands in rooms that are not there."""
-    if heading in ("A drafter", "An acceptance rule", "A preset"):
-        pytest.importorskip("speechmtp.decoding.rules.table")
-
-
 @pytest.mark.parametrize("heading", ADDING)
 def test_code_of_the_page_on_adding_runs(heading: str) -> None:
-    _needs_rooms(heading)
     blocks = re.findall(r"```python\n(.*?)```", ADDING[heading], re.S)
     assert len(blocks) == 1
     exec(compile(blocks[0], f"docs/adding.md: {heading}", "exec"), {"__name__": "added"})
@@ -66,7 +59,6 @@ def test_code_of_the_page_on_adding_runs(heading: str) -> None:
 
 @pytest.mark.parametrize("heading", ADDING)
 def test_the_page_on_adding_shows_what_one_costs(heading: str) -> None:
-    _needs_rooms(heading)
     (stat,) = re.findall(r"```\n((?: .+\|.+\n)+)```", ADDING[heading])
     files = [line.split("|")[0].strip() for line in stat.splitlines()]
     for name in files:

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from speechmtp.errors import ConfigError
 from speechmtp.evaluation.settings import MAX_NEW_TOKENS, PROMPT_TOKENS
 from speechmtp.models.bases.names import MODEL
 
@@ -86,9 +87,15 @@ def sampling_names() -> tuple[str, ...]:
 
 def sampling_of(args: argparse.Namespace) -> "SamplingConfig":
     """What the options of `add_sampling_options` and --seed say."""
+    from speechmtp.config import allowed_values, allows
     from speechmtp.decoding.sampling import SamplingConfig
 
-    return SamplingConfig(**{name: getattr(args, name) for name in sampling_names()}, seed=args.seed)
+    values = {name: getattr(args, name) for name in sampling_names()}
+    for name, value in values.items():
+        if not allows(SamplingConfig, name, value):
+            option, words = name.replace("_", "-"), allowed_values(SamplingConfig, name)
+            raise ConfigError(f"--{option} {value}: expected {words}")
+    return SamplingConfig(**values, seed=args.seed)
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,9 @@
 
 import argparse
 import inspect
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +50,14 @@ def run(args: argparse.Namespace) -> int:
 
 def strategy_rows() -> list[dict[str, Any]]:
     """A row for every strategy of the table."""
-    from speechmtp.decoding.strategies import STRATEGIES, make_strategy
+    from speechmtp.decoding.strategies import make_strategy
+    from speechmtp.decoding.strategy_table import STRATEGIES
 
     rows = []
     for name, row in STRATEGIES.items():
         made = make_strategy(name, {})
         rows.append({"name": name, "output": promise(made), "needs": needs(made), "summary": row.summary,
-                     "options": _defaults(row.options)})  # fmt: skip
+                     "options": _defaults({key: option.default for key, option in row.options.items()})})  # fmt: skip
     return rows
 
 
@@ -75,24 +76,13 @@ def preset_rows() -> list[dict[str, Any]]:
 
 def option_rows(name: str) -> list[dict[str, Any]]:
     """A row for every option of a strategy, in full."""
-    from speechmtp.decoding.strategies import STRATEGIES
+    from speechmtp.config import in_words
+    from speechmtp.decoding.strategy_table import STRATEGIES, rules_for
 
-    options = STRATEGIES[name].options
-    return [{"option": key, "default": value if value != "" else None, "allowed": allowed(name, key, value)}
-            for key, value in options.items()]  # fmt: skip
-
-
-def allowed(name: str, key: str, default: Any) -> str:
-    """What an option of a strategy may be, in the words of the error that a wrong value gets."""
-    from speechmtp.decoding.strategies import make_strategy
-
-    for wrong in (0, -2):
-        try:
-            make_strategy(name, {key: wrong})
-        except ConfigError as error:
-            if found := re.search(r"expected (?:one of )?(.+?)(?:;|$)", str(error)):
-                return found[1]
-    return {int: "a whole number", float: "a number"}.get(type(default), "a name")
+    row = STRATEGIES[name]
+    rules = "" if row.drafter is None else in_words(rules_for(row.drafter))
+    return [{"option": key, "default": option.default, "allowed": rules if key == "rule" else option.allowed}
+            for key, option in row.options.items()]  # fmt: skip
 
 
 def promise(strategy: "Strategy") -> str:
@@ -120,7 +110,7 @@ def described(text: str, markdown: bool = False) -> str:
     if preset is None and (rows := option_rows(strategy.name)):
         parts.append(render(rows, ["option", "default", "allowed"]))
         keys = [row["option"] for row in rows]
-        parts += [write(_choices(key)) for key in ("rule", "length") if key in keys]
+        parts += [write(_choices(strategy, key)) for key in ("rule", "length") if key in keys]
     return "\n".join(parts)
 
 
@@ -130,7 +120,7 @@ def _kind(strategy: "Strategy") -> dict[str, str]:
 
 
 def _facts(strategy: "Strategy") -> dict[str, str]:
-    from speechmtp.decoding.strategies import STRATEGIES
+    from speechmtp.decoding.strategy_table import STRATEGIES
 
     found = {strategy.name: STRATEGIES[strategy.name].summary, **_kind(strategy)}
     for title, part in (("drafter", strategy.drafter), ("rule", strategy.rule)):
@@ -150,15 +140,22 @@ def _preset_facts(strategy: "Strategy", preset: "Preset") -> dict[str, str]:
     return found | {"differs": preset.differs}
 
 
-def _choices(key: str) -> dict[str, str]:
-    """What `rule=` or `length=` may be, and what each does."""
-    from speechmtp.decoding.draft_length import Costed, Running
-    from speechmtp.decoding.strategies import RULES
+def _choices(strategy: "Strategy", key: str) -> dict[str, str]:
+    """What `rule=` or `length=` may be with a strategy's drafter, what each does, and its options."""
+    from speechmtp.decoding.draft_length import LENGTHS
+    from speechmtp.decoding.rules.table import RULES
+    from speechmtp.decoding.strategy_table import rules_for
 
-    if key == "length":
-        return {f"length={name}": _documented(kind) for name, kind in (("running", Running), ("cost", Costed))}
-    made = {name or "match": type(rule()) for name, rule in RULES.items()}
-    return {f"rule={name}": _documented(kind) for name, kind in made.items()}
+    if strategy.drafter is None:
+        return {}
+    kinds: dict[str, type] = (
+        {name: RULES[name] for name in rules_for(strategy.drafter)} if key == "rule" else {**LENGTHS}
+    )
+    found = {}
+    for name, kind in kinds.items():
+        options = _defaults({field.name: getattr(kind(), field.name) for field in fields(kind)})
+        found[f"{key}={name}"] = _documented(kind) + (f" Options: {options}." if options else "")
+    return found
 
 
 def row_label(preset: "Preset") -> str:
@@ -196,8 +193,8 @@ def _bullets(facts: Mapping[str, str]) -> str:
 
 def _defaults(options: Mapping[str, Any]) -> str:
     """Options with their defaults; those that have none behind the others."""
-    given = [f"{key}={_short(value)}" for key, value in options.items() if value != ""]
-    return ", ".join([*given, *(key for key, value in options.items() if value == "")])
+    given = [f"{key}={_short(value)}" for key, value in options.items() if value is not None]
+    return ", ".join([*given, *(key for key, value in options.items() if value is None)])
 
 
 def _short(value: Any) -> str:
@@ -230,15 +227,27 @@ def page_blocks() -> dict[str, str]:
 
 
 def _all_options() -> list[dict[str, Any]]:
-    """A row for every option and what it may be, with the strategies that have it."""
-    from speechmtp.decoding.strategies import STRATEGIES
+    """A row for every option and what it may be, with the strategies, rules and lengths that have it."""
+    from speechmtp.config import allowed_values
+    from speechmtp.decoding.draft_length import LENGTHS
+    from speechmtp.decoding.rules.table import RULES
+    from speechmtp.decoding.strategy_table import STRATEGIES
 
     found: dict[tuple[str, str], list[str]] = {}
+
+    def add(user: str, option: str, default: Any, allowed: str) -> None:
+        shown = "" if default is None else f" ({_short(default)})"
+        found.setdefault((option, allowed), []).append(f"`{user}`{shown}")
+
     for name in STRATEGIES:
         for row in option_rows(name):
-            default = "" if row["default"] is None else f" ({_short(row['default'])})"
-            found.setdefault((row["option"], row["allowed"]), []).append(f"`{name}`{default}")
-    return [{"option": f"`{key}`", "strategies and defaults": users, "allowed": words}
+            add(name, row["option"], row["default"], row["allowed"])
+    tables: dict[str, Mapping[str, type]] = {"rule": RULES, "length": LENGTHS}
+    for part, table in tables.items():
+        for name, kind in table.items():
+            for field in fields(kind):
+                add(f"{part}={name}", field.name, getattr(kind(), field.name), allowed_values(kind, field.name))
+    return [{"option": f"`{key}`", "strategies and defaults": ", ".join(users), "allowed": words}
             for (key, words), users in sorted(found.items())]  # fmt: skip
 
 

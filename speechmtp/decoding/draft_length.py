@@ -4,16 +4,18 @@ cost on the machine at hand: v(B, n) and delta(d) of a cost model of speculative
 
 import math
 import time
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from speechmtp.clock import clock
+from speechmtp.config import Range, check_fields
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
@@ -21,7 +23,7 @@ from speechmtp.models.trunk import Trunk
 from speechmtp.types import States, Trace
 
 _BEHIND = 32  # committed entries that the calls see
-_MOST_REPEATS = 5
+_MAX_REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class _Bench:
         began = time.perf_counter()
         timed(size)
         runs = [timed(size)]
-        while len(runs) < _MOST_REPEATS and time.perf_counter() - began < seconds:
+        while len(runs) < _MAX_REPEATS and time.perf_counter() - began < seconds:
             runs.append(timed(size))
         return [min(times) for times in zip(*runs)]
 
@@ -173,17 +175,31 @@ class _Bench:
 
 
 class DraftLength(Protocol):
-    """Holds configuration only; what changes is in `row.adapted` and, of the rows of a plan together, in
-    `state.length_state`."""
+    """How long drafts may be, as the engine asks it; what changes is in `row.adapted` and, of the rows of a strategy
+    together, in `state.length_state`."""
 
     def start(self, state: DecodeState) -> Any:
         """Set `adapted` of new rows; what is kept of all of them together comes back."""
 
     def limits(self, state: DecodeState) -> list[int]:
-        """Most tokens to draft, a live row each."""
+        """The most tokens to draft, a live row each."""
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
         """Hear what each live row has just emitted."""
+
+
+class LengthConfig:
+    """A way to adapt the length of drafts: a frozen dataclass whose fields are its options."""
+
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """ConfigError for an option that is not allowed."""
+        check_fields(self, self.name or type(self).__name__)
+
+    @abstractmethod
+    def bind(self, costs: Callable[[], CostTable]) -> DraftLength:
+        """The draft length for a model; `costs` are what its calls and drafts cost, measured when asked for."""
 
 
 @dataclass
@@ -201,18 +217,17 @@ class _Adapted:
 
 
 @dataclass(frozen=True)
-class Running:
+class Running(LengthConfig):
     """One token more than a row's drafts had accepted lately, so that a good spell is noticed: an exponential mean that
     begins at `first` and moves by `decay` a draft."""
 
-    decay: float = 0.2
-    first: float = 4.0
+    decay: Annotated[float, Range(0, 1, above=True)] = 0.2
+    first: Annotated[float, Range(0)] = 4.0
+    name: ClassVar[str] = "running"
 
-    def __post_init__(self) -> None:
-        if not 0 < self.decay <= 1:
-            raise ConfigError(f"draft length: decay {self.decay}, expected above 0, at most 1")
-        if self.first < 0:
-            raise ConfigError(f"draft length: first {self.first}, expected 0 or more")
+    def bind(self, costs: Callable[[], CostTable]) -> DraftLength:
+        """Itself: it needs no costs."""
+        return self
 
     def start(self, state: DecodeState) -> None:
         """A mean of `first` for every row."""
@@ -250,17 +265,14 @@ class Costed:
 
     costs: CostTable
     prior: Sequence[float] = (0.8,)
-    weight: float = 4.0
-    decay: float = 0.05
+    weight: Annotated[float, Range(0, above=True)] = 4.0
+    decay: Annotated[float, Range(0, 1, below=True)] = 0.05
 
     def __post_init__(self) -> None:
+        """ConfigError for a value that is not allowed."""
+        check_fields(self, "draft length")
         if not self.prior or not all(0 <= rate <= 1 for rate in self.prior):
-            raise ConfigError(f"draft length: prior {list(self.prior)}, expected rates from 0 to 1")
-        if self.weight <= 0 or not 0 <= self.decay < 1:
-            raise ConfigError(
-                f"draft length: weight {self.weight} and decay {self.decay}, expected a weight above 0 and a decay of "
-                "at least 0, below 1"
-            )
+            raise ConfigError(f"draft length: prior={list(self.prior)}, expected rates from 0 to 1")
 
     def start(self, state: DecodeState) -> _CostedState:
         """No observations."""
@@ -301,3 +313,20 @@ class Costed:
             for position in range(min(judged, len(mine.asked))):
                 mine.asked[position] += 1
                 mine.kept[position] += position < accepted
+
+
+@dataclass(frozen=True)
+class ByCost(LengthConfig):
+    """As deep as gives the most tokens a second, by the acceptance seen so far and by what calls and drafts of that
+    width and that many rows cost on this machine, measured at the first use: `Costed` with these options."""
+
+    weight: Annotated[float, Range(0, above=True)] = 4.0
+    decay: Annotated[float, Range(0, 1, below=True)] = 0.05
+    name: ClassVar[str] = "cost"
+
+    def bind(self, costs: Callable[[], CostTable]) -> DraftLength:
+        """The draft length by these costs."""
+        return Costed(costs(), weight=self.weight, decay=self.decay)
+
+
+LENGTHS: dict[str, type[LengthConfig]] = {length.name: length for length in (Running, ByCost)}

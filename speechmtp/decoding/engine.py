@@ -1,7 +1,7 @@
 """The engine: slots that requests join and leave, and one step for all rows: draft, one trunk call, accept, advance.
 
 Rows that join are behind those that are there, and their prompts are fed in a call of their own at the next step; from
-then on they go along with the others. What a row says depends on nothing but its own request, plan and drawing.
+then on they go along with the others. What a row says depends on nothing but its own request, strategy and sampling.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from speechmtp.decoding.bound import BoundStrategy
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.lanes import drafted, judged, lane_clock, own_taps, taps_of
 from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts
 from speechmtp.decoding.noise import noise_of
-from speechmtp.decoding.plan import Plan
-from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.sampling import Drawing
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.sampling import RowSampling
 from speechmtp.decoding.state import Batch, DecodeState, Recorded, Row
 from speechmtp.decoding.step import Step, Stepped, make_step
 from speechmtp.decoding.strategies import Strategy
-from speechmtp.decoding.traces import Emitted, flags_of, read, record
+from speechmtp.decoding.traces import CallOutcome, flags_of, read_outcome, record_outcome
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
@@ -29,15 +29,15 @@ from speechmtp.types import Accepted, Draft, Event, Prompt, Request, TokenRules,
 
 @dataclass(frozen=True)
 class Limits:
-    """At most `ratio` tokens per prompt entry plus `extra`, and never more than `most`."""
+    """At most `ratio` tokens per prompt entry plus `extra`, and never more than `max_tokens`."""
 
     ratio: float = 2.0
     extra: int = 20
-    most: int = 1000
+    max_tokens: int = 1000
 
     def of(self, entries: int) -> int:
         """The limit of a row whose prompt has this many entries."""
-        return min(self.most, int(self.ratio * entries) + self.extra)
+        return min(self.max_tokens, int(self.ratio * entries) + self.extra)
 
 
 @dataclass
@@ -54,17 +54,17 @@ class _Waiting:
     """A row whose prompt was not fed yet."""
 
     row: Row
-    plan: Plan
-    drawing: Drawing
+    bound: BoundStrategy
+    row_sampling: RowSampling
     paused: bool = False
 
 
 class Engine:
-    """At most `slots` requests at a time over one trunk; `plan_of` says how a strategy runs on it. For one thread."""
+    """At most `slots` requests at a time over one trunk; `bind` says how a strategy runs on it. For one thread."""
 
     def __init__(
         self, trunk: Trunk, slots: int = 16, limits: Limits | None = None, recorded: Recorded | None = None,
-        step: Step | None = None, plan_of: Callable[[Strategy], Plan] | None = None,
+        step: Step | None = None, bind: Callable[[Strategy], BoundStrategy] | None = None,
     ) -> None:  # fmt: skip
         if slots < 1:
             raise ConfigError(f"engine: {slots} slots, expected 1 or more")
@@ -77,7 +77,7 @@ class Engine:
         self._parked: dict[int, _Parked] = {}
         self._live = self._batch([])
         self._lanes: list[DecodeState] = []
-        self._plan_of, self._plans = plan_of, dict[str, Plan]()
+        self._bind, self._bound = bind, dict[Strategy, BoundStrategy]()
         self._broken = ""
 
     @property
@@ -90,18 +90,21 @@ class Engine:
         """Whether a step would say something."""
         return bool(self._live.rows) or any(not one.paused for one in self._waiting)
 
-    def join(self, request: Request, strategy: Strategy | Plan, drawing: Drawing | None = None) -> int:
-        """Take a request in; its slot. ConfigError where none is free, or for a plan that the request cannot have."""
+    def join(
+        self, request: Request, strategy: Strategy | BoundStrategy, row_sampling: RowSampling | None = None
+    ) -> int:
+        """Take a request in; its slot. ConfigError where none is free, or for a strategy that the request cannot
+        have."""
         self._check()
         if not self._free:
             raise ConfigError(f"engine: all {self.slots} slots are taken; wait for one, or make the engine larger")
-        plan = strategy if isinstance(strategy, Plan) else self._planned(strategy)
-        plan.check(self.trunk, request)
-        drawing, entries = drawing or Drawing(), request.prompt.embeddings.shape[1]
+        bound = strategy if isinstance(strategy, BoundStrategy) else self._bind_once(strategy)
+        bound.check(self.trunk, request)
+        row_sampling, entries = row_sampling or RowSampling(), request.prompt.embeddings.shape[1]
         limit = self.limits.of(entries) if request.limit is None else request.limit
-        row = Row(self._free.pop(), request, limit, drawing.seed)
+        row = Row(self._free.pop(), request, limit, row_sampling.seed)
         self._rows[row.slot] = row
-        self._waiting.append(_Waiting(row, plan, drawing))
+        self._waiting.append(_Waiting(row, bound, row_sampling))
         return row.slot
 
     @torch.inference_mode()
@@ -169,13 +172,15 @@ class Engine:
             parked.lane.places, parked.lane.batch = [0], self._live
             self._merge([row], [parked.lane], parked.base)
 
-    def _planned(self, strategy: Strategy) -> Plan:
-        """The one plan of a strategy, so that its rows are drafted and judged together."""
-        if self._plan_of is None:
-            raise ConfigError("engine: no model to plan strategies for; make it by Runner.engine, or give a Plan")
-        if strategy.label not in self._plans:
-            self._plans[strategy.label] = self._plan_of(strategy)
-        return self._plans[strategy.label]
+    def _bind_once(self, strategy: Strategy) -> BoundStrategy:
+        """A strategy bound once, so that its rows are drafted and judged together."""
+        if self._bind is None:
+            raise ConfigError(
+                "engine: no model to bind strategies to; make it by Runner.engine, or give a BoundStrategy"
+            )
+        if strategy not in self._bound:
+            self._bound[strategy] = self._bind(strategy)
+        return self._bound[strategy]
 
     def _row(self, slot: int) -> Row:
         if slot not in self._rows:
@@ -199,13 +204,13 @@ class Engine:
         return events
 
     def _lane(self, batch: Batch, new: Sequence[_Waiting], places: list[int], key: object) -> DecodeState:
-        """The state of new rows of one plan."""
+        """The state of new rows of one bound strategy."""
         mine = [new[place] for place in places]
-        plan, drawing, rows = mine[0].plan, mine[0].drawing, [one.row for one in mine]
-        rule = plan.rule.fitted(self.trunk)
-        rule = rule if drawing.seed is not None else rule.undrawn()
-        state = DecodeState(plan, rule, rows, places, batch, key, processors=drawing.processors)
-        if drawing.seed is not None:
+        bound, row_sampling, rows = mine[0].bound, mine[0].row_sampling, [one.row for one in mine]
+        rule = bound.rule.for_trunk(self.trunk)
+        rule = rule if row_sampling.seed is not None else rule.greedy()
+        state = DecodeState(bound, rule, rows, places, batch, key, processors=row_sampling.processors)
+        if row_sampling.seed is not None:
             keys = [row.request.noise_key for row in rows]
             state.noise = noise_of([row.seed for row in rows if row.seed is not None], keys, batch.device)
         if state.heads is not None:
@@ -213,11 +218,11 @@ class Engine:
             memory, sizes = batch.prompt.memory, batch.memory_sizes
             if len(places) < len(new) and memory is not None and sizes is not None:
                 memory, sizes = memory[torch.tensor(places, device=batch.device)], [sizes[place] for place in places]
-            depth = getattr(plan.drafter, "depth", None)
+            depth = getattr(bound.drafter, "depth", None)
             state.head_state = state.heads.start(len(rows), self.trunk, depth, memory, sizes, state.asked_ahead())
-        state.drafter_state = plan.drafter.start(state)
-        if plan.length is not None:
-            state.length_state = plan.length.start(state)
+        state.drafter_state = bound.drafter.start(state)
+        if bound.length is not None:
+            state.length_state = bound.length.start(state)
         return state
 
     def _merge(self, rows: list[Row], lanes: list[DecodeState], base: Tensor) -> None:
@@ -242,18 +247,18 @@ class Engine:
         drafts, parts = [draft for draft, _ in spent], [lane.places for lane in lanes]
         draft = drafts[0] if len(lanes) == 1 else merge_drafts(drafts, parts)
         size, taps = draft.tokens.shape[1], taps_of(lanes)
-        stepped = self._step.run(batch, draft, taps, all(lane.by_choices for lane in lanes))
+        stepped = self._step.run(batch, draft, taps, all(lane.by_argmax for lane in lanes))
         verdicts = [judged(lane, stepped, one, len(lanes) > 1) for lane, one in zip(lanes, drafts)]
         accepted = verdicts[0][0] if len(lanes) == 1 else merge_accepted([v[0] for v in verdicts], parts, size)
-        said = read(draft, accepted)  # the one place where a step waits for the device
-        emitted = record(batch, said)
+        said = read_outcome(draft, accepted)  # the one place where a step waits for the device
+        emitted = record_outcome(batch, said)
         advanced = self._commit(batch, lanes, stepped, taps, draft, accepted, said)
         batch.prompt, batch.base = None, accepted.next
         for lane, (_, drafting), seconds, (_, choices) in zip(lanes, spent, advanced, verdicts):
             mine = [emitted[place] for place in lane.places]
-            lane.plan.drafter.observe(lane, mine, choices)
-            if lane.plan.length is not None:
-                lane.plan.length.observe(lane, mine)
+            lane.bound.drafter.observe(lane, mine, choices)
+            if lane.bound.length is not None:
+                lane.bound.length.observe(lane, mine)
             for row in lane.rows:
                 row.trace.draft_seconds += (drafting + seconds) / len(lane.rows)
         events = [Event(row.slot, tuple(new), row.done) for row, new in zip(batch.rows, emitted)]
@@ -262,7 +267,7 @@ class Engine:
 
     def _commit(
         self, batch: Batch, lanes: list[DecodeState], stepped: Stepped, taps: tuple[int, ...], draft: Draft,
-        accepted: Accepted, said: Emitted,
+        accepted: Accepted, said: CallOutcome,
     ) -> list[float]:  # fmt: skip
         """Keep the pending entries and the accepted path, in the cache and in the heads; the heads' seconds."""
         entries, device = batch.entries, batch.device
@@ -317,17 +322,18 @@ class Engine:
 
 
 def generate(
-    trunk: Trunk, requests: Sequence[Request], plans: Plan | Sequence[Plan],
-    drawing: Drawing | Sequence[Drawing] | None = None, limits: Limits | None = None, recorded: Recorded | None = None,
+    trunk: Trunk, requests: Sequence[Request], strategies: BoundStrategy | Sequence[BoundStrategy],
+    row_sampling: RowSampling | Sequence[RowSampling] | None = None, limits: Limits | None = None,
+    recorded: Recorded | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
-    """Decode requests in one batch, all by one plan or each by its own: all join, and the engine steps until it is
+    """Decode requests in one batch, all by one strategy or each by its own: all join, and the engine steps until it is
     empty. Token lists (an end token last, where one came) and traces, a request each."""
     if not requests:
         return [], []
-    each = [plans] * len(requests) if isinstance(plans, Plan) else plans
-    drawn = list(drawing) if isinstance(drawing, Sequence) else [drawing] * len(requests)
+    each = [strategies] * len(requests) if isinstance(strategies, BoundStrategy) else strategies
+    drawn = list(row_sampling) if isinstance(row_sampling, Sequence) else [row_sampling] * len(requests)
     engine = Engine(trunk, len(requests), limits, recorded)
-    slots = [engine.join(request, plan, own) for request, plan, own in zip(requests, each, drawn, strict=True)]
+    slots = [engine.join(request, bound, own) for request, bound, own in zip(requests, each, drawn, strict=True)]
     while engine.busy:
         engine.step()
     done = [engine.leave(slot) for slot in slots]
@@ -338,8 +344,14 @@ def _alike(new: Sequence[_Waiting]) -> dict[object, list[int]]:
     """Places of the rows that are drafted and judged together, by what they have alike."""
     found: dict[object, list[int]] = {}
     for place, one in enumerate(new):
-        request, drawing = one.row.request, one.drawing
-        key = one.plan, request.rules.eos, drawing.processors, drawing.seed is not None, one.plan.drafter.apart(request)
+        request, row_sampling = one.row.request, one.row_sampling
+        key = (
+            one.bound,
+            request.rules.eos,
+            row_sampling.processors,
+            row_sampling.seed is not None,
+            one.bound.drafter.apart(request),
+        )
         found.setdefault(key, []).append(place)
     return found
 
@@ -348,7 +360,7 @@ def plain_outputs(
     trunk: Trunk, prompt: Prompt, rules: TokenRules, limits: Limits | Sequence[int] | None = None
 ) -> list[list[int]]:
     """What plain decoding says behind a batch of prompts, end tokens included; `limits` may be a number a row."""
-    most = [None] * len(prompt.lengths) if limits is None or isinstance(limits, Limits) else limits
-    requests = [Request(prompt.row(row), rules, limit) for row, limit in enumerate(most)]
-    plain = Plan(Silent(), GreedyMatch())
+    each = [None] * len(prompt.lengths) if limits is None or isinstance(limits, Limits) else limits
+    requests = [Request(prompt.row(row), rules, limit) for row, limit in enumerate(each)]
+    plain = BoundStrategy(Silent(), GreedyMatch())
     return generate(trunk, requests, plain, limits=limits if isinstance(limits, Limits) else None)[0]

@@ -1,4 +1,4 @@
-"""What is done for the rows of one plan: their draft, its verdict, and what their heads read of a call."""
+"""What is done for the rows of one strategy: their draft, its verdict, and what their heads read of a call."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from speechmtp.decoding.layout import allowed, path_prefixes, trim
 from speechmtp.decoding.noise import TARGET
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.step import Stepped
-from speechmtp.decoding.traces import record_overlap, remember
+from speechmtp.decoding.traces import record_overlap, record_scores
 from speechmtp.types import Accepted, Draft
 
 
 def drafted(lane: DecodeState) -> tuple[Draft, float]:
     """A lane's draft, cut to its limits, and the seconds that it took."""
-    plan, began = lane.plan, lane_clock(lane)
-    if plan.length is not None:
-        lane.limits = plan.length.limits(lane)
-    draft = plan.drafter.propose(lane)
+    bound, began = lane.bound, lane_clock(lane)
+    if bound.length is not None:
+        lane.limits = bound.length.limits(lane)
+    draft = bound.drafter.propose(lane)
     if lane.limits is not None:
         draft = trim(draft, lane.limits)
     if not lane.rule.exact and any(rules.suppress or rules.begin_suppress for rules in lane.rules):
@@ -31,7 +31,7 @@ def drafted(lane: DecodeState) -> tuple[Draft, float]:
 def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tuple[Accepted, Tensor | None]:
     """What a lane's rule accepts of its draft, and the trunk's choices [B, P + 1] that its drafter may hear of, where
     it wants to."""
-    rule, size, hears = lane.rule, draft.tokens.shape[1], lane.plan.drafter.hears_choices
+    rule, size, wants_choices = lane.rule, draft.tokens.shape[1], lane.bound.drafter.wants_choices
     at = torch.tensor(lane.places, device=lane.device) if mixed else None
     if stepped.choices is not None:
         choices = stepped.choices if at is None else stepped.choices[at][:, : size + 1]
@@ -47,10 +47,10 @@ def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tu
         steps = torch.arange(size + 1, device=index.device) if draft.chain else F.pad(draft.depth + 1, (1, 0))
         drawn = target + lane.noise.gumbel(index[:, None] + steps, target.shape[-1], TARGET).to(target.dtype)
     accepted = rule.accept(drawn, draft, lane.noise, index)
-    remember(lane, target, draft, accepted)
+    record_scores(lane, target, draft, accepted)
     if lane.batch.recorded.overlap and size:
         record_overlap(lane, target, draft, accepted)
-    return accepted, drawn.argmax(-1) if hears else None
+    return accepted, drawn.argmax(-1) if wants_choices else None
 
 
 def taps_of(lanes: Sequence[DecodeState]) -> tuple[int, ...]:

@@ -79,8 +79,8 @@ def slots_behind(batch: Batch, hidden: Tensor, size: int) -> Tensor:
 def committed(entries: Sequence[int], paths: Sequence[Sequence[int]]) -> list[list[int]]:
     """Which entries of the call each row keeps: the pending ones, then the accepted path; padded to one length."""
     kept = [[*range(own), *(own + node for node in path)] for own, path in zip(entries, paths)]
-    most = max(map(len, kept))
-    return [row + [0] * (most - len(row)) for row in kept]
+    longest = max(map(len, kept))
+    return [row + [0] * (longest - len(row)) for row in kept]
 
 
 def trim(draft: Draft, limits: Sequence[int]) -> Draft:
@@ -88,8 +88,8 @@ def trim(draft: Draft, limits: Sequence[int]) -> Draft:
     size = draft.tokens.shape[1]
     if draft.chain and min(limits) >= size:
         return draft
-    most = torch.tensor(list(limits), device=draft.tokens.device)[:, None]
-    return pruned(draft, draft.depth < most)
+    max_depth = torch.tensor(list(limits), device=draft.tokens.device)[:, None]
+    return pruned(draft, draft.depth < max_depth)
 
 
 def allowed(draft: Draft, rules: Sequence[TokenRules], begin: bool) -> Draft:

@@ -184,7 +184,7 @@ _NUMBERS = 1 << 14  # that many numbers cost little more than one
 
 
 @dataclass(frozen=True)
-class _Window:
+class _NoiseSpan:
     """Noise [B, W, ..] at `width` output indices from `origin` [B] on."""
 
     origin: Tensor
@@ -200,14 +200,14 @@ class _Window:
 class NoiseAhead(Noise):
     """The same numbers as `Noise`. On the CPU alone, as positions have to reach the host."""
 
-    _windows: dict[tuple[int, int], _Window] = field(default_factory=dict, compare=False, repr=False)
+    _spans: dict[tuple[int, int], _NoiseSpan] = field(default_factory=dict, compare=False, repr=False)
 
     def select(self, rows: Tensor | Sequence[int]) -> "NoiseAhead":
         """The noise of some rows (indices or a mask), and what of it is made already."""
         kept = {}
-        for key, one in self._windows.items():
+        for key, one in self._spans.items():
             origin = one.origin[rows]
-            kept[key] = _Window(origin, origin.tolist(), one.width, one.values[rows])
+            kept[key] = _NoiseSpan(origin, origin.tolist(), one.width, one.values[rows])
         return NoiseAhead(self.seeds[rows], self.noise_keys[rows], kept)
 
     def uniform(self, position: Tensor, purpose: int = ACCEPT) -> Tensor:
@@ -222,13 +222,13 @@ class NoiseAhead(Noise):
             return super().gumbel(position, size, purpose, node)
         wanted = position.tolist()
         first, last = list(map(min, wanted)), list(map(max, wanted))
-        found = self._windows.get((purpose, size))
+        found = self._spans.get((purpose, size))
         if found is None or not found.covers(first, last):
             # One more than asked for: behind a draft the trunk itself needs one.
             width = max(2 + max(e - f for f, e in zip(first, last)), min(_AHEAD, _NUMBERS // (size * len(first))))
             origin = torch.tensor(first)
             values = super().gumbel(origin[:, None] + torch.arange(width), size, purpose)
-            found = self._windows[purpose, size] = _Window(origin, first, width, values)
+            found = self._spans[purpose, size] = _NoiseSpan(origin, first, width, values)
         index = position - found.origin[:, None]
         if len(index) == 1:
             return found.values.index_select(1, index[0])

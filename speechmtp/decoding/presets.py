@@ -4,11 +4,8 @@ What each leaves out or does otherwise than its paper is said in `differs`, and 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
-
-from speechmtp.decoding.strategies import Strategy, make_strategy
-from speechmtp.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -145,19 +142,6 @@ PRESETS: dict[str, Preset] = {
         {"depth": 10, "longest": 2, "shortest": 1, "match": "first"},
     ),
 }
-
-
-def make_preset(name: str, given: Mapping[str, Any]) -> Strategy:
-    """The strategy of a published system; only its `free` options can be given."""
-    preset = PRESETS[name]
-    for key in given:
-        if key not in preset.free:
-            raise ConfigError(
-                f"strategy {name}: no option {key!r}, a preset is fixed; allowed: {', '.join(preset.free) or 'none'}; "
-                f"its row is {make_strategy(preset.strategy, dict(preset.options)).label}"
-            )
-    row = make_strategy(preset.strategy, {**preset.options, **given})
-    return replace(row, name=name, given=dict(given), preset=preset)
 
 
 def training_command(name: str, model: str) -> str:

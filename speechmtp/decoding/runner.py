@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from speechmtp.decoding.draft_length import Costed, CostTable, DraftLength, Running, measure_costs
+from speechmtp.decoding.bound import BoundStrategy
+from speechmtp.decoding.draft_length import CostTable, measure_costs
 from speechmtp.decoding.engine import Engine, Limits, Recorded, generate
-from speechmtp.decoding.plan import Plan
 from speechmtp.decoding.presets import PRESETS, training_command
-from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.sampling import Drawing
-from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.sampling import RowSampling
+from speechmtp.decoding.strategies import Strategy, make_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
@@ -32,11 +33,10 @@ class Runner:
         """A head set by name, the default one for the empty name; a ConfigError where there is none."""
         found = self.heads.get(name) if name else next(iter(self.heads.values()), None)
         if found is None and not self.heads:
-            raise ConfigError("heads: the model has no heads; give a head folder with --heads, or another strategy")
+            raise ConfigError("heads: the model has no heads; load it with heads=, or choose another strategy")
         if found is None:
             raise ConfigError(
-                f"heads {name!r}: not among those loaded, {', '.join(self.heads)}; name it or give its folder "
-                f"with --heads"
+                f"heads={name!r}: not among those loaded, {', '.join(self.heads)}; name one, or load it with heads="
             )
         return found
 
@@ -44,7 +44,7 @@ class Runner:
         """The strategy for this model: a preset's head set found, draft lengths that nobody chose as long as the heads
         can. ConfigError for what the model cannot do."""
         if "model" in strategy.needs and self.draft is None:
-            raise ConfigError(f"strategy {strategy.name}: needs a draft model; give one with --draft-model")
+            raise ConfigError(f"strategy {strategy.name}: needs a draft model; load one with draft_model=")
         if "heads" not in strategy.needs:
             return strategy
         if strategy.preset is not None:
@@ -53,7 +53,7 @@ class Runner:
             heads = self.heads_named(strategy.heads)
         except ConfigError as error:
             raise ConfigError(f"strategy {strategy.name}: {error}") from None
-        strategy = strategy.fitted(heads.depth)
+        strategy = strategy.with_max_depth(heads.depth)
         depth = getattr(strategy.drafter, "depth", 0)
         if depth > heads.depth:
             found, mend = f"depth={depth}", f"depth={heads.depth}"
@@ -88,38 +88,31 @@ class Runner:
             strategy = make_strategy(name, {})
             if (ctc or "ctc" not in strategy.needs) and "previous" not in strategy.needs:
                 with suppress(ConfigError):
-                    rule = strategy.rule if drawn or strategy.rule is None else strategy.rule.undrawn()
+                    rule = strategy.rule if drawn or strategy.rule is None else strategy.rule.greedy()
                     if strategy.exact or type(rule) is not GreedyMatch:
                         found.append(self.prepared(strategy))
         return found
 
     def run(
         self, requests: Sequence[Request], strategies: Sequence[Strategy],
-        drawing: Drawing | Sequence[Drawing] | None = None, recorded: Recorded | None = None,
+        row_sampling: RowSampling | Sequence[RowSampling] | None = None, recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Tokens and traces of every request, each by its own strategy; none may be without a drafter."""
         chosen = [self.prepared(one) for one in strategies]
-        plans = {label: self.plan(one) for label, one in {one.label: one for one in chosen}.items()}
-        each = [plans[one.label] for one in chosen]
-        return generate(self.trunk, requests, each, drawing, self.limits, recorded)
+        bound = {one: self.bind(one) for one in dict.fromkeys(chosen)}
+        return generate(self.trunk, requests, [bound[one] for one in chosen], row_sampling, self.limits, recorded)
 
     def engine(self, slots: int = 16, recorded: Recorded | None = None) -> Engine:
         """An engine over the trunk that requests join and leave, each by a strategy of its own."""
-        return Engine(self.trunk, slots, self.limits, recorded, plan_of=lambda one: self.plan(self.prepared(one)))
+        return Engine(self.trunk, slots, self.limits, recorded, bind=lambda one: self.bind(self.prepared(one)))
 
-    def plan(self, strategy: Strategy) -> Plan:
+    def bind(self, strategy: Strategy) -> BoundStrategy:
         """A strategy, prepared for this model, with its heads and its draft length."""
         if strategy.drafter is None or strategy.rule is None:
             raise ConfigError(f"strategy {strategy.name}: calls no trunk, expected one that does; choose another")
         heads = self.heads_named(strategy.heads) if strategy.drafter.heads else None
-        return Plan(strategy.drafter, strategy.rule, heads, self._length(strategy, heads))
-
-    def _length(self, strategy: Strategy, heads: HeadSet | None) -> DraftLength | None:
-        if strategy.length == "running":
-            return Running()
-        if strategy.length == "cost":
-            return Costed(self.costs(strategy.heads, heads))
-        return None
+        length = None if strategy.length is None else strategy.length.bind(lambda: self.costs(strategy.heads, heads))
+        return BoundStrategy(strategy.drafter, strategy.rule, heads, length)
 
     def costs(self, name: str = "", heads: HeadSet | None = None) -> CostTable:
         """What calls and drafts cost on this machine, measured at the first use."""

@@ -9,7 +9,7 @@ by noise of their own (ratio rules, which need the distribution they were drawn 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,8 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+from speechmtp.config import Range, check_fields
 from speechmtp.decoding.noise import DRAFT, TARGET
-from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from speechmtp.decoding.state import DecodeState
@@ -46,25 +46,17 @@ class SamplingConfig:
     """How tokens are drawn, under transformers' names; temperature 0 takes the likeliest. Row i of a run draws
     stream i of `seed`, whatever the batch."""
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
+    temperature: Annotated[float, Range(0)] = 0.0
+    top_k: Annotated[int, Range(0)] = 0
+    top_p: Annotated[float, Range(0, 1, above=True)] = 1.0
+    min_p: Annotated[float, Range(0, 1)] = 0.0
+    repetition_penalty: Annotated[float, Range(0, above=True)] = 1.0
+    no_repeat_ngram_size: Annotated[int, Range(0)] = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        allowed = {
-            "temperature": self.temperature >= 0, "top_k": self.top_k >= 0, "top_p": 0 < self.top_p <= 1,
-            "min_p": 0 <= self.min_p <= 1, "repetition_penalty": self.repetition_penalty > 0,
-            "no_repeat_ngram_size": self.no_repeat_ngram_size >= 0,
-        }  # fmt: skip
-        wanted = {"top_p": "above 0, at most 1", "min_p": "from 0 to 1", "repetition_penalty": "above 0"}
-        for name, right in allowed.items():
-            if not right:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} {getattr(self, name)}: expected {wanted.get(name, '0 or more')}")
+        """ConfigError for a value that is not allowed."""
+        check_fields(self, "sampling")
 
     @property
     def plain(self) -> bool:
@@ -138,7 +130,7 @@ class Processors:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
+class RowSampling:
     """How a row's tokens are drawn: processors and, unless the likeliest are taken, a seed of 64 bits; the noise is
     named by the request's `noise_key`."""
 
@@ -146,7 +138,7 @@ class Drawing:
     seed: int | None = None
 
     @classmethod
-    def of(cls, config: SamplingConfig) -> "Drawing":
+    def of(cls, config: SamplingConfig) -> "RowSampling":
         """What a configuration says; those that differ by their seed alone have one object of processors."""
         return cls(_processors_of(replace(config, seed=0)), config.seed if config.temperature > 0 else None)
 
@@ -157,7 +149,7 @@ def _processors_of(config: SamplingConfig) -> Processors | None:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PickedTokens:
     """`tokens` [B, N, k] of N nodes, likeliest first; `confidence` [B, N, k] under the (processed) distribution they
     are from; `q` [B, N, k, V] the distribution that each was drawn from with its elder siblings taken out, or None."""
 
@@ -166,10 +158,10 @@ class Choice:
     q: Tensor | None = None
 
 
-def choose(
+def pick_tokens(
     state: "DecodeState", logits: Tensor, ids: Tensor | None, level: Tensor | int, prefixes: Prefixes, first: int = 0,
     k: int = 1,
-) -> Choice:  # fmt: skip
+) -> PickedTokens:  # fmt: skip
     """The best `k` tokens, or as many draws without replacement, behind each of N nodes.
 
     `logits` [B, N, V'] are over all tokens, or over those in `ids` [V']. `level` (or [N]) is the depth of the drafted
@@ -179,13 +171,13 @@ def choose(
     if state.processors is None and (state.noise is None or state.draws == "best"):
         best = logits.topk(k, -1) if k > 1 else logits.max(-1, keepdim=True)
         confidence = (best.values - logits.logsumexp(-1, keepdim=True)).exp()
-        return Choice(best.indices if ids is None else ids[best.indices], confidence)
+        return PickedTokens(best.indices if ids is None else ids[best.indices], confidence)
     logits = _spread(logits, ids, state.batch.trunk.vocab_size)
     if state.processors is not None:
         logits = state.processors(logits, prefixes)
     if state.noise is None or state.draws == "best":
         tokens = logits.topk(k, -1).indices
-        return Choice(tokens, logits.softmax(-1).gather(-1, tokens))
+        return PickedTokens(tokens, logits.softmax(-1).gather(-1, tokens))
     steps = torch.as_tensor(level, device=logits.device).expand(logits.shape[1])
     drawn = state.base_index[:, None]
     size = logits.shape[-1]
@@ -198,8 +190,8 @@ def choose(
     probs = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     confidence = probs.gather(-1, tokens)
     if state.draws == "shared" and not state.batch.recorded.overlap:
-        return Choice(tokens, confidence)
-    return Choice(tokens, confidence, _without_elders(probs, tokens))
+        return PickedTokens(tokens, confidence)
+    return PickedTokens(tokens, confidence, _without_elders(probs, tokens))
 
 
 def _spread(logits: Tensor, ids: Tensor | None, size: int) -> Tensor:

@@ -17,7 +17,7 @@ from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, Request, TokenRules, Trace
 
 if TYPE_CHECKING:
-    from speechmtp.decoding.plan import Plan
+    from speechmtp.decoding.bound import BoundStrategy
     from speechmtp.decoding.rules.contract import AcceptanceRule
     from speechmtp.decoding.step import Step
 
@@ -150,14 +150,14 @@ class Batch:
 
 @dataclass(eq=False)
 class DecodeState:
-    """Live rows of a batch under one plan; finished ones leave it. This is what a drafter sees.
+    """Live rows of a batch under one strategy; finished ones leave it. This is what a drafter sees.
 
     `places` are the rows' places in the batch. `noise` and `processors` are absent where tokens are neither drawn nor
     processed. `draws` says how drafts are drawn: by the trunk's own noise (`shared`), by noise of their own (`own`), or
     not at all (`best`). `drafter_state` and `length_state` are what drafter and draft length keep of all rows together.
     """
 
-    plan: "Plan"
+    bound: "BoundStrategy"
     rule: "AcceptanceRule"
     rows: list[Row]
     places: list[int]
@@ -176,16 +176,16 @@ class DecodeState:
         return self.rule.draws
 
     @property
-    def by_choices(self) -> bool:
+    def by_argmax(self) -> bool:
         """Whether the trunk's first choices are all that is asked of it."""
         kept = self.batch.recorded
         plain = self.noise is None and self.processors is None
-        return plain and self.rule.by_choices and not (kept.gaps or kept.logprobs or kept.overlap)
+        return plain and self.rule.by_argmax and not (kept.gaps or kept.logprobs or kept.overlap)
 
     @property
     def heads(self) -> HeadSet | None:
         """The head set that drafts."""
-        return self.plan.heads if self.plan.drafter.heads else None
+        return self.bound.heads if self.bound.drafter.heads else None
 
     @property
     def step(self) -> "Step":
@@ -261,23 +261,23 @@ class DecodeState:
                 self.head_state.select(kept)
             if self.noise is not None:
                 self.noise = self.noise.select(kept)
-            self.drafter_state = self.plan.drafter.keep(self.drafter_state, kept)
+            self.drafter_state = self.bound.drafter.keep(self.drafter_state, kept)
 
     def take(self, kept: list[int]) -> "DecodeState":
         """A state of copies of these rows, of no batch's rows yet."""
-        other = DecodeState(self.plan, self.rule, [self.rows[i] for i in kept], [], self.batch, self.key)
+        other = DecodeState(self.bound, self.rule, [self.rows[i] for i in kept], [], self.batch, self.key)
         other.processors, other.length_state = self.processors, self.length_state
         if self.head_state is not None:
             other.head_state = self.head_state.take(kept)
             other.head_state.ahead = other.asked_ahead()
         if self.noise is not None:
             other.noise = self.noise.select(kept)
-        other.drafter_state = self.plan.drafter.take(self.drafter_state, kept)
+        other.drafter_state = self.bound.drafter.take(self.drafter_state, kept)
         return other
 
     def join(self, other: "DecodeState") -> None:
         """Another state's rows behind these; the other is of no use any more."""
-        self.drafter_state = self.plan.drafter.join(self, other)
+        self.drafter_state = self.bound.drafter.join(self, other)
         if self.head_state is not None:
             self.head_state.join(other.head_state)
         if self.noise is not None and other.noise is not None:

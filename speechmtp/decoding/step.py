@@ -17,7 +17,7 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, States, TokenRules
 
-Chooser = Callable[[Tensor, int], Tensor]  # logits [B, 1, V'] and depth -> tokens [B, 1] to go on behind
+TokenPicker = Callable[[Tensor, int], Tensor]  # logits [B, 1, V'] and depth -> tokens [B, 1] to go on behind
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Step(Protocol):
     def levels(self, heads: HeadSet, state: Any, depth: int) -> Tensor:
         """Logits [B, depth, V'] of all levels of heads that read no drafted token."""
 
-    def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, choose: Chooser) -> None:
-        """Levels `first` + 1 to `depth` of a chain one after another, each behind what `choose` takes of the one
+    def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
+        """Levels `first` + 1 to `depth` of a chain one after another, each behind what `pick` takes of the one
         before; `base` [B, 1] is what the first of them stands behind."""
 
 
@@ -98,11 +98,11 @@ class EagerStep:
         """Logits of all levels."""
         return heads.all_logits(heads.all_features(state)[:, :depth], state.unembed)
 
-    def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, choose: Chooser) -> None:
+    def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
         """A level after the other."""
         tokens, parent = base, torch.zeros_like(base)
         for d in range(first + 1, depth + 1):
-            tokens = choose(self.level(heads, state, d, tokens, parent), d)
+            tokens = pick(self.level(heads, state, d, tokens, parent), d)
 
 
 def make_step(trunk: Trunk) -> Step:
@@ -125,12 +125,12 @@ def ruled(logits: Tensor, rules: Sequence[TokenRules], begin: bool) -> Tensor:
 
 
 def _filled(logits: Tensor, rows: list[int] | None, slots: slice, ids: tuple[int, ...]) -> Tensor:
-    least, index = torch.finfo(logits.dtype).min, _ids(ids, logits.device)
+    lowest, index = torch.finfo(logits.dtype).min, _ids(ids, logits.device)
     if rows is None and slots == slice(None):
-        return logits.index_fill(-1, index, least)
+        return logits.index_fill(-1, index, lowest)
     logits = logits.clone()
     for row in [slice(None)] if rows is None else rows:
-        logits[row, slots] = logits[row, slots].index_fill(-1, index, least)
+        logits[row, slots] = logits[row, slots].index_fill(-1, index, lowest)
     return logits
 
 

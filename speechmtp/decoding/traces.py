@@ -14,7 +14,7 @@ from speechmtp.types import Accepted, Draft
 
 
 @dataclass(frozen=True)
-class Emitted:
+class CallOutcome:
     """A call's outcome on the host: of each row the drafted `tokens` (-1 absent), the accepted `paths` among them,
     their `counts`, and the token that comes `next`."""
 
@@ -24,7 +24,7 @@ class Emitted:
     next: list[int]
 
 
-def read(draft: Draft, accepted: Accepted) -> Emitted:
+def read_outcome(draft: Draft, accepted: Accepted) -> CallOutcome:
     """All that the host has to know of a call, as one packed tensor."""
     size = draft.tokens.shape[1]
     parts = [accepted.count[:, None], accepted.next[:, None], draft.tokens]
@@ -34,10 +34,10 @@ def read(draft: Draft, accepted: Accepted) -> Emitted:
         paths = [list(range(count)) for count in counts]
     else:
         paths = [row[2 + size : 2 + size + count] for row, count in zip(rows, counts)]
-    return Emitted([row[2 : 2 + size] for row in rows], paths, counts, [row[1] for row in rows])
+    return CallOutcome([row[2 : 2 + size] for row in rows], paths, counts, [row[1] for row in rows])
 
 
-def record(batch: Batch, said: Emitted) -> list[list[int]]:
+def record_outcome(batch: Batch, said: CallOutcome) -> list[list[int]]:
     """Append and count what is emitted, trimmed at end tokens and limits, an end token winning over a limit; that, a
     row each."""
     emitted = []
@@ -72,9 +72,9 @@ def record(batch: Batch, said: Emitted) -> list[list[int]]:
     return emitted
 
 
-def remember(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:
+def record_scores(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:
     """Note, where it is asked for, top-1 minus top-2 logit and log probability of each token that a call chose, all of
-    them: `record` cuts off what is not emitted."""
+    them: `record_outcome` cuts off what is not emitted."""
     wanted = state.batch.recorded
     if not (wanted.gaps or wanted.logprobs):
         return
@@ -117,7 +117,7 @@ def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: A
             trace.overlap += float(shared)
 
 
-LONGEST_PERIOD, REPEATS, LEAST = 16, 4, 12
+LONGEST_PERIOD, REPEATS, MIN_TOKENS = 16, 4, 12
 
 
 def flags_of(tokens: Sequence[int], ends: Sequence[int]) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ def flags_of(tokens: Sequence[int], ends: Sequence[int]) -> tuple[str, ...]:
 
 def _repeats(tokens: Sequence[int]) -> bool:
     for period in range(1, LONGEST_PERIOD + 1):
-        size = max(REPEATS * period, LEAST)
+        size = max(REPEATS * period, MIN_TOKENS)
         if len(tokens) >= size and all(tokens[-i] == tokens[-i - period] for i in range(1, size - period + 1)):
             return True
     return False

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from speechmtp.errors import ConfigError
 
-MOST_NODES = 256
+MAX_NODES = 256
 RANKS = 10  # a rank is one digit
 
 Path = tuple[int, ...]
@@ -36,8 +36,8 @@ class TreeShape:
                     f"tree: path {part} without {part[:-1]} before it; list parents before their children"
                 )
             found[part] = tuple(map(int, part))
-        if len(found) > MOST_NODES:
-            raise ConfigError(f"tree: {len(found)} nodes, expected at most {MOST_NODES}")
+        if len(found) > MAX_NODES:
+            raise ConfigError(f"tree: {len(found)} nodes, expected at most {MAX_NODES}")
         return cls.of(found.values())
 
     @classmethod
@@ -67,6 +67,11 @@ class TreeShape:
         return tuple(index.get(path[:-1], -1) for path in self.paths)
 
     @cached_property
+    def chain(self) -> bool:
+        """Whether each node stands behind the one before it."""
+        return self.parents == tuple(range(-1, len(self.paths) - 1))
+
+    @cached_property
     def levels(self) -> tuple[tuple[int, ...], ...]:
         """Nodes of each level."""
         found: list[list[int]] = [[] for _ in range(self.depth)]
@@ -93,8 +98,8 @@ def grow(acceptance: Acceptance, nodes: int, cost: Callable[[int], float] | None
     with n nodes, the tree ends where expected tokens over time are highest: where that is convex, before the first node
     whose gain is below its cost.
     """
-    if not 1 <= nodes <= MOST_NODES:
-        raise ConfigError(f"tree: {nodes} nodes, expected 1 to {MOST_NODES}")
+    if not 1 <= nodes <= MAX_NODES:
+        raise ConfigError(f"tree: {nodes} nodes, expected 1 to {MAX_NODES}")
     rate = acceptance if callable(acceptance) else _from_table(acceptance)
     waiting: list[tuple[float, Path, float]] = []
 

@@ -14,7 +14,7 @@ from speechmtp.clock import clock
 from speechmtp.data.kaldi import DataDir, read_data_dir
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.runner import Runner
-from speechmtp.decoding.sampling import Drawing, SamplingConfig
+from speechmtp.decoding.sampling import RowSampling, SamplingConfig
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.held_out import long_texts
@@ -117,7 +117,9 @@ class TextEvaluationSet(EvaluationSet):
         """Results by the runner alone."""
         requests = self.requests_for(names, references)
         began = clock(self.device)
-        done = self.runner.run(requests, [strategy] * len(requests), Drawing.of(sampling or SamplingConfig()), recorded)
+        done = self.runner.run(
+            requests, [strategy] * len(requests), RowSampling.of(sampling or SamplingConfig()), recorded
+        )
         seconds = clock(self.device) - began
         return [Result(self.text(tokens), tuple(tokens), trace, seconds) for tokens, trace in zip(*done)]
 

@@ -11,7 +11,8 @@ from speechmtp.config import write_yaml
 from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import SamplingConfig
-from speechmtp.decoding.strategies import STRATEGIES, Strategy, make_strategy
+from speechmtp.decoding.strategies import Strategy, make_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.comparison import recommend, run_comparison
 from speechmtp.evaluation.evaluation_sets import EvaluationSet

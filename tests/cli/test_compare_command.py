@@ -14,7 +14,7 @@ import yaml
 from speechmtp.bundle import load_bundle
 from speechmtp.cli.main import main
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.strategies import STRATEGIES
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.evaluation import comparison, comparison_files
 from speechmtp.evaluation.evaluation_sets import SpeechEvaluationSet
 from speechmtp.evaluation.peers import peer_modes
@@ -274,7 +274,7 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*speech, "--strategies", ","], "none given"
     yield [*speech, "--prompt-tokens", "3"], "--prompt-tokens, --max-new-tokens: for text LMs"
     yield [*speech, "--temperature", "-1"], "--temperature -1.0: expected 0 or more"
-    yield [*speech, "--top-p", "0"], "--top-p 0.0: expected above 0, at most 1"
+    yield [*speech, "--top-p", "0"], "--top-p 0.0: expected a number above 0, at most 1"
     yield [*speech, "--draft-model", "LMS/draft"], ": a text LM, expected one trained with encoder_from=an4"
     yield ["LMS/lines.txt", "--model", "an4"], "give a Kaldi data directory"
     yield ["SPOKEN", "--model", "LMS/lm"], "give a text file, a text a line"

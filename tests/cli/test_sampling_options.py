@@ -89,5 +89,5 @@ def test_silence_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_wrong_settings_are_refused_before_anything_is_loaded(tmp_path: Path, failing: Callable[..., str]) -> None:
     for command in (["transcribe", "x.wav"], ["decode", "nowhere", "--model", "none", "--out", str(tmp_path / "out")]):
-        assert "--min-p 2.0: expected from 0 to 1" in failing([*command, "--min-p", "2"])
-        assert "--repetition-penalty 0.0: expected above 0" in failing([*command, "--repetition-penalty", "0"])
+        assert "--min-p 2.0: expected a number from 0 to 1" in failing([*command, "--min-p", "2"])
+        assert "--repetition-penalty 0.0: expected a number above 0" in failing([*command, "--repetition-penalty", "0"])

@@ -10,7 +10,8 @@ import yaml
 import speechmtp
 from speechmtp.cli.main import main
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
+from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.evaluation import comparison_files, tuning
 from speechmtp.evaluation.comparison import recommend
 from speechmtp.evaluation.selection import StrategySelection

@@ -12,13 +12,14 @@ from engine_runs import Limits, Sources, generate
 from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
+from speechmtp.decoding.rules.contract import AcceptanceRule
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Accepted, CtcLabels, Draft, Prompt, Reference, Source, Trace
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Watched(GreedyMatch):
     """Remembers the drafts it judged."""
 
@@ -70,7 +71,7 @@ def make_case(seed: int, most_rows: int = 16, most: int = 11) -> Case:
     lengths = torch.randint(1, 10, (rows,), generator=rng).tolist()
     trunk = tiny.trunk(seed, tiny.TRUNKS[seed % 2])
     prompt = tiny.prompts(trunk, lengths, seed)
-    limits = Limits(ratio=0.5 * (seed % 5), extra=int(torch.randint(1, 6, (), generator=rng)), most=most)
+    limits = Limits(ratio=0.5 * (seed % 5), extra=int(torch.randint(1, 6, (), generator=rng)), max_tokens=most)
     plain = [oracle.plain_greedy(trunk, prompt.row(i), tiny.EOS, limits.of(n)) for i, n in enumerate(lengths)]
     return Case(trunk, prompt, limits, plain, seed)
 

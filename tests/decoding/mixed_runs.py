@@ -4,9 +4,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from speechmtp.decoding.bound import BoundStrategy
 from speechmtp.decoding.engine import Engine
-from speechmtp.decoding.plan import Plan
-from speechmtp.decoding.sampling import Drawing
+from speechmtp.decoding.sampling import RowSampling
 from speechmtp.types import Request, Trace
 
 
@@ -16,9 +16,9 @@ class Run:
 
     engine: Engine
     requests: Sequence[Request]
-    plans: Sequence[Plan]
+    bound_strategies: Sequence[BoundStrategy]
     rng: random.Random
-    drawing: Drawing | None = None
+    row_sampling: RowSampling | None = None
     waiting: list[int] = field(default_factory=list)
     inside: dict[int, int] = field(default_factory=dict)  # slot -> request
     paused: set[int] = field(default_factory=set)
@@ -37,7 +37,7 @@ class Run:
         """The next request takes a slot."""
         number = self.waiting.pop()
         self.in_midrun += any(self.heard[other] for other in self.inside.values())
-        slot = self.engine.join(self.requests[number], self.plans[number], self.drawing)
+        slot = self.engine.join(self.requests[number], self.bound_strategies[number], self.row_sampling)
         assert slot not in self.inside
         self.reused += slot in self.used
         self.used.add(slot)

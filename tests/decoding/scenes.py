@@ -8,24 +8,28 @@ import oracle
 import tiny
 import torch
 from cases import mutate, near
-from engine_runs import Drawing, drawn_rows
+from engine_runs import RowSampling, drawn_rows
 from families import CONFIGS
 from random_trees import random_shape
 
-from speechmtp.decoding.draft_length import CostTable
+from speechmtp.decoding.draft_length import LENGTHS, CostTable
 from speechmtp.decoding.drafters.ctc import Mode
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.presets import PRESETS
+from speechmtp.decoding.rules.table import RULES
 from speechmtp.decoding.runner import Runner
-from speechmtp.decoding.strategies import LENGTHS, RULES, STRATEGIES, Strategy, parse_strategy
+from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES, rules_for
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.table import FAMILIES
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import CtcLabels, PreviousPass, Prompt, Reference, Request, Source, Trace, TrunkShape
 
+EXACT_RULES = tuple(name for name, rule in RULES.items() if rule().exact)
 CHANGES: dict[str, tuple[Any, ...]] = {
-    "depth": (2,), "rule": tuple(RULES)[1:], "length": LENGTHS[1:], "theta": (0, 0.3, 1), "measure": ("product",),
+    "depth": (2,), "rule": EXACT_RULES, "length": tuple(LENGTHS), "theta": (0, 0.3, 1),
+    "measure": ("product",),
     "mode": get_args(Mode), "match": ("first",), "labels": (0, 2),
 }  # fmt: skip
 MORE = (
@@ -41,7 +45,14 @@ def exact_labels() -> list[str]:
     """Every exact row of the table, with one option changed at a time, every exact preset, and some further ones."""
     texts = [*STRATEGIES, *PRESETS]
     for name, row in STRATEGIES.items():
-        texts += [f"{name}:{key}={value}" for key, values in CHANGES.items() if key in row.options for value in values]
+        legal = [] if row.drafter is None else rules_for(row.drafter)
+        texts += [
+            f"{name}:{key}={value}"
+            for key, values in CHANGES.items()
+            if key in row.options
+            for value in values
+            if key != "rule" or (value in legal and value != "match")
+        ]
     return [text for text in (*texts, *MORE) if parse_strategy(text).exact]
 
 
@@ -88,7 +99,7 @@ class Scene:
         return [row.tokens for row in self.plain]
 
     def run(
-        self, strategies: list[str], rows: list[int] | None = None, drawing: Drawing | None = None,
+        self, strategies: list[str], rows: list[int] | None = None, row_sampling: RowSampling | None = None,
         recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Some rows (all) by a strategy each, or all by one; those that need it know the greedy answer."""
@@ -96,7 +107,7 @@ class Scene:
         parsed = [parse_strategy(text) for text in strategies] * (1 if len(strategies) > 1 else len(chosen))
         presets = {s.name: preset_heads(s.name, self.trunk.shape) for s in parsed if s.preset and s.preset.heads}
         runner = Priced(self.trunk, {"own": self.heads, **presets}, draft=self.draft)
-        return runner.run(*drawn_rows(chosen, parsed, drawing), recorded)
+        return runner.run(*drawn_rows(chosen, parsed, row_sampling), recorded)
 
     def drafting_itself(self) -> "Scene":
         """The same with the trunk as its own draft model."""

@@ -9,7 +9,7 @@ from typing import Any
 import tiny
 import torch
 from cases import mutate
-from engine_runs import Drawing, drawn_rows
+from engine_runs import RowSampling, drawn_rows
 
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.runner import Runner
@@ -76,13 +76,13 @@ class Scene:
     answers: list[list[int]]
 
     def run(
-        self, labels: list[str], rows: list[int] | None = None, drawing: Drawing | None = None
+        self, labels: list[str], rows: list[int] | None = None, row_sampling: RowSampling | None = None
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
         """Some rows (all), each by a strategy of its own, or all by one."""
         chosen = self.requests if rows is None else [self.requests[row] for row in rows]
         runner = Runner(self.model.trunk, {"own": self.heads})
         parsed = [parse_strategy(label) for label in labels] * (len(chosen) if len(labels) == 1 else 1)
-        return runner.run(*drawn_rows(chosen, parsed, drawing), Recorded(gaps=True))
+        return runner.run(*drawn_rows(chosen, parsed, row_sampling), Recorded(gaps=True))
 
     @property
     def prompt(self) -> Prompt:

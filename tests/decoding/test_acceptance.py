@@ -12,7 +12,9 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, KeepDraft, settle
+from speechmtp.decoding.rules.contract import AcceptanceRule, draw_outcome
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.keep_draft import KeepDraft
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.types import Accepted, Draft, chain_draft
@@ -66,7 +68,7 @@ def test_laws_sum_to_one_and_settle_on_the_deepest_kept_path(rule: AcceptanceRul
     assert stop.shape == (rows, size + 1) and follow.shape == target.shape
     assert bool((stop >= 0).all()) and torch.equal(stop.sum(1), torch.ones(rows).double())
     assert bool((follow >= 0).all()) and torch.equal(follow.sum(-1), torch.ones(rows, size + 1).double())
-    accepted = settle(stop, follow, draft)
+    accepted = draw_outcome(stop, follow, draft)
     for row in range(rows):
         path = kept_by_hand(rule, target, draft, row)
         count = int(accepted.count[row])
@@ -79,11 +81,11 @@ def test_laws_sum_to_one_and_settle_on_the_deepest_kept_path(rule: AcceptanceRul
 @pytest.mark.parametrize("tree", [False, True])
 def test_rows_of_a_mixed_batch_are_settled_as_if_alone(rule: AcceptanceRule, tree: bool) -> None:
     target, draft = random_draft(8, tree)
-    together = settle(*rule.distributions(target, draft), draft)
+    together = draw_outcome(*rule.distributions(target, draft), draft)
     for row in range(len(target)):
         size = int(draft.count[row])
         one = Draft(draft.tokens[row : row + 1, :size], draft.parent[row : row + 1, :size], chain=draft.chain)
-        alone = settle(*rule.distributions(target[row : row + 1, : size + 1], one), one)
+        alone = draw_outcome(*rule.distributions(target[row : row + 1, : size + 1], one), one)
         assert alone.count.tolist() == together.count[row : row + 1].tolist()
         assert alone.next.tolist() == together.next[row : row + 1].tolist()
         assert path_of(alone, 0) == path_of(together, row)
@@ -95,11 +97,11 @@ def test_fault_08_absent_nodes_are_never_accepted(rule: AcceptanceRule) -> None:
     target = torch.zeros(3, 5, 4)
     target[..., 0] = 9
     tokens = torch.tensor([[0, 0, -1, -1], [-1, -1, -1, -1], [0, 0, 0, 0]])
-    accepted = settle(*rule.distributions(target, chain_draft(tokens)), chain_draft(tokens))
+    accepted = draw_outcome(*rule.distributions(target, chain_draft(tokens)), chain_draft(tokens))
     assert accepted.count.tolist() == [2, 0, 4] and accepted.next.tolist() == [0, 0, 0]
     parent = torch.tensor([[-1, -1, -1, -1], [-1, -1, -1, -1], [-1, 0, 0, 2]])
     tree = Draft(tokens, parent, chain=False)
-    accepted = settle(*rule.distributions(target, tree), tree)
+    accepted = draw_outcome(*rule.distributions(target, tree), tree)
     assert accepted.count.tolist() == [1, 0, 3] and path_of(accepted, 2) == [0, 2, 3]
 
 

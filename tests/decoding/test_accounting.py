@@ -12,7 +12,7 @@ from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.errors import ConfigError
 from speechmtp.types import Trace
 
@@ -122,7 +122,7 @@ def test_gaps_only_where_they_are_asked_for() -> None:
 def test_what_a_strategy_lacks_is_one_clear_line() -> None:
     case = make_case(0)
     heads = tiny.heads("latent", 3)
-    with pytest.raises(ConfigError, match="depth 4, expected at most 3, the depth of the model's heads"):
+    with pytest.raises(ConfigError, match="depth=4, expected at most 3, the depth of the model's heads"):
         case.run(HeadChain(4), heads=heads)
     with pytest.raises(ConfigError, match="needs multi-token heads and the model has none"):
         case.run(HeadChain(1))

@@ -10,12 +10,12 @@ import pytest
 import tiny
 import torch
 from cases import Case, Watched, make_case, mutate
-from engine_runs import Drawing, Sources, generate, row_of
+from engine_runs import RowSampling, Sources, generate, row_of
 
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads, hypotheses
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.types import CtcLabels, Draft, Trace
@@ -43,12 +43,12 @@ def run(
     drafter: Drafter,
     labels: list[CtcLabels],
     rule: GreedyMatch | None = None,
-    drawing: Drawing | None = None,
+    row_sampling: RowSampling | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:
     """The case's batch; heads of random weights for those who ask."""
     heads = tiny.heads("latent", 3, case.seed) if drafter.heads else None
     return generate(case.trunk, heads, case.prompt, drafter, rule or GreedyMatch(), tiny.EOS, Sources(ctc=labels),
-                    case.limits, drawing=drawing)  # fmt: skip
+                    case.limits, row_sampling=row_sampling)  # fmt: skip
 
 
 DRAFTERS: list[Any] = [
@@ -56,8 +56,8 @@ DRAFTERS: list[Any] = [
     CtcDraft("recycle", depth=2),
     CtcDraft("tree", pointers=5, alternatives=6, nodes=9, least=0.1),
     CtcHeads(3, 0.5),
-    CtcHeads(2, 1.0, CtcDraft("recycle")),
-    CtcHeads(3, 0.9, CtcDraft("whole")),
+    CtcHeads(2, 1.0, "recycle"),
+    CtcHeads(3, 0.9, "whole"),
 ]
 
 
@@ -81,12 +81,12 @@ def test_every_mode_gives_the_tokens_of_plain_sampling_with_the_same_seed(config
     for seed in range(20):
         case = make_case(seed, most_rows=2, most=5)
         rows = len(case.tokens)
-        drawing = Drawing(config.processors(), [seed] * rows, list(range(rows)))
-        plain, _ = run(case, Silent(), [], drawing=drawing)
+        row_sampling = RowSampling(config.processors(), [seed] * rows, list(range(rows)))
+        plain, _ = run(case, Silent(), [], row_sampling=row_sampling)
         rng = tiny.generator(seed)
         labels = [unsure([t for t in mutate(tokens, 0.2, rng) if t != tiny.EOS], rng) for tokens in plain]
         for drafter in DRAFTERS[seed % 3 :: 3]:
-            assert run(case, drafter, labels, drawing=drawing)[0] == plain
+            assert run(case, drafter, labels, row_sampling=row_sampling)[0] == plain
 
 
 def calls_with(drafter: CtcDraft, draft: list[int], truth: list[int]) -> int:

@@ -10,15 +10,15 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, mutate
-from engine_runs import Drawing, Plan, Sources, generate_mixed
+from engine_runs import RowSampling, Setup, Sources, generate_mixed
 from families import CONFIGS, D
 
 from speechmtp.decoding.draft_length import Costed, CostTable, DraftLength, Running, measure_costs
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Oracle
-from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.ratio import Ratio
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.types import Trace
@@ -167,8 +167,8 @@ def test_costs_are_measured_in_little_time(name: str | None) -> None:
         measure_costs(trunk, (0,), (1,))
 
 
-def run(case: Case, plan: Plan, drawing: Drawing | None = None) -> tuple[list[list[int]], list[Trace]]:
-    return generate_mixed(case.trunk, case.prompt, [plan], tiny.EOS, case.limits, drawing)
+def run(case: Case, bound: Setup, row_sampling: RowSampling | None = None) -> tuple[list[list[int]], list[Trace]]:
+    return generate_mixed(case.trunk, case.prompt, [bound], tiny.EOS, case.limits, row_sampling)
 
 
 @pytest.mark.parametrize("control", [Running(), Running(1.0, 0.0), Costed(FLAT), Costed(STEEP, (0.95,), decay=0.3)])
@@ -178,29 +178,31 @@ def test_whatever_the_length_the_tokens_are_those_of_plain_decoding(control: Any
     case = make_case(60 + seed, most_rows=5, most=20)
     rng = tiny.generator(seed)
     wrong = [mutate(tokens, 0.2, rng) for tokens in case.tokens]
-    assert run(case, Plan(Oracle(9), GreedyMatch(), None, Sources(wrong), control))[0] == case.tokens
+    assert run(case, Setup(Oracle(9), GreedyMatch(), None, Sources(wrong), control))[0] == case.tokens
     heads = tiny.random_heads(CONFIGS["hydra"], seed, case.trunk.shape)
-    assert run(case, Plan(HeadChain(D), GreedyMatch(), heads, length=control))[0] == case.tokens
-    drawing = Drawing.of(SamplingConfig(temperature=1.0, seed=seed), range(len(case.tokens)))
-    plain = run(case, Plan(Silent(), GreedyMatch()), drawing)[0]
-    assert run(case, Plan(HeadChain(D), GreedyMatch(), heads, length=control), drawing)[0] == plain
-    run(case, Plan(HeadChain(D), Ratio(), heads, length=control), drawing)
+    assert run(case, Setup(HeadChain(D), GreedyMatch(), heads, length=control))[0] == case.tokens
+    row_sampling = RowSampling.of(SamplingConfig(temperature=1.0, seed=seed), range(len(case.tokens)))
+    plain = run(case, Setup(Silent(), GreedyMatch()), row_sampling)[0]
+    assert run(case, Setup(HeadChain(D), GreedyMatch(), heads, length=control), row_sampling)[0] == plain
+    run(case, Setup(HeadChain(D), Ratio(), heads, length=control), row_sampling)
 
 
 def test_lengths_grow_where_drafts_are_right() -> None:
     case = next(c for c in map(make_case, range(70, 99)) if max(map(len, c.tokens)) > 9)
     sources = Sources(case.tokens)
-    fixed = run(case, Plan(Oracle(1), GreedyMatch(), None, sources))[1]
-    grown = run(case, Plan(Oracle(8), GreedyMatch(), None, sources, Running(0.5, 0.0)))[1]
+    fixed = run(case, Setup(Oracle(1), GreedyMatch(), None, sources))[1]
+    grown = run(case, Setup(Oracle(8), GreedyMatch(), None, sources, Running(0.5, 0.0)))[1]
     assert sum(trace.calls for trace in grown) < sum(trace.calls for trace in fixed)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Running(0.0), "decay 0.0, expected above 0"), (lambda: Running(0.2, -1.0), "first -1.0, expected 0"),
+        (lambda: Running(0.0), "decay=0.0, expected a number above 0"),
+        (lambda: Running(0.2, -1.0), "first=-1.0, expected 0"),
         (lambda: Costed(FLAT, ()), "expected rates from 0 to 1"), (lambda: Costed(FLAT, (1.5,)), "expected rates"),
-        (lambda: Costed(FLAT, weight=0.0), "weight 0.0"), (lambda: Costed(FLAT, decay=1.0), "decay 1.0"),
+        (lambda: Costed(FLAT, weight=0.0), "weight=0.0, expected a number above 0"),
+        (lambda: Costed(FLAT, decay=1.0), "decay=1.0, expected 0 or more, below 1"),
     ],
 )  # fmt: skip
 def test_options_are_checked(make: Any, message: str) -> None:

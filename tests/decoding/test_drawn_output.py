@@ -8,15 +8,19 @@ import oracle
 import pytest
 import tiny
 import torch
-from engine_runs import Drawing, Limits, Plan, generate, generate_mixed
+from engine_runs import Limits, RowSampling, Setup, generate, generate_mixed
 from judge import chi_squared
 from torch import Tensor
 
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.noise import DRAFT, FOLLOW, Noise
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
-from speechmtp.decoding.rules.rejection import Block, KSeq, Ratio, SampleMatch
-from speechmtp.decoding.rules.relaxed import Thresholds
+from speechmtp.decoding.rules.block_verification import BlockVerification
+from speechmtp.decoding.rules.contract import AcceptanceRule
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.k_seq import KSeq
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.sample_match import SampleMatch
+from speechmtp.decoding.rules.thresholds import Thresholds
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
@@ -24,8 +28,8 @@ from speechmtp.types import Draft, Prompt, Trace
 
 ROWS = 2500
 LEVEL = 1e-3
-OFTEN: list[AcceptanceRule] = [GreedyMatch(), Ratio(), Block()]
-OTHER: list[AcceptanceRule] = [KSeq(), SampleMatch(), Thresholds()]
+OFTEN: list[AcceptanceRule] = [GreedyMatch(), Ratio(), BlockVerification()]
+OTHER: list[AcceptanceRule] = [KSeq(), SampleMatch(), Thresholds(1.0, 1.0)]
 
 
 def model() -> tuple[Trunk, Any, Prompt]:
@@ -71,7 +75,7 @@ def p_value(drafter: HeadChain, rule: AcceptanceRule, config: SamplingConfig) ->
     trunk, heads, prompt = model()
     tokens, traces = generate(
         trunk, heads, many(prompt, ROWS), drafter, rule, tiny.EOS, limits=Limits(0, 3),
-        drawing=Drawing.of(config, range(ROWS)),
+        row_sampling=RowSampling.of(config, range(ROWS)),
     )  # fmt: skip
     assert sum(trace.num_accepted_tokens for trace in traces) > ROWS / 20
     probs = plain_distribution(config, 3)
@@ -106,7 +110,7 @@ class Raw(HeadChain):
 def test_fault_01_drafts_of_every_mode_of_drawing_say_what_they_were_drawn_from(rule: AcceptanceRule) -> None:
     config = SamplingConfig(temperature=1.0, seed=3)
     assert p_value(HeadChain(2), rule, config) > LEVEL
-    if isinstance(rule, Block):
+    if isinstance(rule, BlockVerification):
         assert p_value(Argmax(2), rule, config) < 1e-6
 
 
@@ -114,16 +118,16 @@ def test_fault_01_drafts_of_every_mode_of_drawing_say_what_they_were_drawn_from(
 def test_fault_02_q_is_what_the_processors_leave(rule: AcceptanceRule) -> None:
     config = SamplingConfig(temperature=1.3, top_k=2, seed=8)
     assert p_value(HeadChain(2), rule, config) > LEVEL
-    if isinstance(rule, Block):
+    if isinstance(rule, BlockVerification):
         assert p_value(Raw(2), rule, config) < 1e-6
 
 
 def two_tokens(config: SamplingConfig, rule: AcceptanceRule) -> tuple[list[list[int]], list[Trace]]:
     """Outputs of two tokens, the second of which was drafted, and traces with overlaps."""
     trunk, heads, prompt = model()
-    drawing = Drawing.of(config, range(ROWS))
-    plan = Plan(HeadChain(1), rule, heads)
-    return generate_mixed(trunk, many(prompt, ROWS), [plan], tiny.EOS, Limits(0, 2), drawing, overlap=True)
+    row_sampling = RowSampling.of(config, range(ROWS))
+    bound = Setup(HeadChain(1), rule, heads)
+    return generate_mixed(trunk, many(prompt, ROWS), [bound], tiny.EOS, Limits(0, 2), row_sampling, overlap=True)
 
 
 @cache
@@ -167,7 +171,7 @@ def test_fault_03_what_follows_a_refused_draft_has_noise_of_its_own(monkeypatch:
 
 
 @pytest.mark.parametrize("temperature", [0.3, pytest.param(0.7, marks=pytest.mark.slow), 1.0])
-@pytest.mark.parametrize("rule", [Ratio(), Block()])
+@pytest.mark.parametrize("rule", [Ratio(), BlockVerification()])
 def test_fault_04_and_05_acceptance_is_the_overlap_at_every_temperature(
     temperature: float, rule: AcceptanceRule
 ) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
+from speechmtp.decoding.rules.contract import AcceptanceRule
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig

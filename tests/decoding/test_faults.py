@@ -10,15 +10,17 @@ import tiny
 import torch
 import transformers
 from cases import RandomTree, Scripted
-from engine_runs import Drawing, Plan, generate_mixed
+from engine_runs import RowSampling, Setup, generate_mixed
 from scenes import LABELS, Scene, make_scene
 from torch import Tensor
 
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch
-from speechmtp.decoding.rules.relaxed import Ensemble
+from speechmtp.decoding.rules.contract import AcceptanceRule
+from speechmtp.decoding.rules.ensemble import Ensemble
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
-from speechmtp.decoding.strategies import STRATEGIES, parse_strategy
+from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Trace
@@ -30,7 +32,7 @@ RULES = {type(s.rule).__name__: s.rule for s in map(parse_strategy, (*ALL, *LABE
 
 def greedy(scene: Scene, strategies: list[str]) -> tuple[list[list[int]], list[Trace]]:
     """Decode with penalties."""
-    return scene.run(strategies, drawing=Drawing(PENALTIES.processors()))
+    return scene.run(strategies, row_sampling=RowSampling(PENALTIES.processors()))
 
 
 @torch.no_grad()
@@ -86,11 +88,11 @@ def test_fault_09_processors_see_each_nodes_own_prefix(seed: int, monkeypatch: p
     monkeypatch.setattr(scene.trunk, "extend", lambda *given: calls.append(len(given[0])) or extend(*given))
     monkeypatch.setattr(Noting, "expected", Counter())
     for row, request in enumerate(scene.requests):
-        drawing, plan = Drawing(Processors([watching])), Plan(Noting(seed, 9, strict=False), GreedyMatch())
-        plan = replace(plan, sources=replace(plan.sources, reference=[answers[row]]))
+        row_sampling, bound = RowSampling(Processors([watching])), Setup(Noting(seed, 9, strict=False), GreedyMatch())
+        bound = replace(bound, sources=replace(bound.sources, reference=[answers[row]]))
         calls.clear()
         (tokens,), (trace,) = generate_mixed(
-            scene.trunk, prompt[row], [plan], tiny.EOS, [request.limit or 0], drawing, [request.ids]
+            scene.trunk, prompt[row], [bound], tiny.EOS, [request.limit or 0], row_sampling, [request.ids]
         )
         assert tokens == answers[row] and len(calls) == trace.calls
     # Absent nodes are asked about as well, whatever stands before them.
@@ -145,9 +147,15 @@ END = SAID.index(tiny.EOS)
 def told(rule: AcceptanceRule, script: dict[int, list[int]], limit: int, drawn: bool) -> tuple[list[int], Trace]:
     """One row of a trunk that says `SAID`, whose drafts are given."""
     trunk = telling(SAID)
-    drawing = Drawing(None, [5], [0]) if drawn else None
+    row_sampling = RowSampling(None, [5], [0]) if drawn else None
     (tokens,), (trace,) = generate_mixed(
-        trunk, tiny.prompts(trunk, [4]), [Plan(Certain([script]), rule)], tiny.EOS, [limit], drawing, record_gaps=True
+        trunk,
+        tiny.prompts(trunk, [4]),
+        [Setup(Certain([script]), rule)],
+        tiny.EOS,
+        [limit],
+        row_sampling,
+        record_gaps=True,
     )
     assert trace.emitted == len(tokens) == len(trace.gaps)
     return tokens, trace
@@ -187,8 +195,8 @@ def test_fault_22_what_was_emitted_is_tokens_per_call_times_calls(label: str) ->
     """Nothing behind an end token or a limit is counted."""
     for seed in (4, 14):
         scene = make_scene(seed)
-        drawing = Drawing.of(SamplingConfig(0.5, seed=seed), range(len(scene.requests)))
-        tokens, traces = scene.run([label], drawing=drawing)
+        row_sampling = RowSampling.of(SamplingConfig(0.5, seed=seed), range(len(scene.requests)))
+        tokens, traces = scene.run([label], row_sampling=row_sampling)
         for said, trace in zip(tokens, traces):
             assert tiny.EOS not in said[:-1]
             assert trace.tokens_per_call is not None
@@ -253,13 +261,13 @@ def test_fault_29_a_grammar_reads_prefixes_and_is_as_it_was_after_refused_drafts
     for seed in range(8):
         scene = make_scene(seed)
         scene = replace(scene, requests=[replace(scene.requests[0], ids=())])
-        plain, _ = scene.run(["ar"], drawing=Drawing(Processors([Grammar()])))
+        plain, _ = scene.run(["ar"], row_sampling=RowSampling(Processors([Grammar()])))
         assert all(a < b for a, b in zip(plain[0][:-1], plain[0][1:-1])), "the grammar holds"
         processors = Processors([Grammar()])
         for label in ("verify", "dynamic-tree", scene.tree(), "ctc", "draft-model"):
             for _ in range(2):
-                assert scene.run([label], drawing=Drawing(processors))[0] == plain, label
-        assert scene.run(["ar"], drawing=Drawing(Processors([Stateful()])))[0] == plain
-        with_drafts, _ = scene.run([scene.tree()], drawing=Drawing(Processors([Stateful()])))
+                assert scene.run([label], row_sampling=RowSampling(processors))[0] == plain, label
+        assert scene.run(["ar"], row_sampling=RowSampling(Processors([Stateful()])))[0] == plain
+        with_drafts, _ = scene.run([scene.tree()], row_sampling=RowSampling(Processors([Stateful()])))
         broken += with_drafts != plain
     assert broken > 3

@@ -10,7 +10,7 @@ from enumerate import Distributions, Drafts, Node, Prefix, distance, joint, outp
 from judge import ByRule, as_draft, kept
 
 from speechmtp.decoding.rules.groups import GroupMatch, Groups, alike_groups
-from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.rules.ratio import Ratio
 from speechmtp.errors import ShapeError
 from speechmtp.types import Draft
 
@@ -56,7 +56,7 @@ def test_groups_are_exact_on_groups(shapes: tuple[tuple[int, ...], ...], how: st
 
 
 def test_groups_where_nothing_is_drawn() -> None:
-    match = Groups(torch.tensor(GROUPS)).undrawn()
+    match = Groups(torch.tensor(GROUPS)).greedy()
     assert isinstance(match, GroupMatch)
     target = torch.tensor([[[0.0, 0, 0, 9, 0]] * 4])
     draft = Draft(torch.tensor([[0, 3, 1]]), torch.tensor([[-1, 0, 1]]))

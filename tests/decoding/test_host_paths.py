@@ -5,7 +5,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.rules.ratio import Ratio
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.types import Draft, ancestors_by_products, ancestors_of
 

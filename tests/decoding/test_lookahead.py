@@ -8,18 +8,18 @@ import pytest
 import tiny
 import torch
 from cases import make_case
-from engine_runs import Plan, generate_mixed
+from engine_runs import Setup, generate_mixed
 from test_lookup import count, cycling
 from torch import Tensor
 
-from speechmtp.decoding.drafters.lookahead import Lookahead, Window
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.drafters.lookahead import GuessWindow, Lookahead
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, States, ancestors_of
 
 
-def unfolded(window: Window) -> tuple[list[list[int]], list[int]]:
+def unfolded(window: GuessWindow) -> tuple[list[list[int]], list[int]]:
     """The ancestors of every node of a window of 5 columns and 3 levels, itself among them, and the depths."""
     trie = window.tree(5, [], 3)
     seen = ancestors_of(torch.tensor([trie.parents]))[0]
@@ -29,7 +29,7 @@ def unfolded(window: Window) -> tuple[list[list[int]], list[int]]:
 def test_mask_and_positions_are_the_papers() -> None:
     """The example that the paper draws, window 5 and n-gram 4. The oldest level is 0 1 2 3 4 (0: the base token), the
     next at positions 1 to 5, the newest 2 to 6; a token sees its own column and the oldest level up to it."""
-    window = Window([[column + 10 * level for column in range(5)] for level in range(3)])
+    window = GuessWindow([[column + 10 * level for column in range(5)] for level in range(3)])
     seen, depth = unfolded(window)
     assert [1 + d for d in depth] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 2, 3, 4, 5, 6]
     for node, mine in enumerate(seen):
@@ -38,7 +38,7 @@ def test_mask_and_positions_are_the_papers() -> None:
 
 
 def test_ngrams_hang_beside_the_window_on_the_base_token() -> None:
-    window = Window([[7, 1], [2, 3]])
+    window = GuessWindow([[7, 1], [2, 3]])
     trie = window.tree(2, [(4, 5), (4, 6), (8, 9)], 2)
     assert trie.tokens == [1, 2, 3, 4, 5, 6, 8, 9] and trie.parents == [-1, -1, 0, -1, 3, 3, -1, 6]
     assert window.tree(0, [(4, 5)], 1).tokens == [4], "no deeper than the limit"
@@ -46,7 +46,7 @@ def test_ngrams_hang_beside_the_window_on_the_base_token() -> None:
 
 
 def test_the_pool_keeps_the_latest_ngrams_of_a_first_token() -> None:
-    window = Window([[7, 7, 1], [2, 3, 4]])
+    window = GuessWindow([[7, 7, 1], [2, 3, 4]])
     window.learn([5, 6, 8], 2)
     assert window.pool == {7: [(3, 6), (2, 5)], 1: [(4, 8)]}
     window.levels = [[7, 7], [2, 9]]
@@ -58,7 +58,7 @@ def test_the_pool_keeps_the_latest_ngrams_of_a_first_token() -> None:
 
 def test_columns_stay_at_their_positions() -> None:
     """Two tokens were emitted: the guess for three positions ahead is now one ahead."""
-    window = Window([[0, 1, 2, 3], [11, 12, 13, 14]], columns=4)
+    window = GuessWindow([[0, 1, 2, 3], [11, 12, 13, 14]], columns=4)
     window.shift([22, 23, 24, 25], 2)
     assert window.levels == [[12, 13, 14], [23, 24, 25]]
     window.fill(4, [8, 9])
@@ -124,8 +124,8 @@ def test_a_limited_draft_is_not_cut_behind_the_drafters_back(drafter: Checked) -
         case = make_case(seed, most_rows=4, most=16)
         drafter.__dict__["prompt"] = case.prompt.row(0)
         limits = [case.limits.of(n) for n in case.prompt.lengths.tolist()]
-        plan = Plan(drafter, GreedyMatch(), length=UpTo())
-        tokens, traces = generate_mixed(case.trunk, case.prompt, [plan], tiny.EOS, limits)
+        bound = Setup(drafter, GreedyMatch(), length=UpTo())
+        tokens, traces = generate_mixed(case.trunk, case.prompt, [bound], tiny.EOS, limits)
         assert tokens == case.tokens
         accepted += sum(trace.num_accepted_tokens for trace in traces)
     assert drafter.checked > 4 and accepted > 0

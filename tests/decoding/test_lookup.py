@@ -7,13 +7,13 @@ import pytest
 import tiny
 import torch
 from cases import make_case
-from engine_runs import Drawing, Plan, generate_mixed
+from engine_runs import RowSampling, Setup, generate_mixed
 
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.lookahead import Lookahead
 from speechmtp.decoding.drafters.lookup import History, PromptLookup
 from speechmtp.decoding.drafters.suffix import Counts, Cursor, Suffix
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk
@@ -50,7 +50,9 @@ def count(
     """Traces of a trunk that counts up, by the token before or otherwise; its output is checked, nothing ends it."""
     trunk = trunk or cycling()
     prompt = tiny.prompts(trunk, [2] * rows)
-    tokens, traces = generate_mixed(trunk, prompt, [Plan(drafter, GreedyMatch())], -1, [limit] * rows, None, prompt_ids)
+    tokens, traces = generate_mixed(
+        trunk, prompt, [Setup(drafter, GreedyMatch())], -1, [limit] * rows, None, prompt_ids
+    )
     assert tokens == [[(tiny.BOS + 1 + i) % tiny.VOCAB for i in range(limit)]] * rows
     return traces
 
@@ -66,8 +68,8 @@ def drawn(seed: int, drafter: Drafter) -> tuple[list[list[int]], int]:
     config = SamplingConfig(**(SAMPLING[seed % len(SAMPLING)].described() | {"seed": seed}))
     ids = tiny.sentences(tiny.generator(seed), rows, 6)
     limits = [8 + row for row in range(rows)]
-    plan, drawing = Plan(drafter, GreedyMatch()), Drawing.of(config, range(rows))
-    tokens, traces = generate_mixed(case.trunk, case.prompt, [plan], tiny.EOS, limits, drawing, ids)
+    bound, row_sampling = Setup(drafter, GreedyMatch()), RowSampling.of(config, range(rows))
+    tokens, traces = generate_mixed(case.trunk, case.prompt, [bound], tiny.EOS, limits, row_sampling, ids)
     return tokens, sum(trace.num_accepted_tokens for trace in traces)
 
 
@@ -189,17 +191,17 @@ def test_suffix_counts_are_those_of_a_scan(seed: int) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PromptLookup(-1), "lookup: depth -1, expected 0 or more"),
-        (lambda: PromptLookup(1, 1, 2), "lookup: shortest 2 and longest 1, expected 1 <= shortest <= longest"),
-        (lambda: PromptLookup(shortest=0), "lookup: shortest 0 and longest 3, expected 1 <= shortest <= longest"),
-        (lambda: PromptLookup(match="any"), "lookup: match 'any', expected last or first"),  # type: ignore[arg-type]
-        (lambda: Suffix(1), "suffix: depth 1, expected 2 or more"),
-        (lambda: Suffix(factor=0), "suffix: factor 0, expected a number above 0"),
-        (lambda: Suffix(factor=float("nan")), "suffix: factor nan, expected a number above 0"),
-        (lambda: Suffix(least=1.5), "suffix: least 1.5, expected a number from 0 to 1"),
-        (lambda: Lookahead(0), "lookahead: window 0, expected 1 or more"),
-        (lambda: Lookahead(ngram=1), "lookahead: ngram 1, expected 2 or more"),
-        (lambda: Lookahead(guesses=-1), "lookahead: guesses -1, expected 0 or more"),
+        (lambda: PromptLookup(-1), "lookup: depth=-1, expected 0 or more"),
+        (lambda: PromptLookup(1, 1, 2), "lookup: shortest=2 and longest=1, expected shortest <= longest"),
+        (lambda: PromptLookup(shortest=0), "lookup: shortest=0, expected 1 or more"),
+        (lambda: PromptLookup(match="any"), "lookup: match='any', expected last or first"),  # type: ignore[arg-type]
+        (lambda: Suffix(1), "suffix: depth=1, expected 2 or more"),
+        (lambda: Suffix(factor=0), "suffix: factor=0, expected a number above 0"),
+        (lambda: Suffix(factor=float("nan")), "suffix: factor=nan, expected a number above 0"),
+        (lambda: Suffix(least=1.5), "suffix: least=1.5, expected a number from 0 to 1"),
+        (lambda: Lookahead(0), "lookahead: window=0, expected 1 or more"),
+        (lambda: Lookahead(ngram=1), "lookahead: ngram=1, expected 2 or more"),
+        (lambda: Lookahead(guesses=-1), "lookahead: guesses=-1, expected 0 or more"),
     ],
 )  # fmt: skip
 def test_options_are_checked_in_one_line(make: Any, message: str) -> None:

@@ -143,5 +143,5 @@ def test_no_depth_gives_no_distributions_and_wrong_numbers_are_named() -> None:
     cache, entries = committed(trunk), pending(trunk, [[2], [6], [3]])
     assert marginal_probs(trunk, cache, entries, 0).shape == (3, 0, tiny.VOCAB)
     for depth, top in ((-1, None), (1, 0)):
-        with pytest.raises(ConfigError, match=f"marginal: depth {depth} and top {top}, expected"):
+        with pytest.raises(ConfigError, match=f"marginal: depth={depth} and top={top}, expected"):
             marginal_probs(trunk, cache, entries, depth, top)

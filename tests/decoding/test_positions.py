@@ -12,11 +12,11 @@ from families import CONFIGS
 from scenes import LABELS, Scene, make_scene
 from test_engine import check, plans_of
 
+from speechmtp.decoding.bound import BoundStrategy
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.model import DraftPrompt
 from speechmtp.decoding.engine import generate
-from speechmtp.decoding.plan import Plan
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.evaluation.teacher_forced import teacher_forced
 from speechmtp.heads.contract import HeadSet
 from speechmtp.types import OutputPositions, Prompt, Reference, TokenRules
@@ -73,8 +73,8 @@ def test_rows_under_different_distributions_go_along_together() -> None:
         scenes = [make_scene(seed, 6, 10), *(scene_under(seed, name) for name in POSITIONS)]
         requests, wanted = [r for s in scenes for r in s.requests], [t for s in scenes for t in s.tokens]
         for label in ("verify", "ctc:mode=tree", "jacobi", "marginal"):
-            plan = plans_of(scenes[0], [label])[label]
-            check(requests, wanted, [plan] * len(requests), scenes[0].trunk, seed)
+            bound = plans_of(scenes[0], [label])[label]
+            check(requests, wanted, [bound] * len(requests), scenes[0].trunk, seed)
 
 
 @torch.no_grad()
@@ -91,7 +91,7 @@ def test_heads_draft_where_the_distribution_puts_them(family: str, name: str) ->
         plain = oracle.plain_greedy(trunk, prompt, -1, 16).tokens
         request = replace(make_scene(0).requests[0], prompt=prompt, limit=16, rules=TokenRules(()))
         drafts = Noted(heads.depth)
-        said, _ = generate(trunk, [request], Plan(drafts, GreedyMatch(), heads))
+        said, _ = generate(trunk, [request], BoundStrategy(drafts, GreedyMatch(), heads))
         assert said[0] == plain
         [forced] = teacher_forced(trunk, heads, [prompt], [plain])
         for start, tokens in drafts.found:

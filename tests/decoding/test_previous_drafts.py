@@ -7,13 +7,13 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, mutate
-from engine_runs import Drawing, Sources, generate, row_of
+from engine_runs import RowSampling, Sources, generate, row_of
 
 from speechmtp import types
 from speechmtp.cli.checks import check_strategies
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.previous import PreviousHeads, PreviousPass
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
@@ -21,18 +21,18 @@ from speechmtp.errors import ConfigError
 from speechmtp.types import Request, Trace
 
 DRAFTERS: list[Any] = [
-    PreviousPass(), PreviousPass(1), PreviousPass(5, nodes=3), PreviousPass(depth=2),
-    PreviousHeads(3), PreviousHeads(2, PreviousPass(1)),
+    PreviousPass(), PreviousPass(pointers=1), PreviousPass(pointers=5, nodes=3), PreviousPass(depth=2),
+    PreviousHeads(3), PreviousHeads(2, pointers=1),
 ]  # fmt: skip
 
 
 def run(
-    case: Case, drafter: Drafter, previous: list[list[int]], drawing: Drawing | None = None
+    case: Case, drafter: Drafter, previous: list[list[int]], row_sampling: RowSampling | None = None
 ) -> tuple[list[list[int]], list[Trace]]:
     """The case's batch; heads of random weights for those who ask."""
     heads = tiny.heads("latent", 3, case.seed) if drafter.heads else None
     return generate(case.trunk, heads, case.prompt, drafter, GreedyMatch(), tiny.EOS, Sources(previous=previous),
-                    case.limits, drawing=drawing)  # fmt: skip
+                    case.limits, row_sampling=row_sampling)  # fmt: skip
 
 
 def passes_before(answers: list[list[int]], seed: int) -> list[list[int]]:
@@ -58,10 +58,10 @@ def test_every_pass_before_gives_the_tokens_of_plain_sampling_with_the_same_seed
     config = SamplingConfig(temperature=0.9, top_p=0.9, repetition_penalty=1.2)
     case = make_case(seed, most_rows=3, most=8)
     rows = len(case.tokens)
-    drawing = Drawing(config.processors(), [seed] * rows, list(range(rows)))
-    plain, _ = run(case, Silent(), [], drawing)
+    row_sampling = RowSampling(config.processors(), [seed] * rows, list(range(rows)))
+    plain, _ = run(case, Silent(), [], row_sampling)
     for drafter in DRAFTERS:
-        assert run(case, drafter, passes_before(plain, seed), drawing)[0] == plain
+        assert run(case, drafter, passes_before(plain, seed), row_sampling)[0] == plain
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -114,7 +114,7 @@ TRUTH = list(range(1, 31))
 )
 def test_calls_after_each_change_of_the_window(before: list[int], most: int) -> None:
     assert calls_for(PreviousPass(), before, [*TRUTH, 0]) <= most
-    assert calls_for(PreviousPass(1), before, [*TRUTH, 0]) <= most
+    assert calls_for(PreviousPass(pointers=1), before, [*TRUTH, 0]) <= most
 
 
 def test_heads_are_asked_behind_the_prompts_call_only() -> None:
@@ -163,5 +163,5 @@ def test_separate_recordings_have_no_pass_before() -> None:
 
 @pytest.mark.parametrize("options", [{"pointers": 0}, {"nodes": 0}])
 def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=r"previous: .* expected 1 or more of each"):
+    with pytest.raises(ConfigError, match=r"previous: .* expected 1 or more"):
         PreviousPass(**options)

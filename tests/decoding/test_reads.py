@@ -34,10 +34,10 @@ def test_the_host_reads_little_in_every_single_step(label: str, kind: str) -> No
     for seed in range(5):
         trunk, heads, requests = scene_of(kind, seed)
         runner = Priced(trunk, {"own": heads})
-        plan = runner.plan(runner.prepared(fitting(label, heads.depth)))
+        bound = runner.bind(runner.prepared(fitting(label, heads.depth)))
         engine = Engine(trunk, len(requests))
         for request in requests[::2]:
-            engine.join(request, plan)
+            engine.join(request, bound)
         calls = 1
         while engine.busy:
             with HostReads() as reads:
@@ -45,6 +45,6 @@ def test_the_host_reads_little_in_every_single_step(label: str, kind: str) -> No
             assert reads.total <= calls * MAX_READS[label], reads.report()
             steps, calls = steps + 1, 1
             if engine.busy and requests[1::2] and steps % 7 == 0 and engine.free:
-                engine.join(requests[1], plan)
+                engine.join(requests[1], bound)
                 calls = 2
     assert steps > 6

@@ -12,20 +12,19 @@ from enumerate import Distribution, Drafts, Node, Verdict, distance, joint, outp
 from judge import ByRule, as_draft
 
 from speechmtp.decoding.noise import Noise
-from speechmtp.decoding.rules.contract import AcceptanceRule, KeepDraft, settle
+from speechmtp.decoding.rules.contract import AcceptanceRule, draw_outcome
+from speechmtp.decoding.rules.distance import Distance
+from speechmtp.decoding.rules.ensemble import Ensemble
+from speechmtp.decoding.rules.entropy_window import EntropyWindow
 from speechmtp.decoding.rules.groups import GroupMatch, Groups, alike_groups
-from speechmtp.decoding.rules.rejection import Ratio
-from speechmtp.decoding.rules.relaxed import (
-    Distance,
-    Ensemble,
-    JointRatio,
-    MinBlock,
-    Threshold,
-    Thresholds,
-    TopK,
-    Typical,
-    Window,
-)
+from speechmtp.decoding.rules.joint_ratio import JointRatio
+from speechmtp.decoding.rules.keep_draft import KeepDraft
+from speechmtp.decoding.rules.min_block import MinBlock
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.threshold import Threshold
+from speechmtp.decoding.rules.thresholds import Thresholds
+from speechmtp.decoding.rules.top_k import TopK
+from speechmtp.decoding.rules.typical import Typical
 from speechmtp.errors import ConfigError
 
 CHAIN = (-1, 0, 1, 2)
@@ -107,7 +106,7 @@ KEEPING: dict[str, tuple[AcceptanceRule, Stays]] = {
 def test_fault_07_rules_that_keep_equal_plain_loops(name: str, shape: tuple[int, ...]) -> None:
     """Typical acceptance with its two parameters, on chains and on trees, drawn and not drawn, is called here."""
     rule, stays = KEEPING[name]
-    assert not rule.exact and rule.undrawn() is rule
+    assert not rule.exact and rule.greedy() is rule
     depths = set()
     for seed, zeros in enumerate((0.0, 0.0, 0.3)):
         target, drafts = (
@@ -136,7 +135,7 @@ def test_fault_07_drawn_and_undrawn_branches_agree_on_what_is_kept(rule: Accepta
     noise = Noise(torch.zeros(len(made)).long(), torch.arange(len(made)))
     drawn = rule.accept(logits, draft, noise, torch.zeros(len(made)).long())
     plain = rule.accept(logits, draft, None, None)
-    settled = settle(*rule.distributions(logits, draft), draft)
+    settled = draw_outcome(*rule.distributions(logits, draft), draft)
     assert torch.equal(drawn.path, plain.path) and torch.equal(plain.path, settled.path)
     assert torch.equal(plain.next, settled.next)
 
@@ -194,7 +193,7 @@ def test_joint_ratio_keeps_a_prefix_behind_one_that_fails() -> None:
     assert JointRatio(0.5).distributions(logits, draft)[0].tolist() == [[0, 0, 1]], (
         "0.27 > 0.5 x 0.14, though 0.3 < 0.5 x 0.7"
     )
-    assert JointRatio().undrawn() == JointRatio()
+    assert JointRatio().greedy() == JointRatio()
     with pytest.raises(ConfigError, match="drafter without probabilities"):
         JointRatio().distributions(logits, as_draft([nodes], 2, False, True))
     empty = as_draft([[]], 2, False, True)
@@ -202,24 +201,24 @@ def test_joint_ratio_keeps_a_prefix_behind_one_that_fails() -> None:
 
 
 BAD: list[tuple[Callable[[], object], str]] = [
-    (lambda: Typical(epsilon=0.0), "typical: epsilon 0.0, expected a number above 0, at most 1"),
-    (lambda: Typical(delta=-1.0), "typical: delta -1.0, expected a number above 0"),
-    (lambda: Threshold(1.5), "threshold: theta 1.5, expected a number from 0 to 1"),
-    (lambda: Threshold(float("nan")), "threshold: theta nan, expected a number from 0 to 1"),
-    (lambda: Threshold(0.5, "sum"), "threshold: measure 'sum', expected token or product"),  # type: ignore[arg-type]
-    (lambda: TopK(0), "top-k: k 0, expected 1 or more"),
-    (lambda: Distance(-1), "distance: most -1, expected 0 or more"),
-    (lambda: MinBlock(0), "min-block: least 0, expected 1 or more"),
-    (lambda: JointRatio(0.0), "joint ratio: tau 0.0, expected a number above 0"),
-    (lambda: Ensemble(1.1), "ensemble: weight 1.1, expected a number from 0 to 1"),
-    (lambda: Window(0, 0.3), "window: size 0, expected 1 or more"),
-    (lambda: Window(3, -0.1), "window: entropy -0.1, expected 0 or more"),
-    (lambda: Thresholds(0.0, 1.0), "thresholds: single 0.0, expected a number above 0, at most 1"),
-    (lambda: Thresholds(1.0, 2.0), "thresholds: acc 2.0, expected a number above 0, at most 1"),
-    (lambda: Ensemble(0.5).undrawn(), "ensemble: temperature 0, expected one above 0"),
+    (lambda: Typical(epsilon=0.0), "typical: epsilon=0.0, expected a number above 0, at most 1"),
+    (lambda: Typical(delta=-1.0), "typical: delta=-1.0, expected a number above 0"),
+    (lambda: Threshold(1.5), "threshold: theta=1.5, expected a number from 0 to 1"),
+    (lambda: Threshold(float("nan")), "threshold: theta=nan, expected a number from 0 to 1"),
+    (lambda: Threshold(0.5, "sum"), "threshold: measure='sum', expected token or product"),  # type: ignore[arg-type]
+    (lambda: TopK(0), "top-k: k=0, expected 1 or more"),
+    (lambda: Distance(-1), "distance: most=-1, expected 0 or more"),
+    (lambda: MinBlock(0), "min-block: least=0, expected 1 or more"),
+    (lambda: JointRatio(0.0), "joint-ratio: tau=0.0, expected a number above 0"),
+    (lambda: Ensemble(1.1), "ensemble: weight=1.1, expected a number from 0 to 1"),
+    (lambda: EntropyWindow(0, 0.3), "window: size=0, expected 1 or more"),
+    (lambda: EntropyWindow(3, -0.1), "window: entropy=-0.1, expected 0 or more"),
+    (lambda: Thresholds(0.0, 1.0), "thresholds: single=0.0, expected a number above 0, at most 1"),
+    (lambda: Thresholds(1.0, 2.0), "thresholds: acc=2.0, expected a number above 0, at most 1"),
+    (lambda: Ensemble(0.5).greedy(), "ensemble: temperature 0, expected one above 0"),
     (lambda: Groups(torch.tensor([0, -1])), "groups: .* expected int64 .V. of 0 or more"),
     (lambda: GroupMatch(torch.tensor([0.0, 1.0])), "groups: .* expected int64 .V. of 0 or more"),
-    (lambda: alike_groups(torch.zeros(3, 2), 2.0), "groups: similarity 2.0, expected a cosine from -1 to 1"),
+    (lambda: alike_groups(torch.zeros(3, 2), 2.0), "groups: similarity=2.0, expected a number from -1 to 1"),
 ]
 
 
@@ -233,7 +232,7 @@ def test_bad_options_get_one_line(make: Callable[[], object], words: str) -> Non
 def test_rules_without_a_draft_follow_the_trunk() -> None:
     logits = torch.randn(2, 1, 5, generator=tiny.generator(4), dtype=torch.float64)
     every = [rule for rule, _ in KEEPING.values()]
-    every += [Ratio(), KeepDraft(), JointRatio(), Ensemble(0.5), Window(2, 0.1), Thresholds(0.5, 0.5)]
+    every += [Ratio(), KeepDraft(), JointRatio(), Ensemble(0.5), EntropyWindow(2, 0.1), Thresholds(0.5, 0.5)]
     every += [Groups(torch.zeros(5).long()), GroupMatch(torch.zeros(5).long())]
     for rule in every:
         stop, follow = rule.distributions(logits, as_draft([[], []], 5, False, True))

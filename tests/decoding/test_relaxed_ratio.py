@@ -10,8 +10,10 @@ import torch
 from enumerate import Distribution, Drafts, Node, Prefix, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft
 
-from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.rules.relaxed import Ensemble, GreedyWindow, Thresholds, Window
+from speechmtp.decoding.rules.ensemble import Ensemble
+from speechmtp.decoding.rules.entropy_window import EntropyWindow, GreedyEntropyWindow
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.thresholds import Thresholds
 from speechmtp.errors import ConfigError
 
 CHAIN = (-1, 0, 1, 2)
@@ -58,7 +60,7 @@ def test_window_equals_throwing_all_coins(size: int, least: float) -> None:
     target, drafts = random_distributions(1, 4), Drafts(random_distributions(2, 4), (CHAIN,))
     made = [nodes for _, nodes in drafts.all((), 0)][::5]
     longer = 0.0
-    for nodes, (stop, follow) in zip(made, ByRule(Window(size, least), True, True, absent=2)(target, (), made)):
+    for nodes, (stop, follow) in zip(made, ByRule(EntropyWindow(size, least), True, True, absent=2)(target, (), made)):
         p = whole.targets(target, (), nodes)
         wanted, distributions = window(size, least)(p, nodes)
         assert stop == pytest.approx(wanted, abs=1e-12)
@@ -69,8 +71,8 @@ def test_window_equals_throwing_all_coins(size: int, least: float) -> None:
 
 
 def test_window_where_nothing_is_drawn() -> None:
-    rule = Window(1, 0.5).undrawn()
-    assert isinstance(rule, GreedyWindow)
+    rule = EntropyWindow(1, 0.5).greedy()
+    assert isinstance(rule, GreedyEntropyWindow)
     unsure, sure = [0.5, 0.4, 0.1], [0.98, 0.01, 0.01]
     for distributions, tokens, slot in (
         ([unsure, sure, sure, sure], [1, 0, 0], 3), ([sure, sure, sure, sure], [1, 0, 0], 0),
@@ -115,7 +117,7 @@ def thresholds(single: float, acc: float) -> Callable[[list[Distribution], list[
 @pytest.mark.parametrize("shape", [CHAIN, TREE])
 def test_thresholds_equal_a_plain_loop(single: float, acc: float, shape: tuple[int, ...]) -> None:
     rule = Thresholds(single, acc)
-    assert rule.exact == (single == acc == 1) and isinstance(rule.undrawn(), GreedyMatch)
+    assert rule.exact == (single == acc == 1) and isinstance(rule.greedy(), GreedyMatch)
     target, drafts = random_distributions(3, 4, gain=1.0), Drafts(random_distributions(4, 4), (shape,), "without")
     made = [nodes for _, nodes in drafts.all((), 0)][:: 29 if shape == TREE else 1]
     for nodes, (stop, follow) in zip(made, ByRule(rule, False, shape == CHAIN, absent=1)(target, (), made)):

@@ -8,9 +8,13 @@ import torch
 from enumerate import Distributions, Drafts, Node, Prefix, Verdict, distance, joint, outputs, random_distributions
 from judge import ByRule, as_draft, kept
 
-from speechmtp.decoding.rules.contract import AcceptanceRule, GreedyMatch, settle
-from speechmtp.decoding.rules.rejection import Block, KSeq, Ratio, SampleMatch
-from speechmtp.decoding.rules.relaxed import Thresholds
+from speechmtp.decoding.rules.block_verification import BlockVerification
+from speechmtp.decoding.rules.contract import AcceptanceRule, draw_outcome
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.k_seq import KSeq
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.sample_match import SampleMatch
+from speechmtp.decoding.rules.thresholds import Thresholds
 from speechmtp.errors import ConfigError
 
 CHAINS = ((-1, 0, 1), (-1,), (), (-1, 0))
@@ -27,13 +31,13 @@ EXACT = {
     "sample match, chains": (SampleMatch(), CHAINS, "with", True),
     "sample match, likeliest siblings": (SampleMatch(), BUSHES, "top", False),
     "sample match, duplicates among siblings": (SampleMatch(), NARROW, "with", False),
-    "block, chains": (Block(), CHAINS, "with", True),
-    "block, one-hot chains": (Block(), CHAINS, "top", True),
+    "block, chains": (BlockVerification(), CHAINS, "with", True),
+    "block, one-hot chains": (BlockVerification(), CHAINS, "top", True),
     "k-seq, chains": (KSeq(), CHAINS, "with", True),
     "k-seq, siblings": (KSeq(), NARROW, "with", False),
     "k-seq, three siblings": (KSeq(), BUSHES[1:], "with", False),
-    "both thresholds 1, likeliest siblings": (Thresholds(), BUSHES, "top", False),
-    "both thresholds 1, duplicates among siblings": (Thresholds(), NARROW, "with", False),
+    "both thresholds 1, likeliest siblings": (Thresholds(1.0, 1.0), BUSHES, "top", False),
+    "both thresholds 1, duplicates among siblings": (Thresholds(1.0, 1.0), NARROW, "with", False),
 }
 
 
@@ -48,7 +52,7 @@ def test_the_output_distribution_is_the_trunks(name: str, seed: int, zeros: floa
     assert distance(found, joint(target, 4)) < 1e-12
 
 
-@pytest.mark.parametrize("rule", [Ratio(), Block(), SampleMatch()])
+@pytest.mark.parametrize("rule", [Ratio(), BlockVerification(), SampleMatch()])
 def test_rows_of_one_batch_whose_drafts_end_behind_a_token(rule: AcceptanceRule) -> None:
     """A draft may end behind a token that it keeps, whatever the token is: lengths then differ by row."""
     for seed in range(3):
@@ -57,14 +61,14 @@ def test_rows_of_one_batch_whose_drafts_end_behind_a_token(rule: AcceptanceRule)
         assert distance(found, joint(target, 4)) < 1e-12
 
 
-@pytest.mark.parametrize("rule", [pytest.param(Ratio(), marks=pytest.mark.slow), Block()])
+@pytest.mark.parametrize("rule", [pytest.param(Ratio(), marks=pytest.mark.slow), BlockVerification()])
 def test_five_tokens_and_a_chain_of_three(rule: AcceptanceRule) -> None:
     target, draft = random_distributions(7, 5), random_distributions(8, 5)
     found = outputs(ByRule(rule, True, True), target, Drafts(draft, ((-1, 0, 1),)), 4)
     assert distance(found, joint(target, 4)) < 1e-12
 
 
-@pytest.mark.parametrize("rule", [Ratio(), SampleMatch(), Block(), KSeq(), Thresholds()])
+@pytest.mark.parametrize("rule", [Ratio(), SampleMatch(), BlockVerification(), KSeq(), Thresholds(1.0, 1.0)])
 def test_equal_distributions_and_certain_distributions(rule: AcceptanceRule) -> None:
     """p = q leaves nothing to draw a refused token from; certain distributions leave nothing else."""
     for target in (random_distributions(1, 3), random_distributions(1, 3, zeros=0.99)):
@@ -103,7 +107,7 @@ def test_wrong_draft_distributions_are_seen() -> None:
     assert off(Drafts(distributions, BUSHES, "without"), True, False) < 1e-12
 
 
-PLAIN = {"ratio": (Ratio(), whole.ratio, BUSHES), "block": (Block(), whole.block, CHAINS)}
+PLAIN = {"ratio": (Ratio(), whole.ratio, BUSHES), "block": (BlockVerification(), whole.block, CHAINS)}
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -124,10 +128,12 @@ def test_block_verification_never_keeps_less() -> None:
     gains = []
     for seed in range(12):
         target, drafts = random_distributions(seed, 3), Drafts(random_distributions(30 + seed, 3), ((-1, 0, 1),))
-        ratio, block = kept(Ratio(), target, drafts), kept(Block(), target, drafts)
+        ratio, block = kept(Ratio(), target, drafts), kept(BlockVerification(), target, drafts)
         gains.append(block - ratio)
         certain = Drafts(random_distributions(30 + seed, 3), ((-1, 0, 1),), "top")
-        assert kept(Block(), target, certain, False) == pytest.approx(kept(Ratio(), target, certain, False), abs=1e-12)
+        assert kept(BlockVerification(), target, certain, False) == pytest.approx(
+            kept(Ratio(), target, certain, False), abs=1e-12
+        )
     assert min(gains) >= -1e-12 and max(gains) > 0.05
 
 
@@ -135,13 +141,13 @@ def test_the_example_of_the_block_verification_paper() -> None:
     """Two tokens, p = (1/3, 2/3), q = (2/3, 1/3), a draft of two: 10/9 against 11/9."""
     target, drafts = (lambda _: [1 / 3, 2 / 3]), Drafts(lambda _: [2 / 3, 1 / 3], ((-1, 0),))
     assert kept(Ratio(), target, drafts) == pytest.approx(10 / 9)
-    assert kept(Block(), target, drafts) == pytest.approx(11 / 9)
+    assert kept(BlockVerification(), target, drafts) == pytest.approx(11 / 9)
 
 
 def test_block_verification_wants_chains() -> None:
     made = [nodes for _, nodes in Drafts(random_distributions(0, 3), NARROW).all((), 0)]
     with pytest.raises(ConfigError, match="block: a tree"):
-        ByRule(Block(), True, False)(random_distributions(1, 3), (), made)
+        ByRule(BlockVerification(), True, False)(random_distributions(1, 3), (), made)
 
 
 def test_k_seq_wants_siblings_of_one_distribution() -> None:
@@ -163,8 +169,8 @@ def test_k_seq_with_many_siblings_keeps_more_than_one() -> None:
 
 
 def test_exact_rules_compare_first_choices_where_nothing_is_drawn() -> None:
-    for rule in (Ratio(), SampleMatch(), Block(), KSeq(), Thresholds(0.5, 0.5)):
-        assert isinstance(rule.undrawn(), GreedyMatch)
+    for rule in (Ratio(), SampleMatch(), BlockVerification(), KSeq(), Thresholds(0.5, 0.5)):
+        assert isinstance(rule.greedy(), GreedyMatch)
     target = random_distributions(2, 3)
     greedy: Prefix = ()
     while len(greedy) < 4:
@@ -174,7 +180,7 @@ def test_exact_rules_compare_first_choices_where_nothing_is_drawn() -> None:
         draft = as_draft(drafts, 3, False, False)
         distributions = [whole.targets(target, prefix, nodes) for nodes in drafts]
         logits = torch.tensor(distributions, dtype=torch.float64).log()
-        accepted = settle(*GreedyMatch().distributions(logits, draft), draft)
+        accepted = draw_outcome(*GreedyMatch().distributions(logits, draft), draft)
         last = torch.where(accepted.count > 0, accepted.path.max(1).values + 1, 0) if draft.tokens.shape[1] else [0]
         return [
             whole.one_hot_verdict(int(slot), [whole.one_hot(int(token), 3)] * len(p))

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from engine_runs import Drawing, Plan, generate_mixed
+from engine_runs import RowSampling, Setup, generate_mixed
 from scenes import COUPLED, Scene, make_scene
 
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.types import Trace
 
@@ -39,20 +39,20 @@ class Draws:
     def _alone(self, row: int) -> list[int]:
         request = self.scene.requests[row]
         (tokens,), _ = generate_mixed(
-            self.scene.trunk, request.prompt, [Plan(Silent(), GreedyMatch())], tiny.EOS, [request.limit or 0],
-            self.drawing([row]), [request.ids],
+            self.scene.trunk, request.prompt, [Setup(Silent(), GreedyMatch())], tiny.EOS, [request.limit or 0],
+            self.row_sampling([row]), [request.ids],
         )  # fmt: skip
         return tokens
 
-    def drawing(self, rows: list[int]) -> Drawing:
+    def row_sampling(self, rows: list[int]) -> RowSampling:
         """Processors and the noise of these rows."""
         seeds = [self.seeds[row] for row in rows] if self.config.temperature else None
-        return Drawing(self.config.processors(), seeds, [self.streams[row] for row in rows])
+        return RowSampling(self.config.processors(), seeds, [self.streams[row] for row in rows])
 
     def check(self, strategies: list[str], rows: list[int] | None = None) -> list[Trace]:
         """Tokens of plain sampling, in the order of the rows."""
         rows = list(range(len(self.plain))) if rows is None else rows
-        tokens, traces = self.scene.run(strategies, rows, self.drawing(rows))
+        tokens, traces = self.scene.run(strategies, rows, self.row_sampling(rows))
         for row, said, label in zip(rows, tokens, strategies * (1 if len(strategies) > 1 else len(rows)), strict=True):
             assert said == self.plain[row], f"{self.config}, row {row}: {label}"
         return traces

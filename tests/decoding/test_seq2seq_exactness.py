@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 from cases import RandomTree
-from engine_runs import Drawing, Sources, generate
+from engine_runs import RowSampling, Sources, generate
 from seq2seq_scenes import HEADS, Scene, make_scene
 
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import SamplingConfig
 
 LABELS = (
@@ -70,10 +70,10 @@ def test_a_batch_equals_its_rows_alone(seed: int) -> None:
 def test_drawn_tokens_are_those_of_plain_drawing_with_the_same_seed(seed: int) -> None:
     scene = make_scene(seed)
     config = SamplingConfig(temperature=0.8, top_p=0.95, seed=seed)
-    drawing = Drawing.of(config, range(len(scene.answers)))
-    plain, _ = scene.run(["ar"], drawing=drawing)
+    row_sampling = RowSampling.of(config, range(len(scene.answers)))
+    plain, _ = scene.run(["ar"], row_sampling=row_sampling)
     for label in [label for label in LABELS if "rule" not in label][seed::6]:
-        assert scene.run([label], drawing=drawing)[0] == plain, label
+        assert scene.run([label], row_sampling=row_sampling)[0] == plain, label
 
 
 def test_the_scenes_cover_what_they_should() -> None:

@@ -10,17 +10,18 @@ import pytest
 import tiny
 import torch
 from cases import RandomTree, Scripted
-from engine_runs import Drawing, Sources, generate
+from engine_runs import RowSampling, Sources, generate
 from seq2seq_scenes import HEADS, Scene, make_scene
 from test_seq2seq_exactness import LABELS
 
 import speechmtp
 from speechmtp.decoding.engine import plain_outputs
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.table import RULES
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
-from speechmtp.decoding.strategies import RULES, parse_strategy
+from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.table import HeadsConfig
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
@@ -190,10 +191,10 @@ def test_fault_drawn_tokens_keep_the_distribution_under_every_rule(rule: str) ->
     for seed in range(4):
         scene = make_scene(seed, 4, whisper=True)
         rules = scene.model.rules
-        drawing = Drawing.of(SamplingConfig(temperature=3.0, seed=seed), range(len(scene.requests)))
-        for label in ("ar", "verify", *(["tree:paths=0.1.00.01"] if rule != "block" else [])):  # which takes chains
-            text = f"{label}{',' if ':' in label else ':'}rule={rule}" if rule and label != "ar" else label
-            tokens, traces = scene.run([text], drawing=drawing)
+        row_sampling = RowSampling.of(SamplingConfig(temperature=3.0, seed=seed), range(len(scene.requests)))
+        for label in ("ar", "verify", *([] if RULES[rule].instead_on_trees else ["tree:paths=0.1.00.01"])):
+            text = f"{label}{',' if ':' in label else ':'}rule={rule}" if label != "ar" else label
+            tokens, traces = scene.run([text], row_sampling=row_sampling)
             assert all({*said}.isdisjoint(rules.suppress) and said[0] not in rules.begin_suppress for said in tokens)
             drafts += sum(trace.num_draft_tokens for trace in traces)
     assert drafts > 60

@@ -8,12 +8,12 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case, mutate
-from engine_runs import Drawing, Sources, generate
+from engine_runs import RowSampling, Sources, generate
 
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads
 from speechmtp.decoding.drafters.spelled import TextRow
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
@@ -51,14 +51,26 @@ def random_texts(case: Case, pieces: tuple[str, ...]) -> list[CtcText]:
 
 
 def run(
-    case: Case, drafter: Drafter, texts: list[Any], pieces: tuple[str, ...] = WORDS, drawing: Drawing | None = None
+    case: Case,
+    drafter: Drafter,
+    texts: list[Any],
+    pieces: tuple[str, ...] = WORDS,
+    row_sampling: RowSampling | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:
     """The case's batch; heads of random weights for those who ask."""
     heads = tiny.heads("latent", 3, case.seed) if drafter.heads else None
     speller = longest_first(pieces)
     sources = Sources(ctc=[SpelledText(one, speller) if isinstance(one, CtcText) else one for one in texts])
     return generate(
-        case.trunk, heads, case.prompt, drafter, GreedyMatch(), tiny.EOS, sources, case.limits, drawing=drawing
+        case.trunk,
+        heads,
+        case.prompt,
+        drafter,
+        GreedyMatch(),
+        tiny.EOS,
+        sources,
+        case.limits,
+        row_sampling=row_sampling,
     )
 
 
@@ -67,7 +79,7 @@ DRAFTERS: list[Any] = [
     CtcDraft("recycle", depth=2),
     CtcDraft("tree", pointers=5, nodes=9),
     CtcHeads(3, 0.5),
-    CtcHeads(2, 1.0, CtcDraft("recycle")),
+    CtcHeads(2, 1.0, "recycle"),
 ]
 
 
@@ -87,11 +99,11 @@ def test_every_text_gives_the_tokens_of_plain_sampling_with_the_same_seed(seed: 
     config = SamplingConfig(temperature=0.9, top_p=0.9, repetition_penalty=1.2)
     case = make_case(seed, most_rows=3, most=8)
     rows = len(case.tokens)
-    drawing = Drawing(config.processors(), [seed] * rows, list(range(rows)))
-    plain, _ = run(case, Silent(), [], drawing=drawing)
+    row_sampling = RowSampling(config.processors(), [seed] * rows, list(range(rows)))
+    plain, _ = run(case, Silent(), [], row_sampling=row_sampling)
     texts = [CtcText(spell(tokens, WORDS)[: 4 * seed]) for tokens in plain]
     for drafter in DRAFTERS[seed % 2 :: 2]:
-        assert run(case, drafter, texts, drawing=drawing)[0] == plain
+        assert run(case, drafter, texts, row_sampling=row_sampling)[0] == plain
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -146,7 +158,7 @@ def test_the_rest_is_what_the_text_says_behind_the_best_place(text: str, emitted
     row = row_of(text)
     heard = [ord(letter) for letter in emitted]
     for end in (len(heard) // 2, len(heard)):
-        row.hear(heard[:end])
+        row.take_in(heard[:end])
     [(number, start)] = row.pointers.best(1)
     assert row.rest(number, start, None).tokens == [*(ord(letter) for letter in left), 0]
 
@@ -158,7 +170,7 @@ def test_the_place_is_the_best_prefix_by_edit_distance(seed: int) -> None:
         "".join("abC"[i] for i in torch.randint(0, 3, (n,), generator=rng).tolist()) for n in (9, 1 + seed % 8)
     )
     row = row_of(text)
-    row.hear([ord(letter) for letter in said])
+    row.take_in([ord(letter) for letter in said])
     [(number, start)] = row.pointers.best(1)
     ends = range(len(text) + 2)
     distances = [oracle.edit_distance([*said.lower()], [*f" {text}".lower()[:end]]) for end in ends]
@@ -169,12 +181,12 @@ def test_the_place_is_the_best_prefix_by_edit_distance(seed: int) -> None:
 def test_a_rest_is_cut_between_words_and_then_has_no_end_token() -> None:
     row = row_of("word " * 60)
     assert len(row.rest(0, 0, None).tokens) == 5 * 60 + 1, "the whole text behind the prompt"
-    row.hear([32])
+    row.take_in([32])
     rest = row.rest(0, 1, None)
     assert "".join(map(chr, rest.tokens)) == ("word " * 16).strip() and len(rest.confidence) == 79
     assert row.rest(0, 1, 3).tokens == [ord(letter) for letter in "wor"]
     unbroken = row_of("x" * 200)
-    unbroken.hear([32])
+    unbroken.take_in([32])
     assert unbroken.rest(0, 1, None).tokens == [ord("x")] * 80
 
 
@@ -183,7 +195,7 @@ def test_a_token_is_as_sure_as_its_least_sure_character() -> None:
     row = TextRow(CtcText("abcd ab", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.95)), speller, 9)
     rest = row.rest(0, 0, None)
     assert rest.tokens == [0, 1, 2, 3, 0, 1, 9] and rest.confidence == [1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 1.0]
-    row.hear([0])
+    row.take_in([0])
     assert row.rest(0, 1, 2).confidence == [0.8, 0.7]
     assert set(TextRow(CtcText("abcd"), speller, 9).rest(0, 0, None).confidence) == {1.0}
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from speechmtp.decoding.draft_length import LENGTHS
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
@@ -12,18 +13,14 @@ from speechmtp.decoding.drafters.model import DraftModel
 from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
 from speechmtp.decoding.presets import PRESETS
-from speechmtp.decoding.rules.contract import GreedyMatch, KeepDraft
-from speechmtp.decoding.rules.rejection import Ratio
-from speechmtp.decoding.rules.relaxed import Thresholds, Typical
-from speechmtp.decoding.strategies import (
-    LENGTHS,
-    RULES,
-    STRATEGIES,
-    Strategy,
-    make_strategy,
-    parse_strategies,
-    parse_strategy,
-)
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.keep_draft import KeepDraft
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.table import RULES
+from speechmtp.decoding.rules.thresholds import Thresholds
+from speechmtp.decoding.rules.typical import Typical
+from speechmtp.decoding.strategies import Strategy, make_strategy, parse_strategies, parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES, rules_for
 from speechmtp.errors import ConfigError
 
 OTHERS = {
@@ -86,7 +83,7 @@ def holds(strategy: Strategy, key: str, value: Any) -> bool:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_row_makes_its_strategy_and_says_what_it_does(name: str) -> None:
     strategy, row = make_strategy(name, {}), STRATEGIES[name]
-    given = {key: value for key, value in row.options.items() if value != ""}
+    given = {key: option.default for key, option in row.options.items() if option.default is not None}
     assert strategy.name == name and strategy.options == given and row.summary
     assert strategy.label == name + "".join(f":{shown}" for shown in [",".join(
         f"{key}={value}" for key, value in given.items() if key in ("depth", "theta", "measure")
@@ -101,15 +98,17 @@ def test_every_row_makes_its_strategy_and_says_what_it_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_options_that_are_empty_by_default_stand_in_no_label(name: str) -> None:
-    for key in (key for key, value in STRATEGIES[name].options.items() if value == ""):
-        for value in {"rule": [*RULES][1:], "length": LENGTHS[1:], "heads": ("x",)}.get(key) or (OTHERS[key],):
+    row = STRATEGIES[name]
+    for key in (key for key, option in row.options.items() if option.default is None):
+        rules = [] if row.drafter is None else [rule for rule in rules_for(row.drafter) if rule != "match"]
+        for value in {"rule": rules, "length": [*LENGTHS], "heads": ["x"]}.get(key) or [OTHERS[key]]:
             strategy = parse_strategy(f"{name}:{key}={value}")
-            assert strategy.options == make_strategy(name, {}).options | {key: value}
+            assert strategy.options.items() >= (make_strategy(name, {}).options | {key: value}).items()
             assert f"{key}={value}" in strategy.label and same(parse_strategy(strategy.label), strategy)
             if key == "rule":
                 assert type(strategy.rule) is RULES[value]
             if key == "length":
-                assert strategy.length == value
+                assert type(strategy.length) is LENGTHS[value]
         assert same(parse_strategy(f"{name}:{key}="), make_strategy(name, {}))
     if "rule" in STRATEGIES[name].options:
         assert same(parse_strategy(f"{name}:rule=match"), make_strategy(name, {}))
@@ -138,24 +137,24 @@ def test_every_preset_is_a_row_with_fixed_options(name: str) -> None:
         ("ar:depth=3", ["strategy ar: no option 'depth'; allowed: none"]),
         ("verify:dept=3", ["strategy verify: no option 'dept'; allowed: depth, theta, measure, heads, rule, length"]),
         ("threshold:tau=1", ["strategy threshold: no option 'tau'; allowed: depth, theta, measure, heads"]),
-        ("verify:depth=three", ["strategy verify: depth='three', expected int"]),
+        ("verify:depth=three", ["strategy verify: depth='three', expected 0 or more"]),
         ("verify:depth=-1", ["strategy verify: depth=-1, expected 0 or more"]),
         ("ctc-heads:labels=-1", ["strategy ctc-heads: labels=-1, expected 0 or more"]),
         ("verify:depth", ["strategy verify: 'depth', expected key=value"]),
         ("threshold:theta=1.5", ["strategy threshold: theta=1.5, expected a number from 0 to 1"]),
         ("verify:theta=-0.1", ["strategy verify: theta=-0.1, expected a number from 0 to 1"]),
         ("ctc-heads:theta=nan", ["strategy ctc-heads: theta=nan, expected a number from 0 to 1"]),
-        ("draft-model:theta=high", ["strategy draft-model: theta='high', expected float"]),
+        ("draft-model:theta=high", ["strategy draft-model: theta='high', expected a number from 0 to 1"]),
         ("threshold:measure=", ["strategy threshold: measure is empty, expected a value; its default is token"]),
         ("tree:paths=", ["strategy tree: paths is empty, expected a value; its default is 0.1.2."]),
         ("threshold:measure=sum", ["measure='sum', expected token or product"]),
-        ("verify:rule=exact", ["rule='exact', expected match or ratio or block or sample"]),
+        ("verify:rule=exact", ["rule='exact', expected one of match, ratio, block, sample, k-seq,"]),
         ("tree:length=long", ["length='long', expected running or cost"]),
         ("ctc:mode=some", ["mode='some', expected one of whole, resume, recycle, tree"]),
-        ("lookup:match=best", ["match 'best', expected last or first"]),
+        ("lookup:match=best", ["match='best', expected last or first"]),
         ("tree:paths=0.11", ["path 11 without 1 before it"]),
-        ("dynamic-tree:nodes=1000", ["nodes 1000, expected 1 to 256"]),
-        ("suffix:depth=1", ["strategy suffix", "depth 1, expected 2 or more"]),
+        ("dynamic-tree:nodes=1000", ["nodes=1000, expected 1 to 256"]),
+        ("suffix:depth=1", ["strategy suffix", "depth=1, expected 2 or more"]),
         ("eagle:depth=3", ["no option 'depth', a preset is fixed; allowed: heads; its row is dynamic-tree:depth"]),
         ("medusa:rule=ratio", ["no option 'rule'", "allowed: heads, paths; its row is typical:depth=4,"]),
         ("mtad:tau=0.1", ["strategy mtad: no option 'tau'", "allowed: none; its row is joint-ratio:depth=4"]),

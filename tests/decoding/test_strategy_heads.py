@@ -10,8 +10,9 @@ from scenes import make_scene, preset_heads
 from speechmtp.decoding.drafters.tree import HeadTree
 from speechmtp.decoding.presets import PRESETS, training_command
 from speechmtp.decoding.runner import Runner
-from speechmtp.decoding.sampling import Drawing
-from speechmtp.decoding.strategies import STRATEGIES, make_strategy, parse_strategies, parse_strategy
+from speechmtp.decoding.sampling import RowSampling
+from speechmtp.decoding.strategies import make_strategy, parse_strategies, parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.types import Request
@@ -73,24 +74,24 @@ FITTED = [n for n, row in STRATEGIES.items() if "heads" in row.options and row.o
 @pytest.mark.parametrize("name", FITTED)
 def test_only_a_depth_that_nobody_chose_is_fitted_to_the_heads(name: str) -> None:
     strategy = parse_strategy(f"{name}:heads=x")
-    fitted = strategy.fitted(3)
+    fitted = strategy.with_max_depth(3)
     assert fitted.options == strategy.options | {"depth": 3} and fitted.drafter.depth == 3
     assert fitted.label.startswith(f"{name}:depth=3")
-    assert strategy.fitted(7) is strategy is strategy.fitted(9)
+    assert strategy.with_max_depth(7) is strategy is strategy.with_max_depth(9)
     for depth in (0, 5, 7):
         chosen = parse_strategy(f"{name}:depth={depth}")
-        assert chosen.fitted(3) is chosen
-    assert make_strategy(name, strategy.given | {"depth": 7}).fitted(3).options["depth"] == 7
+        assert chosen.with_max_depth(3) is chosen
+    assert make_strategy(name, strategy.given | {"depth": 7}).with_max_depth(3).options["depth"] == 7
 
 
 def test_a_tree_that_nobody_chose_is_cut_to_the_heads() -> None:
-    fitted = parse_strategy("tree").fitted(2)
+    fitted = parse_strategy("tree").with_max_depth(2)
     assert isinstance(fitted.drafter, HeadTree) and fitted.drafter.depth == 2
     assert fitted.drafter.paths == fitted.options["paths"] and "000" not in fitted.options["paths"]
     assert parse_strategy(fitted.label).drafter == fitted.drafter
     chosen = parse_strategy("tree:paths=0.00.000")
-    assert chosen.fitted(2) is chosen
-    assert parse_strategy("tree").fitted(9).options == parse_strategy("tree").options
+    assert chosen.with_max_depth(2) is chosen
+    assert parse_strategy("tree").with_max_depth(9).options == parse_strategy("tree").options
 
 
 def runner(**heads: Any) -> Runner:
@@ -108,11 +109,14 @@ def runner(**heads: Any) -> Runner:
         ("tree:paths=0.00.000.0000", ["strategy tree: a tree of depth 4, expected at most 3", "give shorter paths"]),
         ("typical:paths=0.00.000.0000", ["strategy typical: a tree of depth 4, expected at most 3"]),
         ("dynamic-tree:depth=5", ["strategy dynamic-tree: depth=5, expected at most 3, the heads' depth"]),
-        ("verify:heads=chain", ["strategy verify: heads 'chain': not among those loaded, own; name it or give its"]),
+        (
+            "verify:heads=chain",
+            ["strategy verify: heads='chain': not among those loaded, own; name one, or load it with heads="],
+        ),
         ("tree:paths=0.9", ["tree: 10 children, expected at most 7, the tokens that the heads draft"]),
         ("draft-model", ["draft model: 4 tokens, expected the trunk's 11; give one of the same tokenizer"]),
         ("tree:rule=block", ["block: a tree of drafted tokens, expected a chain; use ratio for trees"]),
-        ("marginal:depth=9", ["marginal: depth 9 and top 8 make more than 4096 nodes; lower depth or top"]),
+        ("marginal:depth=9", ["marginal: depth=9 and top=8 make more than 4096 nodes; lower depth or top"]),
     ],
 )
 def test_what_a_model_cannot_run_is_one_line(text: str, parts: list[str]) -> None:
@@ -121,15 +125,15 @@ def test_what_a_model_cannot_run_is_one_line(text: str, parts: list[str]) -> Non
     requests = [Request(prompt, tiny.RULES, 4, noise_key=i, sources=(DraftPrompt(model.draft, prompt),))
                 for i in range(9)]  # fmt: skip
     with pytest.raises(ConfigError) as caught:
-        model.run(requests, [parse_strategy(text)] * 9, Drawing(None, 1))
+        model.run(requests, [parse_strategy(text)] * 9, RowSampling(None, 1))
     assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value)
 
 
 def test_a_model_without_heads_or_draft_model_says_so() -> None:
     bare = replace(runner(), draft=None)
-    with pytest.raises(ConfigError, match="strategy verify: heads: the model has no heads; give a head folder with"):
+    with pytest.raises(ConfigError, match="strategy verify: heads: the model has no heads; load it with heads="):
         bare.prepared(parse_strategy("verify"))
-    with pytest.raises(ConfigError, match="strategy mtad: needs a draft model; give one with --draft-model"):
+    with pytest.raises(ConfigError, match="strategy mtad: needs a draft model; load one with draft_model="):
         bare.prepared(parse_strategy("mtad"))
     names = {strategy.name for strategy in bare.usable(ctc=False)}
     assert {"ar", "lookup", "prompt-lookup", "lookahead", "oracle"} <= names

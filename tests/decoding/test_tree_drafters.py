@@ -8,13 +8,13 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case
-from engine_runs import Plan, generate_mixed
+from engine_runs import Setup, generate_mixed
 from families import CONFIGS, NAMES, D
 from random_trees import random_shape, trees
 from torch import Tensor
 
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import TreeShape
 from speechmtp.errors import ConfigError
@@ -268,8 +268,8 @@ def test_fault_08_what_is_absent_is_never_accepted(seed: int) -> None:
     plain = [oracle.plain_greedy(case.trunk, prompt, tiny.EOS, limit).tokens for prompt, limit in prompts]
     heads = tiny.heads(("latent", "hydra")[seed % 2], D, seed)
     for drafter in (HeadTree("0.1.2.10.11.100"), DynamicTree(3, 3, 8)):
-        plan = Plan(drafter, GreedyMatch(), heads, length=Given())
-        tokens, traces = generate_mixed(case.trunk, case.prompt, [plan], tiny.EOS, case.limits)
+        bound = Setup(drafter, GreedyMatch(), heads, length=Given())
+        tokens, traces = generate_mixed(case.trunk, case.prompt, [bound], tiny.EOS, case.limits)
         assert tokens == plain
         assert len({trace.num_draft_tokens / max(1, trace.num_drafts) for trace in traces}) > 1 or len(plain) == 1
     assert sum(row.count(0) for row in plain) > 0
@@ -279,7 +279,7 @@ def test_a_tree_deeper_than_the_heads_is_one_clear_line() -> None:
     case = make_case(3, most_rows=2)
     heads = tiny.heads("latent", 2, 1)
     for drafter in (HeadTree("0.00.000"), DynamicTree(3)):
-        with pytest.raises(ConfigError, match="depth 3, expected at most 2, the depth of the model's heads"):
+        with pytest.raises(ConfigError, match="depth=3, expected at most 2, the depth of the model's heads"):
             case.run(drafter, heads=heads)
     narrow = tiny.heads("latent", 2, 1, shortlist=3)
     for drafter in (HeadTree("0.3"), DynamicTree(2, 4)):
@@ -290,9 +290,9 @@ def test_a_tree_deeper_than_the_heads_is_one_clear_line() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": -1}, "depth -1, expected 0 or more"), ({"width": 0}, "width 0, expected 1 to 10"),
-        ({"width": 11}, "width 11, expected 1 to 10"), ({"nodes": 0}, "nodes 0, expected 1 to 256"),
-        ({"nodes": 257}, "nodes 257, expected 1 to 256"),
+        ({"depth": -1}, "depth=-1, expected 0 or more"), ({"width": 0}, "width=0, expected 1 to 10"),
+        ({"width": 11}, "width=11, expected 1 to 10"), ({"nodes": 0}, "nodes=0, expected 1 to 256"),
+        ({"nodes": 257}, "nodes=257, expected 1 to 256"),
     ],
 )  # fmt: skip
 def test_options_of_dynamic_trees_are_checked(options: dict[str, int], message: str) -> None:

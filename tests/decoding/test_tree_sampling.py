@@ -10,15 +10,15 @@ import pytest
 import tiny
 import torch
 from cases import Case, make_case
-from engine_runs import Drawing, Limits, generate
+from engine_runs import Limits, RowSampling, generate
 from families import CONFIGS, NAMES, D
 from random_trees import trees
 from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
-from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.rules.ratio import Ratio
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import TreeShape
@@ -35,9 +35,9 @@ SAMPLING = (
 
 def sample(case: Case, drafter: Drafter, rule: Any, heads: Any, config: SamplingConfig) -> tuple[Any, int]:
     """Tokens, and how many drafted ones were accepted."""
-    drawing = Drawing.of(config, range(len(case.tokens)))
+    row_sampling = RowSampling.of(config, range(len(case.tokens)))
     tokens, traces = generate(
-        case.trunk, heads, case.prompt, drafter, rule, tiny.EOS, None, case.limits, drawing=drawing
+        case.trunk, heads, case.prompt, drafter, rule, tiny.EOS, None, case.limits, row_sampling=row_sampling
     )  # fmt: skip
     return tokens, sum(trace.num_accepted_tokens for trace in traces)
 
@@ -100,9 +100,10 @@ def test_fault_03_the_ratio_rule_on_trees_draws_from_the_trunks_distribution(kin
     one = tiny.prompts(trunk, [3], 2)
     prompt = Prompt(one.embeddings.expand(ROWS, -1, -1), one.positions.expand(ROWS, -1), one.lengths.expand(ROWS),
                     one.next_position.expand(ROWS))  # fmt: skip
-    drawing = Drawing.of(SamplingConfig(temperature=1.0, seed=11), range(ROWS))
+    row_sampling = RowSampling.of(SamplingConfig(temperature=1.0, seed=11), range(ROWS))
     tokens, traces = generate(
-        trunk, tiny.heads(kind, 2, 4), prompt, drafter, Ratio(), tiny.EOS, None, Limits(0.0, 3), drawing=drawing
+        trunk, tiny.heads(kind, 2, 4), prompt, drafter, Ratio(), tiny.EOS, None, Limits(0.0, 3),
+        row_sampling=row_sampling,
     )  # fmt: skip
     assert sum(trace.num_accepted_tokens for trace in traces) > 0.3 * ROWS, "trees are used"
     probs = probs_of_three(trunk, one)

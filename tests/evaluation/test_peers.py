@@ -12,7 +12,7 @@ from engine_runs import Limits, generate
 from small_lm import load_lm
 
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.evaluation.peers import PEER_MODES, PeerRun, peer_modes, run_peer
 from speechmtp.models.trunk import Trunk

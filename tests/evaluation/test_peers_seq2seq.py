@@ -8,7 +8,7 @@ import torch
 from engine_runs import generate
 
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.evaluation.peers import PeerRun, peer_modes, run_peer
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder

@@ -12,7 +12,7 @@ from engine_runs import Limits, generate
 
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 
 
 def acceptances() -> Iterator[list[int]]:
@@ -173,7 +173,7 @@ def test_a_draft_runs_each_layer_once_whatever_its_depth(inside: str, depth: int
 def test_verified_drafts_decode_as_the_trunk_does(inside: str, correction: str) -> None:
     trunk = tiny.trunk(gain=1.0)
     heads = block(trunk, inside=inside, correction=correction, shortlist=8)
-    prompt, limits, never = tiny.prompts(trunk, LENGTHS), Limits(most=12), -1
+    prompt, limits, never = tiny.prompts(trunk, LENGTHS), Limits(max_tokens=12), -1
     plain, _ = generate(trunk, None, prompt, Silent(), GreedyMatch(), never, limits=limits)
     assert len({tuple(row) for row in plain}) == 3
     for depth in (2, DEPTH):

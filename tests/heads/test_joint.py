@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.heads import HeadChain
-from speechmtp.decoding.rules.contract import GreedyMatch
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import TrainBatch
 from speechmtp.heads.joint import JointHeads, JointHeadsConfig

@@ -1,6 +1,7 @@
 """Head d at index t predicts x_{t+1+d}, and what is trained is the layout of decoding."""
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from tiny import BOS, EOS, VOCAB, frames, heads, randomise, speech_lm
 from torch import Tensor
 
 from speechmtp.decoding.noise import Noise
-from speechmtp.decoding.rules.contract import GreedyMatch
-from speechmtp.decoding.sampling import Choice, choose
+from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.strategies import make_strategy
 from speechmtp.heads.contract import HeadSet
@@ -101,13 +102,12 @@ def test_the_sentence_is_decoded_with_as_few_calls_as_the_depth_allows(
     assert traces[0].calls == calls  # 13 tokens: one from the prompt's call, then blocks of 4
 
 
+@dataclass(frozen=True, eq=False)
 class Watched(GreedyMatch):
     """Greedy match that notes the target logits it is shown."""
 
-    by_choices = False
-
-    def __init__(self) -> None:
-        self.seen: list[Tensor] = []
+    by_argmax: ClassVar[bool] = False
+    seen: list[Tensor] = field(default_factory=list)
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
         self.seen.append(target)
@@ -160,11 +160,11 @@ def test_heads_see_in_decoding_what_they_were_trained_on(
     head_set = heads("latent", DEPTH, 4)
     drafts: list[tuple[list[int], list[int], Tensor]] = []
 
-    def watched(state: DecodeState, logits: Tensor, *rest: Any) -> Choice:
+    def watched(state: DecodeState, logits: Tensor, *rest: Any) -> PickedTokens:
         drafts.append(([r.slot for r in state.rows], [len(r.tokens) for r in state.rows], logits))
-        return choose(state, logits, *rest)
+        return pick_tokens(state, logits, *rest)
 
-    monkeypatch.setattr("speechmtp.decoding.drafters.heads.choose", watched)
+    monkeypatch.setattr("speechmtp.decoding.drafters.heads.pick_tokens", watched)
     strategy = make_strategy("verify", {"depth": DEPTH})
     assert strategy.drafter is not None and strategy.rule is not None
     with torch.no_grad():

@@ -3,17 +3,18 @@ arXiv 2407.09722)."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import empty_draft
 from speechmtp.decoding.drafters.model import ByModel, DraftCache
 from speechmtp.decoding.drafters.paths import Paths, ends_text, log_probs_of, logits_behind, up_to_end
 from speechmtp.decoding.noise import DRAFT
 from speechmtp.decoding.sampling import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
-from speechmtp.errors import ConfigError
 from speechmtp.types import Draft, chain_draft
 
 
@@ -28,18 +29,12 @@ class BeamSample(ByModel):
     again.
     """
 
-    depth: int
-    width: int = 4
-    top_k: int = 10
-    top_p: float = 0.9
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ConfigError(f"beams: width {self.width}, expected 1 or more")
-        if self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ConfigError(
-                f"beams: top_k {self.top_k} and top_p {self.top_p}, expected top_k from 0, top_p above 0, at most 1"
-            )
+    depth: Annotated[int, Range(0)] = 4
+    width: Annotated[int, Range(1)] = 4
+    top_k: Annotated[int, Range(0)] = 10
+    top_p: Annotated[float, Range(0, 1, above=True)] = 0.9
+    name: ClassVar[str] = "beams"
+    gives_probabilities: ClassVar[bool] = True
 
     @cached_property
     def _cut(self) -> Processors | None:

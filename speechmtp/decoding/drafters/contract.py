@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechmtp.config import check_fields
 from speechmtp.decoding.state import DecodeState
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
@@ -16,17 +17,35 @@ from speechmtp.types import Draft, Request, Source, chain_draft
 
 
 class Drafter:
-    """Holds configuration only; what changes is in `row.kept`, a row each, and in `state.drafter_state` for the rows of
-    a plan together.
+    """Configuration only: a frozen dataclass whose fields are its options. What changes while requests are decoded is
+    in `row.kept`, of each row alone, and in `state.drafter_state`, of all rows of a strategy together.
 
-    `heads` says whether it needs a head set, `source` which class of sources it reads of a request, which
-    `source_is_optional` may lack.
+    `name` is what it is called in the table of drafters. `heads` says whether it needs a head set, `source` which class
+    of sources it reads of a request; with `source_is_optional` a request may lack it. `wants_choices` says whether
+    `observe` wants the trunk's choices.
+
+    Which rules and lengths go with it is said here too: `gives_probabilities` if its drafts always come with the
+    probabilities of their tokens, `exact_rules_only` if any other rule would mean nothing, `adapts` if strategies offer
+    draft lengths for it; `branches` is whether its drafts may be trees.
     """
 
+    name: ClassVar[str] = ""
     heads: ClassVar[bool] = False
     source: ClassVar[type[Source] | None] = None
     source_is_optional: ClassVar[bool] = False
-    hears_choices: ClassVar[bool] = False  # whether `observe` wants the trunk's choices
+    wants_choices: ClassVar[bool] = False
+    gives_probabilities: ClassVar[bool] = False
+    exact_rules_only: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """ConfigError for an option that is not allowed."""
+        check_fields(self, self.name or type(self).__name__)
+
+    @property
+    def branches(self) -> bool:
+        """Whether a draft may be a tree; else all of them are chains."""
+        return False
 
     def start(self, state: DecodeState) -> Any:
         """Set `kept` of new rows, which `check` has let pass; what it keeps of all of them together comes back."""
@@ -56,11 +75,15 @@ class Drafter:
 
     def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
         """Hear what each row has just emitted; `choices` [B, P + 1] are the trunk's first choices behind the base token
-        and behind every drafted one, under its noise where drafts share it; None unless it `hears_choices`."""
+        and behind every drafted one, under its noise where drafts share it; None unless it `wants_choices`."""
 
 
+@dataclass(frozen=True)
 class Silent(Drafter):
     """Drafts nothing: plain decoding, one token a call."""
+
+    name: ClassVar[str] = "silent"
+    exact_rules_only: ClassVar[bool] = True
 
     def propose(self, state: DecodeState) -> Draft:
         """An empty draft."""
@@ -87,8 +110,8 @@ class Trie:
     parents: list[int]
 
     @classmethod
-    def of(cls, candidates: Sequence[Sequence[int]], most: int) -> "Trie":
-        """At most `most` nodes, earlier candidates first; equal beginnings are one path."""
+    def of(cls, candidates: Sequence[Sequence[int]], max_nodes: int) -> "Trie":
+        """At most `max_nodes` nodes, earlier candidates first; equal beginnings are one path."""
         trie = cls([], [])
         child: dict[tuple[int, int], int] = {}
         for candidate in candidates:
@@ -96,7 +119,7 @@ class Trie:
             for token in candidate:
                 node = child.get((at, token))
                 if node is None:
-                    if len(trie.tokens) >= most:
+                    if len(trie.tokens) >= max_nodes:
                         break
                     node = child[at, token] = len(trie.tokens)
                     trie.tokens.append(token)

@@ -8,14 +8,15 @@ that spells gives characters: the places are then among these, and the rest is m
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, Trie, tree_draft
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
 from speechmtp.decoding.drafters.spelled import TextRow
 from speechmtp.decoding.state import DecodeState
-from speechmtp.errors import ConfigError
 from speechmtp.types import CtcLabels, CtcSource, Draft, Source, SpelledText
 
 Mode = Literal["whole", "resume", "recycle", "tree"]
@@ -32,24 +33,18 @@ class CtcDraft(Drafter):
     """
 
     mode: Mode = "recycle"
-    pointers: int = 3
-    alternatives: int = 2
-    nodes: int = 96
-    least: float = 0.5
-    depth: int | None = None
+    depth: Annotated[int | None, Range(0)] = None
+    pointers: Annotated[int, Range(1)] = 3
+    alternatives: Annotated[int, Range(1)] = 2
+    nodes: Annotated[int, Range(1)] = 96
+    least: Annotated[float, Range(0, 1, above=True)] = 0.5
+    name: ClassVar[str] = "ctc"
     source: ClassVar[type[Source] | None] = CtcSource
 
-    def __post_init__(self) -> None:
-        """ConfigError for an option out of range."""
-        if self.mode not in get_args(Mode):
-            raise ConfigError(f"ctc: mode={self.mode!r}, expected one of {', '.join(get_args(Mode))}")
-        if min(self.pointers, self.alternatives, self.nodes) < 1:
-            raise ConfigError(
-                f"ctc: pointers={self.pointers}, alternatives={self.alternatives}, nodes={self.nodes}, "
-                f"expected 1 or more of each"
-            )
-        if not 0 < self.least <= 1:
-            raise ConfigError(f"ctc: least={self.least}, expected a number above 0 and up to 1")
+    @property
+    def branches(self) -> bool:
+        """Several rests make a tree."""
+        return self.mode == "tree"
 
     def start(self, state: DecodeState) -> None:
         """Hypotheses of every row."""
@@ -75,7 +70,7 @@ class CtcDraft(Drafter):
     def _rests(self, row: CtcRow, emitted: list[int]) -> list[Hypothesis]:
         if self.mode == "whole" and emitted:
             return []
-        row.hear(emitted)
+        row.take_in(emitted)
         if not emitted:
             places = [(number, 0) for number in range(row.count)]
         elif self.mode == "resume":
@@ -87,14 +82,34 @@ class CtcDraft(Drafter):
 
 @dataclass(frozen=True)
 class CtcHeads(Drafter):
-    """The CTC transcript (`draft`) and, where one of its next `depth` tokens is less sure than `theta` or none is left,
-    a chain of the heads as one more branch of the same tree."""
+    """The CTC transcript as `CtcDraft` drafts it, at most `labels` tokens a call if given; and, where one of its next
+    `depth` tokens is less sure than `theta` or none is left, a chain of `depth` tokens of the heads as one more branch
+    of the same tree."""
 
-    depth: int
-    theta: float = 0.9
-    draft: CtcDraft = CtcDraft("tree")
+    depth: Annotated[int, Range(0)] = 7
+    theta: Annotated[float, Range(0, 1)] = 0.9
+    mode: Mode = "tree"
+    labels: Annotated[int | None, Range(0)] = None
+    pointers: Annotated[int, Range(1)] = 3
+    alternatives: Annotated[int, Range(1)] = 2
+    name: ClassVar[str] = "ctc-heads"
     heads: ClassVar[bool] = True
     source: ClassVar[type[Source] | None] = CtcSource
+
+    @property
+    def branches(self) -> bool:
+        """The heads' chain may stand beside the CTC transcript."""
+        return True
+
+    @cached_property
+    def draft(self) -> CtcDraft:
+        """What drafts from the CTC head."""
+        return CtcDraft(self.mode, self.labels, self.pointers, self.alternatives)
+
+    @cached_property
+    def chain(self) -> HeadChain:
+        """What drafts from the heads."""
+        return HeadChain(self.depth)
 
     def start(self, state: DecodeState) -> None:
         """What the CTC draft keeps."""
@@ -104,7 +119,7 @@ class CtcHeads(Drafter):
         """The CTC branches, and the heads' behind the first of them."""
         rests = self.draft.rests(state)
         unsure = [self._unsure(row[0] if row else None) for row in rests]
-        return beside_heads(rests, unsure, self.depth, self.draft.nodes, state)
+        return beside_heads(rests, unsure, self.chain, self.draft.nodes, state)
 
     def _unsure(self, best: Hypothesis | None) -> bool:
         """Whether a draft may go wrong within the heads' reach; one of an end token alone has run out."""
@@ -112,17 +127,17 @@ class CtcHeads(Drafter):
 
 
 def beside_heads(
-    rests: Sequence[Sequence[Hypothesis]], asked: Sequence[bool], depth: int, nodes: int, state: DecodeState
+    rests: Sequence[Sequence[Hypothesis]], asked: Sequence[bool], chain: HeadChain, nodes: int, state: DecodeState
 ) -> Draft:
-    """Each row's rests as one tree, with a chain of the heads behind the best of them where it is `asked` for; the
+    """Each row's rests as one tree, with a `chain` of the heads behind the best of them where it is `asked` for; the
     rests alone at the prompt's call, where the heads have seen no trunk state yet."""
     lists = [[one.tokens for one in row] for row in rests]
     if state.prompted and any(asked):
         # However the heads' tokens were drawn, here they are as given: ratio rules take a draft without `q` so.
-        chains = HeadChain(depth).propose(state).tokens.tolist()
-        for row, chain, wanted in zip(lists, chains, asked):
+        chains = chain.propose(state).tokens.tolist()
+        for row, drafted, wanted in zip(lists, chains, asked):
             if wanted:
-                row.insert(1, chain)
+                row.insert(1, drafted)
     return merged(lists, nodes, state)
 
 
@@ -131,15 +146,15 @@ def merged(lists: Sequence[Sequence[list[int]]], nodes: int, state: DecodeState)
     return tree_draft([Trie.of(row, max(nodes, len(row[0]) if row else 0)) for row in lists], state)
 
 
-def hypotheses(labels: CtcLabels, count: int, least: float, size: int, eos: int) -> list[Hypothesis]:
+def hypotheses(labels: CtcLabels, count: int, min_ratio: float, size: int, eos: int) -> list[Hypothesis]:
     """The greedy labels and up to `count` - 1 variants of them, likeliest first, an end token behind each: a label
     replaced by its runner-up, or left out where that is the blank (no token of `size`), or a missed one put in.
 
-    Each edit costs the logarithm of how much less likely it is than what it replaces, at most by the factor `least`;
-    edits that touch each other exclude each other.
+    Each edit costs the logarithm of how much less likely it is than what it replaces, at most by the factor
+    `min_ratio`; edits that touch each other exclude each other.
     """
     found: list[tuple[float, dict[int, tuple[int, float]]]] = [(0.0, {})]
-    for cost, place, token, confidence in _edits(labels, least, size)[: count - 1] if count > 1 else []:
+    for cost, place, token, confidence in _edits(labels, min_ratio, size)[: count - 1] if count > 1 else []:
         # The best sets of the first edits are among those without the last one and those with it.
         more = [
             (cost + before, {**chosen, place: (token, confidence)})
@@ -150,7 +165,7 @@ def hypotheses(labels: CtcLabels, count: int, least: float, size: int, eos: int)
     return [_edited(labels, chosen, eos) for _, chosen in found]
 
 
-def _edits(labels: CtcLabels, least: float, size: int) -> list[tuple[float, int, int, float]]:
+def _edits(labels: CtcLabels, min_ratio: float, size: int) -> list[tuple[float, int, int, float]]:
     """(cost, place, token or -1, posterior), cheapest first; place 2i + 1 is label i, 2i the gap before it."""
     odds = [
         (second / max(first, 1e-9), 2 * i + 1, token if token < size else -1, second)
@@ -159,7 +174,7 @@ def _edits(labels: CtcLabels, least: float, size: int) -> list[tuple[float, int,
         )
     ]
     odds += [(peak / max(1 - peak, 1e-9), 2 * before, token, peak) for before, token, peak in labels.gaps]
-    return sorted((-math.log(min(item[0], 1.0)), *item[1:]) for item in odds if item[0] >= least)
+    return sorted((-math.log(min(item[0], 1.0)), *item[1:]) for item in odds if item[0] >= min_ratio)
 
 
 def _edited(labels: CtcLabels, chosen: dict[int, tuple[int, float]], eos: int) -> Hypothesis:

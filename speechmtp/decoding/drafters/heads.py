@@ -1,14 +1,15 @@
 """Drafts from multi-token heads: one token of every depth, one chain a row."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.layout import path_prefixes
-from speechmtp.decoding.sampling import Choice, choose
+from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.types import Draft, chain_draft
 
@@ -16,14 +17,17 @@ from speechmtp.types import Draft, chain_draft
 @dataclass(frozen=True)
 class HeadChain(Drafter):
     """Up to `depth` tokens; with `theta` a row stops drafting before the first depth whose confidence falls
-    below it: the token's own probability (`token`) or the product of all so far (`product`)
+    below it: the token's own probability (`token`, and None) or the product of all so far (`product`)
     (Raj et al. 2024, arXiv 2409.08148). A token drawn for a ratio rule is kept and ends the draft: dropping it because
     it is unlikely would bias the output."""
 
-    depth: int
-    theta: float | None = None
-    measure: Literal["token", "product"] = "token"
+    depth: Annotated[int, Range(0)] = 7
+    theta: Annotated[float | None, Range(0, 1)] = None
+    measure: Literal["token", "product"] | None = None
+    name: ClassVar[str] = "head-chain"
     heads: ClassVar[bool] = True
+    gives_probabilities: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
 
     def start(self, state: DecodeState) -> dict[str, int]:
         """How far into a draft the host looks whether rows are still sure."""
@@ -46,10 +50,10 @@ class HeadChain(Drafter):
 
     def _sure(self, confidence: Tensor) -> Tensor:
         """bool [B, D]: whether a row drafts up to this depth and beyond, by the confidences of all of its depths."""
-        measured = confidence if self.measure == "token" else confidence.cumprod(1)
+        measured = confidence.cumprod(1) if self.measure == "product" else confidence
         return (measured >= (self.theta or 0)).long().cumprod(1).bool()
 
-    def _chosen(self, state: DecodeState, depth: int) -> Choice:
+    def _chosen(self, state: DecodeState, depth: int) -> PickedTokens:
         """A choice of `depth` nodes; conditioned families get each depth's choice before the next, and with `theta` go
         no deeper than some row of the batch drafts."""
         heads, mine = state.heads, state.head_state
@@ -58,12 +62,12 @@ class HeadChain(Drafter):
         if heads.one_pass and not prefixed:
             logits = state.step.levels(heads, mine, depth)
             steps = torch.arange(1, depth + 1, device=logits.device)
-            return choose(state, logits, heads.shortlist, steps, lambda: [])
-        found: list[Choice] = []
+            return pick_tokens(state, logits, heads.shortlist, steps, lambda: [])
+        found: list[PickedTokens] = []
 
         def take(logits: Tensor, d: int) -> Tensor:
             drafted = [choice.tokens[..., 0] for choice in found]
-            found.append(choose(state, logits, heads.shortlist, d, lambda: _last_prefix(state, drafted), d - 1))
+            found.append(pick_tokens(state, logits, heads.shortlist, d, lambda: _last_prefix(state, drafted), d - 1))
             return found[-1].tokens[..., 0]
 
         base = state.base_tokens()[:, None]
@@ -79,13 +83,13 @@ class HeadChain(Drafter):
                 del found[longest + 1 :]
             state.drafter_state["look"] = min(self.depth, longest + 2)
         q = [choice.q for choice in found if choice.q is not None]
-        return Choice(
+        return PickedTokens(
             torch.cat([choice.tokens for choice in found], 1), torch.cat([choice.confidence for choice in found], 1),
             torch.cat(q, 1) if q else None,
         )  # fmt: skip
 
 
-def _confidence(found: list[Choice]) -> Tensor:
+def _confidence(found: list[PickedTokens]) -> Tensor:
     return torch.cat([choice.confidence[..., 0] for choice in found], 1)
 
 

@@ -2,10 +2,12 @@
 arXiv 2407.09722): a reference on small vocabularies, at one trunk call a level of the tree of all continuations."""
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import (
     Paths,
@@ -16,7 +18,7 @@ from speechmtp.decoding.drafters.paths import (
     prefixes_behind,
     up_to_end,
 )
-from speechmtp.decoding.sampling import choose
+from speechmtp.decoding.sampling import pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
@@ -32,8 +34,9 @@ class Joint(Drafter):
     that no tree is needed. In a mixed batch its calls run through all rows.
     """
 
-    depth: int
-    top: int | None = None
+    depth: Annotated[int, Range(0)] = 2
+    top: Annotated[int | None, Range(1)] = 8
+    name: ClassVar[str] = "joint"
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
         """ConfigError for a tree that is too large."""
@@ -52,7 +55,7 @@ class Joint(Drafter):
     def _likeliest(self, state: DecodeState, depth: int) -> Tensor:
         """The best path [B, depth] of every row of the batch."""
         batch, pending = state.batch, state.batch.pending()
-        most = min(self.top or batch.trunk.vocab_size, batch.trunk.vocab_size)
+        width = min(self.top or batch.trunk.vocab_size, batch.trunk.vocab_size)
         paths = Paths.none(len(batch.rows), state.device)
         score = torch.zeros(len(batch.rows), 1, dtype=torch.float32, device=state.device)
         for d in range(1, depth + 1):
@@ -60,9 +63,9 @@ class Joint(Drafter):
                 state, batch.rows,
                 logits_behind(batch.trunk, batch.cache, pending, paths, batch.ahead, batch.rules), paths.ends,
             )  # fmt: skip
-            best = log_probs.topk(most, -1)
+            best = log_probs.topk(width, -1)
             score = (score[..., None] + best.values).flatten(1)
-            tokens, above = best.indices.flatten(1), children(log_probs.shape[1], most, log_probs)
+            tokens, above = best.indices.flatten(1), children(log_probs.shape[1], width, log_probs)
             if d < depth:
                 paths = paths.grow(tokens, above)
         rows, at = torch.arange(len(score), device=score.device), score.argmax(1)
@@ -76,7 +79,7 @@ class Joint(Drafter):
         for d in range(1, depth + 1):
             logits = logits_behind(batch.trunk, batch.cache, pending, paths, batch.ahead, batch.rules)[places]
             prefixes = prefixes_behind(state.rows, paths.ends[places])
-            found.append(choose(state, logits, None, d, prefixes, d - 1))
+            found.append(pick_tokens(state, logits, None, d, prefixes, d - 1))
             token = found[-1].tokens[..., 0]
             whole = token.new_zeros(len(batch.rows), 1).index_copy(0, places, token)
             paths = paths.grow(whole, torch.zeros_like(whole))

@@ -7,18 +7,18 @@ first choices behind the last level complete an n-gram a column for the pool, an
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, Trie, empty_draft, tree_draft
 from speechmtp.decoding.state import DecodeState
-from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
 
 
 @dataclass
-class Window:
+class GuessWindow:
     """A row's guesses: `levels` from the oldest, each a token a column; `pool`, for a first token the rests of its
     n-grams, latest first; `columns` that the last call carried."""
 
@@ -72,21 +72,21 @@ class Lookahead(Drafter):
     stays at its position. Nothing rides on the prompt's call. ConfigError for sizes out of range.
     """
 
-    window: int = 7
-    ngram: int = 5
-    guesses: int = 7
-    hears_choices: ClassVar[bool] = True
+    window: Annotated[int, Range(1)] = 7
+    ngram: Annotated[int, Range(2)] = 5
+    guesses: Annotated[int, Range(0)] = 7
+    name: ClassVar[str] = "lookahead"
+    wants_choices: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Check the options."""
-        for name, least in (("window", 1), ("ngram", 2), ("guesses", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"lookahead: {name} {getattr(self, name)}, expected {least} or more")
+    @property
+    def branches(self) -> bool:
+        """Only the guesses of a window of one level are a chain."""
+        return self.ngram > 2 or self.guesses > 0
 
     def start(self, state: DecodeState) -> None:
         """Empty windows and pools."""
         for row in state.rows:
-            row.kept = Window([[] for _ in range(self.ngram - 1)])
+            row.kept = GuessWindow([[] for _ in range(self.ngram - 1)])
 
     def propose(self, state: DecodeState) -> Draft:
         """Window and n-grams of each row, no deeper than its limit."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
@@ -52,20 +53,19 @@ class PromptLookup(Drafter):
     leave nothing to look up.
     """
 
-    depth: int = 10
-    longest: int = 3
-    shortest: int = 1
+    depth: Annotated[int, Range(0)] = 10
+    longest: Annotated[int, Range(1)] = 3
+    shortest: Annotated[int, Range(1)] = 1
     match: Literal["last", "first"] = "last"
+    name: ClassVar[str] = "lookup"
+    adapts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check the options."""
-        if self.depth < 0:
-            raise ConfigError(f"lookup: depth {self.depth}, expected 0 or more")
-        if not 1 <= self.shortest <= self.longest:
-            found = f"shortest {self.shortest} and longest {self.longest}"
-            raise ConfigError(f"lookup: {found}, expected 1 <= shortest <= longest")
-        if self.match not in ("last", "first"):
-            raise ConfigError(f"lookup: match {self.match!r}, expected last or first")
+        """ConfigError for an option that is not allowed."""
+        super().__post_init__()
+        if self.shortest > self.longest:
+            found = f"shortest={self.shortest} and longest={self.longest}"
+            raise ConfigError(f"lookup: {found}, expected shortest <= longest")
 
     def start(self, state: DecodeState) -> None:
         """Each row's prompt ids."""

@@ -7,13 +7,15 @@ whole vocabulary at V^d tree nodes; with `top` each node keeps its likeliest m t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import Paths, check_size, children, logits_behind, prefixes_behind
-from speechmtp.decoding.sampling import choose
+from speechmtp.decoding.sampling import pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
@@ -28,8 +30,10 @@ class Marginal(Drafter):
     distributions, which know nothing of each other: what independent heads can reach at best. It costs `depth` calls of
     the trunk a draft, which run through all rows of a mixed batch."""
 
-    depth: int
-    top: int | None = None
+    depth: Annotated[int, Range(0)] = 2
+    top: Annotated[int | None, Range(1)] = 8
+    name: ClassVar[str] = "marginal"
+    gives_probabilities: ClassVar[bool] = True
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
         """ConfigError for a tree that is too large."""
@@ -48,7 +52,7 @@ class Marginal(Drafter):
         ends, found = torch.zeros(len(distributions), 1, 0, dtype=torch.long, device=distributions.device), []
         for d in range(depth):
             prefixes = prefixes_behind(state.rows, ends)
-            found.append(choose(state, distributions[:, d : d + 1].log(), None, d + 1, prefixes, d))
+            found.append(pick_tokens(state, distributions[:, d : d + 1].log(), None, d + 1, prefixes, d))
             ends = torch.cat([ends, found[-1].tokens], 2)
         q = [choice.q[:, :, 0] for choice in found if choice.q is not None]
         confidence = torch.cat([choice.confidence[..., 0] for choice in found], 1)
@@ -72,10 +76,11 @@ def next_probs(
     trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int, top: int | None = None,
     ahead: Callable[[int], Tensor] | None = None, rules: Sequence[TokenRules] = (),
 ) -> Tensor:  # fmt: skip
-    """`marginal_laws` with the trunk's own distribution of x_{t+1} before them: [B, depth + 1, V], by as many calls."""
+    """`marginal_probs` with the trunk's own distribution of x_{t+1} before them: [B, depth + 1, V], by as many
+    calls."""
     if depth < 0 or (top is not None and top < 1):
-        raise ConfigError(f"marginal: depth {depth} and top {top}, expected depth from 0 and top from 1")
-    most = trunk.vocab_size if top is None else min(top, trunk.vocab_size)
+        raise ConfigError(f"marginal: depth={depth} and top={top}, expected depth from 0 and top from 1")
+    width = trunk.vocab_size if top is None else min(top, trunk.vocab_size)
     paths = Paths.none(len(pending.lengths), pending.embeddings.device)
     weights = pending.embeddings.new_ones(len(pending.lengths), 1)
     distributions: list[Tensor] = []
@@ -84,7 +89,7 @@ def next_probs(
         below = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         distributions.append((weights[..., None] * below).sum(1))
         if d < depth:
-            best = below.topk(most, -1)
-            paths = paths.grow(best.indices.flatten(1), children(below.shape[1], most, below))
+            best = below.topk(width, -1)
+            paths = paths.grow(best.indices.flatten(1), children(below.shape[1], width, below))
             weights = (weights[..., None] * best.values / best.values.sum(-1, keepdim=True)).flatten(1)
     return torch.stack(distributions, 1)

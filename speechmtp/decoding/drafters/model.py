@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import ends_text, prefixes_behind
-from speechmtp.decoding.sampling import Choice, choose
+from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.step import ruled
 from speechmtp.errors import ConfigError
@@ -171,8 +172,11 @@ class DraftModel(ByModel):
     draft, and with `theta` so does the first token whose own probability falls below it. One drawn for a ratio rule is
     kept all the same: dropping it because it is unlikely would bias the output."""
 
-    depth: int
-    theta: float | None = None
+    depth: Annotated[int, Range(0)] = 4
+    theta: Annotated[float | None, Range(0, 1)] = None
+    name: ClassVar[str] = "draft-model"
+    gives_probabilities: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
 
     def propose(self, state: DecodeState) -> Draft:
         """A chain a row."""
@@ -181,11 +185,11 @@ class DraftModel(ByModel):
             return empty_draft(state)
         mine: DraftCache = state.drafter_state
         own = state.noise is not None and state.draws == "own"
-        logits, found, kept = mine.catch_up(state), list[Choice](), list[Tensor]()
+        logits, found, kept = mine.catch_up(state), list[PickedTokens](), list[Tensor]()
         ends = torch.zeros(len(state.rows), 1, 0, dtype=torch.long, device=state.device)
         going = torch.ones(len(state.rows), 1, dtype=torch.bool, device=state.device)
         for d in range(1, depth + 1):
-            choice = choose(state, logits, None, d, prefixes_behind(state.rows, ends), d - 1)
+            choice = pick_tokens(state, logits, None, d, prefixes_behind(state.rows, ends), d - 1)
             token = choice.tokens[..., 0]
             stays, going = going, going & ~ends_text(token, state.ends)
             if self.theta is not None:

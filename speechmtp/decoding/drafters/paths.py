@@ -14,7 +14,7 @@ from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Prompt, TokenRules
 
-MOST_NODES = 4096
+MAX_NODES = 4096
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,13 @@ class Paths:
 
 def check_size(who: str, depth: int, top: int | None, size: int) -> None:
     """ConfigError if the paths of `depth` tokens, the `top` likeliest of `size` tokens (None: all) behind each node,
-    make a tree of more than `MOST_NODES` nodes; the last tokens are no nodes."""
-    if top is not None and top < 1:
-        raise ConfigError(f"{who}: top {top}, expected 1 or more")
-    most, nodes = min(top or size, size), 0
+    make a tree of more than `MAX_NODES` nodes; the last tokens are no nodes."""
+    width, nodes = min(top or size, size), 0
     for level in range(1, depth):
-        nodes += most**level
-        if nodes > MOST_NODES:
+        nodes += width**level
+        if nodes > MAX_NODES:
             raise ConfigError(
-                f"{who}: depth {depth} and top {top or f'{size} (all tokens)'} make more than {MOST_NODES} nodes; "
+                f"{who}: depth={depth} and top={top or f'{size} (all tokens)'} make more than {MAX_NODES} nodes; "
                 f"lower depth or top"
             )
 

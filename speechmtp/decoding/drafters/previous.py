@@ -1,13 +1,15 @@
 """Drafts from the pass before: what was said over an overlapping or growing window is said again, in most places."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, ClassVar
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter
 from speechmtp.decoding.drafters.ctc import beside_heads, merged
+from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
 from speechmtp.decoding.state import DecodeState
-from speechmtp.errors import ConfigError
 from speechmtp.types import Draft, Source
 from speechmtp.types import PreviousPass as Previous
 
@@ -20,16 +22,17 @@ class PreviousPass(Drafter):
     its `pointers` best rests by edit distance, as a tree of at most `nodes` nodes whose best branch is never cut. A row
     without a previous pass drafts nothing."""
 
-    pointers: int = 3
-    nodes: int = 24
-    depth: int | None = None
+    depth: Annotated[int | None, Range(0)] = None
+    pointers: Annotated[int, Range(1)] = 3
+    nodes: Annotated[int, Range(1)] = 24
+    name: ClassVar[str] = "previous"
     source: ClassVar[type[Source] | None] = Previous
     source_is_optional: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """ConfigError for an option out of range."""
-        if min(self.pointers, self.nodes) < 1:
-            raise ConfigError(f"previous: pointers={self.pointers}, nodes={self.nodes}, expected 1 or more of each")
+    @property
+    def branches(self) -> bool:
+        """Several rests make a tree."""
+        return self.pointers > 1
 
     def start(self, state: DecodeState) -> None:
         """Where each row's previous tokens, with or without their end token, go on."""
@@ -48,7 +51,7 @@ class PreviousPass(Drafter):
         found = []
         for row in state.rows:
             mine: TokenRow = row.kept
-            mine.hear(row.tokens)
+            mine.take_in(row.tokens)
             places = mine.pointers.best(self.pointers) if row.tokens else [(0, 0)]
             found.append([mine.rest(number, start, self.depth) for number, start in places])
         return found
@@ -56,14 +59,30 @@ class PreviousPass(Drafter):
 
 @dataclass(frozen=True)
 class PreviousHeads(Drafter):
-    """The tokens of the previous pass (`draft`) on the prompt's call; behind it, where they were wrong or have run out,
-    a chain of the heads, `depth` tokens long, as one more branch beside what is left of them."""
+    """The tokens of the previous pass as `PreviousPass` drafts them on the prompt's call; behind it, where they were
+    wrong or have run out, a chain of the heads, `depth` tokens long, as one more branch beside what is left of them."""
 
-    depth: int
-    draft: PreviousPass = field(default_factory=PreviousPass)
+    depth: Annotated[int, Range(0)] = 7
+    pointers: Annotated[int, Range(1)] = 3
+    name: ClassVar[str] = "previous-heads"
     heads: ClassVar[bool] = True
     source: ClassVar[type[Source] | None] = Previous
     source_is_optional: ClassVar[bool] = True
+
+    @property
+    def branches(self) -> bool:
+        """The heads' chain may stand beside the previous tokens."""
+        return True
+
+    @cached_property
+    def draft(self) -> PreviousPass:
+        """What drafts from the previous pass."""
+        return PreviousPass(pointers=self.pointers)
+
+    @cached_property
+    def chain(self) -> HeadChain:
+        """What drafts from the heads."""
+        return HeadChain(self.depth)
 
     def start(self, state: DecodeState) -> None:
         """What the draft from the previous pass keeps."""
@@ -72,4 +91,4 @@ class PreviousHeads(Drafter):
     def propose(self, state: DecodeState) -> Draft:
         """The previous pass's branches, and the heads' behind the first of them."""
         rests = self.draft.rests(state)
-        return beside_heads(rests, [True] * len(rests), self.depth, self.draft.nodes, state)
+        return beside_heads(rests, [True] * len(rests), self.chain, self.draft.nodes, state)

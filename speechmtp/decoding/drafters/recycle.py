@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState
 from speechmtp.types import Draft, Reference, Source
@@ -78,14 +79,14 @@ class TokenRow:
         """How many hypotheses there are."""
         return len(self.hypotheses)
 
-    def hear(self, emitted: list[int]) -> None:
+    def take_in(self, emitted: list[int]) -> None:
         """Take in all that the row has emitted so far."""
         for token in emitted[self.pointers.emitted :]:
             self.pointers.emit(token)
 
-    def rest(self, number: int, start: int, most: int | None) -> Hypothesis:
-        """Up to `most` tokens of a hypothesis, from a place of its pointer on."""
-        one, end = self.hypotheses[number], None if most is None else start + most
+    def rest(self, number: int, start: int, max_tokens: int | None) -> Hypothesis:
+        """Up to `max_tokens` tokens of a hypothesis, from a place of its pointer on."""
+        one, end = self.hypotheses[number], None if max_tokens is None else start + max_tokens
         return Hypothesis(one.tokens[start:end], one.confidence[start:end])
 
 
@@ -93,8 +94,10 @@ class TokenRow:
 class Oracle(Drafter):
     """Drafts the reference output itself, `depth` tokens a call behind the prompt's: the ceiling of a depth."""
 
-    depth: int
+    depth: Annotated[int, Range(0)] = 7
+    name: ClassVar[str] = "oracle"
     source: ClassVar[type[Source] | None] = Reference
+    exact_rules_only: ClassVar[bool] = True
 
     def start(self, state: DecodeState) -> None:
         """The reference tokens of every row."""

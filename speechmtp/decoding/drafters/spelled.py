@@ -23,7 +23,7 @@ class TextRow:
         self._kept = [i for i, letter in enumerate(self._text) if _matters(letter)]
         self.pointers = Pointers([[_folded(self._text[i]) for i in self._kept]])
 
-    def hear(self, emitted: list[int]) -> None:
+    def take_in(self, emitted: list[int]) -> None:
         """Take in all that the row has emitted so far."""
         pieces = self._speller.pieces
         # A trunk may have more tokens than its tokenizer.
@@ -32,9 +32,9 @@ class TextRow:
         for letter in filter(_matters, said):
             self.pointers.emit(_folded(letter))
 
-    def rest(self, number: int, start: int, most: int | None) -> Hypothesis:
-        """Up to `most` tokens of the text from a place on, and an end token behind the last; behind the prompt the
-        whole text, later whole words of its next `NEXT` characters."""
+    def rest(self, number: int, start: int, max_tokens: int | None) -> Hypothesis:
+        """Up to `max_tokens` tokens of the text from a place on, and an end token behind the last; behind the prompt
+        the whole text, later whole words of its next `NEXT` characters."""
         begin = self._begin(start)
         text = self._text[begin:]
         cut = self._known > 0 and len(text) > NEXT
@@ -44,7 +44,7 @@ class TextRow:
         confidence = self._confidence(tokens, begin)
         if not cut:
             tokens, confidence = [*tokens, self._eos], [*confidence, 1.0]
-        return Hypothesis(tokens[:most], confidence[:most])
+        return Hypothesis(tokens[:max_tokens], confidence[:max_tokens])
 
     def _begin(self, start: int) -> int:
         """The character behind as many that matter; behind punctuation that was emitted none is drafted again."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState, Row
-from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
 
 MAX_NODES = 1 << 18  # n-grams of the tree that rows share, before it is begun anew
@@ -42,13 +43,14 @@ class Counts:
             self.best[node] = child
         return child
 
-    def walk(self, node: int, most: int, least: float) -> tuple[float, list[int]]:
-        """The likeliest tokens one by one while the path's probability is at least `least`, and the sum of these."""
+    def walk(self, node: int, max_tokens: int, min_probability: float) -> tuple[float, list[int]]:
+        """The likeliest tokens one by one while the path's probability is at least `min_probability`, and the sum of
+        these."""
         total, probability, tokens = 0.0, 1.0, list[int]()
-        while self.best[node] and len(tokens) < most:
+        while self.best[node] and len(tokens) < max_tokens:
             below = self.best[node]
             probability *= self.count[below] / self.followed[node]
-            if probability < least:
+            if probability < min_probability:
                 break
             node = below
             total += probability
@@ -70,14 +72,14 @@ class Cursor:
         grown = [follow(node, token) for node in (0, *self._suffixes)]
         self._suffixes = grown[: self._depth - 1]
 
-    def best(self, factor: float, least: float) -> tuple[float, list[int]]:
+    def best(self, factor: float, min_probability: float) -> tuple[float, list[int]]:
         """The draft with the highest sum of estimated probabilities, that of the longest suffix among equals."""
         score, draft = 0.0, list[int]()
         for length in range(len(self._suffixes), 0, -1):
-            most = int(factor * length)
-            if most <= score:
+            max_tokens = int(factor * length)
+            if max_tokens <= score:
                 break  # no probability is above 1, and shorter suffixes allow less
-            found, tokens = self.counts.walk(self._suffixes[length - 1], most, least)
+            found, tokens = self.counts.walk(self._suffixes[length - 1], max_tokens, min_probability)
             if found > score:
                 score, draft = found, tokens
         return score, draft
@@ -93,18 +95,10 @@ class Suffix(Drafter):
     not. Nothing is remembered once all rows have left. ConfigError for options out of range.
     """
 
-    depth: int = 24
-    factor: float = 1.0
-    least: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Check the options."""
-        if self.depth < 2:
-            raise ConfigError(f"suffix: depth {self.depth}, expected 2 or more")
-        if not 0 < self.factor < float("inf"):
-            raise ConfigError(f"suffix: factor {self.factor}, expected a number above 0")
-        if not 0 <= self.least <= 1:
-            raise ConfigError(f"suffix: least {self.least}, expected a number from 0 to 1")
+    depth: Annotated[int, Range(2)] = 24
+    factor: Annotated[float, Range(0, above=True)] = 1.0
+    least: Annotated[float, Range(0, 1)] = 0.1
+    name: ClassVar[str] = "suffix"
 
     def start(self, state: DecodeState) -> Counts | None:
         """Two trees a row, one its own; a single row has that alone."""

@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from speechmtp.config import Form, Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
-from speechmtp.decoding.sampling import Choice, choose
+from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
-from speechmtp.decoding.trees import MOST_NODES, RANKS, TreeShape
+from speechmtp.decoding.trees import MAX_NODES, RANKS, TreeShape
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Request
+
+# The tree where nobody gives another: likely paths of heads of depth 7.
+PATHS = "0.1.2.00.01.02.10.000.001.010.100.0000.0001.0010.0100.1000.00000.000000.0000000"
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,15 @@ class HeadTree(Drafter):
     """A tree of one shape, `paths` as in `TreeShape.parse`; a node of rank j is the head's choice (or draw) number j
     (Medusa, arXiv 2401.10774). Siblings stand in the order in which they were drawn, as the ratio rule asks them."""
 
-    paths: str
+    paths: Annotated[str, Form("ranks from 0 to 9 as in 0.00.1")] = PATHS
+    name: ClassVar[str] = "head-tree"
     heads: ClassVar[bool] = True
+    gives_probabilities: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _ = self.shape  # a wrong path is said at once
+        """ConfigError for a path that is wrong."""
+        _ = self.shape
 
     @cached_property
     def shape(self) -> TreeShape:
@@ -39,6 +47,11 @@ class HeadTree(Drafter):
         """The deepest level; heads must reach it."""
         return self.shape.depth
 
+    @property
+    def branches(self) -> bool:
+        """Whether a node has siblings."""
+        return not self.shape.chain
+
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
         """ConfigError for more children than there are tokens."""
         _check_width(heads, self.shape.width)
@@ -48,26 +61,26 @@ class HeadTree(Drafter):
         shape = self.shape if state.limits is None else self.shape.cut(max(state.limits))
         if not state.prompted or not shape.paths:
             return empty_draft(state)
-        plan = _planned(shape, state.device)
+        layout = _layout_of(shape, state.device)
         if _one_pass(state):
             _, choice = _all_levels(state, shape.depth, shape.width)
-            parts = [_picked(choice, plan.picks)]
+            parts = [_picked(choice, layout.picks)]
         else:
-            parts = self._level_by_level(state, plan)
+            parts = self._level_by_level(state, layout)
         rows, q = len(state.rows), [part.q for part in parts if part.q is not None]
         return Draft(
-            torch.cat([part.tokens for part in parts], 1), plan.parent.expand(rows, -1),
-            torch.cat([part.confidence for part in parts], 1), plan.chain, torch.cat(q, 1) if q else None,
-            plan.seen.expand(rows, -1, -1),
+            torch.cat([part.tokens for part in parts], 1), layout.parent.expand(rows, -1),
+            torch.cat([part.confidence for part in parts], 1), layout.chain, torch.cat(q, 1) if q else None,
+            layout.seen.expand(rows, -1, -1),
         )  # fmt: skip
 
-    def _level_by_level(self, state: DecodeState, plan: "_Plan") -> list["Choice"]:
+    def _level_by_level(self, state: DecodeState, layout: "_TreeLayout") -> list[PickedTokens]:
         """Chosen tokens of each level; heads are asked behind nodes that have children."""
         tokens = state.base_tokens()[:, None]
         paths = tokens[:, :, None][..., :0]  # drafted tokens before those of the level
-        found: list[Choice] = []
+        found: list[PickedTokens] = []
         first = 0
-        for d, level in enumerate(plan.levels, 1):
+        for d, level in enumerate(layout.levels, 1):
             if d > 1:
                 tokens = found[-1].tokens[:, level.inner]
                 paths = torch.cat([paths[:, level.parent], tokens[..., None]], 2)
@@ -78,7 +91,7 @@ class HeadTree(Drafter):
 
 
 @dataclass(frozen=True)
-class _LevelPlan:
+class _LevelLayout:
     """`inner` nodes of the level above, counted inside it, that have children here; `parent` of each, counted among the
     inner ones above those; `picks`: this level's nodes among `width` choices behind each inner one."""
 
@@ -89,18 +102,18 @@ class _LevelPlan:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _TreeLayout:
     """A shape as tensors: `picks` [N] of its nodes among `depth` times `width` choices of all levels at once."""
 
     parent: Tensor
     seen: Tensor
     picks: Tensor
     chain: bool
-    levels: tuple[_LevelPlan, ...]
+    levels: tuple[_LevelLayout, ...]
 
 
 @lru_cache(maxsize=64)
-def _planned(shape: TreeShape, device: torch.device) -> _Plan:
+def _layout_of(shape: TreeShape, device: torch.device) -> _TreeLayout:
     def ids(values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
@@ -109,18 +122,17 @@ def _planned(shape: TreeShape, device: torch.device) -> _Plan:
     for node, above in enumerate(parents):
         if above >= 0:
             seen[node] |= seen[above]
-    levels: list[_LevelPlan] = []
+    levels: list[_LevelLayout] = []
     before, above_nodes = [-1], [-1]  # inner nodes two levels above, nodes of the level above
     for nodes in shape.levels:
         inner = sorted({parents[node] for node in nodes})
         width = 1 + max(shape.paths[node][-1] for node in nodes)
         picks = [inner.index(parents[node]) * width + shape.paths[node][-1] for node in nodes]
         parent = [0 if node < 0 else before.index(parents[node]) for node in inner]
-        levels.append(_LevelPlan(ids([above_nodes.index(node) for node in inner]), ids(parent), ids(picks), width))
+        levels.append(_LevelLayout(ids([above_nodes.index(node) for node in inner]), ids(parent), ids(picks), width))
         before, above_nodes = inner, list(nodes)
     flat = [(len(path) - 1) * shape.width + path[-1] for path in shape.paths]
-    chain = parents == tuple(range(-1, size - 1))
-    return _Plan(ids(parents), seen.to(device), ids(flat), chain, tuple(levels))
+    return _TreeLayout(ids(parents), seen.to(device), ids(flat), shape.chain, tuple(levels))
 
 
 @dataclass(frozen=True)
@@ -136,16 +148,18 @@ class DynamicTree(Drafter):
     that was drawn is kept. What is drawn decides only which nodes get children.
     """
 
-    depth: int
-    width: int = 4
-    nodes: int = 24
+    depth: Annotated[int, Range(0)] = 7
+    width: Annotated[int, Range(1, RANKS)] = 4
+    nodes: Annotated[int, Range(1, MAX_NODES)] = 24
+    name: ClassVar[str] = "dynamic-tree"
     heads: ClassVar[bool] = True
+    gives_probabilities: ClassVar[bool] = True
+    adapts: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        for name, low, most in (("depth", 0, None), ("width", 1, RANKS), ("nodes", 1, MOST_NODES)):
-            value = getattr(self, name)
-            if value < low or (most is not None and value > most):
-                raise ConfigError(f"tree: {name} {value}, expected {low} {f'to {most}' if most else 'or more'}")
+    @property
+    def branches(self) -> bool:
+        """Whether a node may get several children."""
+        return self.width > 1
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
         """ConfigError for more children than there are tokens."""
@@ -164,7 +178,7 @@ class DynamicTree(Drafter):
             kept = None
             if own:
                 left = self.nodes - grown.count
-                kept = grown.plan(logits, -(-left // (depth + 1 - d)))
+                kept = grown.children_to_draw(logits, -(-left // (depth + 1 - d)))
             grown.add(choice, kept, d == depth)
         return grown.draft(grown.count if own else self.nodes, self.width == 1)
 
@@ -184,30 +198,32 @@ class _Grown:
         self.value: Tensor | None = None  # log confidence of their paths, None: 0
         self.levels: list[tuple[Tensor, ...]] = []  # tokens, parent, value, confidence and perhaps q
 
-    def ask(self, d: int) -> tuple[Tensor, Choice]:
+    def ask(self, d: int) -> tuple[Tensor, PickedTokens]:
         """Logits and `width` choices behind each node, by the heads."""
         found = _level(self.state, d, self.tokens, self.above, self.paths, self.asked, self.width)
         self.asked += self.tokens.shape[1]
         return found
 
-    def share(self, logits: Tensor, choice: Choice, d: int) -> tuple[Tensor, Choice]:
+    def share(self, logits: Tensor, choice: PickedTokens, d: int) -> tuple[Tensor, PickedTokens]:
         """The same where a level's choices do not depend on the nodes. All may share one draw: at most one of them is
         accepted, which is decided without these tokens."""
         nodes, one = self.tokens.shape[1], slice(d - 1, d)
         q = None if choice.q is None else choice.q[:, one].expand(-1, nodes, -1, -1)
-        shared = Choice(choice.tokens[:, one].expand(-1, nodes, -1), choice.confidence[:, one].expand(-1, nodes, -1), q)
+        shared = PickedTokens(
+            choice.tokens[:, one].expand(-1, nodes, -1), choice.confidence[:, one].expand(-1, nodes, -1), q
+        )
         return logits[:, one].expand(-1, nodes, -1), shared
 
-    def plan(self, logits: Tensor, most: int) -> Tensor:
-        """Which `most` children are to be drawn, from what is known before: places [B, M] among `width` a node."""
+    def children_to_draw(self, logits: Tensor, count: int) -> Tensor:
+        """Which `count` children are to be drawn, from what is known before: places [B, M] among `width` a node."""
         likeliest = logits.log_softmax(-1).topk(self.width, -1).values
         if self.value is not None:
             likeliest = likeliest + self.value[..., None]
         flat = likeliest.flatten(1)
-        order = flat.sort(dim=1, descending=True, stable=True).indices[:, :most]  # stable: elder siblings first
+        order = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]  # stable: elder siblings first
         return order.sort(1).values
 
-    def add(self, choice: Choice, kept: Tensor | None, last: bool) -> None:
+    def add(self, choice: PickedTokens, kept: Tensor | None, last: bool) -> None:
         """Make children candidates, those at `kept` or all, and, unless it is the last level, the likeliest of them
         the next to get children."""
         value = choice.confidence.log().clamp_max_(0.0)
@@ -230,15 +246,15 @@ class _Grown:
                 self.paths = torch.cat([path, self.tokens[..., None]], 2)
         self.count += tokens.shape[1]
 
-    def draft(self, most: int, chain: bool) -> Draft:
-        """The best `most` candidates."""
+    def draft(self, max_nodes: int, chain: bool) -> Draft:
+        """The best `max_nodes` candidates."""
         tokens, parent, value, confidence, *q = (torch.cat(parts, 1) for parts in zip(*self.levels))
         probs = q[0] if q else None
-        if most < self.count:
+        if max_nodes < self.count:
             # Candidates stand level by level, so that a stable order breaks ties by depth.
-            order = value.sort(dim=1, descending=True, stable=True).indices[:, :most].sort(1).values
+            order = value.sort(dim=1, descending=True, stable=True).indices[:, :max_nodes].sort(1).values
             number = torch.full_like(tokens, -1).scatter(
-                1, order, torch.arange(most, device=order.device).expand_as(order)
+                1, order, torch.arange(max_nodes, device=order.device).expand_as(order)
             )
             parent = parent.gather(1, order)
             parent = number.gather(1, parent.clamp_min(0)).where(parent >= 0, -1)
@@ -260,18 +276,18 @@ def _one_pass(state: DecodeState) -> bool:
     return state.heads.one_pass and not (state.processors is not None and state.processors.reads_prefix)
 
 
-def _all_levels(state: DecodeState, depth: int, k: int) -> tuple[Tensor, Choice]:
+def _all_levels(state: DecodeState, depth: int, k: int) -> tuple[Tensor, PickedTokens]:
     """Logits [B, depth, V'] and `k` choices of every level of a family that reads no drafted token."""
     heads = state.heads
     assert heads is not None
     logits = state.step.levels(heads, state.head_state, depth)
     steps = torch.arange(1, depth + 1, device=logits.device)
-    return logits, choose(state, logits, heads.shortlist, steps, lambda: [], 0, k)
+    return logits, pick_tokens(state, logits, heads.shortlist, steps, lambda: [], 0, k)
 
 
 def _level(
     state: DecodeState, d: int, tokens: Tensor, parent: Tensor, paths: Tensor, first: int, k: int
-) -> tuple[Tensor, Choice]:
+) -> tuple[Tensor, PickedTokens]:
     """Logits and `k` choices of level d behind nodes `tokens` [B, N], where drafted `paths` [B, N, d - 1] end."""
     heads = state.heads
     assert heads is not None
@@ -280,10 +296,10 @@ def _level(
     def prefixes() -> list[list[list[int]]]:
         return [[row.prefix + path for path in nodes] for row, nodes in zip(state.rows, paths.tolist())]
 
-    return logits, choose(state, logits, heads.shortlist, d, prefixes, first, k)
+    return logits, pick_tokens(state, logits, heads.shortlist, d, prefixes, first, k)
 
 
-def _picked(choice: Choice, picks: Tensor) -> Choice:
+def _picked(choice: PickedTokens, picks: Tensor) -> PickedTokens:
     """Some of all choices [B, N, k], in one row [B, M]."""
     q = None if choice.q is None else choice.q.flatten(1, 2)[:, picks]
-    return Choice(choice.tokens.flatten(1)[:, picks], choice.confidence.flatten(1)[:, picks], q)
+    return PickedTokens(choice.tokens.flatten(1)[:, picks], choice.confidence.flatten(1)[:, picks], q)

@@ -1,9 +1,12 @@
 """Acceptance rules as distributions over (how much of a draft is kept, what follows it).
 
-`distribution(target, draft)` gives `stop` [B, P + 1], the probability that the base token (slot 0) or node i (slot i +
+`distributions(target, draft)` gives `stop` [B, P + 1], the probability that the base token (slot 0) or node i (slot i +
 1) is the last one kept, and `follow` [B, P + 1, V], the distribution of the next token there. Deterministic rules give
-one-hot distributions; `settle` draws from them, or takes the likeliest where nothing is drawn. The rules that say of
-each token whether it stays are here; those that compare distributions in `rejection.py`, relaxed ones in `relaxed.py`.
+one-hot distributions; `draw_outcome` draws from them, or takes the likeliest where nothing is drawn.
+
+A rule is one file with a frozen dataclass, whose fields are its options, and one line in `table.py`. Rules that say of
+each node whether it may stay derive from `NodewiseRule`, or from `ArgmaxRule` if the trunk's first choices are all that
+they look at; rules that compare distributions derive from `Ratio` or stand on their own.
 """
 
 from abc import abstractmethod
@@ -13,43 +16,58 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from speechmtp.config import check_fields
 from speechmtp.decoding.noise import ACCEPT, FOLLOW, Noise
 from speechmtp.decoding.state import Draws
+from speechmtp.errors import ConfigError
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Accepted, Draft
 
 
 class AcceptanceRule:
-    """A pure rule; `exact` ones follow the trunk's own distribution. `draws` says how drafts for it are drawn where
-    tokens are drawn at all: with `shared` noise the loop adds the trunk's noise to the target, and the likeliest is
-    taken."""
+    """A pure rule; configuration only, a frozen dataclass whose fields are its options.
 
+    `name` is what it is called in the table of rules. `exact` rules follow the trunk's own distribution. `draws` says
+    how drafts for the rule are drawn where tokens are drawn at all: with `shared` noise the loop adds the trunk's noise
+    to the target, and the likeliest token is taken. `by_argmax` rules look at nothing but the trunk's first choices.
+
+    What it needs of a drafter is said here too: `instead_on_trees` names the rule to take for trees by one that judges
+    chains only, `needs_probabilities` says that drafts must come with their probabilities.
+    """
+
+    name: ClassVar[str] = ""
     exact: ClassVar[bool] = False
     draws: ClassVar[Draws] = "best"
-    by_choices: ClassVar[bool] = False  # whether the trunk's first choices are all that it looks at
+    by_argmax: ClassVar[bool] = False
+    instead_on_trees: ClassVar[str] = ""
+    needs_probabilities: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """ConfigError for an option that is not allowed."""
+        check_fields(self, self.name or type(self).__name__)
 
     def judge(self, choices: Tensor, draft: Draft) -> Accepted:
-        """What is kept and what follows, of the trunk's first choices [B, P + 1]; for rules `by_choices`."""
+        """What is kept and what follows, of the trunk's first choices [B, P + 1]; for rules `by_argmax`."""
         raise NotImplementedError
 
-    def fitted(self, trunk: Trunk) -> "AcceptanceRule":
-        """The rule for a trunk, where it reads something of it."""
+    def for_trunk(self, trunk: Trunk) -> "AcceptanceRule":
+        """The rule for this trunk; another one than itself where it reads something of the trunk."""
         return self
 
     @abstractmethod
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """`stop` [B, P + 1] and `follow` [B, P + 1, V] for target logits [B, P + 1, V]."""
 
-    def undrawn(self) -> "AcceptanceRule":
-        """The rule in its place where the likeliest tokens are taken and nothing is drawn."""
+    def greedy(self) -> "AcceptanceRule":
+        """The rule that takes its place at temperature 0, where nothing is drawn. ConfigError where there is none."""
         return self
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
         """What is kept and what follows; `drawn` [B] is the output index of the first token that can be emitted."""
-        return settle(*self.distributions(target, draft), draft, noise, drawn)
+        return draw_outcome(*self.distributions(target, draft), draft, noise, drawn)
 
 
-class Keeps(AcceptanceRule):
+class NodewiseRule(AcceptanceRule):
     """Rules that keep the deepest path on which every token may stay."""
 
     @abstractmethod
@@ -63,7 +81,7 @@ class Keeps(AcceptanceRule):
         return stop, one_hot_best(target) if self.draws == "shared" else probs_of(target)
 
     def accept(self, target: Tensor, draft: Draft, noise: Noise | None, drawn: Tensor | None) -> Accepted:
-        """As `settle` on the distribution, without building it where nothing is drawn."""
+        """The same as `draw_outcome` of the distributions, which are not built where nothing is drawn."""
         if noise is not None and self.draws != "shared":
             return super().accept(target, draft, noise, drawn)
         slots = deepest(self.kept(target, draft), draft)
@@ -71,10 +89,10 @@ class Keeps(AcceptanceRule):
         return accepted_to(slots, target[rows, slots.last].argmax(-1), draft)
 
 
-class ByChoices(Keeps):
+class ArgmaxRule(NodewiseRule):
     """Rules that look at nothing but the trunk's first choices."""
 
-    by_choices: ClassVar[bool] = True
+    by_argmax: ClassVar[bool] = True
     draws: ClassVar[Draws] = "shared"
 
     @abstractmethod
@@ -97,25 +115,6 @@ class ByChoices(Keeps):
         return self.judge(target.argmax(-1), draft)
 
 
-class GreedyMatch(ByChoices):
-    """Keep the longest path of tokens that are the trunk's own first choice: exact for greedy decoding, and, with the
-    trunk's noise on its logits, for plain sampling with the same seed (Daliri et al., arXiv 2408.07978)."""
-
-    exact: ClassVar[bool] = True
-
-    def matches(self, choices: Tensor, draft: Draft) -> Tensor:
-        """Whether each node is the choice behind its parent; absent ones are no choice."""
-        return (choices[:, :-1] if draft.chain else choices.gather(1, draft.parent + 1)) == draft.tokens
-
-
-class KeepDraft(ByChoices):
-    """Keep every drafted token without looking: the drafter alone decides what to draft; lossy."""
-
-    def matches(self, choices: Tensor, draft: Draft) -> Tensor:
-        """All that is there."""
-        return draft.tokens >= 0
-
-
 def probs_of(logits: Tensor) -> Tensor:
     """Probabilities [.., V] of logits, in float32 at least."""
     return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -132,6 +131,13 @@ class Slots:
 
     last: Tensor
     known: list[tuple[int, list[int]]] | None = None
+
+
+def tree_refused(rule: AcceptanceRule) -> ConfigError:
+    """What a rule for chains says to a tree; `rule` has an `instead_on_trees`."""
+    return ConfigError(
+        f"{rule.name}: a tree of drafted tokens, expected a chain; use {rule.instead_on_trees} for trees"
+    )
 
 
 def deepest(kept: Tensor, draft: Draft) -> Slots:
@@ -152,11 +158,10 @@ def deepest(kept: Tensor, draft: Draft) -> Slots:
     return Slots(torch.tensor([last for last, _ in found], dtype=torch.long, device=kept.device), found)
 
 
-def settle(
+def draw_outcome(
     stop: Tensor, follow: Tensor, draft: Draft, noise: Noise | None = None, drawn: Tensor | None = None
 ) -> Accepted:
-    """Draw from both distributions, or take the likeliest outcome of both without noise: the thin function that rules
-    share.
+    """Draw from the two distributions of a rule; without noise, take the likeliest outcome of both.
 
     `drawn` [B] is the output index of the first token of the call; its uniform picks where the draft stops, Gumbels
     at the index of the last one what follows.
@@ -200,7 +205,7 @@ def accepted_to(slots: Slots, token: Tensor, draft: Draft) -> Accepted:
             path.append(node)
             node = parents[node]
         paths.append(path[::-1])
-    most = max(map(len, paths), default=0)
-    padded = [path + [-1] * (most - len(path)) for path in paths]
-    nodes = torch.tensor(padded, dtype=torch.long, device=last.device).view(len(paths), most)
+    longest = max(map(len, paths), default=0)
+    padded = [path + [-1] * (longest - len(path)) for path in paths]
+    nodes = torch.tensor(padded, dtype=torch.long, device=last.device).view(len(paths), longest)
     return Accepted(nodes, last.new_tensor([len(path) for path in paths]), token)

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.rules.contract import AcceptanceRule, Keeps
-from speechmtp.decoding.rules.rejection import Ratio
+from speechmtp.config import Range
+from speechmtp.decoding.rules.contract import AcceptanceRule, NodewiseRule
+from speechmtp.decoding.rules.ratio import Ratio
 from speechmtp.decoding.state import Draws
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.trunk import Trunk
@@ -20,9 +21,10 @@ from speechmtp.types import Draft
 class Groups(Ratio):
     """`Ratio` on the distribution of groups: the drafted token stands in for any member. `groups` [V] int64 are each
     token's group, 0 or more. The groups follow the trunk's distribution, as long as it does not tell members apart;
-    which member is heard does not."""
+    which member is emitted does not."""
 
     groups: Tensor
+    name: ClassVar[str] = "groups"
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -33,7 +35,7 @@ class Groups(Ratio):
         """Number of groups."""
         return int(self.groups.max()) + 1
 
-    def undrawn(self) -> AcceptanceRule:
+    def greedy(self) -> AcceptanceRule:
         """A token stays in the group of the trunk's choice."""
         return GroupMatch(self.groups)
 
@@ -53,10 +55,11 @@ class Groups(Ratio):
 
 
 @dataclass(frozen=True, eq=False)
-class GroupMatch(Keeps):
+class GroupMatch(NodewiseRule):
     """A drafted token stays if it is in the group of the trunk's choice, which seeded noise may have a part in."""
 
     groups: Tensor
+    name: ClassVar[str] = "groups"
     draws: ClassVar[Draws] = "shared"
 
     def __post_init__(self) -> None:
@@ -71,14 +74,12 @@ class GroupMatch(Keeps):
 
 @dataclass(frozen=True)
 class AlikeGroups(AcceptanceRule):
-    """`Groups` of the tokens whose embeddings have a cosine above `similarity`; made for each trunk by `fitted`."""
+    """`Groups` of the tokens whose embeddings have a cosine above `similarity`; made for each trunk by `for_trunk`."""
 
-    similarity: float
+    name: ClassVar[str] = "groups"
+    similarity: Annotated[float, Range(-1, 1)] = 0.6
 
-    def __post_init__(self) -> None:
-        _cosine(self.similarity)
-
-    def fitted(self, trunk: Trunk) -> AcceptanceRule:
+    def for_trunk(self, trunk: Trunk) -> AcceptanceRule:
         """The rule of this trunk's tokens; groups are found once a trunk."""
         known = _FOUND.setdefault(trunk, {})
         if self.similarity not in known:
@@ -87,7 +88,7 @@ class AlikeGroups(AcceptanceRule):
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
         """None without a trunk."""
-        raise ShapeError("groups: no trunk, expected one; call fitted first")
+        raise ShapeError("groups: no trunk, expected one; call for_trunk first")
 
 
 _FOUND: WeakKeyDictionary[Trunk, dict[float, Tensor]] = WeakKeyDictionary()
@@ -102,7 +103,8 @@ def alike_groups(vectors: Tensor, similarity: float) -> Tensor:
     joins them (single linkage), numbered by their first members."""
     if vectors.ndim != 2 or not len(vectors):
         raise ShapeError(f"groups: vectors {list(vectors.shape)}, expected [V, C]; give one vector a token")
-    _cosine(similarity)
+    if not -1 <= similarity <= 1:
+        raise ConfigError(f"groups: similarity={similarity}, expected a number from -1 to 1")
     unit = torch.nn.functional.normalize(vectors.detach().to(torch.promote_types(vectors.dtype, torch.float32)))
     size = len(unit)
     label = torch.arange(size, device=unit.device)
@@ -113,11 +115,6 @@ def alike_groups(vectors: Tensor, similarity: float) -> Tensor:
         if torch.equal(found, label):
             return label.unique(return_inverse=True)[1]
         label = found
-
-
-def _cosine(similarity: float) -> None:
-    if not -1 <= similarity <= 1:
-        raise ConfigError(f"groups: similarity {similarity}, expected a cosine from -1 to 1")
 
 
 def _check(groups: Tensor) -> None:

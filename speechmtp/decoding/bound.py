@@ -12,8 +12,8 @@ from speechmtp.types import Request
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """A strategy with what it needs of a model; rows of one plan are drafted and judged together."""
+class BoundStrategy:
+    """A strategy with what it needs of a model; rows of one strategy are drafted and judged together."""
 
     drafter: Drafter
     rule: AcceptanceRule
@@ -27,12 +27,12 @@ class Plan:
             raise ConfigError("strategy: needs multi-token heads and the model has none; train some or choose another")
         if drafter.heads and self.heads is not None and depth is not None and depth > self.heads.depth:
             raise ConfigError(
-                f"strategy: depth {depth}, expected at most {self.heads.depth}, the depth of the model's heads"
+                f"strategy: depth={depth}, expected at most {self.heads.depth}, the depth of the model's heads"
             )
         if drafter.source is not None and request.source(drafter.source) is None and not drafter.source_is_optional:
             name = drafter.source.name
             raise ConfigError(
-                "strategy: needs a draft model; give one with --draft-model" if name == "model"
+                "strategy: needs a draft model; load one with draft_model=" if name == "model"
                 else f"strategy: needs {name} tokens and the request has none; choose another"
             )  # fmt: skip
         drafter.check(trunk, self.heads if drafter.heads else None, request)

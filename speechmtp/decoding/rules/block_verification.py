@@ -1,0 +1,43 @@
+"""Block verification: a chain is judged as a whole."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from speechmtp.decoding.rules.contract import probs_of, tree_refused
+from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.rules.residuals import one_hot, ratio, residual
+from speechmtp.types import Draft
+
+
+@dataclass(frozen=True)
+class BlockVerification(Ratio):
+    """Block verification (Sun et al., arXiv 2403.10444): all of a chain is judged together; in expectation it never
+    keeps less than `Ratio`. On a tree: ConfigError."""
+
+    name: ClassVar[str] = "block"
+    instead_on_trees: ClassVar[str] = "ratio"
+
+    def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
+        """The whole distribution; with P_i the capped running product of p / q, node i is the last kept with h_i if
+        none behind it was."""
+        if not draft.chain:
+            raise tree_refused(self)
+        probs = probs_of(target)
+        ones = probs.new_ones(len(probs), 1)
+        q = one_hot(probs[:, :-1], draft.tokens) if draft.q is None else draft.q.to(probs.dtype)
+        steps, _ = ratio(probs[:, :-1], draft.q, draft.tokens)
+        products = [ones[:, 0]]
+        for step in steps.unbind(1):
+            products.append((products[-1] * step).clamp_max(1.0))
+        product = torch.stack(products, 1)
+        more = torch.cat([draft.tokens >= 0, torch.zeros_like(ones, dtype=torch.bool)], 1)  # something was drafted here
+        scaled, q = product[..., None] * probs, torch.cat([q, torch.zeros_like(probs[:, :1])], 1)
+        surplus = (scaled - q).clamp_min(0.0).sum(-1)
+        whole = surplus + (1 - product)
+        last = torch.where(whole > 0, surplus / whole.clamp_min(torch.finfo(probs.dtype).tiny), 1.0)
+        last = torch.where(more, last, product)
+        beyond = torch.cat([(1 - last[:, 1:]).flip(1).cumprod(1).flip(1), ones], 1)
+        return torch.cat([ones, last[:, 1:]], 1) * beyond, residual(scaled, q, probs, more[..., None])

@@ -1,0 +1,26 @@
+"""Acceptance by distance, for codes in an order."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from torch import Tensor
+
+from speechmtp.config import Range
+from speechmtp.decoding.rules.contract import NodewiseRule
+from speechmtp.decoding.state import Draws
+from speechmtp.types import Draft
+
+
+@dataclass(frozen=True)
+class Distance(NodewiseRule):
+    """x stays if its number is at most `most` from that of the trunk's choice (Stern et al., section 5.2): for codes
+    in an order."""
+
+    name: ClassVar[str] = "distance"
+    most: Annotated[int, Range(0)] = 1
+    draws: ClassVar[Draws] = "shared"
+
+    def kept(self, target: Tensor, draft: Draft) -> Tensor:
+        """Near the trunk's choice behind the parent."""
+        choice = target.argmax(-1).gather(1, draft.parent + 1)
+        return ((choice - draft.tokens).abs() <= self.most) & (draft.tokens >= 0)
