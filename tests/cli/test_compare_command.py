@@ -270,7 +270,7 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*speech, "--strategies", "speech-llama:heads=other"], "heads 'other': not among those loaded, latent"
     yield [*speech, "--strategies", "all,draft-model"], "needs a draft model; give one with --draft-model"
     yield [*speech, "--strategies", "tree:paths=0.00.000.0000.00000.000000.0000000.00000000"], "a tree of depth 8"
-    yield [*speech, "--strategies", "verify:rule=often"], "expected match or ratio or block or sample"
+    yield [*speech, "--strategies", "verify:rule=often"], "expected one of match, ratio, block, sample"
     yield [*speech, "--strategies", ","], "none given"
     yield [*speech, "--prompt-tokens", "3"], "--prompt-tokens, --max-new-tokens: for text LMs"
     yield [*speech, "--temperature", "-1"], "--temperature -1.0: expected 0 or more"
