@@ -42,14 +42,14 @@ def test_mistakes_are_one_line(default: Recogniser) -> None:
         default.transcribe_many(["a.wav"], batch=0)
     with pytest.raises(ConfigError, match="on_error='skip', expected one of raise, return"):
         default.transcribe_many(["a.wav"], on_error="skip")  # type: ignore[call-overload]
-    with pytest.raises(ConfigError, match="--device gpu: not available here"):
+    with pytest.raises(ConfigError, match="device='gpu': not available here"):
         speechmtp.load(device="gpu")
     with pytest.raises(CheckpointError, match="/missing: no such model folder"):
         speechmtp.load(Path("/missing"))
     heard = [default.listen(np.zeros(16000, np.float32))] * 2
     with pytest.raises(ConfigError, match="decode: 1 strategies for 2 requests; give one, or one for each"):
         default.decode(heard, [parse_strategy("ar")])
-    with pytest.raises(ConfigError, match="--drafts int16: expected one of float32, int8"):
+    with pytest.raises(ConfigError, match="drafts='int16': expected one of float32, int8"):
         speechmtp.load(drafts="int16")
 
 
@@ -68,7 +68,7 @@ def test_models_types_and_devices_are_taken_as_names_are(default: Recogniser) ->
     assert default.transcribe(audio, strategy=None) == default.transcribe(audio) == default.transcribe(audio, None, "")
     found = speechmtp.transcribe(audio, model=folder, device=torch.device("cpu"), dtype=torch.float32)
     assert found == speechmtp.transcribe(audio, model=str(folder), device="cpu", dtype="float32")
-    with pytest.raises(ConfigError, match="--dtype int8: expected one of float32"):
+    with pytest.raises(ConfigError, match="dtype='int8': expected one of float32"):
         speechmtp.load(folder, dtype=torch.int8)
 
 

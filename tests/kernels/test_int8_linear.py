@@ -51,7 +51,7 @@ def test_drafts_in_int8_leave_every_exact_text_as_it_is(strategy: str) -> None:
 
 
 def test_where_it_cannot_be_is_one_line_and_the_folders_wish_is_passed_over() -> None:
-    with pytest.raises(ConfigError, match="--drafts int8: needs a CPU and float32, found cpu and float64"):
+    with pytest.raises(ConfigError, match="drafts='int8': needs a CPU and float32, found cpu and float64"):
         speechmtp.load("an4", dtype="float64", drafts="int8")
     assert speechmtp.load("default").int8_drafts
     assert not speechmtp.load("default", dtype="float64").int8_drafts
