@@ -93,7 +93,7 @@ def test_adapters_off_are_the_trunk_before_and_merged_are_the_trunk_with_them(fa
     training = Training()
     training.trunk = training.data._trunk = tiny.trunk(0, family)
     before, names = training.states(), set(training.trunk.state_dict())
-    lora = Lora(training.trunk, 2, 4)
+    lora = Lora(training.trunk.model, 2, 4)
     assert torch.equal(training.states(), before)  # adapters start at nothing
     rng = tiny.generator(0)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_a_kept_distribution_costs_nothing_before_the_first_update(mode: str) ->
     if mode == "lora":
         pytest.importorskip("peft")
     training = Training(mode, kl_to_base=True)
-    lora = Lora(training.trunk, 2, 4) if mode == "lora" else None
+    lora = Lora(training.trunk.model, 2, 4) if mode == "lora" else None
     phase = training.phase(lora)
     batch = phase.batch(0)
     first = phase.loss(batch, 0)[1]["ce"]

@@ -1,7 +1,7 @@
 """Task `finetune`: a pretrained recogniser goes on learning on transcribed audio.
 
 Its own greedy transcripts serve as second targets, of the same audio or of other audio, so that it keeps what it knew
-(sequence-level self-distillation, arXiv 1606.07947). Low-rank adapters: arXiv 2106.09685.
+(sequence-level self-distillation, arXiv 1606.07947).
 """
 
 import copy
@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from speechmtp.bundle import Bundle
 from speechmtp.data.batch import seeded
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.models.bases.contract import MemoryModel
+from speechmtp.models.lora import Lora
 from speechmtp.training.loop import finished, load_finished, run_phase
 from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_teacher, rows_ce
 from speechmtp.training.multi_token import Sequences
@@ -27,41 +27,14 @@ from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool,
 CHUNK = 1024  # rows of logits at a time
 
 
-class LowRank(nn.Module):
-    """A weight [O, I] with `alpha / rank` times a product of two thin matrices added to it; nothing at first."""
-
-    def __init__(self, weight: Tensor, rank: int, alpha: int) -> None:
-        super().__init__()
-        self.down = nn.Parameter(weight.new_empty(rank, weight.shape[1]).normal_(std=weight.shape[1] ** -0.5))
-        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
-        self.scale = alpha / rank
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The moved weight."""
-        return weight + self.scale * (self.up @ self.down)
-
-
-def projections(model: MemoryModel) -> list[nn.Module]:
-    """Query and value projections of the decoder, of self-attention and of attention to the memory."""
-    decoder = model.trunk.model.get_decoder()
-    return [part for name, part in decoder.named_modules() if name.rpartition(".")[2] in ("q_proj", "v_proj")]
-
-
-def add_lora(model: MemoryModel, rank: int, alpha: int) -> nn.ModuleList:
-    """Put adapters on the projections; the adapters."""
-    adapters = nn.ModuleList()
-    for linear in projections(model):
-        assert isinstance(linear.weight, Tensor)
-        adapter = LowRank(linear.weight.detach(), rank, alpha)
-        parametrize.register_parametrization(linear, "weight", adapter)
-        adapters.append(adapter)
-    return adapters
-
-
-def merge_lora(model: MemoryModel) -> None:
-    """Put the adapters into the weights; the model is a plain one again."""
-    for linear in projections(model):
-        parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+def adapter_targets(model: MemoryModel) -> list[str]:
+    """Names of the query and value projections of the decoder, of self-attention and of attention to the memory."""
+    trunk = model.trunk.model
+    decoder = {id(part) for part in trunk.get_decoder().modules()}
+    return [
+        name for name, part in trunk.named_modules()
+        if id(part) in decoder and name.rpartition(".")[2] in ("q_proj", "v_proj")
+    ]  # fmt: skip
 
 
 class FinetunePhase:
@@ -79,8 +52,11 @@ class FinetunePhase:
         self._before = copy.deepcopy(self._model).eval() if holds else None
         self._encoder = {id(p) for p in trunk.model.get_encoder().parameters()}
         self.module: nn.Module = trunk.model
+        self.lora: Lora | None = None
         if config.parts == "lora":
-            self.module = add_lora(self._model, config.lora_rank, config.lora_alpha)
+            self.lora = Lora(trunk.model, config.lora_rank, config.lora_alpha, adapter_targets(self._model))
+            self.lora.draw_normal(config.seed)
+            self.module = self.lora.adapters()
         elif config.parts == "decoder":  # the output layer may share its weights with the decoder or not
             self.module = nn.ModuleList([trunk.model.get_decoder(), trunk.unembedding()])
         self.module.requires_grad_(True)
@@ -177,7 +153,6 @@ def finetune(
     out: Path, resume: bool = False,
 ) -> tuple[dict[str, float], dict[str, float]]:  # fmt: skip
     """Train the bundle's model in place, in a folder of `out`; development figures before and after."""
-    torch.manual_seed(config.seed)  # adapters start at random
     phase = FinetunePhase(config, bundle, pools, dev, precision)
     model, folder = bundle.memory_model, out / phase.name
     before = phase.evaluate()
@@ -185,8 +160,8 @@ def finetune(
         after = load_finished(phase.module, folder)
     else:
         after = run_phase(phase, folder, config.loop, config.seed, resume)
-    if config.parts == "lora":
-        merge_lora(model)
+    if phase.lora is not None:
+        phase.lora.merge()
     model.requires_grad_(False)
     model.eval()
     return before, after

@@ -156,7 +156,7 @@ def train_heads(
         first = round(config.first_share * steps)
         phases = [(mode, n) for mode, n in (("frozen", first), ("joint", steps - first)) if n]
     torch.manual_seed(config.seed)  # adapters start at random, whatever was drawn before
-    lora = Lora(trunk, config.lora_rank, config.lora_alpha) if config.mode == "lora" else None
+    lora = Lora(trunk.model, config.lora_rank, config.lora_alpha) if config.mode == "lora" else None
     figures: dict[str, float] = {}
     for name, count in phases:
         moves = name != "frozen"
