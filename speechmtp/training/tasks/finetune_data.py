@@ -13,12 +13,12 @@ from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.bases.contract import MemoryModel
 from speechmtp.text.normalize import get_normalizer
+from speechmtp.training.error_rate import error_rate
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.asr import seconds_of
 from speechmtp.training.tasks.encoder_cache import MemoryData, MemoryText, Note, own_outputs
 from speechmtp.training.tasks.head_bases import memory_items
-from speechmtp.training.tasks.trunk_loss import error_rate
 
 Case = Literal["as-is", "lower", "sentence"]
 

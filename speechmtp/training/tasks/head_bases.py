@@ -19,6 +19,7 @@ from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.bases.contract import TextModel
 from speechmtp.models.storage import weights_digest
 from speechmtp.text.normalize import get_normalizer
+from speechmtp.training.error_rate import error_rate
 from speechmtp.training.tasks.asr import audio_data
 from speechmtp.training.tasks.ctc import evaluation_batches
 from speechmtp.training.tasks.encoder_cache import (
@@ -38,7 +39,6 @@ from speechmtp.training.tasks.head_data import (
     own_continuations,
 )
 from speechmtp.training.tasks.heads import HeadsTrainConfig
-from speechmtp.training.tasks.trunk_loss import error_rate
 from speechmtp.types import Prompt
 
 Note = Callable[[int, int], None]

@@ -15,11 +15,11 @@ from speechmtp.evaluation.held_out import HeldOut
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.storage import weights_digest
 from speechmtp.text.normalize import get_normalizer
+from speechmtp.training.error_rate import error_rate
 from speechmtp.training.tasks.encoder_cache import heard_again
 from speechmtp.training.tasks.head_bases import read_prompts, write_prompts
 from speechmtp.training.tasks.head_data import HeardData, HeardText
 from speechmtp.training.tasks.heads import HeadsTrainConfig
-from speechmtp.training.tasks.trunk_loss import error_rate
 from speechmtp.types import Request, stack_prompts
 
 Note = Callable[[int, int], None]
