@@ -13,7 +13,7 @@ LEAST_GAP = 0.05  # labels whose posterior never exceeds this are left out of `g
 
 @dataclass(frozen=True)
 class LabelRuns:
-    """Runs of one best class: `starts` [R], the steps where they begin, and `spoken` [R], which of them are no blanks."""
+    """Runs of one best class: the steps `starts` [R] where they begin, and whether each is a label, `spoken` [R]."""
 
     starts: NDArray[np.int64]
     spoken: NDArray[np.bool_]

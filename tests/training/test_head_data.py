@@ -102,7 +102,7 @@ def test_calls_start_behind_the_audio() -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_packed_rows_hold_every_text_once_an_epoch(rows: int) -> None:
     data, whole = packed(rows=rows), Counter(map(tuple, texts(23)))
-    length = len(data._packs)
+    length = len(data._packed)
     found = [pack for n in range(length) for pack in _rows_of(data.batch(n))]  # `rows` epochs
     for epoch in range(rows):
         part = found[epoch * length : (epoch + 1) * length]

@@ -15,6 +15,7 @@ from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.trunk import Trunk
 from speechmtp.training.multi_token import Sequences, lay_behind, pad_text
+from speechmtp.training.packing import Piece, fill_rows, pack_rows, positions_in
 from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment
 from speechmtp.types import TokenRules
 
@@ -95,41 +96,23 @@ class PackedText:
                 f"`prompt_tokens` or give longer texts"
             )
         self._trunk, self._rows, self._size, self._prompt_tokens, self._seed = trunk, rows, size, prompt_tokens, seed
-        self._packs = self._pack()
-
-    def _pack(self) -> list[list[int]]:
-        """Indices of the texts of each packed row: texts in random order, as many as fit."""
-        packs: list[list[int]] = []
-        room = 0
-        for index in seeded("packed", self._seed).permutation(len(self._texts)).tolist():
-            if len(self._texts[index]) > room:
-                packs.append([])
-                room = self._size
-            packs[-1].append(index)
-            room -= len(self._texts[index])
-        return packs
+        order = seeded("packed", seed).permutation(len(self._texts)).tolist()
+        self._packed = pack_rows([len(text) for text in self._texts], order, size, cut=False)
 
     def batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, segments and positions [B, L]: packed rows, each once before any comes again."""
-        ids = torch.full((self._rows, self._size), -1)
-        segments, positions = torch.full_like(ids, -1), torch.zeros_like(ids)
-        for row, pack in enumerate(self._drawn(number)):
-            used = 0
-            for sample, index in enumerate(pack):
-                text = self._texts[index]
-                part = slice(used, used + len(text))
-                ids[row, part], segments[row, part] = torch.tensor(text), sample
-                positions[row, part] = torch.arange(len(text))
-                used += len(text)
-        return ids, segments, positions
+        rows = self._drawn(number)
+        ids = fill_rows(rows, self._size, -1, lambda piece: self._texts[piece.text])
+        segments = fill_rows(rows, self._size, -1, lambda piece: piece.place)
+        return ids, segments, positions_in(segments).masked_fill(segments < 0, 0)
 
-    def _drawn(self, number: int) -> list[list[int]]:
+    def _drawn(self, number: int) -> list[list[Piece]]:
         """The packed rows of batch `number`."""
-        size, found = len(self._packs), []
+        size, found = len(self._packed), []
         for epoch in range(number * self._rows // size, ((number + 1) * self._rows - 1) // size + 1):
             order = seeded("packed", self._seed, epoch).permutation(size)
             first, last = number * self._rows - epoch * size, (number + 1) * self._rows - epoch * size
-            found += [self._packs[i] for i in order[max(0, first) : last]]
+            found += [self._packed[i] for i in order[max(0, first) : last]]
         return found
 
     def count(self, batch: tuple[Tensor, Tensor, Tensor]) -> int:
