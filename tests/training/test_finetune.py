@@ -18,7 +18,7 @@ from speechmtp.models.lora import Lora
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks import finetune_data
-from speechmtp.training.tasks.encoder_cache import own_outputs
+from speechmtp.training.tasks.encoded_utterances import own_outputs
 from speechmtp.training.tasks.finetune import FinetunePhase, adapter_targets, finetune
 from speechmtp.training.tasks.finetune_data import FinetuneConfig, make_dev, make_pool, target_text
 
@@ -60,9 +60,11 @@ def config(parts: str = "full", **more: object) -> FinetuneConfig:
 @pytest.fixture
 def every_output_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model seldom ends by itself."""
-    whole = finetune_data.memory_items
+    whole = finetune_data.encoded_utterances
     monkeypatch.setattr(
-        finetune_data, "memory_items", lambda *given: [replace(i, text=i.text[:6], ended=True) for i in whole(*given)]
+        finetune_data,
+        "encoded_utterances",
+        lambda *given: [replace(i, text=i.text[:6], ended=True) for i in whole(*given)],
     )
 
 
@@ -218,8 +220,8 @@ def test_a_share_of_the_rows_is_taught_what_the_base_says(data: DataDir, tmp_pat
     assert [phase.batch(n)[0][0].text for n in range(3)] == [b[0].text for b in batches[:3]]
     own = 0
     for row in (i for b in batches for i in b):
-        assert row.text in (pool.said[row.id], bundle.model.transcript(TEXTS[row.id].lower()))
-        own += row.text == pool.said[row.id]
+        assert row.text in (pool.base_texts[row.id], bundle.model.transcript(TEXTS[row.id].lower()))
+        own += row.text == pool.base_texts[row.id]
     assert 0.3 < own / 160 < 0.7
 
 

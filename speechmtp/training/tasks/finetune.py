@@ -21,7 +21,7 @@ from speechmtp.models.lora import Lora
 from speechmtp.training.loop import finished, load_finished, run_phase
 from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_teacher, rows_ce
 from speechmtp.training.multi_token import Sequences
-from speechmtp.training.tasks.encoder_cache import MemoryText, at_speed
+from speechmtp.training.tasks.encoded_utterances import EncodedUtterance, at_speed
 from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, word_error_rate
 
 CHUNK = 1024  # rows of logits at a time
@@ -67,15 +67,15 @@ class FinetunePhase:
         for parameter in self.module.parameters():
             yield parameter, self._config.encoder_factor if id(parameter) in self._encoder else 1.0
 
-    def batch(self, number: int) -> list[list[MemoryText]]:
-        """Rows of every pool; where the encoder moves, what stands for memories is samples [N] still."""
+    def batch(self, number: int) -> list[list[EncodedUtterance]]:
+        """Rows of every pool; where the encoder moves, `memory` holds samples [N]."""
         draw = seeded("finetune", self._config.seed, number)
         return [[self._row(pool, item, draw) for item in pool.data.batch(number)] for pool in self._pools]
 
-    def _row(self, pool: Pool, item: MemoryText, draw: Any) -> MemoryText:
+    def _row(self, pool: Pool, item: EncodedUtterance, draw: Any) -> EncodedUtterance:
         own, speed = draw.random() < self._config.base_targets, float(draw.choice(self._config.speeds))
-        if own and item.id in pool.said:
-            item = replace(item, text=pool.said[item.id])
+        if own and item.id in pool.base_texts:
+            item = replace(item, text=pool.base_texts[item.id])
         if item.id not in pool.audio:
             return item
         audio = pool.audio[item.id].load(self._model.rate, allow_pipes=True)  # allowed or refused at reading
@@ -83,11 +83,11 @@ class FinetunePhase:
             audio = at_speed(self._model, audio, speed)
         return replace(item, memory=torch.from_numpy(audio))
 
-    def weight(self, batch: Sequence[Sequence[MemoryText]]) -> float:
+    def weight(self, batch: Sequence[Sequence[EncodedUtterance]]) -> float:
         """Tokens with their end tokens."""
         return float(sum(pool.data.count(rows) for pool, rows in zip(self._pools, batch)))
 
-    def loss(self, batch: Sequence[Sequence[MemoryText]], step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Sequence[Sequence[EncodedUtterance]], step: int) -> tuple[Tensor, dict[str, float]]:
         """Summed cross-entropy of texts and end tokens, of kept audio the divergence from the distribution before;
         suppressed ids are not held against a transcript."""
         device = self._model.trunk.unembedding().weight.device
@@ -115,9 +115,9 @@ class FinetunePhase:
         return rows_against_teacher(self._model.trunk.unembedding()(hidden), teacher, None, MultiTokenConfig(kind="kd"))
 
     @staticmethod
-    def _states(model: MemoryModel, pool: Pool, rows: Sequence[MemoryText]) -> tuple[Tensor, Tensor]:
+    def _states(model: MemoryModel, pool: Pool, rows: Sequence[EncodedUtterance]) -> tuple[Tensor, Tensor]:
         """States [B, L, C] of the decoder behind rows and their labels [B, L]."""
-        s = on_trunk(model, pool.data.sequences(hear(model, rows) if pool.audio else rows))
+        s = on_trunk(model, pool.data.sequences(encode_rows(model, rows) if pool.audio else rows))
         hidden = model.trunk(s.embeddings, s.positions, s.segments, (), s.memory, s.memory_lengths).hidden
         return hidden, shifted_labels(s.ids, s.segments, 0, s.wanted, s.starts)[..., 0]
 
@@ -137,8 +137,8 @@ def on_trunk(model: MemoryModel, sequences: Sequences) -> Sequences:
     return replace(sequences, embeddings=model.trunk.embed(sequences.ids.clamp_min(0)))
 
 
-def hear(model: MemoryModel, rows: Sequence[MemoryText]) -> list[MemoryText]:
-    """Rows of samples with their memories; the encoder takes those of one length together, since it knows no
+def encode_rows(model: MemoryModel, rows: Sequence[EncodedUtterance]) -> list[EncodedUtterance]:
+    """Rows with encoder states in place of samples; the encoder takes those of one length together, since it knows no
     padding."""
     features = [model.inputs(row.memory.to(model.device)) for row in rows]
     memories: dict[int, Tensor] = {}
