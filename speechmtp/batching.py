@@ -5,7 +5,7 @@ from collections.abc import Sequence
 ROWS = 16  # items decoded together where nobody says how many
 
 
-def batches_by_size(sizes: Sequence[int], rows: int) -> list[list[int]]:
+def batches_by_size(sizes: Sequence[float], rows: int) -> list[list[int]]:
     """Indices of `sizes` in batches of `rows` (the last one may have fewer), from the smallest size to the largest.
 
     Items of one size keep their order. ValueError for `rows` below 1.

@@ -95,6 +95,8 @@ def _scratch(args: argparse.Namespace) -> int:
     check_device(args)
     train, dev = (read_data_dir(d, args.root, allow_pipes=args.allow_pipes) for d in (args.train, args.dev[0]))
     out = Path(args.out)
+    if (out / "config.yaml").exists() and not args.resume:
+        raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
     trained = train_asr(config, train, dev, out, args.resume, args.allow_pipes, args.device, _report)
     if distributed.start()[0] == 0:
         _export(trained, config, train, out / "model", args.storage)

@@ -1,4 +1,4 @@
-"""`train ctc`: a draft head that spells, on the encoder of a pretrained recogniser"""
+"""`train ctc`: a CTC draft head of characters, on the encoder of a pretrained recogniser"""
 
 import argparse
 import json
@@ -11,8 +11,8 @@ from speechmtp.models.bases.names import MEMORY_MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
-    from speechmtp.training.tasks.encoder_cache import MemoryText
-    from speechmtp.training.tasks.speller import SpellerTrainConfig
+    from speechmtp.training.tasks.character_ctc import CharacterCtcTrainConfig
+    from speechmtp.training.tasks.encoded_utterances import EncodedUtterance
 
 
 def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
     parser.add_argument("--train", required=True, metavar="DATA", help="Kaldi data directory to train on")
     parser.add_argument("--dev", required=True, metavar="DATA", help="the same, to choose checkpoints on")
-    parser.add_argument("--prompts", metavar="FILE", help="keep the audio's memories here, as `train heads` does")
+    parser.add_argument("--prompts", metavar="FILE", help="store encoder outputs here, as `train heads` does")
     add_training_options(parser)
 
 
@@ -38,22 +38,29 @@ def run_ctc(args: argparse.Namespace) -> int:
     from speechmtp.models.ctc_speller import CtcSpeller
     from speechmtp.training.loop import run_phase
     from speechmtp.training.tasks.asr import pick_precision
-    from speechmtp.training.tasks.speller import SpellerPhase, SpellerTrainConfig, characters_of, spelled
+    from speechmtp.training.tasks.character_ctc import (
+        CharacterCtcPhase,
+        CharacterCtcTrainConfig,
+        character_texts,
+        frequent_characters,
+    )
 
     data = read_yaml(args.config) if args.config else {}
-    config = from_dict(SpellerTrainConfig, with_overrides(data, args.overrides), args.config or "train ctc")
+    config = from_dict(CharacterCtcTrainConfig, with_overrides(data, args.overrides), args.config or "train ctc")
     check_training(args)
     out, device = Path(args.out), torch.device(args.device)
     bundle = load_without_heads(args.model).to(device, torch.float32)
     expect(bundle.model, "memories")
-    train, dev = (spelled(items, bundle.model.decode) for items in _memories(args, config, bundle))
+    train, dev = (character_texts(items, bundle.model.decode) for items in _utterances(args, config, bundle))
     sizes = replace(
-        config.ctc, characters=config.ctc.characters or characters_of(train), memory_width=train[0].memory.shape[1]
+        config.ctc,
+        characters=config.ctc.characters or frequent_characters(train),
+        memory_width=train[0].memory.shape[1],
     )
     torch.manual_seed(config.seed)
     speller = CtcSpeller(sizes).to(device)
     keep_config(config, out)
-    phase = SpellerPhase(config, speller, train, dev, pick_precision(config.precision, device))
+    phase = CharacterCtcPhase(config, speller, train, dev, pick_precision(config.precision, device))
     figures = run_phase(phase, out / "training", config.loop, config.seed, args.resume)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
     card = _card(args, speller, config, figures)
@@ -62,13 +69,13 @@ def run_ctc(args: argparse.Namespace) -> int:
     return 0
 
 
-def _memories(
-    args: argparse.Namespace, config: "SpellerTrainConfig", bundle: "Bundle"
-) -> "list[list[MemoryText]]":  # fmt: skip
-    """Memories of training and development data."""
+def _utterances(
+    args: argparse.Namespace, config: "CharacterCtcTrainConfig", bundle: "Bundle"
+) -> "list[list[EncodedUtterance]]":  # fmt: skip
+    """Encoded utterances of training and development data."""
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.progress import counter
-    from speechmtp.training.tasks.head_bases import memory_items
+    from speechmtp.training.tasks.encoded_utterances import encoded_utterances
 
     prompts = Path(args.prompts) if args.prompts else None
     files = prompts, None if prompts is None else prompts.with_name(f"dev_{prompts.name}")
@@ -77,7 +84,7 @@ def _memories(
         for name, file, passes in zip((args.train, args.dev), files, (config.passes, 1)):
             data = read_data_dir(name, args.root, config.targets == "text", args.allow_pipes)
             found.append(
-                memory_items(
+                encoded_utterances(
                     bundle, [data], config.targets, file, args.allow_pipes, note, passes, config.prompts_seed
                 )
             )  # fmt: skip
@@ -85,7 +92,7 @@ def _memories(
 
 
 def _card(
-    args: argparse.Namespace, speller: object, config: "SpellerTrainConfig", figures: dict[str, float]
+    args: argparse.Namespace, speller: object, config: "CharacterCtcTrainConfig", figures: dict[str, float]
 ) -> str:  # fmt: skip
     lines = "\n".join(f"- {name}: {value:.2f}" for name, value in figures.items() if name != "score")
     return (

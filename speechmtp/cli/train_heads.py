@@ -117,13 +117,19 @@ def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") 
     """Training data and development set."""
     from speechmtp.evaluation.evaluation_sets import check_data
     from speechmtp.progress import counter
-    from speechmtp.training.tasks.head_inputs import HeadInputs, head_inputs
+    from speechmtp.training.tasks.head_inputs.contract import HeadInputs
+    from speechmtp.training.tasks.head_inputs.table import make_head_input
 
-    check_data(args.model, [*args.train, *args.dev], base.model.reads == "texts")
+    reads_text = base.model.reads == "texts"
+    check_data(args.model, [*args.train, *args.dev], reads_text)
+    if reads_text and args.prompts:
+        raise ConfigError(f"--prompts {args.prompts}: prompts are of audio, {base.name} reads text; leave it out")
+    if not reads_text and max(len(args.train), len(args.dev)) > 1:
+        raise ConfigError("train heads: one --train and one --dev data directory expected; join them with data combine")
     prompts = Path(args.prompts) if args.prompts else None
     asked = HeadInputs(base, config, args.train, args.dev, args.root, prompts, args.allow_pipes)
     with counter("audio") as note:
-        return head_inputs(asked, note)
+        return make_head_input(asked, note)
 
 
 def keep_config(config: Any, out: Path) -> None:

@@ -1,4 +1,6 @@
-"""Greedy CTC labels with how sure they are, and what else may have been said."""
+"""Greedy CTC labels: of batches alone, or of one utterance with their posteriors and with labels they may lack."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +8,35 @@ from torch import Tensor
 
 from speechmtp.types import CtcLabels
 
-LEAST_GAP = 0.05  # a label that never gets more than this is not worth a mention
+LEAST_GAP = 0.05  # labels whose posterior never exceeds this are left out of `gaps`
+
+
+@dataclass(frozen=True)
+class LabelRuns:
+    """Runs of one best class: the steps `starts` [R] where they begin, and whether each is a label, `spoken` [R]."""
+
+    starts: NDArray[np.int64]
+    spoken: NDArray[np.bool_]
+
+
+def label_runs(best: NDArray[np.int64], blank: int) -> LabelRuns:
+    """The runs in the best classes [T] of one utterance. T may be 0."""
+    starts = np.flatnonzero(np.append(True, best[1:] != best[:-1])[: len(best)])
+    return LabelRuns(starts, best[starts] != blank)
+
+
+def greedy_labels(logits: Tensor, lengths: Tensor) -> list[list[int]]:
+    """Labels of each row of logits [B, T, V + 1] within its length, `lengths` [B]; the last class is the blank.
+
+    Runs of one label are merged first and blanks removed after (Graves et al. 2006).
+    """
+    blank = logits.shape[-1] - 1
+    found = []
+    for row, length in zip(logits.argmax(-1).cpu().numpy(), lengths.tolist()):
+        best = row[:length]
+        runs = label_runs(best, blank)
+        found.append(best[runs.starts][runs.spoken].tolist())
+    return found
 
 
 def ctc_labels(logits: Tensor, blank: int) -> CtcLabels:
@@ -20,8 +50,8 @@ def ctc_labels(logits: Tensor, blank: int) -> CtcLabels:
     best: NDArray[np.int64] = logits.argmax(-1).cpu().numpy()
     if not len(best):
         return CtcLabels(())
-    starts = np.flatnonzero(np.append(True, best[1:] != best[:-1]))
-    spoken = best[starts] != blank
+    runs = label_runs(best, blank)
+    starts, spoken = runs.starts, runs.spoken
     labels = best[starts][spoken]
     if not len(labels):
         return CtcLabels((), gaps=_gaps(probs, best, starts, spoken, blank))

@@ -19,6 +19,7 @@ from transformers import (
 
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
 from speechmtp.models.cache import RaggedCache
+from speechmtp.models.lora import Lora
 from speechmtp.models.taps import lay_hook, reading
 from speechmtp.types import Prompt, States, TrunkShape
 
@@ -80,12 +81,9 @@ def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
             f"a pretrained trunk must have been trained on this tokenizer"
         )
     if config.train == "lora":
-        from speechmtp.models.lora import Lora
-
-        trunk = Trunk(model)
-        Lora(trunk, config.lora_rank, config.lora_alpha)
-        return trunk
-    model.requires_grad_(config.train == "full")
+        Lora(model, config.lora_rank, config.lora_alpha)
+    else:
+        model.requires_grad_(config.train == "full")
     return Trunk(model)
 
 

@@ -175,7 +175,9 @@ class _Run:
                 if self.step % self.config.save_every == 0 or asked or done:
                     self._save()
                 if asked:
-                    raise TrainingStopped(f"{self.out}: stopped at step {self.step}; go on with --resume")
+                    raise TrainingStopped(
+                        f"{self.out}: stopped at step {self.step}, its state is saved; resume it to go on"
+                    )
             return self._choose()
 
     def _update(self) -> None:
@@ -220,7 +222,7 @@ class _Run:
         if self.bad >= MAX_BAD_STEPS:
             raise SpeechMTPError(
                 f"{self.out}: {self.bad} updates in a row without a finite gradient, the last at step {self.step}; "
-                f"lower optim.lr and train anew, with another --out"
+                f"lower optim.lr and train anew in another folder"
             )
 
     def _figures(self, state: dict[str, Tensor]) -> dict[str, float]:

@@ -43,28 +43,29 @@ def pad_text(texts: Sequence[Sequence[int]], bos: int, eos: int) -> tuple[Tensor
 
 def lay_behind(trunk: Trunk, audio: AudioPrompt, ids: Tensor, lengths: Tensor) -> Sequences:
     """Texts `ids` [B, L] (start token first) of `lengths` [B] behind their audio, without padding between."""
-    heard, size = audio.embeddings.shape[1], int((audio.lengths + lengths).max())
+    prompt_size, size = audio.embeddings.shape[1], int((audio.lengths + lengths).max())
     index = torch.arange(size, device=ids.device)
     text = index - audio.lengths[:, None]  # index into the text
-    spoken = text < 0
-    source = torch.where(spoken, index, heard + text.clamp(0, ids.shape[1] - 1))
+    in_prompt = text < 0
+    source = torch.where(in_prompt, index, prompt_size + text.clamp(0, ids.shape[1] - 1))
     joined = torch.cat([audio.embeddings, trunk.embed(ids).to(audio.embeddings.dtype)], 1)
     embeddings = joined.gather(1, source[..., None].expand(-1, -1, joined.shape[2]))
     steps = torch.arange(ids.shape[1], device=ids.device)
     places = torch.cat([audio.positions, audio.text_position[:, None] + steps], 1).gather(1, source)
-    tokens = torch.cat([audio.positions.new_full((len(ids), heard), -1), ids], 1).gather(1, source)
+    tokens = torch.cat([audio.positions.new_full((len(ids), prompt_size), -1), ids], 1).gather(1, source)
     inside = text < lengths[:, None]
     segments = torch.where(inside, 0, -1)
-    return Sequences(embeddings, places, tokens.where(inside, -1), segments, inside & ~spoken)
+    return Sequences(embeddings, places, tokens.where(inside, -1), segments, inside & ~in_prompt)
 
 
-def anchors_of(labels: Tensor, most: int = 0) -> Tensor:
-    """Indices [B, A] of the entries that have a label at any depth; at most `most` a row, drawn at random."""
+def anchors_of(labels: Tensor, max_anchors: int = 0) -> Tensor:
+    """Indices [B, A] of the entries that have a label at any depth; at most `max_anchors` a row, drawn at
+    random (0: all)."""
     asked = (labels != IGNORED).any(-1)
     size = max(1, int(asked.sum(1).max()))
     key = (~asked).to(torch.float32)
-    if most and most < size:
-        key, size = key + torch.rand_like(key) * 0.5, most
+    if max_anchors and max_anchors < size:
+        key, size = key + torch.rand_like(key) * 0.5, max_anchors
         return key.argsort(dim=1, stable=True)[:, :size].sort(1).values
     return key.argsort(dim=1, stable=True)[:, :size]
 
@@ -75,7 +76,7 @@ def multi_token_loss(
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
     """Summed loss of all depths, each scaled to the number of depth 0's labels, and sums for the log.
 
-    `frozen` leaves the trunk out of the graph. `distribution` [B, L, C], if given, are trunk states whose distribution
+    `frozen` leaves the trunk out of the graph. `teacher` [B, L, C], if given, are trunk states whose distribution
     depth 0 is to keep (self-distillation: those of the weights before training) in place of the labels. `anchors` is
     the largest number of block starts a row (0: all).
     """

@@ -1,4 +1,4 @@
-"""Noisy CTC segments for texts that nobody spoke: what the encoder would have heard.
+"""Noisy CTC segments for texts without audio, as the encoder would have recognised them.
 
 Real segments of augmented training audio are sorted into a bank by (reference token, recognised label);
 a text is turned into segments by drawing substitutions, deletions and insertions with the rates that
@@ -116,10 +116,10 @@ class SegmentBank:
         index[missing] = pool[(random.random(len(missing)) * len(pool)).astype(int)]
         posterior, features = self.posterior[index].copy(), self.features[index]
         for place in missing:
-            heard, old = int(self.label[index[place]]), int(self.reference[index[place]])
-            _exchange(posterior[place], heard, int(label[place]))
+            drawn, old = int(self.label[index[place]]), int(self.reference[index[place]])
+            _exchange(posterior[place], drawn, int(label[place]))
             if reference[place] < self.vocab_size and old < self.vocab_size and reference[place] != label[place]:
-                source = heard if old == label[place] else old  # where the reference's share stands by now
+                source = drawn if old == label[place] else old  # where the reference's share stands by now
                 if source != label[place]:
                     _exchange(posterior[place], source, int(reference[place]))
         return posterior, features

@@ -19,7 +19,7 @@ from speechmtp.data.kaldi import DataDir
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import DataError
 from speechmtp.evaluation.peers import peer_modes
-from speechmtp.training.tasks.head_prompts import prompt_data, prompt_dev, said
+from speechmtp.training.tasks.head_inputs.prompts import greedy_outputs, prompt_data, prompt_dev
 from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.types import Reference
 
@@ -180,8 +180,8 @@ def test_heads_need_utterances_and_outputs_a_limit(folder: Path, tmp_path: Path)
         prompt_dev(bundle, nothing, False)
     request = bundle.model.listen(torch.from_numpy(noise(9000)))
     assert request.limit is not None
-    [own] = said(bundle.model, [request])
-    [free] = said(bundle.model, [replace(request, limit=None)])
+    [own] = greedy_outputs(bundle.model, [request])
+    [free] = greedy_outputs(bundle.model, [replace(request, limit=None)])
     assert free[: len(own)] == own[: len(free)] and min(len(free), len(own)) > 1
 
 

@@ -12,7 +12,7 @@ import torch
 from speechmtp.api import load
 from speechmtp.bundle import load_bundle
 from speechmtp.cli.main import main
-from speechmtp.training.tasks import speller as task
+from speechmtp.training.tasks import character_ctc as task
 from tests import tiny
 
 SMALL = ("ctc.width=8", "ctc.layers=1", "ctc.heads=2", "ctc.ff_width=16", "ctc.kernel=5", "rows=2", "steps=6",
@@ -28,9 +28,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def every_output_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model seldom ends by itself."""
-    whole = task.spelled
-    monkeypatch.setattr(task, "LEAST", 1)
-    monkeypatch.setattr(task, "spelled", lambda items, decode: whole([replace(i, ended=True) for i in items], decode))
+    whole = task.character_texts
+    monkeypatch.setattr(task, "MIN_COUNT", 1)
+    monkeypatch.setattr(
+        task, "character_texts", lambda items, decode: whole([replace(i, ended=True) for i in items], decode)
+    )
 
 
 def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:

@@ -29,7 +29,7 @@ from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.encoder_lm import ModelConfig
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer
-from speechmtp.training.tasks.head_inputs import HEAD_INPUTS
+from speechmtp.training.tasks.head_inputs.table import HEAD_INPUTS
 from speechmtp.types import Request
 
 

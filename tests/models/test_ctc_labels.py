@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from torch import Tensor
 
-from speechmtp.models.ctc_labels import LEAST_GAP, ctc_labels
+from speechmtp.models.ctc_labels import LEAST_GAP, ctc_labels, greedy_labels, label_runs
 from speechmtp.types import CtcLabels
 
 BLANK = 3
@@ -95,3 +96,37 @@ def test_gaps_are_second_choices_that_no_neighbour_explains(
     found = ctc_labels(logits_of(*steps), BLANK).gaps
     assert [gap[:2] for gap in found] == [gap[:2] for gap in gaps]
     assert [gap[2] for gap in found] == pytest.approx([gap[2] for gap in gaps], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        ([3, 9, 3], [3, 3]),
+        ([3, 3], [3]),
+        ([9, 9], []),
+        ([3, 3, 9, 9, 3, 4, 4, 9], [3, 3, 4]),
+        ([9, 0, 9, 0, 0], [0, 0]),
+    ],
+)
+def test_runs_are_merged_before_blanks_are_removed(best: list[int], expected: list[int]) -> None:
+    logits = torch.nn.functional.one_hot(torch.tensor([best + [5] * 3]), 10).float()  # class 9 is the blank
+    assert greedy_labels(logits, torch.tensor([len(best)])) == [expected]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_of_a_batch_have_the_labels_they_have_alone(seed: int) -> None:
+    """Labels of a batch are those of each utterance within its length, whatever stands in the padding."""
+    rng = tiny.generator(seed)
+    logits = torch.randn(5, 12, 4, generator=rng) * 2
+    lengths = torch.randint(0, 13, (5,), generator=rng)
+    found = greedy_labels(logits, lengths)
+    assert found == [list(ctc_labels(row[:n], BLANK).labels) for row, n in zip(logits, lengths.tolist())]
+    assert found == [list(by_hand(row[:n], BLANK).labels) for row, n in zip(logits, lengths.tolist())]
+
+
+def test_runs_tell_where_labels_begin() -> None:
+    best = np.array([3, 3, 0, 0, 3, 0, 1])
+    runs = label_runs(best, BLANK)
+    assert runs.starts.tolist() == [0, 2, 4, 5, 6]
+    assert runs.spoken.tolist() == [False, True, False, True, True]
+    assert label_runs(best[:0], BLANK).starts.tolist() == []

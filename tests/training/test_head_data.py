@@ -11,21 +11,21 @@ from torch import Tensor
 from speechmtp.errors import DataError
 from speechmtp.evaluation.held_out import HeldOut, text_prompt
 from speechmtp.heads.labels import IGNORED, shifted_labels
-from speechmtp.training.tasks.head_bases import read_prompts, write_prompts
-from speechmtp.training.tasks.head_data import HeardData, HeardText, PackedText, own_continuations
+from speechmtp.training.tasks.head_inputs.encoded_prompts import EncodedPrompt, EncodedPrompts
+from speechmtp.training.tasks.head_inputs.texts import PackedTexts, own_continuations
 from speechmtp.training.tasks.heads import likely_tokens
 
 
-def heard(count: int) -> list[HeardText]:
+def encoded(count: int) -> list[EncodedPrompt]:
     """Prompts of 2 to 6 entries with texts of 1 to 3 tokens; the position of the text is the number of the prompt."""
     rng = tiny.generator(0)
     sizes = torch.randint(2, 7, (count,), generator=rng).tolist()
     vectors = [torch.randn(n, tiny.WIDTH, generator=rng, dtype=torch.float64) for n in sizes]
-    return [HeardText(v, torch.arange(len(v)), i, [3 + i % 8, 4, 5][: 1 + i % 3]) for i, v in enumerate(vectors)]
+    return [EncodedPrompt(v, torch.arange(len(v)), i, [3 + i % 8, 4, 5][: 1 + i % 3]) for i, v in enumerate(vectors)]
 
 
-def heard_data(count: int, rows: int, seed: int = 0) -> HeardData:
-    return HeardData(tiny.trunk(0), heard(count), rows, tiny.BOS, tiny.EOS, seed)
+def prompt_data(count: int, rows: int, seed: int = 0) -> EncodedPrompts:
+    return EncodedPrompts(tiny.trunk(0), encoded(count), rows, tiny.BOS, tiny.EOS, seed)
 
 
 def texts(count: int) -> list[list[int]]:
@@ -33,8 +33,8 @@ def texts(count: int) -> list[list[int]]:
     return [[3 + i // 8 % 8, 3 + i % 8, *[4] * (2 + i % 6)] for i in range(count)]
 
 
-def packed(count: int = 23, rows: int = 1, size: int = 16, prompt_tokens: int = 3, seed: int = 0) -> PackedText:
-    return PackedText(tiny.trunk(0), texts(count), rows, size, prompt_tokens, seed)
+def packed(count: int = 23, rows: int = 1, size: int = 16, prompt_tokens: int = 3, seed: int = 0) -> PackedTexts:
+    return PackedTexts(tiny.trunk(0), texts(count), rows, size, prompt_tokens, seed)
 
 
 def samples(batch: tuple[Tensor, Tensor, Tensor]) -> list[list[int]]:
@@ -46,10 +46,10 @@ def samples(batch: tuple[Tensor, Tensor, Tensor]) -> list[list[int]]:
 
 
 def test_batches_are_functions_of_their_number() -> None:
-    one, other = heard_data(40, 4), heard_data(40, 4)
+    one, other = prompt_data(40, 4), prompt_data(40, 4)
     forwards = [[i.text_position for i in one.batch(n)] for n in range(25)]
     assert [[i.text_position for i in other.batch(n)] for n in reversed(range(25))] == forwards[::-1]
-    assert [i.text_position for i in heard_data(40, 4, 1).batch(0)] != forwards[0]
+    assert [i.text_position for i in prompt_data(40, 4, 1).batch(0)] != forwards[0]
     first, again = packed(rows=3), packed(rows=3)
     rows = [first.batch(n) for n in range(12)]
     for n in reversed(range(12)):
@@ -59,7 +59,7 @@ def test_batches_are_functions_of_their_number() -> None:
 
 @pytest.mark.parametrize(("count", "rows"), [(70, 4), (140, 4), (10, 4), (3, 8)])
 def test_no_prompt_comes_twice_in_an_epoch_and_none_is_left_out_for_ever(count: int, rows: int) -> None:
-    data = heard_data(count, rows)
+    data = prompt_data(count, rows)
     length = max(1, count // rows)
     epochs = []
     for epoch in range(8):
@@ -72,13 +72,13 @@ def test_no_prompt_comes_twice_in_an_epoch_and_none_is_left_out_for_ever(count: 
 
 
 def test_rows_of_a_batch_are_of_about_one_length() -> None:
-    data = heard_data(64, 4)
+    data = prompt_data(64, 4)
     spread = [max(s) - min(s) for s in ([len(i.positions) + len(i.text) for i in data.batch(n)] for n in range(16))]
     assert sum(spread) / 16 <= 1
 
 
 def test_count_is_the_number_of_tokens_asked_of_the_trunk() -> None:
-    for data in (heard_data(20, 4), packed(rows=2)):
+    for data in (prompt_data(20, 4), packed(rows=2)):
         for number in range(3):
             batch = data.batch(number)  # type: ignore[attr-defined]
             rows = data.sequences(batch)  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ def test_count_is_the_number_of_tokens_asked_of_the_trunk() -> None:
 
 
 def test_calls_start_behind_the_audio() -> None:
-    data = heard_data(20, 4)
+    data = prompt_data(20, 4)
     batch = data.batch(0)
     rows = data.sequences(batch)
     for row, item in enumerate(batch):
@@ -102,7 +102,7 @@ def test_calls_start_behind_the_audio() -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_packed_rows_hold_every_text_once_an_epoch(rows: int) -> None:
     data, whole = packed(rows=rows), Counter(map(tuple, texts(23)))
-    length = len(data._packs)
+    length = len(data._packed)
     found = [pack for n in range(length) for pack in _rows_of(data.batch(n))]  # `rows` epochs
     for epoch in range(rows):
         part = found[epoch * length : (epoch + 1) * length]
@@ -116,7 +116,7 @@ def _rows_of(batch: tuple[Tensor, Tensor, Tensor]) -> list[list[list[int]]]:
 
 
 def test_packing_never_exceeds_and_positions_start_anew() -> None:
-    data = PackedText(tiny.trunk(0), [*texts(9), [5] * 40], 2, 12, 3, 0)
+    data = PackedTexts(tiny.trunk(0), [*texts(9), [5] * 40], 2, 12, 3, 0)
     for number in range(6):
         ids, segments, positions = data.batch(number)
         assert ids.shape == segments.shape == positions.shape == (2, 12)
@@ -186,23 +186,3 @@ def test_a_moved_trunk_says_and_opens_anew() -> None:
     after = kept.figures(heads, True)
     assert after == held_out().figures(heads, True) != before
     assert kept.figures(heads, False) == after
-
-
-def test_prompts_on_file_are_those_of_the_same_model(tmp_path) -> None:
-    items = [*heard(5), HeardText(torch.ones(2, tiny.WIDTH, dtype=torch.float64), torch.arange(2), 2, [])]
-    path = tmp_path / "deep" / "prompts.safetensors"
-    write_prompts(path, items, "key")
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-    for item, found in zip(items, read_prompts(path, "key"), strict=True):
-        assert torch.equal(item.embeddings, found.embeddings) and torch.equal(item.positions, found.positions)
-        assert (found.text, found.text_position) == (item.text, item.text_position)
-    with pytest.raises(DataError, match="another model"):
-        read_prompts(path, "other")
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(DataError, match="another model"):
-        read_prompts(path, "key")
-    path.write_bytes(b"torn")
-    with pytest.raises(DataError, match="cannot be read"):
-        read_prompts(path, "key")

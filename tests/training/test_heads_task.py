@@ -19,7 +19,7 @@ from speechmtp.models.lora import PROJECTIONS, Lora
 from speechmtp.training.loop import LoopConfig, TrainingStopped
 from speechmtp.training.losses import MultiTokenConfig
 from speechmtp.training.optim import OptimConfig
-from speechmtp.training.tasks.head_data import HeardData, HeardText
+from speechmtp.training.tasks.head_inputs.encoded_prompts import EncodedPrompt, EncodedPrompts
 from speechmtp.training.tasks.heads import HeadsPhase, HeadsTrainConfig, train_heads
 
 MODES = ("frozen", "joint", "lora", "two_stage")
@@ -41,9 +41,9 @@ class Training:
         items = []
         for i in range(9):
             size = 2 + i % 3
-            heard = torch.randn(size, tiny.WIDTH, generator=rng, dtype=torch.float64)
-            items.append(HeardText(heard, torch.arange(size), 0, [3 + i % 8, 5, 7, 4, 6][: 2 + i % 4]))
-        self.data = HeardData(self.trunk, items, 3, tiny.BOS, tiny.EOS, 0)
+            audio = torch.randn(size, tiny.WIDTH, generator=rng, dtype=torch.float64)
+            items.append(EncodedPrompt(audio, torch.arange(size), 0, [3 + i % 8, 5, 7, 4, 6][: 2 + i % 4]))
+        self.data = EncodedPrompts(self.trunk, items, 3, tiny.BOS, tiny.EOS, 0)
         self.told: list[bool] = []
 
     def evaluate(self, heads: HeadSet, moved: bool) -> dict[str, float]:
@@ -93,7 +93,7 @@ def test_adapters_off_are_the_trunk_before_and_merged_are_the_trunk_with_them(fa
     training = Training()
     training.trunk = training.data._trunk = tiny.trunk(0, family)
     before, names = training.states(), set(training.trunk.state_dict())
-    lora = Lora(training.trunk, 2, 4)
+    lora = Lora(training.trunk.model, 2, 4)
     assert torch.equal(training.states(), before)  # adapters start at nothing
     rng = tiny.generator(0)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_a_kept_distribution_costs_nothing_before_the_first_update(mode: str) ->
     if mode == "lora":
         pytest.importorskip("peft")
     training = Training(mode, kl_to_base=True)
-    lora = Lora(training.trunk, 2, 4) if mode == "lora" else None
+    lora = Lora(training.trunk.model, 2, 4) if mode == "lora" else None
     phase = training.phase(lora)
     batch = phase.batch(0)
     first = phase.loss(batch, 0)[1]["ce"]
@@ -207,7 +207,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(mode: str, tmp_path: Path) 
     for stop in (1, 4):  # updates into this run; the second one is in another phase of two stages
         training = Training(mode, kl_to_base=mode == "two_stage")
         _signal_at(training, stop)
-        with pytest.raises(TrainingStopped, match="--resume"):
+        with pytest.raises(TrainingStopped, match="resume it"):
             training.run(tmp_path / "stopped", resume=True)
     last = Training(mode, kl_to_base=mode == "two_stage").run(tmp_path / "stopped", resume=True)
     assert_same(whole, last)
@@ -220,7 +220,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(mode: str, tmp_path: Path) 
 def _signal_at(training: Training, update: int) -> None:
     real, seen = training.data.batch, [0]
 
-    def batch(number: int) -> list[HeardText]:
+    def batch(number: int) -> list[EncodedPrompt]:
         seen[0] += 1
         if seen[0] == update:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -18,7 +18,7 @@ from speechmtp.training.losses import (
     rows_against_teacher,
     rows_ce,
 )
-from speechmtp.training.tasks.ctc import consistency_loss, ctc_loss, greedy_labels
+from speechmtp.training.tasks.ctc import consistency_loss, ctc_loss
 
 TEACHER_KINDS: list[Kind] = [kind for kind in get_args(Kind) if kind != "ce"]
 
@@ -188,21 +188,6 @@ def test_chunks_never_hold_all_logits_and_no_rows_are_zero() -> None:
     in_chunks(run, 4, states).backward()
     assert seen[:3] == [4, 4, 2] and sorted(seen[3:]) == [2, 4, 4], "computed again in the backward pass"
     assert float(in_chunks(run, 4, states[:0])) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("best", "expected"),
-    [
-        ([3, 9, 3], [3, 3]),
-        ([3, 3], [3]),
-        ([9, 9], []),
-        ([3, 3, 9, 9, 3, 4, 4, 9], [3, 3, 4]),
-        ([9, 0, 9, 0, 0], [0, 0]),
-    ],
-)
-def test_runs_are_merged_before_blanks_are_removed(best: list[int], expected: list[int]) -> None:
-    logits = F.one_hot(torch.tensor([best + [5] * 3]), 10).float()  # class 9 is the blank
-    assert greedy_labels(logits, torch.tensor([len(best)])) == [expected]
 
 
 def test_ctc_counts_every_path() -> None:

@@ -35,11 +35,11 @@ class Trials:
     def __init__(self, model: str, exp: Path) -> None:
         from speechmtp.bundle import load_bundle
         from speechmtp.data.kaldi import read_data_dir
-        from speechmtp.training.tasks.head_bases import heard_data, heard_dev
+        from speechmtp.training.tasks.head_inputs.features import feature_data, feature_dev
 
         self.bundle = load_bundle(model)
         config = self.config(["--family", "linear"])
-        self.data = heard_data(
+        self.data = feature_data(
             self.bundle,
             read_data_dir(os.environ["TRAIN_DIR"]),
             config,
@@ -47,7 +47,7 @@ class Trials:
             False,
             lambda *_: None,
         )
-        self.dev = heard_dev(self.bundle, read_data_dir(os.environ["DEV_DIR"]), False)
+        self.dev = feature_dev(self.bundle, read_data_dir(os.environ["DEV_DIR"]), False)
 
     def config(self, options: list[str]) -> Any:
         """The configuration that `speechmtp train heads` would have."""

@@ -38,7 +38,7 @@ class AsrConfig:
     """Everything about one training: the model, the phases that train it, and how they are logged.
 
     `encoder_from` is a model folder, or an embedded model by name, whose encoder is taken over and stays as it is:
-    what it says can then be given to both models.
+    one encoder can then serve both models.
     """
 
     seed: int = 0
@@ -87,10 +87,10 @@ def train_asr(
     config: AsrConfig, train: DataDir, dev: DataDir, out: Path, resume: bool = False, allow_pipes: bool = False,
     device: str = "cpu", report: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> Trained:  # fmt: skip
-    """Run all phases into `out`, a folder each; `out` must be new, or `resume` given. `report` hears, on the
-    first process, what each phase leaves out and what it reaches."""
+    """Run all phases into `out`, a folder each; `out` must be new, or `resume` given. `report` is
+    given, on the first process, what each phase leaves out and what it reaches."""
     if (out / "config.yaml").exists() and not resume:
-        raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
+        raise ConfigError(f"{out}: holds a training already; give resume=True to go on, or another out=")
     tokenizer = Tokenizer.load(config.tokenizer)
     torch.manual_seed(config.seed)
     model = fresh_model(config, tokenizer)
@@ -98,7 +98,7 @@ def train_asr(
     target = distributed.own_device(device)
     rank, _ = distributed.start(target)
     if rank == 0:
-        _keep_config(config, out)
+        _write_config(config, out)
     model.to(target)
     heads = build_heads(config.heads, model.trunk.shape).to(target)
     data = {
@@ -221,11 +221,11 @@ def audio_data(
     return AudioData(store, tokens, durations)
 
 
-def _keep_config(config: AsrConfig, out: Path) -> None:
+def _write_config(config: AsrConfig, out: Path) -> None:
     path = out / "config.yaml"
     temporary = out / "config.yaml.tmp"
     write_yaml(temporary, config)
     if path.exists() and path.read_text() != temporary.read_text():
         temporary.unlink()
-        raise CheckpointError(f"{path}: differs from the configuration given; resume with the same one or change --out")
+        raise CheckpointError(f"{path}: differs from the configuration given; resume with the same one or change out=")
     temporary.replace(path)

@@ -9,15 +9,17 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 
 from speechmtp.audio.augment import SpecAugmentConfig, spec_augment
 from speechmtp.audio.warp import warp_frequency
+from speechmtp.batching import ROWS, batches_by_size
 from speechmtp.data.batch import BatchConfig, BatchPlan, Item, feasible, seeded
 from speechmtp.data.feature_store import FeatureStore, pad
 from speechmtp.errors import DataError
+from speechmtp.models.ctc_labels import greedy_labels
 from speechmtp.models.encoder import Encoder, EncoderOutput
+from speechmtp.training.error_rate import count_errors
 from speechmtp.training.optim import OptimConfig
 
 
@@ -126,17 +128,6 @@ def consistency_loss(logits: Tensor, lengths: Tensor) -> Tensor:
     return (both.sum(-1) * valid).sum()
 
 
-def greedy_labels(logits: Tensor, lengths: Tensor) -> list[list[int]]:
-    """CTC greedy labels of every row: runs merged first, blanks (the last class) removed after."""
-    blank = logits.shape[-1] - 1
-    best = logits.argmax(-1)
-    rows = []
-    for row, length in zip(best, lengths.tolist()):
-        runs = torch.unique_consecutive(row[:length])
-        rows.append(runs[runs != blank].tolist())
-    return rows
-
-
 class CtcPhase:
     """Encoder on audio batches."""
 
@@ -204,30 +195,29 @@ class CtcPhase:
 def ctc_error_rate(encoder: Encoder, data: AudioData) -> tuple[float, float]:
     """Token error rate (0..1) of greedy CTC labels with full context, and the CTC loss per token."""
     encoder.eval()
-    errors = tokens = 0
+    pairs: list[tuple[list[int], list[int]]] = []
     loss = 0.0
     device = encoder.mean.device
     for batch in evaluation_batches(data):
         out = encoder(batch.frames.to(device), batch.lengths.to(device), 0)
         targets, sizes = batch.targets.to(device), batch.target_lengths.to(device)
         loss += float(ctc_loss(out.logits, out.lengths, targets, sizes, encoder.blank))
-        for name, labels in zip(batch.ids, greedy_labels(out.logits, out.lengths)):
-            errors += Levenshtein.distance(data.tokens[name], labels)
-            tokens += len(data.tokens[name])
+        pairs += zip((data.tokens[name] for name in batch.ids), greedy_labels(out.logits, out.lengths))
+    errors, tokens = count_errors(pairs)
     return errors / tokens, loss / tokens
 
 
-def evaluation_batches(data: AudioData, rows: int = 16) -> Iterable[AudioBatch]:
+def evaluation_batches(data: AudioData, rows: int = ROWS) -> Iterable[AudioBatch]:
     """All utterances, as recorded, by length."""
-    names = sorted(data.tokens, key=lambda n: data.durations[n])
-    for start in range(0, len(names), rows):
-        yield data.collate((name, 1.0) for name in names[start : start + rows])
+    names = list(data.tokens)
+    for batch in batches_by_size([data.durations[name] for name in names], rows):
+        yield data.collate((names[index], 1.0) for index in batch)
 
 
 @torch.no_grad()
-def set_statistics(encoder: Encoder, data: AudioData, most: int = 1000) -> None:
-    """Store mean and deviation per feature bin over (at most `most` utterances of) the training audio."""
+def set_statistics(encoder: Encoder, data: AudioData, max_utterances: int = 1000) -> None:
+    """Store mean and deviation per feature bin over the training audio, of which about `max_utterances` are read."""
     names = sorted(data.tokens)
-    frames = torch.cat([data.store.get(name) for name in names[:: max(1, len(names) // most)]]).double()
+    frames = torch.cat([data.store.get(name) for name in names[:: max(1, len(names) // max_utterances)]]).double()
     encoder.mean.copy_(frames.mean(0))
     encoder.std.copy_(frames.std(0).clamp_min(1e-3))

@@ -1,7 +1,7 @@
 """Task `finetune`: a pretrained recogniser goes on learning on transcribed audio.
 
 Its own greedy transcripts serve as second targets, of the same audio or of other audio, so that it keeps what it knew
-(sequence-level self-distillation, arXiv 1606.07947). Low-rank adapters: arXiv 2106.09685.
+(sequence-level self-distillation, arXiv 1606.07947).
 """
 
 import copy
@@ -12,56 +12,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from speechmtp.bundle import Bundle
 from speechmtp.data.batch import seeded
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.models.bases.contract import MemoryModel
+from speechmtp.models.lora import Lora
 from speechmtp.training.loop import finished, load_finished, run_phase
 from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_teacher, rows_ce
 from speechmtp.training.multi_token import Sequences
-from speechmtp.training.tasks.encoder_cache import MemoryText, at_speed
+from speechmtp.training.tasks.encoded_utterances import EncodedUtterance, at_speed
 from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, word_error_rate
 
 CHUNK = 1024  # rows of logits at a time
 
 
-class LowRank(nn.Module):
-    """A weight [O, I] with `alpha / rank` times a product of two thin matrices added to it; nothing at first."""
-
-    def __init__(self, weight: Tensor, rank: int, alpha: int) -> None:
-        super().__init__()
-        self.down = nn.Parameter(weight.new_empty(rank, weight.shape[1]).normal_(std=weight.shape[1] ** -0.5))
-        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
-        self.scale = alpha / rank
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The moved weight."""
-        return weight + self.scale * (self.up @ self.down)
-
-
-def projections(model: MemoryModel) -> list[nn.Module]:
-    """Query and value projections of the decoder, of self-attention and of attention to the memory."""
-    decoder = model.trunk.model.get_decoder()
-    return [part for name, part in decoder.named_modules() if name.rpartition(".")[2] in ("q_proj", "v_proj")]
-
-
-def add_lora(model: MemoryModel, rank: int, alpha: int) -> nn.ModuleList:
-    """Put adapters on the projections; the adapters."""
-    adapters = nn.ModuleList()
-    for linear in projections(model):
-        assert isinstance(linear.weight, Tensor)
-        adapter = LowRank(linear.weight.detach(), rank, alpha)
-        parametrize.register_parametrization(linear, "weight", adapter)
-        adapters.append(adapter)
-    return adapters
-
-
-def merge_lora(model: MemoryModel) -> None:
-    """Put the adapters into the weights; the model is a plain one again."""
-    for linear in projections(model):
-        parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+def adapter_targets(model: MemoryModel) -> list[str]:
+    """Names of the query and value projections of the decoder, of self-attention and of attention to the memory."""
+    trunk = model.trunk.model
+    decoder = {id(part) for part in trunk.get_decoder().modules()}
+    return [
+        name for name, part in trunk.named_modules()
+        if id(part) in decoder and name.rpartition(".")[2] in ("q_proj", "v_proj")
+    ]  # fmt: skip
 
 
 class FinetunePhase:
@@ -79,8 +52,11 @@ class FinetunePhase:
         self._before = copy.deepcopy(self._model).eval() if holds else None
         self._encoder = {id(p) for p in trunk.model.get_encoder().parameters()}
         self.module: nn.Module = trunk.model
+        self.lora: Lora | None = None
         if config.parts == "lora":
-            self.module = add_lora(self._model, config.lora_rank, config.lora_alpha)
+            self.lora = Lora(trunk.model, config.lora_rank, config.lora_alpha, adapter_targets(self._model))
+            self.lora.draw_normal(config.seed)
+            self.module = self.lora.adapters()
         elif config.parts == "decoder":  # the output layer may share its weights with the decoder or not
             self.module = nn.ModuleList([trunk.model.get_decoder(), trunk.unembedding()])
         self.module.requires_grad_(True)
@@ -91,15 +67,15 @@ class FinetunePhase:
         for parameter in self.module.parameters():
             yield parameter, self._config.encoder_factor if id(parameter) in self._encoder else 1.0
 
-    def batch(self, number: int) -> list[list[MemoryText]]:
-        """Rows of every pool; where the encoder moves, what stands for memories is samples [N] still."""
+    def batch(self, number: int) -> list[list[EncodedUtterance]]:
+        """Rows of every pool; where the encoder moves, `memory` holds samples [N]."""
         draw = seeded("finetune", self._config.seed, number)
         return [[self._row(pool, item, draw) for item in pool.data.batch(number)] for pool in self._pools]
 
-    def _row(self, pool: Pool, item: MemoryText, draw: Any) -> MemoryText:
+    def _row(self, pool: Pool, item: EncodedUtterance, draw: Any) -> EncodedUtterance:
         own, speed = draw.random() < self._config.base_targets, float(draw.choice(self._config.speeds))
-        if own and item.id in pool.said:
-            item = replace(item, text=pool.said[item.id])
+        if own and item.id in pool.base_texts:
+            item = replace(item, text=pool.base_texts[item.id])
         if item.id not in pool.audio:
             return item
         audio = pool.audio[item.id].load(self._model.rate, allow_pipes=True)  # allowed or refused at reading
@@ -107,11 +83,11 @@ class FinetunePhase:
             audio = at_speed(self._model, audio, speed)
         return replace(item, memory=torch.from_numpy(audio))
 
-    def weight(self, batch: Sequence[Sequence[MemoryText]]) -> float:
+    def weight(self, batch: Sequence[Sequence[EncodedUtterance]]) -> float:
         """Tokens with their end tokens."""
         return float(sum(pool.data.count(rows) for pool, rows in zip(self._pools, batch)))
 
-    def loss(self, batch: Sequence[Sequence[MemoryText]], step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Sequence[Sequence[EncodedUtterance]], step: int) -> tuple[Tensor, dict[str, float]]:
         """Summed cross-entropy of texts and end tokens, of kept audio the divergence from the distribution before;
         suppressed ids are not held against a transcript."""
         device = self._model.trunk.unembedding().weight.device
@@ -139,9 +115,9 @@ class FinetunePhase:
         return rows_against_teacher(self._model.trunk.unembedding()(hidden), teacher, None, MultiTokenConfig(kind="kd"))
 
     @staticmethod
-    def _states(model: MemoryModel, pool: Pool, rows: Sequence[MemoryText]) -> tuple[Tensor, Tensor]:
+    def _states(model: MemoryModel, pool: Pool, rows: Sequence[EncodedUtterance]) -> tuple[Tensor, Tensor]:
         """States [B, L, C] of the decoder behind rows and their labels [B, L]."""
-        s = on_trunk(model, pool.data.sequences(hear(model, rows) if pool.audio else rows))
+        s = on_trunk(model, pool.data.sequences(encode_rows(model, rows) if pool.audio else rows))
         hidden = model.trunk(s.embeddings, s.positions, s.segments, (), s.memory, s.memory_lengths).hidden
         return hidden, shifted_labels(s.ids, s.segments, 0, s.wanted, s.starts)[..., 0]
 
@@ -161,8 +137,8 @@ def on_trunk(model: MemoryModel, sequences: Sequences) -> Sequences:
     return replace(sequences, embeddings=model.trunk.embed(sequences.ids.clamp_min(0)))
 
 
-def hear(model: MemoryModel, rows: Sequence[MemoryText]) -> list[MemoryText]:
-    """Rows of samples with their memories; the encoder takes those of one length together, since it knows no
+def encode_rows(model: MemoryModel, rows: Sequence[EncodedUtterance]) -> list[EncodedUtterance]:
+    """Rows with encoder states in place of samples; the encoder takes those of one length together, since it knows no
     padding."""
     features = [model.inputs(row.memory.to(model.device)) for row in rows]
     memories: dict[int, Tensor] = {}
@@ -177,7 +153,6 @@ def finetune(
     out: Path, resume: bool = False,
 ) -> tuple[dict[str, float], dict[str, float]]:  # fmt: skip
     """Train the bundle's model in place, in a folder of `out`; development figures before and after."""
-    torch.manual_seed(config.seed)  # adapters start at random
     phase = FinetunePhase(config, bundle, pools, dev, precision)
     model, folder = bundle.memory_model, out / phase.name
     before = phase.evaluate()
@@ -185,8 +160,8 @@ def finetune(
         after = load_finished(phase.module, folder)
     else:
         after = run_phase(phase, folder, config.loop, config.seed, resume)
-    if config.parts == "lora":
-        merge_lora(model)
+    if phase.lora is not None:
+        phase.lora.merge()
     model.requires_grad_(False)
     model.eval()
     return before, after

@@ -13,12 +13,17 @@ from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.bases.contract import MemoryModel
 from speechmtp.text.normalize import get_normalizer
+from speechmtp.training.error_rate import error_rate
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.asr import seconds_of
-from speechmtp.training.tasks.encoder_cache import MemoryData, MemoryText, Note, own_outputs
-from speechmtp.training.tasks.head_bases import memory_items
-from speechmtp.training.tasks.trunk_loss import error_rate
+from speechmtp.training.tasks.encoded_utterances import (
+    EncodedUtterance,
+    EncodedUtterances,
+    Note,
+    encoded_utterances,
+    own_outputs,
+)
 
 Case = Literal["as-is", "lower", "sentence"]
 
@@ -28,7 +33,7 @@ class FinetuneConfig:
     """One fine-tuning.
 
     `parts`: `full` trains everything, the encoder at `encoder_factor` times the learning rate; `decoder` leaves the
-    encoder alone, so that audio is heard once; `lora` moves the decoder's query and value projections by low-rank
+    encoder alone, so that audio is encoded once; `lora` moves the decoder's query and value projections by low-rank
     adapters, merged at the end. `target_case`: transcripts `as-is`, in `lower` case, or as a `sentence`, the way that
     the bases write: a capital first, single letters but `a` in capitals, a full stop. A share `base_targets` of the
     rows is taught what the base itself says in place of the transcript. With audio to keep, `keep_share` of the `rows`
@@ -89,14 +94,14 @@ def target_text(text: str, case: Case) -> str:
 
 @dataclass(frozen=True)
 class Pool:
-    """Utterances with their targets, what the base itself `said` of them, and, where the encoder moves, their audio.
+    """Utterances with their targets, the base's own outputs `base_texts`, and, where the encoder moves, their audio.
 
     `kept` are those held to what the base says. `dropped` have no target, or one that the model's limit of tokens would
     cut short.
     """
 
-    data: MemoryData
-    said: Mapping[str, list[int]]
+    data: EncodedUtterances
+    base_texts: Mapping[str, list[int]]
     audio: Mapping[str, Utterance]
     size: int
     kept: bool
@@ -107,20 +112,20 @@ def make_pool(
     bundle: Bundle, data: DataDir, config: FinetuneConfig, keep: bool = False, rows: int | None = None,
     file: Path | None = None, allow_pipes: bool = False, note: Note = lambda done, total: None,
 ) -> Pool:  # fmt: skip
-    """Utterances to learn, or with `keep` those whose targets are the base's own transcripts; memories that are
-    needed are computed once and, with `file`, kept there."""
+    """Utterances to learn, or with `keep` those whose targets are the base's own transcripts; encoder outputs that
+    are needed are computed once and, with `file`, kept there."""
     model, moves = bundle.memory_model, config.parts == "full"
     if keep or config.base_targets or not moves:
-        items = memory_items(bundle, [data], "own", file, allow_pipes, note)
+        items = encoded_utterances(bundle, [data], "own", file, allow_pipes, note)
     else:
-        items = [MemoryText(u.id, torch.empty(0), [], True, _seconds(u, model)) for u in data.utterances]
-    said = {item.id: item.text for item in items if item.ended and item.text}
+        items = [EncodedUtterance(u.id, torch.empty(0), [], True, _checked_seconds(u, model)) for u in data.utterances]
+    base_texts = {item.id: item.text for item in items if item.ended and item.text}
     if keep:
-        targets = said
+        targets = base_texts
     else:
         texts = {u.id: target_text(u.text or "", config.target_case) for u in data.utterances}
         targets = {name: model.transcript(text) for name, text in texts.items()}
-        _check_spelled(bundle, data, targets)
+        _check_characters(bundle, data, targets)
     fit = [
         replace(item, text=targets[item.id], ended=True, memory=torch.empty(0) if moves else item.memory)
         for item in items
@@ -131,10 +136,12 @@ def make_pool(
     names = {item.id for item in fit}
     dropped = tuple(u.id for u in data.utterances if u.id not in names)
     audio = {u.id: u for u in data.utterances} if moves else {}
-    return Pool(MemoryData(model, fit, rows or config.rows, config.seed), said, audio, len(fit), keep, dropped)
+    return Pool(
+        EncodedUtterances(model, fit, rows or config.rows, config.seed), base_texts, audio, len(fit), keep, dropped
+    )
 
 
-def _check_spelled(bundle: Bundle, data: DataDir, targets: Mapping[str, list[int]]) -> None:
+def _check_characters(bundle: Bundle, data: DataDir, targets: Mapping[str, list[int]]) -> None:
     unknown = bundle.model.unk
     for name, ids in targets.items():
         if unknown is not None and unknown in ids and unknown not in bundle.model.eos:
@@ -144,8 +151,8 @@ def _check_spelled(bundle: Bundle, data: DataDir, targets: Mapping[str, list[int
             )
 
 
-def _seconds(utterance: Utterance, model: MemoryModel) -> float:
-    """Duration of an utterance that the model can hear; others are a DataError."""
+def _checked_seconds(utterance: Utterance, model: MemoryModel) -> float:
+    """Duration of an utterance. DataError for one that is too long or too short for the model."""
     length = seconds_of(utterance)
     if not model.shortest <= length * model.rate <= model.longest * model.rate:
         raise DataError(
@@ -157,9 +164,9 @@ def _seconds(utterance: Utterance, model: MemoryModel) -> float:
 
 @dataclass(frozen=True)
 class DevSet:
-    """What word error rates are measured on: memories [S, E] or, where the encoder moves, samples [N]."""
+    """What word error rates are measured on: encoder states [S, E] or, where the encoder moves, samples [N]."""
 
-    heard: list[Tensor]
+    inputs: list[Tensor]
     moves: bool
     limits: list[int]
     words: list[list[str]]
@@ -173,12 +180,12 @@ def make_dev(
     model, moves, normalize = bundle.memory_model, config.parts == "full", get_normalizer(bundle.normalizer)
     words = [normalize(u.text or "").split() for u in data.utterances]
     if moves:
-        seconds = [_seconds(u, model) for u in data.utterances]
-        heard = [torch.from_numpy(u.load(model.rate, allow_pipes)) for u in data.utterances]
+        seconds = [_checked_seconds(u, model) for u in data.utterances]
+        inputs = [torch.from_numpy(u.load(model.rate, allow_pipes)) for u in data.utterances]
     else:
-        items = memory_items(bundle, [data], "text", file, allow_pipes, note)
-        seconds, heard = [i.seconds for i in items], [i.memory for i in items]
-    return DevSet(heard, moves, [model.limit(s) for s in seconds], words)
+        items = encoded_utterances(bundle, [data], "text", file, allow_pipes, note)
+        seconds, inputs = [i.seconds for i in items], [i.memory for i in items]
+    return DevSet(inputs, moves, [model.limit(s) for s in seconds], words)
 
 
 @torch.no_grad()
@@ -186,6 +193,6 @@ def word_error_rate(bundle: Bundle, dev: DevSet) -> float:
     """WER in percent of the model's greedy transcripts, normalised as the bundle says."""
     model, normalize = bundle.memory_model, get_normalizer(bundle.normalizer)
     like = model.trunk.unembedding().weight
-    memories = [model.memory(x.to(like.device)) if dev.moves else x[None].to(like) for x in dev.heard]
-    said = own_outputs(model, memories, dev.limits)
-    return error_rate((words, normalize(bundle.model.decode(row)).split()) for words, row in zip(dev.words, said))
+    memories = [model.memory(x.to(like.device)) if dev.moves else x[None].to(like) for x in dev.inputs]
+    outputs = own_outputs(model, memories, dev.limits)
+    return error_rate((words, normalize(bundle.model.decode(row)).split()) for words, row in zip(dev.words, outputs))

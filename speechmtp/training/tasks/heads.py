@@ -35,7 +35,7 @@ class HeadsTrainConfig:
     The trunk's learning rate is `trunk_factor` times the heads'. `targets`: `own` is what the model itself says
     (self-distillation), `text` the transcripts. `kl_to_base` holds depth 0 to the distribution that the trunk had
     before. `rows` a batch; `anchors` block starts a row, 0 for all. Audio: `passes` over the training audio, all but
-    the first augmented (by a pretrained recogniser heard at other speeds), at random by `prompts_seed`. Text: packed
+    the first augmented (for a pretrained recogniser played at other speeds), at random by `prompts_seed`. Text: packed
     rows of `size` tokens, of which the first `prompt_tokens` of each text are its prompt.
     """
 
@@ -64,11 +64,11 @@ class HeadsTrainConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(evaluate_every=250, save_every=250))
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("steps", "rows", "passes", "lora_rank", "prompt_tokens"), 1)
-        least |= {"first_share": 0, "trunk_factor": 0, "anchors": 0, "size": self.prompt_tokens + 1}
-        for name, smallest in least.items():
+        minimum = dict.fromkeys(("steps", "rows", "passes", "lora_rank", "prompt_tokens"), 1)
+        minimum |= {"first_share": 0, "trunk_factor": 0, "anchors": 0, "size": self.prompt_tokens + 1}
+        for name, smallest in minimum.items():
             if getattr(self, name) < smallest:
-                why = ", longer than opening" if name == "size" else ""
+                why = ", longer than prompt_tokens" if name == "size" else ""
                 raise ConfigError(f"heads: {name} {getattr(self, name)}, expected {smallest} or more{why}")
         if self.first_share > 1:
             raise ConfigError(f"heads: first_share {self.first_share}, expected 0 to 1")
@@ -156,7 +156,7 @@ def train_heads(
         first = round(config.first_share * steps)
         phases = [(mode, n) for mode, n in (("frozen", first), ("joint", steps - first)) if n]
     torch.manual_seed(config.seed)  # adapters start at random, whatever was drawn before
-    lora = Lora(trunk, config.lora_rank, config.lora_alpha) if config.mode == "lora" else None
+    lora = Lora(trunk.model, config.lora_rank, config.lora_alpha) if config.mode == "lora" else None
     figures: dict[str, float] = {}
     for name, count in phases:
         moves = name != "frozen"

@@ -88,7 +88,7 @@ class JointPhase:
         config = self._config
         out = self._audio.encode(audio, 1, (self.name, int(torch.randint(1 << 30, ()))))
         with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
-            loss, values = self._heard_loss(out, audio, step)
+            loss, values = self._trunk_loss(out, audio, step)
             ctc = self._ctc(out, audio)
             loss = loss + config.ctc_weight * ctc
             values["ctc"] = float(ctc.detach())
@@ -98,7 +98,7 @@ class JointPhase:
                 values |= {f"text_{k}": v for k, v in read_values.items()}
         return loss, values
 
-    def _heard_loss(self, out: EncoderOutput, audio: AudioBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+    def _trunk_loss(self, out: EncoderOutput, audio: AudioBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """Posteriors are held fixed: the trunk moves the encoder through its acoustic states only."""
         adapter = self._model.adapter
         parts = adapter.segments(out)

@@ -4,6 +4,7 @@ import gzip
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
 from speechmtp.training.loop import LoopConfig, finished, load_finished, run_phase
 from speechmtp.training.losses import in_chunks, rows_ce
 from speechmtp.training.optim import OptimConfig
+from speechmtp.training.packing import Piece, fill_rows, pack_rows, positions_in
 
 SPECIAL = ("<pad>", "<s>", "</s>")
 BYTES = 256
@@ -48,9 +50,9 @@ class LmConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("lines", "held_out", "steps", "rows"), 1)
-        least |= {"size": 2, "vocab_size": BYTES + len(SPECIAL)}
-        for name, smallest in least.items():
+        minimum = dict.fromkeys(("lines", "held_out", "steps", "rows"), 1)
+        minimum |= {"size": 2, "vocab_size": BYTES + len(SPECIAL)}
+        for name, smallest in minimum.items():
             if getattr(self, name) < smallest:
                 raise ConfigError(f"lm: {name} {getattr(self, name)}, expected {smallest} or more")
 
@@ -134,40 +136,32 @@ class PackedDocuments:
         if not self._texts:
             raise DataError("lm: no document of two tokens or more; give a longer text")
         self._together, self._size, self._seed = rows, size, seed
-        self.tokens = sum(len(text) - 1 for text in self._texts)
+        self._lengths = [len(text) - 1 for text in self._texts]  # tokens asked for
+        self.tokens = sum(self._lengths)
         self.rows = math.ceil(self.tokens / size)  # of an epoch
-        self._laid: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._epoch = lru_cache(maxsize=1)(self._make_epoch)
 
     def batch(self, number: int) -> LmBatch:
         """Batch `number`; epochs follow one another without end."""
         places = (divmod(number * self._together + i, self.rows) for i in range(self._together))
-        return self._batch([self._epoch(epoch)[:, place] for epoch, place in places])
+        return self._batch([self._epoch(epoch)[place] for epoch, place in places])
 
     def epoch(self) -> Iterable[LmBatch]:
         """Batches of every row once."""
-        laid = self._epoch(0)
+        packed = self._epoch(0)
         for start in range(0, self.rows, self._together):
-            yield self._batch(list(laid[:, start : start + self._together].unbind(1)))
+            yield self._batch(packed[start : start + self._together])
 
-    def _batch(self, rows: list[Tensor]) -> LmBatch:
-        ids, labels, segments = torch.stack(rows, 1).long().unbind(0)
-        index = torch.arange(self._size)
-        opens = segments[:, 1:] != segments[:, :-1]
-        starts = torch.nn.functional.pad(opens.long(), (1, 0)) * index
-        return LmBatch(ids, labels, index - starts.cummax(1).values, segments)
+    def _batch(self, rows: Sequence[Sequence[Piece]]) -> LmBatch:
+        ids = fill_rows(rows, self._size, 0, lambda piece: self._texts[piece.text][piece.begin : piece.end])
+        labels = fill_rows(rows, self._size, -1, lambda piece: self._texts[piece.text][piece.begin + 1 : piece.end + 1])
+        segments = fill_rows(rows, self._size, -1, lambda piece: piece.text)
+        return LmBatch(ids, labels, positions_in(segments), segments)
 
-    def _epoch(self, number: int) -> Tensor:
-        """Tokens, labels and documents [3, rows, size] of an epoch."""
-        if self._laid[0] != number:
-            order = seeded("lm", self._seed, number).permutation(len(self._texts)).tolist()
-            texts = [self._texts[i] for i in order]
-            laid = np.full((3, self.rows * self._size), -1, dtype=np.int32)
-            laid[0] = 0  # any token will do as padding
-            laid[0, : self.tokens] = np.concatenate([text[:-1] for text in texts])
-            laid[1, : self.tokens] = np.concatenate([text[1:] for text in texts])
-            laid[2, : self.tokens] = np.repeat(order, [len(text) - 1 for text in texts])
-            self._laid = number, torch.from_numpy(laid.reshape(3, self.rows, self._size))
-        return self._laid[1]
+    def _make_epoch(self, number: int) -> list[list[Piece]]:
+        """The rows of an epoch."""
+        order = seeded("lm", self._seed, number).permutation(len(self._texts)).tolist()
+        return pack_rows(self._lengths, order, self._size, cut=True)
 
 
 class LmPhase:
@@ -238,7 +232,7 @@ def train_lm(
 
 
 def set_special_tokens(trunk: Trunk, tokenizer: Any) -> None:
-    """Tell a model which of its tokens open, end and pad a text."""
+    """Tell a model which of its tokens start, end and pad a text."""
     from transformers import GenerationConfig
 
     names = ("bos_token_id", "eos_token_id", "pad_token_id")

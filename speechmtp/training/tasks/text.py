@@ -1,4 +1,4 @@
-"""Phase `text`: adapter, trunk and heads on text alone, heard through simulated CTC segments."""
+"""Phase `text`: adapter, trunk and heads on text alone, turned into simulated CTC segments."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace

@@ -1,19 +1,18 @@
 """What the text and joint phases share: the trunk's multi-token loss on a prompt, and its development score."""
 
-from collections.abc import Hashable, Iterable, Sequence
-
 import torch
-from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from speechmtp.decoding.engine import plain_outputs
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.adapter import AudioPrompt
+from speechmtp.models.ctc_labels import greedy_labels
 from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.text.tokenizer import Tokenizer
+from speechmtp.training.error_rate import error_rate
 from speechmtp.training.losses import MultiTokenConfig
 from speechmtp.training.multi_token import lay_behind, multi_token_loss
-from speechmtp.training.tasks.ctc import AudioData, evaluation_batches, greedy_labels
+from speechmtp.training.tasks.ctc import AudioData, evaluation_batches
 from speechmtp.types import TokenRules
 
 
@@ -21,7 +20,7 @@ def trunk_loss(
     model: EncoderLM, heads: HeadSet, audio: AudioPrompt, ids: Tensor, lengths: Tensor, config: MultiTokenConfig,
     step: int | None = None,
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
-    """Summed multi-token loss of texts `ids` [B, L] (opening and end token included) behind audio prompts."""
+    """Summed multi-token loss of texts `ids` [B, L] (start and end token included) behind audio prompts."""
     return multi_token_loss(model.trunk, heads, lay_behind(model.trunk, audio, ids, lengths), config, step)
 
 
@@ -45,9 +44,3 @@ def decoded_error_rate(model: EncoderLM, data: AudioData, tokenizer: Tokenizer) 
         figures[f"{prefix}wer"] = error_rate(words)
         figures[f"{prefix}ter"] = error_rate(rows)
     return {"score": figures["wer"] + figures["ter"], **figures}
-
-
-def error_rate(pairs: Iterable[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> float:
-    """Edit distance over reference length, in percent, of (reference, found) pairs."""
-    pairs = list(pairs)
-    return 100 * sum(Levenshtein.distance(a, b) for a, b in pairs) / max(1, sum(len(a) for a, _ in pairs))

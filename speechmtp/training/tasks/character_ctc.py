@@ -1,29 +1,31 @@
-"""Task `ctc`: a head that spells what a pretrained recogniser says, on its encoder as it is."""
+"""Task `ctc`: a CTC head of characters on the encoder of a pretrained recogniser, which stays as it is."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from speechmtp.audio.augment import SpecAugmentConfig, spec_augment
+from speechmtp.batching import ROWS, batches_by_size
 from speechmtp.data.batch import pooled_rows
 from speechmtp.errors import ConfigError, DataError
+from speechmtp.models.ctc_labels import greedy_labels
 from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
+from speechmtp.training.error_rate import error_rate
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
-from speechmtp.training.tasks.ctc import ctc_loss, greedy_labels
-from speechmtp.training.tasks.encoder_cache import MemoryText
+from speechmtp.training.tasks.ctc import ctc_loss
+from speechmtp.training.tasks.encoded_utterances import EncodedUtterance
 
-LEAST = 3  # a character that training texts have less often is not written
+MIN_COUNT = 3  # a character that training texts have less often gets no class
 
 
 @dataclass(frozen=True)
-class SpellerTrainConfig:
+class CharacterCtcTrainConfig:
     """One training. `ctc.characters`, if empty, are those of the training texts; `targets`: `own` is what the model
     itself says, `text` the transcripts; `passes` over the training audio, all but the first at other speeds, drawn by
     `prompts_seed`; `masks` are SpecAugment's (arXiv 1904.08779) over encoder states."""
@@ -50,59 +52,61 @@ class SpellerTrainConfig:
 
 
 @dataclass(frozen=True)
-class Spelled:
-    """An utterance: memory [S, E] and the text that it spells."""
+class CharacterText:
+    """An utterance: encoder states `memory` [S, E] and its text."""
 
     memory: Tensor
     text: str
 
 
-def spelled(items: Iterable[MemoryText], decode: Callable[[Sequence[int]], str]) -> list[Spelled]:
-    """Texts of utterances that ended by themselves; a DataError where there is none."""
-    found = [Spelled(item.memory, decode(item.text)) for item in items if item.ended and item.text]
+def character_texts(
+    items: Iterable[EncodedUtterance], decode: Callable[[Sequence[int]], str]
+) -> list[CharacterText]:  # fmt: skip
+    """Texts of utterances that ended by themselves. DataError where there is none."""
+    found = [CharacterText(item.memory, decode(item.text)) for item in items if item.ended and item.text]
     if not found:
         raise DataError("ctc: no utterance with a text; check the data directory")
     return found
 
 
-def characters_of(items: Iterable[Spelled]) -> str:
-    """Characters that come often enough, in order of their code points."""
+def frequent_characters(items: Iterable[CharacterText]) -> str:
+    """Characters that come at least MIN_COUNT times, in order of their code points."""
     counts = Counter(character for item in items for character in item.text)
-    return "".join(sorted(character for character, count in counts.items() if count >= LEAST))
+    return "".join(sorted(character for character, count in counts.items() if count >= MIN_COUNT))
 
 
-class SpellerPhase:
-    """A speller on memories of about one length a batch."""
+class CharacterCtcPhase:
+    """A character CTC head on encoder outputs of about one length a batch."""
 
     def __init__(
-        self, config: SpellerTrainConfig, speller: CtcSpeller, train: Sequence[Spelled], dev: Sequence[Spelled],
-        precision: torch.dtype,
+        self, config: CharacterCtcTrainConfig, head: CtcSpeller, train: Sequence[CharacterText],
+        dev: Sequence[CharacterText], precision: torch.dtype,
     ) -> None:  # fmt: skip
-        self.name, self.steps, self.optim, self.module = "ctc", config.steps, config.optim, speller
-        self._config, self._speller, self._precision = config, speller, precision
-        known = set(speller.config.characters)
+        self.name, self.steps, self.optim, self.module = "ctc", config.steps, config.optim, head
+        self._config, self._head, self._precision = config, head, precision
+        known = set(head.config.characters)
         self._train = [item for item in train if known & set(item.text) and len(item.text) <= len(item.memory)]
         self._dev = dev
-        self._class = {character: n for n, character in enumerate(speller.config.characters)}
+        self._class = {character: n for n, character in enumerate(head.config.characters)}
         if not self._train:
-            raise DataError("ctc: no utterance whose text the characters spell and its memory holds; give more data")
+            raise DataError("ctc: no text has these characters and fits its encoder states; give more data")
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
-        """All of the speller."""
-        return ((p, 1.0) for p in self._speller.parameters())
+        """All of the head."""
+        return ((p, 1.0) for p in self._head.parameters())
 
-    def batch(self, number: int) -> list[Spelled]:
+    def batch(self, number: int) -> list[CharacterText]:
         """Rows of about one length."""
         sizes, config = [len(item.memory) for item in self._train], self._config
         return [self._train[i] for i in pooled_rows("speller", config.seed, number, sizes, config.rows)]
 
-    def weight(self, batch: Sequence[Spelled]) -> float:
+    def weight(self, batch: Sequence[CharacterText]) -> float:
         """Characters."""
         return float(sum(len(item.text) for item in batch))
 
-    def loss(self, batch: Sequence[Spelled], step: int) -> tuple[Tensor, dict[str, float]]:
-        """CTC loss of masked memories."""
-        device = self._speller.out.weight.device
+    def loss(self, batch: Sequence[CharacterText], step: int) -> tuple[Tensor, dict[str, float]]:
+        """CTC loss of masked encoder states."""
+        device = self._head.out.weight.device
         memory, lengths = _padded(batch)
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 30, ())))
         memory = spec_augment(memory, lengths, self._config.masks, generator).to(device)
@@ -111,30 +115,26 @@ class SpellerPhase:
         targets = torch.tensor([label for row in labels for label in row], device=device)
         lengths = lengths.to(device)
         with torch.autocast(device.type, self._precision, enabled=self._precision != torch.float32):
-            logits = self._speller(memory, lengths)
-        loss = ctc_loss(logits, lengths, targets, sizes, self._speller.blank)
+            logits = self._head(memory, lengths)
+        loss = ctc_loss(logits, lengths, targets, sizes, self._head.blank)
         return loss, {}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Character and word error rates in percent, against what the recogniser says, of greedy texts."""
-        device, characters = self._speller.out.weight.device, self._speller.config.characters
-        wrong: dict[str, Any] = {"cer": [0, 0], "wer": [0, 0]}
-        order = sorted(range(len(self._dev)), key=lambda i: len(self._dev[i].memory))
-        for start in range(0, len(order), 16):
-            batch = [self._dev[i] for i in order[start : start + 16]]
+        device, characters = self._head.out.weight.device, self._head.config.characters
+        pairs: list[tuple[str, str]] = []
+        for indices in batches_by_size([len(item.memory) for item in self._dev], ROWS):
+            batch = [self._dev[i] for i in indices]
             memory, lengths = _padded(batch)
-            logits = self._speller(memory.to(device), lengths.to(device))
-            for item, labels in zip(batch, greedy_labels(logits, lengths)):
-                said = "".join(characters[label] for label in labels)
-                for name, (a, b) in {"cer": (item.text, said), "wer": (item.text.split(), said.split())}.items():
-                    wrong[name][0] += Levenshtein.distance(a, b)
-                    wrong[name][1] += len(a)
-        figures = {name: 100 * errors / max(1, count) for name, (errors, count) in wrong.items()}
+            logits = self._head(memory.to(device), lengths.to(device))
+            texts = ("".join(characters[label] for label in row) for row in greedy_labels(logits, lengths))
+            pairs += zip((item.text for item in batch), texts)
+        figures = {"cer": error_rate(pairs), "wer": error_rate((a.split(), b.split()) for a, b in pairs)}
         return {"score": figures["cer"], **figures}
 
 
-def _padded(batch: Sequence[Spelled]) -> tuple[Tensor, Tensor]:
+def _padded(batch: Sequence[CharacterText]) -> tuple[Tensor, Tensor]:
     """Float32 memory [B, S, E] and lengths [B]."""
     lengths = torch.tensor([len(item.memory) for item in batch])
     return pad_sequence([item.memory.float() for item in batch], batch_first=True), lengths
