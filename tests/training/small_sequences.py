@@ -15,12 +15,12 @@ from speechmtp.training.losses import MultiTokenConfig, depth_weights, rows_agai
 from speechmtp.training.multi_token import Sequences, lay_behind, pad_text
 
 TEXTS = [[3, 4, 5, 6, 7, 8], [6, 3], [7, 8, 5, 10]]
-HEARD = [4, 6, 2]
+AUDIO_SIZES = [4, 6, 2]
 
 
-def sequences(trunk: Trunk, texts: list[list[int]] = TEXTS, heard: list[int] = HEARD, seed: int = 0) -> Sequences:
-    """Texts, opened and closed, behind `heard` entries of audio a row."""
-    prompt = tiny.prompts(trunk, heard, seed)
+def sequences(trunk: Trunk, texts: list[list[int]] = TEXTS, sizes: list[int] = AUDIO_SIZES, seed: int = 0) -> Sequences:
+    """Texts between start and end token, behind `sizes` entries of audio a row."""
+    prompt = tiny.prompts(trunk, sizes, seed)
     dtype = trunk.unembedding().weight.dtype
     audio = AudioPrompt(
         prompt.embeddings.to(dtype), prompt.positions, prompt.lengths, torch.zeros(len(texts), dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Fine-tuning of pretrained recognisers: what is trained, on which targets, and that nothing is heard with padding."""
+"""Fine-tuning of pretrained recognisers: what is trained, on which targets, and that no padding is encoded."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,8 +68,8 @@ def every_output_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def said(bundle: Bundle, data: DataDir) -> dict[str, str]:
-    """What the model says of each utterance, heard alone."""
+def spoken_texts(bundle: Bundle, data: DataDir) -> dict[str, str]:
+    """What the model says of each utterance, encoded alone."""
     model: EncoderDecoder = bundle.model  # type: ignore[assignment]
     found = {}
     with torch.no_grad():
@@ -125,12 +125,12 @@ def test_a_few_transcripts_are_learned_and_only_the_named_parts_move(
     assert any(".encoder." in name for name in moved) == (parts == "full")
     if parts == "lora":
         assert {name.split(".")[-2] for name in moved} == {"q_proj", "v_proj"}
-    right = [name for name, text in said(bundle, data).items() if text == TEXTS[name].lower()]
+    right = [name for name, text in spoken_texts(bundle, data).items() if text == TEXTS[name].lower()]
     assert parts == "lora" or len(right) >= 2
     save_bundle(bundle, tmp_path / "model")
     assert cost(bundle, data) < cost(base, data) / (3 if parts == "lora" else 20)
     again = load_without_heads(str(tmp_path / "model")).to(torch.device("cpu"), torch.float64)
-    assert said(again, data) == said(bundle, data)
+    assert spoken_texts(again, data) == spoken_texts(bundle, data)
 
 
 def test_adapters_start_as_nothing_and_are_merged_exactly(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_the_encoder_never_hears_padding(family: str, data: DataDir, tmp_path: P
 @pytest.mark.usefixtures("every_output_counts")
 def test_targets_of_kept_audio_are_the_bases_own(data: DataDir, tmp_path: Path) -> None:
     bundle = load(tmp_path)
-    own, limits = said(bundle, data), config("decoder", keep_share=0.5)
+    own, limits = spoken_texts(bundle, data), config("decoder", keep_share=0.5)
     pools = [make_pool(bundle, data, limits, keep, rows=2) for keep in (False, True)]
     assert [pool.size for pool in pools] == [4, 4]
     phase = FinetunePhase(limits, bundle, pools, [], torch.float32)

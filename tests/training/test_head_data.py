@@ -148,10 +148,10 @@ def test_no_call_starts_before_the_end_of_an_opening() -> None:
 
 
 def test_the_shortlist_keeps_frequent_tokens_and_the_end() -> None:
-    said = [[5, 5, 5, 7], [7, 9, 5], []]
-    assert likely_tokens(said, 3, 11, [2]).tolist() == [2, 5, 7]
-    assert likely_tokens(said, 1, 11, [2]).tolist() == [2]
-    assert likely_tokens(said, 6, 11, [2]).tolist() == [0, 1, 2, 5, 7, 9]
+    texts = [[5, 5, 5, 7], [7, 9, 5], []]
+    assert likely_tokens(texts, 3, 11, [2]).tolist() == [2, 5, 7]
+    assert likely_tokens(texts, 1, 11, [2]).tolist() == [2]
+    assert likely_tokens(texts, 6, 11, [2]).tolist() == [0, 1, 2, 5, 7, 9]
     assert likely_tokens([[]], 2, 11, [10]).tolist() == [0, 10]
 
 

@@ -25,7 +25,7 @@ def peaked(label: int, reference: int, top: float = 0.6, second: float = 0.25) -
     return row
 
 
-def hear(text: Sequence[int], random: np.random.Generator, sub: float, drop: float, add: float) -> list[int]:
+def recognise(text: Sequence[int], random: np.random.Generator, sub: float, drop: float, add: float) -> list[int]:
     """Labels of a text with these error rates; token t is mostly taken for t + 1."""
     labels = []
     for token in text:
@@ -48,7 +48,7 @@ def make_bank(sub: float = 0.06, drop: float = 0.04, add: float = 0.03, error_ra
     """A bank of 500 texts."""
     bank, random = SegmentBank(VOCAB), np.random.default_rng(1)
     for text in random_texts(500, 2):
-        labels = hear(text, random, sub, drop, add)
+        labels = recognise(text, random, sub, drop, add)
         posterior = []
         for op in Levenshtein.opcodes(text, labels):
             for place in range(op.dest_start, op.dest_end):
@@ -70,9 +70,9 @@ def labels_of(segments: Segments) -> list[list[int]]:
     return [row[:n] for row, n in zip(segments.labels.tolist(), segments.lengths.tolist())]
 
 
-def counts(texts: list[list[int]], heard: list[list[int]]) -> dict[str, int]:
+def counts(texts: list[list[int]], recognised: list[list[int]]) -> dict[str, int]:
     found = {"replace": 0, "delete": 0, "insert": 0}
-    for text, labels in zip(texts, heard):
+    for text, labels in zip(texts, recognised):
         for operation in Levenshtein.editops(text, labels):
             found[operation.tag] += 1
     return found
@@ -87,8 +87,8 @@ def test_the_bank_measures_what_it_was_given(bank: SegmentBank) -> None:
 def test_error_rates_are_those_of_the_bank_times_the_scale(bank: SegmentBank, scale: float) -> None:
     texts = random_texts(600, 5)
     config = NoiseConfig(scale=(scale, scale), clean=0.0)
-    heard = labels_of(simulate(texts, bank, config, np.random.default_rng(0)))
-    tokens, found = sum(map(len, texts)), counts(texts, heard)
+    recognised = labels_of(simulate(texts, bank, config, np.random.default_rng(0)))
+    tokens, found = sum(map(len, texts)), counts(texts, recognised)
     assert sum(found.values()) / tokens == pytest.approx(scale * bank.error_rate, rel=0.2)
     # At twice the rate, insertions beside deletions align as substitutions.
     for tag, rate in (("replace", 0.06), ("delete", 0.04), ("insert", 0.03)) if scale == 1 else ():
@@ -106,10 +106,10 @@ def test_a_bank_can_be_scaled_to_a_wanted_error_rate(measured: float, wanted: fl
 
 def test_confusions_are_those_of_the_bank(bank: SegmentBank) -> None:
     texts = [[4] * 15] * 400
-    heard = np.concatenate(labels_of(simulate(texts, bank, EXACT, np.random.default_rng(0))))
-    wrong = heard[heard != 4]
+    recognised = np.concatenate(labels_of(simulate(texts, bank, EXACT, np.random.default_rng(0))))
+    wrong = recognised[recognised != 4]
     assert np.mean(wrong == 5) > 0.5  # most of the substitutions, beside insertions and 10 % smoothing
-    assert heard.min() >= 0 and heard.max() < VOCAB
+    assert recognised.min() >= 0 and recognised.max() < VOCAB
 
 
 def test_posteriors_belong_to_their_label_and_rows_are_padded(bank: SegmentBank) -> None:
@@ -168,8 +168,8 @@ def test_a_deletion_takes_its_segment_away() -> None:
 def test_the_clean_share_has_no_errors(bank: SegmentBank) -> None:
     texts = random_texts(800, 9, low=20, high=25)
     config = NoiseConfig(scale=(3.0, 3.0), clean=0.3)
-    heard = labels_of(simulate(texts, bank, config, np.random.default_rng(0)))
-    assert np.mean([text == labels for text, labels in zip(texts, heard)]) == pytest.approx(0.3, abs=0.05)
+    recognised = labels_of(simulate(texts, bank, config, np.random.default_rng(0)))
+    assert np.mean([text == labels for text, labels in zip(texts, recognised)]) == pytest.approx(0.3, abs=0.05)
     silent = labels_of(simulate(texts, bank, NoiseConfig(scale=(3.0, 3.0), clean=1.0), np.random.default_rng(0)))
     assert silent == texts
 
@@ -178,8 +178,8 @@ def test_scales_differ_between_utterances(bank: SegmentBank) -> None:
     texts = [[3, 5, 7, 9] * 25] * 200
     spread = []
     for scale in ((1.0, 1.0), (0.0, 2.0)):
-        heard = labels_of(simulate(texts, bank, NoiseConfig(scale=scale, clean=0.0), np.random.default_rng(0)))
-        spread.append(np.std([Levenshtein.distance(t, h) for t, h in zip(texts, heard)]))
+        recognised = labels_of(simulate(texts, bank, NoiseConfig(scale=scale, clean=0.0), np.random.default_rng(0)))
+        spread.append(np.std([Levenshtein.distance(t, h) for t, h in zip(texts, recognised)]))
     assert spread[1] > 1.5 * spread[0]
 
 
@@ -192,7 +192,7 @@ def test_segments_are_a_pure_function_of_texts_bank_and_generator(bank: SegmentB
 
 
 def single_error_bank() -> SegmentBank:
-    """Tokens 3 and 4 heard right, and 3 taken for 4 once."""
+    """Tokens 3 and 4 recognised right, and 3 taken for 4 once."""
     bank = SegmentBank(VOCAB)
     bank.add([3, 4, 3], [3, 4, 4], np.array([peaked(3, 8), peaked(4, 8), peaked(4, 3)]), np.ones((3, 4)))
     bank.freeze(0.1)

@@ -37,7 +37,7 @@ def tokenizer() -> Tokenizer:
 
 
 def bank_of(size: int) -> SegmentBank:
-    """Every token heard right five times, and some taken for their neighbour."""
+    """Every token recognised right five times, and some taken for their neighbour."""
     bank, random = SegmentBank(size), np.random.default_rng(0)
     for token in range(size):
         labels = [token] * 5 + [(token + 1) % size]
