@@ -208,7 +208,7 @@ def _ceiling(strategy: Strategy, reference: Mapping[str, Result]) -> float | Non
         return sum(lengths) / len(lengths) if lengths and strategy.drafter is not None else None
     if depth is None:
         return None
-    rides = strategy.needs.isdisjoint({"heads", "reference"})  # before the prompt's call heads have no state to draft from
+    rides = strategy.needs.isdisjoint({"heads", "reference"})  # heads cannot draft before the prompt's call
     calls = (math.ceil(n / (depth + 1)) if rides else 1 + math.ceil((n - 1) / (depth + 1)) for n in lengths)
     return sum(lengths) / sum(calls)
 

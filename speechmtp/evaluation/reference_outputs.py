@@ -69,8 +69,8 @@ def stored_tokens(
 
 
 def requests_digest(requests: Mapping[str, Request]) -> str:
-    """SHA-256 over utterance ids and encoder results: the prompt length and the CTC labels; for an encoder-decoder the
-    whole encoder output (Whisper's prompts all have one length) and the token limit."""
+    """SHA-256 over utterance ids and encoder results: the prompt length, the CTC labels (without a CTC head: the token
+    limit), and the encoder output of an encoder-decoder in full (Whisper's all have one size)."""
     digest = hashlib.sha256()
     for name, one in sorted(requests.items()):
         labels = one.source(CtcLabels)

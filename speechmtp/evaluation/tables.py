@@ -5,7 +5,7 @@ from typing import Any
 
 from speechmtp.scoring.tables import Column, short_label
 
-# Their drafts are not sampled from a distribution q, so min(p, q) predicts nothing about their acceptance.
+# Their drafts use the trunk's own sampling noise, so the acceptance of independent samples does not apply.
 _GUESSED = ("oracle", "jacobi", "lookahead")
 
 

@@ -186,9 +186,12 @@ def _trees(evaluation_set: EvaluationSet) -> dict[str, list[str]]:
 
 
 def choose_best(rows: list[dict[str, Any]], loss: float) -> list[dict[str, Any]]:
-    """Choose the fastest row of each exact kind, and for `verify` also depth 3 and the full depth. Of each lossy kind
-    choose the row with the most tokens per call among those that cost at most `loss` points of WER; without transcripts
-    the row with the most texts equal to `ar`'s. ConfigError without a row of `ar`."""
+    """Choose the best rows of a tuning; ConfigError without a row of `ar`.
+
+    Of each exact kind it is the fastest row, for `verify` also depth 3 and the full depth. Of each lossy kind it is the
+    row with the most tokens per call among those that cost at most `loss` points of WER, or the row with the lowest WER
+    if none does; without transcripts it is the row with the most texts equal to those of `ar`.
+    """
     plain = next((row for row in rows if row["strategy"] == "ar"), None)
     if plain is None:
         raise ConfigError("tune: no row of `ar`, expected one")
