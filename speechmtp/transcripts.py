@@ -75,7 +75,7 @@ class Part(Protocol):
 
     @property
     def size(self) -> int:
-        """The number by which parts are sorted into batches."""
+        """The number by which batches are sorted."""
 
     @property
     def audio_seconds(self) -> float:

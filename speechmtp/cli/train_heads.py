@@ -55,7 +55,7 @@ def run_heads(args: argparse.Namespace) -> int:
     base = load_without_heads(args.model).to(target, torch.float32)
     trunk = base.model.trunk
     torch.manual_seed(config.seed)
-    heads = build_heads(config.heads, trunk.shape).to(target)  # fails on a misfit before any audio is encoded
+    heads = build_heads(config.heads, trunk.shape).to(target)  # before any audio is encoded, so that errors come early
     data, dev = _data(args, config, base)
     if heads.shortlist is not None:
         ids = likely_tokens(data.tokens(), len(heads.shortlist), heads.shape.vocab_size, list(dev.rules.eos))

@@ -67,7 +67,7 @@ def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Seq
 
 
 def _score(heads: HeadSet, batch: TrainBatch, outputs: Sequence[Sequence[int]]) -> Tensor:
-    """Right, near, nats and rank [4, B, A, D] in float64; 0 where there is no label."""
+    """Right (top-1), near (top-5), nats and rank [4, B, A, D] in float64; 0 where there is no label."""
     assert batch.anchors is not None
     rows, starts = batch.anchors.shape
     device = batch.anchors.device
@@ -86,8 +86,8 @@ def _score(heads: HeadSet, batch: TrainBatch, outputs: Sequence[Sequence[int]]) 
 
 
 def _look(heads: HeadSet, features: Tensor, targets: Tensor, d: int, unembed: Unembed) -> Tensor:
-    """Right, near, nats and rank [4, N] of features [N, F] for label indices `targets` [N] into the logits (-1:
-    none)."""
+    """Right (top-1), near (top-5), nats and rank [4, N] of features [N, F] for labels `targets` [N], indices into the
+    logits (-1: not draftable)."""
     logits = heads.logits(features, d, unembed)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     best = logits.topk(min(5, logits.shape[-1]), -1).indices

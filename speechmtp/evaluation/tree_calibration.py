@@ -25,7 +25,7 @@ def calibrated_tree(
     for start in range(0, len(tokens), ROWS):
         part = slice(start, start + ROWS)
         passes += teacher_forced(trunk, heads, prompts[part], tokens[part])
-    # Rates must not rise with the rank; where they do in the sample, it is chance.
+    # `grow` needs rates that do not rise with the rank; a rise in the sample is chance.
     shape = grow([list(accumulate(row, min)) for row in rank_table(passes)], nodes, cost)
     if not shape.paths and cost is None:
         raise DataError("tree: the heads are never right on these outputs; give more of them, or train the heads")

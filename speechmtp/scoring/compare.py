@@ -71,10 +71,12 @@ def compare(
     speakers: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """The paired comparison as one flat dict: `delta` is first minus second, positive if second is better.
+    """Compare two systems pairwise; return one flat dict, whose `delta` is first minus second, positive if second is
+    better.
 
-    Rates and differences are percent; what is not defined is None. Raises ConfigError when the normaliser
-    records or alignment costs differ (unless `force`), DataError when the references do.
+    Rates and differences are percent; undefined values are None. ConfigError if the normaliser records or alignment
+    costs differ, and DataError if the references differ (neither with `force`); DataError always if the sets of
+    utterances differ.
     """
     _check_comparable(first, second, force)
     ids = sorted(first.errors)

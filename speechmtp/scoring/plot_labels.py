@@ -89,7 +89,7 @@ def _cheapest(
                 contained = inside.x0 <= moved.x0 and moved.x1 <= inside.x1
                 contained = contained and inside.y0 <= moved.y0 and moved.y1 <= inside.y1
                 cost = (0 if contained else 2000) + (abs(up) + 0.7 * abs(right)) / scale
-                if cost >= min_cost:  # distance alone costs more than the best place
+                if cost >= min_cost:  # no better than the best place, even without overlaps
                     continue
                 hair = [(x + right * part / 12, y + up * part / 12) for part in range(3, 13)]
                 cost += (
