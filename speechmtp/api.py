@@ -35,7 +35,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(repr=False)
 class Recogniser:
-    """Speech to text with one model; immutable after loading, safe to share between threads.
+    """Speech to text with one model; immutable after loading, safe to share.
 
     >>> import speechmtp
     >>> recogniser = speechmtp.load("an4")
