@@ -1,4 +1,4 @@
-"""The few names that Python users call: `load` gives a recogniser, `transcribe` uses the default one."""
+"""The main Python interface: `load` gives a `Recogniser`, which encodes, decodes and transcribes audio."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -64,7 +64,7 @@ class Recogniser:
         self._speller = None if bundle.ctc is None else bundle.model.speller()
 
     def __repr__(self) -> str:
-        """The model's name, where it is, how it computes, and its head sets."""
+        """The model's name, device, dtype and head sets."""
         heads = f", heads {', '.join(self.bundle.heads)}" if self.bundle.heads else ""
         dtype = dtype_name(self.dtype)
         name = self.bundle.name or "unnamed"
@@ -72,24 +72,24 @@ class Recogniser:
 
     @property
     def rate(self) -> int:
-        """Sampling rate in Hz that the model hears."""
+        """Sampling rate in Hz of the audio that the model takes."""
         return self.bundle.model.rate
 
     @property
     def longest(self) -> float:
-        """The most seconds that are heard at a time."""
+        """The most seconds of audio that the model encodes at a time."""
         return self.bundle.model.longest
 
     @property
     def has_ctc(self) -> bool:
-        """Whether the model has a CTC head."""
+        """Whether the model has a CTC head, of its own or a CTC draft head."""
         return self.bundle.model.own_ctc or self.bundle.ctc is not None
 
     @property
     def default_strategy(self) -> Strategy:
-        """What decodes where nobody chose: what the model's folder names, or what its draft sources allow, where that
-        needs one that was not loaded."""
-        # A CTC head that spells is wrong more often than heads: its drafts cost more than they add.
+        """The strategy used where none is given: the one that the model's `config.yaml` names, if all that it needs is
+        loaded; otherwise one chosen by the draft sources that are loaded (CTC head, heads)."""
+        # A character CTC draft head is wrong more often than heads: its drafts cost more time than they save.
         both = "ctc-heads" if self.bundle.model.own_ctc else "verify"
         drafts = {(True, True): both, (True, False): "ctc", (False, True): "verify", (False, False): "ar"}
         has = {"ctc": self.has_ctc, "heads": bool(self.bundle.heads), "model": self.draft is not None}
@@ -99,7 +99,7 @@ class Recogniser:
             if all(has.get(need, False) for need in named.needs):
                 try:
                     return self.runner.prepared(named)
-                except ConfigError:  # other heads than those it speaks of
+                except ConfigError:  # the loaded heads do not fit its options
                     pass
         return self.runner.prepared(strategy)
 
@@ -109,14 +109,18 @@ class Recogniser:
         return next(iter(self.bundle.heads.values()), None)
 
     def heads_named(self, name: str = "") -> HeadSet:
-        """A head set by name, the default one for the empty name; a ConfigError where there is none."""
+        """The head set of this name; the default one for the empty name. ConfigError if there is none."""
         return self.runner.heads_named(name)
 
     @torch.inference_mode()
     def listen(self, audio: np.ndarray, name: str = "audio", language: str = "", task: str = "") -> Request:
-        """Features, encoder and prompt of samples [N] (float32, at `rate` Hz), alone and unpadded: the same for every
-        strategy and batch size. Errors speak of `name`. `language` (code or English name) and `task` (`transcribe` or
-        `translate`) are for multilingual models; empty: what the model's folder says."""
+        """Encode samples [N] (float32, at `rate` Hz) and build the decoder's prompt.
+
+        The audio is encoded alone and without padding, so the request is the same for every strategy and batch size.
+        `name` is what errors call the audio. `language` (code or English name) and `task` (`transcribe` or `translate`)
+        are for multilingual models; where empty, the model's own configuration decides. DataError for samples that are
+        not [N], not finite, longer than `longest` seconds, or too short for the encoder.
+        """
         began = time.perf_counter()
         if audio.ndim != 1:
             raise DataError(f"{name}: samples of shape {audio.shape}, expected one channel [N]")
@@ -142,9 +146,12 @@ class Recogniser:
         self, requests: Sequence[Request], strategy: Strategy | Sequence[Strategy],
         sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
-        """Decode a batch, all rows by one strategy or each by its own; `seconds` of each result is the batch's decoder
-        time. Drawn tokens are those of each request's `noise_key`, whatever the batch. `recorded` says what traces keep
-        besides counts."""
+        """Decode a batch of requests, all rows by one strategy or each by its own.
+
+        `seconds` of each result is the decoder time of the whole batch. Sampled tokens depend on each request's
+        `noise_key`, not on the batch. `recorded` selects what traces record besides counts. ConfigError where the
+        numbers of strategies and requests differ.
+        """
         each = [strategy] * len(requests) if isinstance(strategy, Strategy) else list(strategy)
         if len(each) != len(requests):
             raise ConfigError(f"decode: {len(each)} strategies for {len(requests)} requests; give one, or one for each")
@@ -168,14 +175,14 @@ class Recogniser:
         return [Result(text(ids), tuple(ids), trace, seconds, audio(one, ids)) for one, ids, trace in outputs]
 
     def _audio(self, request: Request, tokens: Sequence[int]) -> tuple[np.ndarray, int] | None:
-        """Samples and rate of speech tokens, where there is a codec."""
+        """Samples [N] and rate in Hz of speech tokens; None for a model without a codec."""
         codec = self.bundle.codec
         if codec is None:
             return None
         return codec.decode([token for token in tokens if token not in request.rules.eos]), codec.rate
 
     def labels(self, request: Request) -> list[int]:
-        """What the CTC head says, as tokens; a ConfigError where there is none."""
+        """Token ids of the CTC head's own transcript of a request; a ConfigError if the model has no CTC head."""
         if (labels := request.source(CtcLabels)) is not None:
             return list(labels.labels)
         if (spelled := request.source(SpelledText)) is not None:
@@ -185,8 +192,11 @@ class Recogniser:
     def listen_parts(
         self, audio: np.ndarray, name: str = "audio", noise_key: int = 0, language: str = "", task: str = ""
     ) -> Iterator[Request]:
-        """`listen` to a recording [N] of any length: beyond 25 s, or what the model hears at a time if that is less, it
-        is cut in its pauses, and each part heard apart. Noise keys of the parts are those from `noise_key` on."""
+        """Encode a recording [N] of any length as one or more requests.
+
+        A recording longer than 25 s, or than `longest` if that is less, is cut at its pauses and each part is encoded
+        separately. The parts have the noise keys `noise_key`, `noise_key` + 1, and so on.
+        """
         longest = min(LONGEST, self.longest)
         spans = cut_points(audio, self.rate, SHORTEST * (longest / LONGEST), longest)
         for number, (start, end) in enumerate(spans):
@@ -198,13 +208,13 @@ class Recogniser:
         language: str = "", task: str = "", progress: Told | bool | None = None, logprobs: bool = False,
         sampling: SamplingConfig | None = None,
     ) -> Transcript:  # fmt: skip
-        """What is said in one recording of any length; `print` shows its text.
+        """Transcribe one recording of any length; `print` shows its text.
 
-        `audio` is a path, an open binary file, the bytes of a file, samples at `rate` Hz, a pair of both, or a dict of
-        them as datasets have it (`audio/inputs.py` has every kind). `strategy` is named as on the command line, or
-        comes from `parse_strategy`; by the model's `default_strategy` where none is given. The rest as in
-        `transcribe_many`. DataError for audio that cannot be read or heard, ConfigError for samples without a rate, and
-        for a rate that is not the file's.
+        `audio` is a path, an open binary file, the bytes of a file, samples at `rate` Hz, a pair of samples and rate,
+        or a dict as in Hugging Face datasets (see `audio/inputs.py` for all kinds). `strategy` is a string as on the
+        command line or the result of `parse_strategy`; without it the model's `default_strategy` is used. The other
+        arguments are those of `transcribe_many`. DataError for audio that cannot be read or encoded, ConfigError for
+        samples without a rate and for a rate that differs from the file's.
         """
         found = self.transcribe_many(
             [audio], rate, strategy, progress=progress, language=language, task=task, logprobs=logprobs,
@@ -235,17 +245,20 @@ class Recogniser:
         language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
         noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
     ) -> Iterator[Transcript | DataError]:  # fmt: skip
-        """Transcripts of many recordings in their order, `batch` parts of like length at a time: far faster than one by
-        one.
+        """Transcribe many recordings in their order; `batch` parts of similar length are decoded together, which is far
+        faster than one by one.
 
-        `sources` are of every kind that `transcribe` takes, or functions that give one when its turn comes; they are
-        read as they are needed, some 256 parts ahead. With `on_error="return"` the DataError of a recording that cannot
-        be read or heard stands in its place; "raise" raises it there, behind the transcripts before it. `progress` is
-        told the seconds done and those of all recordings, None until all are read (what is heard is half done); True
-        shows a bar in a terminal. `language` and `task` are those of `listen`. `logprobs` asks for the segments'
-        `mean_logprob`, which costs some time. Where `sampling` draws tokens, `noise_keys` name the noise of each
-        recording (its parts have the keys from there on; default: the parts are counted). `names` are what errors call
-        the recordings.
+        `sources` are of every kind that `transcribe` takes, or functions that return one when called. They are read
+        lazily, about 256 parts ahead. With `on_error="return"` the DataError of a recording that cannot be read or
+        encoded is yielded in its place; with "raise" it is raised there, after the transcripts before it.
+
+        `progress` is called with the seconds done and the seconds of all recordings (None until all are read); a part
+        counts as half done once it is encoded. True shows a bar in a terminal. `language` and `task` are those of
+        `listen`. `logprobs` computes the segments' `mean_logprob`, at some cost in time. Where `sampling` samples
+        tokens, `noise_keys` give the noise key of each recording's first part (default: parts are numbered). `names`
+        are what errors call the recordings.
+
+        ConfigError for a `batch` below 1, an unknown `on_error`, and `sources` that are a single recording.
         """
         if batch < 1:
             raise ConfigError(f"transcribe_many: batch={batch}, expected 1 or more")
@@ -276,14 +289,16 @@ def load(
     heads: str | Path | Sequence[str | Path] = (), allow_stale_heads: bool = False, draft_model: str | Path = "",
     ctc: str | Path = "", drafts: str = "",
 ) -> Recogniser:  # fmt: skip
-    """A recogniser of one's own from a model folder or the name of an embedded model (`default`, `an4`).
+    """Load a recogniser from a model folder, a hub name, or the name of an embedded model (`default`, `an4`).
 
-    `device` is `auto` (a GPU where CUDA works, else the CPU) or one of PyTorch; `repr` tells which. `heads` are
-    names of the model's head sets or head folders, the first being the default; with none given the model has all of
-    its own. Those of another trunk are an error unless `allow_stale_heads`. `draft_model` is the
-    folder of a smaller model on the same encoder, for strategies that draft with one; `ctc` that of a CTC draft head
-    (default: the model's own). `drafts` says how heads compute: `int8`, several times as fast on a CPU in float32, or
-    `float32` (default: what the model's folder says, where it can).
+    `device` is `auto` (a GPU if CUDA works, else the CPU) or a PyTorch device; `repr` shows which. `heads` are names of
+    the model's head sets or head folders, the first being the default; if none is given, all of the model's own are
+    loaded. Heads trained on another trunk are an error unless `allow_stale_heads`. `draft_model` is the folder of a
+    smaller model, for strategies that draft with one. `ctc` is the folder of a CTC draft head (default: the model's
+    own). `drafts` is the precision of the heads: `int8`, several times as fast on a CPU in float32, or `float32`
+    (default: what the model's configuration names, if the device can).
+
+    ConfigError for a device, dtype or precision that cannot be used, CheckpointError for a model that cannot be loaded.
     """
     number_type = parse_dtype(dtype)
     named = [heads] if isinstance(heads, (str, Path)) else heads
@@ -300,7 +315,7 @@ def load(
 
 
 def int8_problem(device: str | torch.device, dtype: str | torch.dtype) -> str:
-    """What keeps heads from drafting in 8 bits on a device and in a type of numbers; empty where they can."""
+    """Why heads cannot draft in 8 bits on a device and in a dtype; empty if they can."""
     if not has_int8():
         return "a PyTorch without 8-bit kernels"
     return (
@@ -311,7 +326,7 @@ def int8_problem(device: str | torch.device, dtype: str | torch.dtype) -> str:
 
 
 def device_problem(name: str) -> str:
-    """Why this machine cannot compute on a device, in one line; empty where it can."""
+    """Why this machine cannot compute on a device, in one line; empty if it can."""
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -320,7 +335,7 @@ def device_problem(name: str) -> str:
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The type of numbers that a name stands for; ConfigError for one that models do not compute in."""
+    """The torch dtype of a name; ConfigError for one that models do not compute in."""
     name = dtype_name(dtype)
     if name not in DTYPES:
         raise ConfigError(f"dtype={name!r}: expected one of {', '.join(DTYPES)}")
@@ -328,13 +343,13 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def dtype_name(dtype: str | torch.dtype) -> str:
-    """The name of a type of numbers, as `float32`."""
+    """The name of a dtype, such as `float32`."""
     return str(dtype).removeprefix("torch.")
 
 
 def find_device(device: str | torch.device) -> str:
-    """The name of a device, for `auto` `cuda` where that works, else `cpu`; ConfigError for one that this
-    machine does not have."""
+    """The name of a device; `auto` becomes `cuda` if CUDA works, else `cpu`. ConfigError for a device that this machine
+    does not have."""
     name = str(device)
     if name == "auto":
         return "cuda" if has_cuda() else "cpu"
@@ -349,9 +364,9 @@ def has_cuda() -> bool:
 
 
 def example(name: str) -> Path:
-    """The path of a spoken example inside the package: `reading` is a real recording, the others are synthetic.
+    """The path of an example recording inside the package: `reading` is a real recording, the others are synthetic.
 
-    DataError for another name; it lists those there are.
+    DataError for an unknown name; the message lists the known ones.
     """
     folder = Path(__file__).parent / "assets" / "examples"
     paths = {path.stem: path for path in sorted(folder.rglob("*.flac"))}

@@ -1,14 +1,14 @@
-"""Batches of items of like size, so that little of a batch is padding."""
+"""Batches of items of similar size, so that little of a batch is padding."""
 
 from collections.abc import Sequence
 
-ROWS = 16  # items decoded together where nobody says how many
+ROWS = 16  # default number of items decoded together
 
 
 def batches_by_size(sizes: Sequence[float], rows: int) -> list[list[int]]:
     """Indices of `sizes` in batches of `rows` (the last one may have fewer), from the smallest size to the largest.
 
-    Items of one size keep their order. ValueError for `rows` below 1.
+    Items of equal size keep their order. ValueError for `rows` below 1.
     """
     if rows < 1:
         raise ValueError(f"batches_by_size: rows={rows}, expected 1 or more")

@@ -1,4 +1,4 @@
-"""The one clock of decoding times."""
+"""The clock that measures decoding times."""
 
 import time
 
@@ -6,9 +6,9 @@ import torch
 
 
 def clock(device: torch.device) -> float:
-    """Seconds (of `time.perf_counter`), read when `device` has finished the work that it was given.
+    """Seconds of `time.perf_counter`, read after `device` has finished all queued work.
 
-    Kernels of a GPU run after the call that starts them has returned, so a time without this wait would miss them.
+    GPU kernels run after the call that launches them has returned, so a time without this wait would miss them.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

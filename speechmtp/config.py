@@ -1,12 +1,12 @@
-"""Dataclass tree <-> one YAML file <-> key=value on the command line.
+"""Configuration: a dataclass tree, one YAML file, and key=value on the command line, converted into each other.
 
-Defaults live only in the dataclasses. Unknown keys fail and name the nearest one; values are
-converted by annotation, since PyYAML reads `1e-4` as a string and `no` as False. A choice between
-several dataclasses is a union whose members carry a `kind` field with a distinct default.
+Defaults live only in the dataclasses. Unknown keys are errors that name the nearest key. Values are converted by
+annotation, since PyYAML reads `1e-4` as a string and `no` as False. A choice between several dataclasses is a union
+whose members carry a `kind` field with a distinct default.
 
-What a field may be is said by its annotation: a `Literal` lists its values, `Annotated[float, Range(0, 1)]`
-bounds a number, `Annotated[str, Form("...")]` describes a text in words. `check_fields` checks them,
-`read_field` converts and checks one value, `allowed_values` puts them into words for errors and tables.
+Annotations also declare the allowed values of a field: a `Literal` lists them, `Annotated[float, Range(0, 1)]` bounds a
+number, `Annotated[str, Form("...")]` describes a text in words. `check_fields` checks them, `read_field` converts and
+checks one value, `allowed_values` describes them for errors and tables.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` (above it, if `above`) to `high` (below it, if `below`; None: no bound), none infinite."""
+    """Finite numbers from `low` (exclusive if `above`) to `high` (exclusive if `below`; None: no upper bound)."""
 
     low: float
     high: float | None = None
@@ -56,13 +56,13 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What a text looks like, in words; the class that reads the text checks it."""
+    """The format of a text, described in words; the class that parses the text checks it."""
 
     words: str
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose plain scalars stay strings; annotations decide what they mean."""
+    """YAML loader that keeps plain scalars as strings; annotations decide their types."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -72,7 +72,8 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, plain scalars as strings."""
+    """Read the mapping in a YAML file, plain scalars as strings; ConfigError for a file that cannot be read or has no
+    mapping at its top."""
     try:
         data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -87,19 +88,20 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def write_yaml(path: str | Path, config: Any) -> None:
-    """Write a dataclass tree (or plain mapping) as YAML."""
+    """Write a dataclass tree or a plain mapping as YAML."""
     data = to_dict(config) if dataclasses.is_dataclass(config) else config
     Path(path).write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def load_config(cls: type[T], path: str | Path | None = None, overrides: Sequence[str] = ()) -> T:
-    """A `cls` from a YAML file and `key.sub=value` overrides (these win)."""
+    """A `cls` from a YAML file and `key.sub=value` overrides, which take precedence."""
     data = with_overrides(read_yaml(path) if path is not None else {}, overrides)
     return from_dict(cls, data, where=str(path) if path is not None else cls.__name__)
 
 
 def with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`data` with `key.sub=value` items put in."""
+    """`data` with `key.sub=value` items put in; it is changed in place. ConfigError for an item that is not
+    key=value."""
     for item in overrides:
         key, equals, value = item.partition("=")
         if not equals:
@@ -119,12 +121,13 @@ def with_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
-    """A dataclass from a mapping, strictly: unknown keys and wrong values are ConfigErrors."""
+    """A dataclass from a mapping; unknown keys and wrong values are ConfigErrors."""
     return _build(cls, data, where, "")
 
 
 def read_field(cls: type, name: str, value: Any, where: str) -> Any:
-    """A field's value, converted by its annotation (from text, say) and checked; ConfigError if it is not allowed."""
+    """Convert a field's value (for instance from text) by its annotation and check it; ConfigError if it is not
+    allowed."""
     hint, bounds = _declared(cls)[name]
     try:
         read = _convert(hint, value, where, name)
@@ -136,7 +139,7 @@ def read_field(cls: type, name: str, value: Any, where: str) -> Any:
 
 
 def check_fields(config: Any, where: str) -> None:
-    """ConfigError for a field of a dataclass whose value is outside its declared `Range` or `Literal`."""
+    """Raise a ConfigError if a field of a dataclass is outside its declared `Range` or `Literal`."""
     kind: Any = type(config)
     for name, (hint, bounds) in _declared(kind).items():
         value = getattr(config, name)
@@ -157,7 +160,7 @@ def _allows(hint: Any, bounds: Range | Form | None, value: Any) -> bool:
 
 
 def allowed_values(cls: type, name: str) -> str:
-    """What a field may be, in words: `token or product`, `0 or more`, `a number from 0 to 1`."""
+    """The allowed values of a field in words: `token or product`, `0 or more`, `a number from 0 to 1`."""
     hint, bounds = _declared(cls)[name]
     if choices := _choices(hint):
         return in_words(choices)
@@ -168,7 +171,7 @@ def allowed_values(cls: type, name: str) -> str:
 
 
 def in_words(choices: Sequence[Any]) -> str:
-    """Values that can be chosen among, as errors and tables list them."""
+    """Choices as errors and tables list them."""
     return (" or " if len(choices) == 2 else ", ").join(map(str, choices))
 
 
@@ -192,7 +195,7 @@ def _declared(cls: Any) -> dict[str, tuple[Any, Range | Form | None]]:
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """The values of a `Literal`, or of one that may also be None."""
+    """The values of a `Literal`, or of a union with one; empty otherwise."""
     for member in (hint, *typing.get_args(hint)):
         if typing.get_origin(member) is typing.Literal:
             return typing.get_args(member)
@@ -200,7 +203,7 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def to_dict(config: Any) -> Any:
-    """Plain mappings and lists of a dataclass tree."""
+    """A dataclass tree as plain mappings and lists."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, (list, tuple)):

@@ -1,8 +1,8 @@
-"""The exception tree: one clear line that names the thing, the place and the mend."""
+"""The exception tree. A message is one line that names the object, the place and the fix."""
 
 
 class SpeechMTPError(Exception):
-    """Base of every error a user can cause; the command line prints it without a traceback."""
+    """Base of every error that a user can cause; the command line prints it without a traceback."""
 
 
 class ConfigError(SpeechMTPError):
@@ -10,7 +10,7 @@ class ConfigError(SpeechMTPError):
 
 
 class DataError(SpeechMTPError):
-    """A defect of audio, transcripts or data directories; names file and line where it can."""
+    """A defect of audio, transcripts or data directories; names file and line where possible."""
 
 
 class ShapeError(SpeechMTPError):
@@ -26,4 +26,4 @@ class ProtocolError(SpeechMTPError):
 
 
 class KernelError(SpeechMTPError):
-    """A kernel that is missing or refuses its input."""
+    """A kernel that is missing or rejects its input."""

@@ -1,4 +1,4 @@
-"""Many recordings read and heard one behind the other, each when its turn comes."""
+"""Reads and encodes many recordings one after the other, each only when it is needed."""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,24 +10,24 @@ from speechmtp.audio.inputs import Audio, input_name, is_number, is_record, read
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.progress import AudioProgress
 
-AudioSource = Audio | Callable[[], Audio]  # one that is called is read when its turn comes
+AudioSource = Audio | Callable[[], Audio]  # a function is called when its turn comes
 
 OnError = Literal["raise", "return"]
 
 
 class Part(Protocol):
-    """A part of a recording that was heard."""
+    """A part of a recording that was encoded."""
 
     @property
     def audio_seconds(self) -> float:
-        """How long it is."""
+        """Duration in seconds."""
 
 
 P = TypeVar("P", bound=Part)
 
 
 def sources_of(sources: Iterable[AudioSource]) -> Iterable[AudioSource]:
-    """The sources as they are; ConfigError for a single one."""
+    """The sources unchanged; ConfigError for a single recording."""
     pair = isinstance(sources, tuple) and len(sources) == 2 and any(is_number(part) for part in sources)
     alone = isinstance(sources, str | bytes | bytearray | memoryview) or hasattr(sources, "read")
     if pair or alone or is_record(sources) or not hasattr(sources, "__iter__") or hasattr(sources, "__array__"):
@@ -37,7 +37,7 @@ def sources_of(sources: Iterable[AudioSource]) -> Iterable[AudioSource]:
 
 
 def noise_key_of(name: str) -> int:
-    """What the noise of an utterance is drawn by: the same in every set, batch and job that it is decoded in."""
+    """The noise key of an utterance id: its sampling noise is the same in every data set, batch and job."""
     return zlib.crc32(name.encode())
 
 
@@ -46,13 +46,13 @@ def listen_each(
     listen: Callable[[np.ndarray, str, int], Iterable[P]], progress: AudioProgress,
     names: Sequence[str] | None = None, noise_keys: Sequence[int] | None = None, raises: bool = True,
 ) -> Iterator[list[P] | DataError]:  # fmt: skip
-    """The parts of every source, read when its turn comes, that `listen` hears of samples [N] at `target_rate` Hz, what
-    errors call them, and the key of the noise of its first part.
+    """Read every source when its turn comes and yield its parts, encoded by `listen`.
 
-    A DataError stands in the place of one that cannot be read or heard, an OSError or ValueError of a function that is
-    to give one among them; if it `raises`, it is the last. `names` are
-    what errors call the sources (default: paths, and numbers beside what has no name of its own), `noise_keys` are one
-    a source (default: the parts are counted). ConfigError where either are too few.
+    `listen` gets the samples [N] at `target_rate` Hz, the name for errors, and the noise key of the first part. A
+    DataError is yielded in place of a source that cannot be read or encoded (including an OSError or ValueError of a
+    source that is a function); with `raises` it is the last item. `names` are what errors call the sources (default:
+    paths, or a kind with a number). `noise_keys` are one per source (default: parts are numbered). ConfigError if
+    either list is too short.
     """
     count = 0
     for number, source in enumerate(sources):
@@ -81,7 +81,7 @@ def listen_each(
 
 
 def _called(source: Callable[[], Audio], name: str) -> Audio:
-    """What a function gives; its OSError or ValueError is that of a recording that cannot be read."""
+    """The audio that a function returns; its OSError or ValueError becomes a DataError."""
     try:
         return source()
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""How far a run is: seconds of audio done, told to a function or shown as a bar in a terminal."""
+"""Progress of a run in seconds of audio, reported to a function or shown as a bar in a terminal."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -6,11 +6,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-Told = Callable[[float, float | None], object]  # seconds of audio done, and of all, where that is known
+Told = Callable[[float, float | None], object]  # called with seconds of audio done, and of all (None: unknown)
 
 
 def track(items: Sequence[T], label: str) -> Iterable[T]:
-    """The items, with a bar on stderr where that is a terminal."""
+    """The items, with a progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty() or len(items) < 2:
         return items
     from rich.console import Console
@@ -21,14 +21,14 @@ def track(items: Sequence[T], label: str) -> Iterable[T]:
 
 @contextmanager
 def counter(label: str) -> Iterator[Callable[[float, float | None], None]]:
-    """Gives a function of (done, total) that moves a bar on stderr where that is a terminal."""
+    """Yield a function of (done, total) that moves a progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    # Redirected, what is printed meanwhile stands above the bar, but on stderr: not where stdout is a file.
+    # Redirection puts printed lines above the bar, but on stderr, so it must not be used where stdout is a file.
     shown = sys.stdout.isatty()
     with Progress(console=Console(stderr=True), transient=True, redirect_stdout=shown) as progress:
         task = progress.add_task(label, total=None)
@@ -36,10 +36,10 @@ def counter(label: str) -> Iterator[Callable[[float, float | None], None]]:
 
 
 class AudioProgress:
-    """Seconds of audio done, over a number of recordings (None: unknown). What is heard is half done.
+    """Seconds of audio done, over `recordings` recordings (None: unknown). Encoding counts as half of the work.
 
-    `progress` is a function that is told the seconds done and those of all recordings, None until all are read; or True
-    for a bar on stderr, which takes recordings still to be read to be as long as the others on average; or None.
+    `progress` is a function that is called with the seconds done and the seconds of all recordings (None until all are
+    read); or True for a bar on stderr, which assumes the mean duration for recordings that are not read yet; or None.
     """
 
     def __init__(self, progress: Told | bool | None, label: str, recordings: int | None) -> None:
@@ -55,22 +55,22 @@ class AudioProgress:
         self._told.__exit__(*error)
 
     def read(self, seconds: float) -> None:
-        """One more recording was read."""
+        """Count one more recording, of `seconds`, as read."""
         self._read += 1
         self._seconds += seconds
 
     def add(self, seconds: float) -> None:
-        """So much more audio was heard, or decoded."""
+        """Count `seconds` more of audio as encoded or as decoded."""
         self._done += seconds / 2
         self._report()
 
     def give_up(self, seconds: float, heard: float) -> None:
-        """A recording of so many seconds could not be heard to its end: nothing is left to do of it."""
+        """Count a recording of `seconds` as done, after an error with `heard` seconds of it encoded."""
         self._done += seconds - heard / 2
         self._report()
 
     def all_read(self) -> None:
-        """There are no more recordings."""
+        """Note that there are no more recordings."""
         self._all = True
         self._report()
 
@@ -80,5 +80,5 @@ class AudioProgress:
         total: float | None = self._seconds if self._all or self._read == self._recordings else None
         if total is None and self._guesses and self._recordings is not None and self._read:
             total = self._seconds / self._read * self._recordings
-        close = total is not None and abs(total - self._done) < 1e-6  # sums in other orders
+        close = total is not None and abs(total - self._done) < 1e-6  # summed in different orders
         self._tell(total if close else self._done, total)

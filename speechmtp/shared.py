@@ -1,4 +1,4 @@
-"""The functions of the package that need no recogniser at hand: those of one that is loaded once a process."""
+"""`transcribe` and `transcribe_many` of the package, which use recognisers that are loaded once per process."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,8 +27,11 @@ def transcribe(
     device: str | torch.device = "auto", dtype: str | torch.dtype = "float32", language: str = "", task: str = "",
     progress: Told | bool | None = None, logprobs: bool = False, sampling: SamplingConfig | None = None,
 ) -> Transcript:  # fmt: skip
-    """`Recogniser.transcribe` by a model that is loaded at the first call and kept: one a process for each folder,
-    device and type, whatever the thread; again where the folder's files have changed. `load` gives one of your own."""
+    """`Recogniser.transcribe` with a shared model, which is loaded at the first call and kept.
+
+    There is one per process, for all threads, for each model folder, device and dtype; it is loaded again when files of
+    the folder have changed. `load` gives a recogniser of your own.
+    """
     with_model = _shared(model, device, dtype)
     return with_model.transcribe(
         audio, rate, strategy, language=language, task=task, progress=progress, logprobs=logprobs, sampling=sampling
@@ -62,7 +65,7 @@ def transcribe_many(
     language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
     noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
-    """`Recogniser.transcribe_many` by the model that `transcribe` keeps too."""
+    """`Recogniser.transcribe_many` with the same shared models as `transcribe`."""
     with_model = _shared(model, device, dtype)
     return with_model.transcribe_many(
         sources, rate, strategy, batch, on_error, progress, language=language, task=task,
@@ -71,10 +74,10 @@ def transcribe_many(
 
 
 def _shared(model: str | Path, device: str | torch.device, dtype: str | torch.dtype) -> Recogniser:
-    """The one recogniser of a model, loaded where it is not there yet; others wait meanwhile."""
+    """The shared recogniser of a model, loaded at first use; other threads wait during loading."""
     model, device, dtype = str(model), find_device(device), dtype_name(dtype)
     with _lock:
-        # A hub name is not looked up at every call.
+        # A hub name is not resolved at every call: that would need the network.
         folder = locate(model).resolve() if model in EMBEDDED or Path(model).is_dir() else None
         files = [] if folder is None else sorted(path for path in folder.rglob("*") if path.is_file())
         state = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in files]

@@ -1,4 +1,4 @@
-"""Transcripts of recordings of any length and number: parts decoded in batches of like size, and put together again."""
+"""Transcripts of many recordings of any length: parts are decoded in batches of similar size and then joined."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,19 +8,19 @@ from speechmtp.batching import batches_by_size
 from speechmtp.errors import DataError
 from speechmtp.types import Result, Trace, sum_traces
 
-HELD = 256  # parts heard before any is decoded: enough to sort, and their memories stay below a gigabyte
+HELD = 256  # parts encoded before any is decoded: enough to sort by size, with encoder outputs below a gigabyte
 
 T = TypeVar("T")
-Note = Callable[[float], object]  # told how many more seconds of audio are done
+Note = Callable[[float], object]  # called with how many more seconds of audio are done
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part that was heard and decoded by itself, from `start` to `end` seconds of the recording.
+    """A part of a recording that was encoded and decoded separately, from `start` to `end` in seconds.
 
-    `tokens` are as the model said them, an end token last where one came. `mean_logprob` is the mean log probability of
-    these under the trunk's distribution; None where it was not asked for, or no trunk was called. `flags` say what
-    looks wrong: `empty`, `limit`, `repetition`.
+    `tokens` are the emitted tokens, with an end token last if one came. `mean_logprob` is their mean log probability
+    under the trunk's distribution; None where it was not requested, or the trunk was not called. `flags` name suspected
+    problems: `empty`, `limit`, `repetition`.
     """
 
     start: float
@@ -33,11 +33,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was recognised of one recording; as a string, its text.
+    """The transcript of one recording; `str` gives its text.
 
-    `text` is that of the segments joined by a space, `language` the code of what is spoken, where the model knows,
-    `trace` the counts of all segments together. `seconds` were spent in the decoder on every batch that had a
-    segment of it, `listen_seconds` on features and encoder: neither counts where transcripts are compared.
+    `text` is that of the segments joined by spaces, `language` the code of the spoken language where the model knows
+    it, and `trace` the counts of all segments together. `seconds` is the decoder time of every batch that had a segment
+    of the recording, `listen_seconds` the time for features and encoder; neither counts where transcripts are compared.
     """
 
     text: str
@@ -51,50 +51,51 @@ class Transcript:
         return self.text
 
     def __contains__(self, words: str) -> bool:
-        """Whether the text has these words, as a string would say."""
+        """Whether the text contains `words`."""
         return words in self.text
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Those of all segments, one behind the other."""
+        """The tokens of all segments, in order."""
         return tuple(token for segment in self.segments for token in segment.tokens)
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What looks wrong in any segment; `empty` only where all of them are."""
+        """The flags of all segments; `empty` only if every segment is empty."""
         return self.trace.flags
 
     @property
     def audio_seconds(self) -> float:
-        """How long the recording is."""
+        """Duration of the recording in seconds."""
         return self.segments[-1].end if self.segments else 0.0
 
 
 class Part(Protocol):
-    """A part of a recording, heard and ready for decoding."""
+    """A part of a recording that is encoded and ready to decode."""
 
     @property
     def size(self) -> int:
-        """What batches are sorted by."""
+        """The number by which batches are sorted."""
 
     @property
     def audio_seconds(self) -> float:
-        """How long it is."""
+        """Duration in seconds."""
 
     @property
     def listen_seconds(self) -> float:
-        """What was spent on hearing it."""
+        """Seconds spent on features and encoder."""
 
     @property
     def language(self) -> str | None:
-        """The code of its language, where the model knows."""
+        """The code of the spoken language, where the model knows it."""
 
 
 P = TypeVar("P", bound=Part)
 
 
 def join_parts(parts: Sequence[Part], results: Sequence[Result], seconds: float) -> Transcript:
-    """The transcript of a recording's parts, in order; a single part's trace is kept as it is."""
+    """The transcript of a recording from its parts in order; a single part keeps its trace unchanged. `seconds` is the
+    decoder time."""
     segments, start = [], 0.0
     for part, result in zip(parts, results):
         end, logprobs = start + part.audio_seconds, result.trace.logprobs
@@ -108,7 +109,7 @@ def join_parts(parts: Sequence[Part], results: Sequence[Result], seconds: float)
 
 
 def _together(traces: Sequence[Trace]) -> Trace:
-    """Counts and flags of the parts of one recording; it is `empty` only where all of them are."""
+    """Counts and flags of the parts of one recording; it is `empty` only if every part is."""
     flags = {flag for trace in traces for flag in trace.flags if flag != "empty"}
     flags |= {"empty"} if all("empty" in trace.flags for trace in traces) else set()
     gaps = [gap for trace in traces for gap in trace.gaps]
@@ -117,8 +118,8 @@ def _together(traces: Sequence[Trace]) -> Trace:
 
 
 def gather(items: Iterable[T], parts: Callable[[T], int], min_parts: int = HELD) -> Iterator[list[T]]:
-    """Lists of items that have at least `min_parts` parts together. What is raised instead of an item comes behind the
-    items before it."""
+    """Group items into lists that have at least `min_parts` parts together. An exception raised by `items` is raised
+    after the items before it were yielded."""
     found: list[T] = []
     size = 0
     try:
@@ -139,8 +140,8 @@ def gather(items: Iterable[T], parts: Callable[[T], int], min_parts: int = HELD)
 def decode_recordings(
     recordings: Sequence[Sequence[P]], decode: Callable[[list[P]], list[Result]], batch: int, note: Note | None = None
 ) -> list[Transcript]:
-    """Recordings of parts, decoded in batches of at most `batch` parts of like size. `note` is told after every batch
-    how many more seconds are done."""
+    """Transcripts of recordings (lists of parts), decoded in batches of at most `batch` parts of similar size. `note`
+    is called after every batch with the seconds of audio that it decoded."""
     parts = [part for recording in recordings for part in recording]
     found: dict[int, tuple[int, Result]] = {}
     for number, rows in enumerate(batches_by_size([part.size for part in parts], batch)):
@@ -161,7 +162,8 @@ def decode_each(
     heard: Iterable[Sequence[P] | DataError], decode: Callable[[list[P]], list[Result]], batch: int,
     note: Note | None = None,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
-    """Transcripts of what is heard, in order, some `HELD` parts at a time; errors stay in their places."""
+    """Transcripts of encoded recordings in order, decoded in groups of at least `HELD` parts; errors stay in their
+    places."""
     for group in gather(heard, lambda one: 1 if isinstance(one, DataError) else max(1, len(one))):
         recordings = [one for one in group if not isinstance(one, DataError)]
         done = iter(decode_recordings(recordings, decode, batch, note))

@@ -1,6 +1,6 @@
 """Augmentation of waveforms (speed, noise, reverberation) and of features (SpecAugment).
 
-Randomness comes only from the generator handed in, so that a run can be repeated and resumed exactly.
+All randomness comes from the generator that is passed in, so that a run can be repeated and resumed exactly.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from speechmtp.errors import ConfigError, DataError, ShapeError
 
 @dataclass(frozen=True)
 class SpecAugmentConfig:
-    """Masks of SpecAugment (Park et al. 2019): how many, how wide, and what is put there.
+    """Masks of SpecAugment (Park et al. 2019): their numbers, widths and fill value.
 
     A frequency mask has 0 to `freq_width` bins, a time mask 0 to `time_fraction` of its row's frames.
     """
@@ -27,7 +27,7 @@ class SpecAugmentConfig:
     fill: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the values; ConfigError names the wrong one."""
+        """Check the values; ConfigError names the first wrong one."""
         for name in ("freq_masks", "freq_width", "time_masks"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"spec_augment: {name} {getattr(self, name)}, expected 0 or more")
@@ -36,10 +36,10 @@ class SpecAugmentConfig:
 
 
 def spec_augment(frames: Tensor, lengths: Tensor, config: SpecAugmentConfig, generator: torch.Generator) -> Tensor:
-    """Frames `[B, T, F]` with random bands and spans set to `config.fill`; the input is not changed.
+    """Mask random frequency bands and time spans of frames `[B, T, F]` with `config.fill`; the input is not changed.
 
-    `lengths` `[B]` are frames per row: every row has masks of its own, none reaches past its length, and what
-    is beyond is left as it is.
+    `lengths` `[B]` are frames per row. Each row has its own masks; none extends past its length, and frames beyond the
+    length are not changed. ShapeError for other shapes.
     """
     if frames.ndim != 3 or lengths.shape != frames.shape[:1]:
         raise ShapeError(
@@ -58,10 +58,10 @@ def spec_augment(frames: Tensor, lengths: Tensor, config: SpecAugmentConfig, gen
 
 
 def _random_mask(extent: int, sizes: Tensor, limits: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Mask `[B, extent]`, true in `count` random intervals of up to `limits` `[B]` within `sizes` `[B]`."""
+    """Mask `[B, extent]`, true in `count` random intervals of at most `limits` `[B]` positions within `sizes` `[B]`."""
     shape = (2, len(sizes), count)
     draws = torch.rand(shape, generator=generator, device=generator.device).to(sizes.device)
-    # A draw just below 1 can round up when scaled, hence the minima.
+    # A random number just below 1 can round up when scaled, hence the minima.
     widths = torch.minimum((draws[0] * (limits[:, None] + 1)).long(), limits[:, None])
     rooms = sizes[:, None] - widths
     begins = torch.minimum((draws[1] * (rooms + 1)).long(), rooms)
@@ -71,9 +71,10 @@ def _random_mask(extent: int, sizes: Tensor, limits: Tensor, count: int, generat
 
 
 def speed_perturb(audio: np.ndarray, rate: int, factor: float) -> np.ndarray:
-    """Audio `[N]` played `factor` times as fast (pitch moves too): float32 `[ceil(N / factor)]`.
+    """Change the speed of audio `[N]` by `factor`, and its pitch with it: float32 `[ceil(N / factor)]`.
 
-    Kaldi's and sox's `speed`: the samples are taken as if at `rate * factor` and resampled to `rate`.
+    As `speed` of Kaldi and sox: the samples are taken to be at `rate * factor` and resampled to `rate`. DataError for a
+    factor that is not positive.
     """
     if factor <= 0:
         raise DataError(f"speed: factor {factor}, expected a positive number such as 0.9 or 1.1")
@@ -81,9 +82,9 @@ def speed_perturb(audio: np.ndarray, rate: int, factor: float) -> np.ndarray:
 
 
 def add_noise(audio: np.ndarray, noise: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
-    """Audio `[N]` with noise `[M]` from a random place, scaled to `snr_db` over the whole: float32 `[N]`.
+    """Add noise `[M]`, cut at a random position and scaled to `snr_db` over the whole audio `[N]`: float32 `[N]`.
 
-    Noise shorter than the audio is repeated. Silent audio or silent noise gives the audio back.
+    Noise shorter than the audio is repeated. Silent audio, or audio with silent noise, is returned unchanged.
     """
     _require_mono("add_noise", audio, noise)
     length = len(audio)
@@ -102,9 +103,9 @@ def add_noise(audio: np.ndarray, noise: np.ndarray, snr_db: float, generator: np
 
 
 def reverberate(audio: np.ndarray, rir: np.ndarray) -> np.ndarray:
-    """Audio `[N]` in the room of an impulse response `[M]`: float32 `[N]` of the same energy.
+    """Convolve audio `[N]` with a room impulse response `[M]`: float32 `[N]` of the same energy.
 
-    The response's strongest sample counts as time 0, so that alignments with the clean audio stay true.
+    The response's strongest sample is time 0, so that alignments with the clean audio stay valid.
     """
     _require_mono("reverberate", audio, rir)
     direct = int(np.argmax(np.abs(rir)))
@@ -120,7 +121,7 @@ def reverberate(audio: np.ndarray, rir: np.ndarray) -> np.ndarray:
 
 
 def _require_mono(where: str, *signals: np.ndarray) -> None:
-    """ShapeError unless every signal is `[N]` with N at least 1."""
+    """Raise a ShapeError unless every signal is `[N]` with N at least 1."""
     for signal in signals:
         if signal.ndim != 1 or len(signal) == 0:
             raise ShapeError(f"{where}: signal of shape {list(signal.shape)}, expected [N] with N > 0")

@@ -1,22 +1,22 @@
-"""Where a long recording is cut into parts: in its quietest pauses."""
+"""Cut a long recording into parts at its quietest pauses."""
 
 import numpy as np
 
 from speechmtp.errors import ConfigError, ShapeError
 
 SHORTEST, LONGEST = 15.0, 25.0  # seconds of a part that is not the last
-HOP, SMOOTHING = 0.01, 25  # seconds, hops: a pause of a quarter of a second counts, a closure before a stop does not
+HOP, SMOOTHING = 0.01, 25  # seconds, hops: long enough to ignore the short closure before a stop consonant
 
 
 def cut_points(
     samples: np.ndarray, rate: int, shortest: float = SHORTEST, longest: float = LONGEST
 ) -> list[tuple[int, int]]:
-    """Spans [start, end) of samples [N] that cover them all, in order.
+    """Spans [start, end) of sample indices that cover samples [N] in order.
 
-    At most `longest` seconds are one span. A longer recording is cut where its energy, smoothed over a quarter of a
-    second, is lowest between `shortest` and `longest` seconds from the span's start, the later place of equals; what
-    is left is never less than half of what lies between the two. ShapeError for several channels, ConfigError for
-    limits out of order.
+    A recording of at most `longest` seconds is one span. A longer one is cut where its energy, smoothed over a quarter
+    of a second, is lowest between `shortest` and `longest` seconds from the span's start (the latest of equal minima).
+    The rest after a cut is at least half of `longest` - `shortest`. ShapeError for several channels, ConfigError unless
+    0.01 s < `shortest` < `longest`.
     """
     if samples.ndim != 1:
         raise ShapeError(f"cut: samples of shape {samples.shape}, expected [N]; give one channel")
@@ -31,7 +31,7 @@ def cut_points(
     spans, start = [], 0
     while size - start > max_samples:
         first = -int(-(start + shortest * rate) // hop)
-        last = int(min(start + max_samples, size - min_rest) // hop)  # a place is the beginning of a hop
+        last = int(min(start + max_samples, size - min_rest) // hop)  # cuts are at the beginning of a hop
         place = last - int(np.argmin(energy[first : last + 1][::-1]))
         spans.append((start, place * hop))
         start = place * hop

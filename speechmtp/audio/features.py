@@ -1,7 +1,7 @@
-"""Log mel filterbank features with Kaldi's arithmetic, offline and streaming with the same bits.
+"""Log mel filterbank features with Kaldi's arithmetic; streaming and offline results are equal bit for bit.
 
-The front end is Kaldi's `compute-fbank-feats` with `snip_edges`: per frame remove the mean, pre-emphasise,
-apply the povey window, take the power spectrum and pool it with triangular mel filters.
+The front end is Kaldi's `compute-fbank-feats` with `snip_edges`: for each frame remove the mean, pre-emphasise, apply
+the povey window, take the power spectrum and pool it with triangular mel filters.
 """
 
 import math
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from speechmtp.errors import ConfigError, DataError, ShapeError
 
-# The bits of a matrix product change with its number of rows, so every product has exactly this many.
+# The rounding of a matrix product depends on its number of rows, so every product has exactly this many.
 FRAMES_PER_BLOCK = 64
 _FLOOR = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
 class FbankConfig:
-    """Settings of the filterbank, named and valued as in Kaldi.
+    """Settings of the filterbank, with Kaldi's names and values.
 
-    `high_hz` 0 is half the sample rate, a negative value is an offset from it. `scale` multiplies the audio
-    first (32768: the range of 16-bit samples, which Kaldi uses). `dither` is the standard deviation of noise
-    in that scale; it is only added where a generator is given.
+    `high_hz` 0 is half the sample rate, a negative value is an offset from it. `scale` multiplies the audio first
+    (32768: the range of 16-bit samples, which Kaldi uses). `dither` is the standard deviation of noise at that scale;
+    it is only added if a generator is given.
     """
 
     sample_rate: int = 16000
@@ -37,7 +37,7 @@ class FbankConfig:
     scale: float = 32768.0
 
     def __post_init__(self) -> None:
-        """Check the values; ConfigError names the wrong one."""
+        """Check the values; ConfigError names the first wrong one."""
         top = self.nyquist_hz if self.high_hz == 0 else self.high_edge_hz
         if not 0 <= self.low_hz < top <= self.nyquist_hz:
             raise ConfigError(
@@ -76,23 +76,23 @@ class FbankConfig:
         return self.high_hz if self.high_hz > 0 else self.nyquist_hz + self.high_hz
 
     def num_frames(self, samples: int) -> int:
-        """Full frames in so many samples."""
+        """The number of full frames in `samples` samples."""
         return 0 if samples < self.length else 1 + (samples - self.length) // self.shift
 
 
 @dataclass(frozen=True)
 class FbankState:
-    """What a stream keeps: the samples `[n]` from the next frame's first one on, and whether it ended."""
+    """The state of a stream: the samples `[n]` from the start of the next frame on, and whether the stream ended."""
 
     pending: Tensor
     ended: bool = False
 
 
 class Fbank:
-    """Filterbank features; holds its window and filters as tensors on one device.
+    """Computes filterbank features; holds its window and filters as tensors on one device.
 
-    Frames are computed in blocks of a fixed number of frames, the last one filled up with zero frames, so
-    that the bits of a frame depend on its own samples only, not on how the audio was cut or batched.
+    Frames are computed in blocks of a fixed number of frames, the last one filled up with zero frames. The bits of a
+    frame therefore depend only on its own samples, not on how the audio was cut or batched.
     """
 
     def __init__(self, config: FbankConfig | None = None, device: torch.device | str = "cpu") -> None:
@@ -104,10 +104,10 @@ class Fbank:
     def __call__(
         self, audio: Tensor, lengths: Tensor | None = None, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Features of a batch: audio `[B, N]` float in [-1, 1] to frames `[B, T, F]` float32, lengths `[B]`.
+        """Features of a batch: audio `[B, N]` float in [-1, 1] to frames `[B, T, F]` float32 and lengths `[B]`.
 
-        `lengths` are samples per row (None: all of them); frames past a row's length are zero. Dither is
-        added if the configuration has some and a generator is given.
+        `lengths` are samples per row (None: all of them); frames past a row's length are zero. Dither is added if it is
+        configured and a generator is given. ShapeError for other shapes, integers or lengths above N.
         """
         if audio.ndim != 2 or not audio.is_floating_point():
             raise ShapeError(f"fbank: audio of shape {list(audio.shape)}, {audio.dtype}, expected [B, N] of floats")
@@ -133,13 +133,13 @@ class Fbank:
         return output, counts
 
     def start(self) -> FbankState:
-        """State of a stream before its first sample."""
+        """The state of a stream before its first sample."""
         return FbankState(torch.zeros(0, device=self.device))
 
     def step(self, samples: Tensor, state: FbankState, last: bool = False) -> tuple[Tensor, FbankState]:
-        """Next samples `[n]` (n may be 0) to all frames `[t, F]` that they complete, and the new state.
+        """Take the next samples `[n]` (n may be 0); return all frames `[t, F]` that they complete, and the new state.
 
-        `last` ends the stream: samples that fill no frame are dropped, as offline. DataError after that.
+        `last` ends the stream: samples that fill no frame are dropped, as offline. DataError for samples after that.
         """
         if state.ended:
             raise DataError("fbank: samples after the end of the stream, expected none; start a new state")
@@ -151,19 +151,19 @@ class Fbank:
             frames = torch.zeros(0, self.config.num_mels, device=self.device)
         else:
             frames = self(pending[None])[0][0]
-        # A copy, so that the state does not keep the memory of everything that was fed.
+        # A copy, so that the state does not keep all earlier samples in memory.
         rest = pending[:0] if last else pending[count * self.config.shift :]
         return frames, FbankState(rest.clone(), ended=last)
 
     def _dithered(self, audio: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Audio with Gaussian noise of the configured size, if there is a generator to draw it."""
+        """Audio with Gaussian noise of the configured size, if a generator is given."""
         if self.config.dither == 0.0 or generator is None:
             return audio
         noise = torch.randn(audio.shape, generator=generator, device=generator.device).to(self.device)
         return audio + noise * (self.config.dither / self.config.scale)
 
     def _features(self, frames: Tensor) -> Tensor:
-        """Samples `[n, length]` of up to a block of frames to features `[n, F]`."""
+        """Features `[n, F]` of frames of samples `[n, length]`, at most one block."""
         count = len(frames)
         block = frames.new_zeros(FRAMES_PER_BLOCK, self.config.length)
         block[:count] = frames * self.config.scale
@@ -181,10 +181,10 @@ def povey_window(length: int) -> Tensor:
 
 
 def mel_filters(config: FbankConfig) -> Tensor:
-    """Triangular filters `[fft_length / 2 + 1, num_mels]` float32, triangles on the scale 1127 ln(1 + f/700).
+    """Triangular filters `[fft_length / 2 + 1, num_mels]` float32 on the mel scale 1127 ln(1 + f/700).
 
-    The weight of the Nyquist bin is zero, as in Kaldi. In float32 in Kaldi's order: in quiet bins beside
-    loud ones, rounding the window or the filters differently moves features by up to 1e-3.
+    The weight of the Nyquist bin is zero, as in Kaldi. Computed in float32 in Kaldi's order of operations: where quiet
+    bins are next to loud ones, different rounding of window or filters moves features by up to 1e-3.
     """
     low, high = mel_scale(config.low_hz), mel_scale(config.high_edge_hz)
     step = (high - low) / (config.num_mels + 1)
@@ -197,5 +197,5 @@ def mel_filters(config: FbankConfig) -> Tensor:
 
 
 def mel_scale(hz: float) -> float:
-    """Mel value of a frequency in Hz."""
+    """The mel value of a frequency in Hz."""
     return 1127.0 * math.log(1.0 + hz / 700.0)

@@ -1,4 +1,5 @@
-"""What users hand over as audio: files, streams, bytes, arrays, lists, tensors, and pairs of samples and rate."""
+"""Audio inputs of the Python interface: files, streams, bytes, arrays, lists, tensors, and pairs of samples and
+rate."""
 
 import io
 import math
@@ -20,19 +21,21 @@ Audio = (
     str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview | Samples | tuple[Any, Any] | Mapping[str, Any]
 )
 
-LOUDEST = 8.0  # floats beyond this are integers' values
+LOUDEST = 8.0  # larger floats are taken for unscaled integer samples
 EXPECTED = "a path, a binary file, bytes of a file, an array, tensor or list of samples, or (samples, rate)"
 
 
 def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: str = "") -> np.ndarray:
-    """Float32 mono samples [N] at `target_rate` Hz of any kind of audio; errors speak of `name`.
+    """Read any kind of audio as float32 mono samples [N] at `target_rate` Hz; `name` is what errors call it.
 
-    A path, an open binary file (read from where it stands; it may be a pipe) and the bytes of a file know their own
-    rate. Samples are at `rate` Hz, or come as a pair with it, (samples, rate) or (rate, samples), or as a dict with
-    `array` and `sampling_rate`, as datasets and transformers have it: an array [N] or [N, channels], as soundfile and
-    scipy have it, a tensor [N] or [channels, N], as torchaudio has it, on any device, or a list of floats. Floats are
-    in [-1, 1], integers are scaled by their type's range; channels are averaged. ConfigError for a `rate` beside
-    another one, and for samples without a rate, DataError for all that cannot be read.
+    A path, an open binary file (read from its current position; it may be a pipe) and the bytes of a file contain their
+    own rate. Samples are at `rate` Hz, or come with their rate: as a pair (samples, rate) or (rate, samples), or as a
+    dict with `array` and `sampling_rate`, as in Hugging Face datasets. Samples are an array [N] or [N, channels], as in
+    soundfile and scipy, a tensor [N] or [channels, N] on any device, as in torchaudio, or a list of floats. Floats are
+    in [-1, 1], integers are scaled by the range of their type; channels are averaged.
+
+    ConfigError for a `rate` that contradicts another one, and for samples without a rate; DataError for all that cannot
+    be read.
     """
     name = name or input_name(audio)
     if is_record(audio):
@@ -55,7 +58,7 @@ def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: 
 
 
 def input_name(audio: object) -> str:
-    """What errors call it, where nobody says: the path or the stream's name."""
+    """The default name of an input in errors: the path, the stream's name, or its kind."""
     if isinstance(audio, str | os.PathLike):
         return os.fspath(audio)
     if isinstance(audio, bytes | bytearray | memoryview):
@@ -71,12 +74,12 @@ def _is_file(audio: object) -> bool:
 
 
 def _of_file(audio: Any, target_rate: int, rate: float | None, name: str) -> np.ndarray:
-    """Samples of a path, a stream or a file's bytes."""
+    """Samples of a path, a stream or the bytes of a file."""
     if isinstance(audio, str | os.PathLike):
         path = Path(audio)
         if not path.exists() or path.is_file() or path.is_dir():
             return _at(*read_audio(os.fspath(audio), None), target_rate, rate, name)
-        data = _content(path.open("rb"), name, close=True)  # a pipe or a device
+        data = _content(path.open("rb"), name, close=True)  # a pipe or a device file
     elif isinstance(audio, bytes | bytearray | memoryview):
         data = bytes(audio)
     else:
@@ -94,14 +97,14 @@ def _of_file(audio: Any, target_rate: int, rate: float | None, name: str) -> np.
 
 
 def _at(samples: np.ndarray, own: int, target_rate: int, rate: float | None, name: str) -> np.ndarray:
-    """A file's samples [N] at the target rate; ConfigError for a `rate` beside it that is not its own."""
+    """A file's samples [N] resampled to the target rate; ConfigError for a `rate` that is not the file's own."""
     if rate is not None and _checked_rate(rate, name) != own:
         raise ConfigError(f"{name}: {own} Hz in the file and rate={rate}; leave rate out, or pair it with its samples")
     return samples if own == target_rate else resample(samples, own, target_rate)
 
 
 def _content(file: Any, name: str, close: bool = False) -> bytes:
-    """All that is left of an open file; it is left open unless `close`."""
+    """The rest of an open file; the file is left open unless `close`."""
     if isinstance(file, io.TextIOBase):
         raise DataError(f"{name}: opened as text, expected a binary file; open it with 'rb', stdin as sys.stdin.buffer")
     try:
@@ -117,7 +120,8 @@ def _content(file: Any, name: str, close: bool = False) -> bytes:
 
 
 def _pair(pair: tuple[Any, ...], rate: float | None, name: str) -> tuple[Any, float]:
-    """Samples and rate, in whichever order they stand."""
+    """Samples and rate of a pair in either order; DataError for other tuples, ConfigError for a second, different
+    rate."""
     plain = [is_number(part) for part in pair] if len(pair) == 2 else []
     if sorted(plain) != [False, True] or _is_file(pair[plain.index(False)]):
         kinds = ", ".join(type(part).__name__ for part in pair[:3])
@@ -131,17 +135,17 @@ def _pair(pair: tuple[Any, ...], rate: float | None, name: str) -> tuple[Any, fl
 
 
 def is_number(part: object) -> bool:
-    """Whether it is one number, of Python, NumPy or PyTorch."""
+    """Whether `part` is a single number of Python, NumPy or PyTorch."""
     return isinstance(part, numbers.Number) or getattr(part, "ndim", 1) == 0
 
 
 def is_record(audio: object) -> bool:
-    """Whether it is a dict of samples and rate."""
+    """Whether `audio` is a dict of samples and rate."""
     return isinstance(audio, Mapping) and {"array", "sampling_rate"} <= set(audio)
 
 
 def _checked_rate(rate: Any, name: str) -> float:
-    """A rate in Hz; ConfigError where it is missing or none."""
+    """A rate in Hz; ConfigError if it is missing or not a positive number."""
     if rate is None:
         raise ConfigError(f"{name}: samples need their rate in Hz; give rate=16000 or what it is")
     rate = rate.item() if is_number(rate) and hasattr(rate, "item") else rate
@@ -195,12 +199,12 @@ def _mono(audio: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name}: samples of type {audio.dtype}, expected floats in [-1, 1] or integers")
     if np.issubdtype(audio.dtype, np.integer):
         info = np.iinfo(audio.dtype)
-        if info.bits > 32:  # what lists of integers become: nobody says what their range is
+        if info.bits > 32:  # lists of integers become int64: their range is unknown
             if ((audio > 1) | (audio < -1)).any():
                 raise DataError(f"{name}: {audio.dtype} samples, whose range is unknown; give int16, int32 or floats")
             audio = audio.astype(np.float64)
         else:
-            middle = 0 if info.min else (info.max + 1) // 2  # of unsigned samples, such as those of 8-bit WAV files
+            middle = 0 if info.min else (info.max + 1) // 2  # unsigned samples, as in 8-bit WAV files
             audio = (audio.astype(np.float64) - middle) / ((info.max + 1.0) / (2 if middle else 1))
     audio = audio.astype(np.float32)
     return audio.mean(1) if audio.ndim == 2 else audio

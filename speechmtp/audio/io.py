@@ -1,4 +1,4 @@
-"""Reading, cutting, resampling and writing of audio files, streams and command pipes."""
+"""Read, cut, resample and write audio of files, streams and command pipes."""
 
 import io
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from speechmtp.errors import DataError, ShapeError
 
 AudioSource = str | Path | BinaryIO
 
-# Lossy codecs carry state between packets, so a seek lands near the sample, not on it.
+# Lossy codecs carry state between packets, so seeking to a sample is inexact.
 _INEXACT_SEEK = frozenset({"OGG", "MP3", "MPEG"})
 _WRITE_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """Header of an audio file: rate in Hz, channel count, samples per channel."""
+    """The header of an audio file: rate in Hz, number of channels, samples per channel."""
 
     rate: int
     channels: int
@@ -29,7 +29,7 @@ class AudioInfo:
 
     @property
     def duration(self) -> float:
-        """Length in seconds."""
+        """Duration in seconds."""
         return self.samples / self.rate
 
 
@@ -46,12 +46,12 @@ def read_audio(
     end: float | None = None,
     channel: int | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Audio of a file or binary stream as float32 mono `[N]`, nominally in [-1, 1], and its rate.
+    """Read a file or binary stream as float32 mono `[N]`, nominally in [-1, 1]; return the samples and their rate.
 
-    `start` and `end` are seconds, cut at sample `floor(t * fs + 0.5)` of the file's own rate; `end` None or
-    -1 means to the end, and an end past the last sample is the last sample. Channels are averaged unless
-    `channel` (0-based) picks one. `rate` None keeps the file's rate. DataError for a missing or unreadable
-    source, no samples in the range, samples that are not finite, or a channel out of range.
+    `start` and `end` are in seconds and cut at sample `floor(t * fs + 0.5)` of the file's own rate; `end` None or -1
+    means the end, and an end past the last sample is the last sample. Channels are averaged unless `channel` (from 0)
+    selects one. `rate` None keeps the file's rate. DataError for a missing or unreadable source, no samples in the
+    range, samples that are not finite, or a channel out of range.
     """
     where = _name(source)
     with _opened(source) as file:
@@ -74,7 +74,8 @@ def read_audio(
 
 
 def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.ndarray:
-    """Band-limited resampling of float32 `[N]` to `[ceil(N * target_rate / source_rate)]`."""
+    """Resample float32 `[N]` band-limited to `[ceil(N * target_rate / source_rate)]`. DataError for rates that are not
+    positive, ShapeError for several channels."""
     # soxr is what librosa's default resampler calls; importing librosa for it would cost a second.
     import soxr
 
@@ -85,7 +86,7 @@ def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.nd
     audio = np.ascontiguousarray(audio, dtype=np.float32)
     if source_rate == target_rate or len(audio) == 0:
         return audio.copy()
-    # The small offset keeps a quotient that is whole up to rounding from being taken one up.
+    # The small offset prevents rounding up a quotient that is whole except for rounding errors.
     length = int(np.ceil(len(audio) * target_rate / source_rate - 1e-6))
     output = np.asarray(soxr.resample(audio, source_rate, target_rate, quality="HQ"), dtype=np.float32)
     if len(output) < length:
@@ -98,10 +99,10 @@ def read_pipe(
 ) -> tuple[np.ndarray, int]:
     """Audio that a shell command writes to its standard output, as `read_audio` returns it.
 
-    Runs `bash -o pipefail -c command` without input and with only PATH and LC_ALL in its environment; it is
-    killed with its children after `timeout` seconds or at 1 GiB of output. A WAV header whose length was not
-    known when it was written is mended. DataError with the command, its exit code and its last line of error
-    output if it fails, is killed or writes no audio. Errors of the audio itself call it `name` (default: the command).
+    Runs `bash -o pipefail -c command` without input and with only PATH and LC_ALL in its environment; it is killed with
+    its children after `timeout` seconds or at 1 GiB of output. A WAV header whose length was unknown when it was
+    written is corrected. DataError with the command, its exit code and the last line of its error output if it fails,
+    is killed or writes no audio. Errors of the audio itself call it `name` (default: the command).
     """
     stream = io.BytesIO(mend_wav_lengths(f"{command} |", run_pipe(command, timeout)))
     stream.name = name or f"{command} |"
@@ -109,9 +110,10 @@ def read_pipe(
 
 
 def write_audio(path: str | Path, audio: np.ndarray, rate: int) -> None:
-    """Write float32 mono `[N]`; the extension picks the format (wav is 16-bit), values beyond 1 are clipped.
+    """Write float32 mono `[N]`; the extension selects the format (wav is 16-bit), values beyond 1 are clipped.
 
-    DataError for an unknown extension, a rate that the codec lacks, or a path that cannot be written.
+    DataError for samples that are not finite, an unknown extension, a rate that the codec lacks, or a path that cannot
+    be written; ShapeError for several channels.
     """
     import soundfile
 
@@ -134,22 +136,22 @@ def write_audio(path: str | Path, audio: np.ndarray, rate: int) -> None:
 
 
 def _name(source: AudioSource) -> str:
-    """What to call a source in an error."""
+    """The name of a source in errors."""
     if isinstance(source, str | Path):
         return str(source)
     return str(getattr(source, "name", "<stream>"))
 
 
 def _one_line(error: BaseException) -> str:
-    """The text of an error from a library, on one line."""
-    # libsndfile's own words are without the file, which the caller names already.
+    """The message of a library's error, on one line."""
+    # libsndfile's own message does not repeat the file, which the caller names already.
     text = getattr(error, "error_string", None) or str(error)
     return " ".join(text.split()).rstrip(".") or type(error).__name__
 
 
 @contextmanager
 def _opened(source: AudioSource) -> Iterator[Any]:
-    """An open `soundfile.SoundFile`; its errors, while open too, become DataError."""
+    """Yield an open `soundfile.SoundFile`; its errors, also while it is open, become DataErrors."""
     import soundfile
 
     where = _name(source)
@@ -172,7 +174,7 @@ def _opened(source: AudioSource) -> Iterator[Any]:
 
 
 def _sample_range(where: str, start: float, end: float | None, rate: int, samples: int) -> tuple[int, int]:
-    """First sample and one past the last of a cut given in seconds."""
+    """The first sample, and one past the last, of a cut given in seconds."""
     if start < 0 or (end is not None and end < 0 and end != -1):
         raise DataError(f"{where}: cut from {start:g} to {end} s, expected times from 0 on; end -1 is the end")
     first = int(np.floor(start * rate + 0.5))

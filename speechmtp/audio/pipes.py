@@ -1,4 +1,4 @@
-"""Running the shell commands that data directories name, bounded in time, output and environment."""
+"""Run the shell commands of data directories with limits on time, output and environment."""
 
 import os
 import selectors
@@ -10,14 +10,15 @@ from contextlib import suppress
 
 from speechmtp.errors import DataError
 
-# Written by encoders that cannot know the length of what they stream.
+# Encoders that stream write such lengths, since they cannot know the true one.
 _STREAMED_LENGTH = 0x7FFFF000
 _OUTPUT_CAP = 1 << 30
 _STDERR_TAIL = 1 << 16
 
 
 def run_pipe(command: str, timeout: float) -> bytes:
-    """Standard output of a shell command; DataError if it fails, hangs, floods or stays silent."""
+    """Standard output of a shell command; DataError if it fails, takes longer than `timeout` seconds, or writes more
+    than 1 GiB or nothing."""
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": os.environ.get("LC_ALL", "C")}
     process = subprocess.Popen(
         ["bash", "-o", "pipefail", "-c", command],
@@ -40,7 +41,7 @@ def run_pipe(command: str, timeout: float) -> bytes:
 
 
 def _collect(process: "subprocess.Popen[bytes]", deadline: float, timeout: float) -> tuple[bytes, bytes, str | None]:
-    """Output, tail of the error output, and what went wrong (None when it ended by itself)."""
+    """Output, tail of the error output, and why the command was stopped (None if it ended by itself)."""
     assert process.stdout is not None
     assert process.stderr is not None
     output, errors = bytearray(), bytearray()
@@ -67,14 +68,15 @@ def _collect(process: "subprocess.Popen[bytes]", deadline: float, timeout: float
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """End the command and whatever it left in the background."""
+    """Kill the command and the processes that it left in the background."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def mend_wav_lengths(where: str, data: bytes) -> bytes:
-    """WAV bytes with true lengths in the header; other formats and sound headers as they are."""
+    """WAV bytes with correct lengths in the header; other formats and valid headers are returned unchanged. DataError
+    if samples are missing at the end."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return data
     (riff_length,) = struct.unpack_from("<I", data, 4)

@@ -1,7 +1,7 @@
-"""The optional torchaudio, also where its compiled part does not load.
+"""Import the optional torchaudio, even if its compiled part does not load.
 
-Its published wheel is built for CUDA, and beside a CPU-only torch a plain `import torchaudio` raises OSError.
-The Python part works without the compiled one, so a second try puts a stand-in in its place.
+Its published wheel is built for CUDA, and beside a CPU-only torch a plain `import torchaudio` raises OSError. The
+Python part works without the compiled one, so the import is retried with a stand-in for it.
 """
 
 import importlib
@@ -14,13 +14,13 @@ _EXTENSION = "torchaudio._extension"
 
 
 def import_torchaudio() -> ModuleType | None:
-    """The torchaudio module, or None where it is not installed or fails in both ways.
+    """The torchaudio module, or None if it is not installed or cannot be imported even with the stand-in.
 
-    With the stand-in, functions that need the compiled part (such as `forced_align`) raise RuntimeError when
-    called. A failed import leaves nothing of torchaudio in `sys.modules`.
+    With the stand-in, functions that need the compiled part (such as `forced_align`) raise RuntimeError when called. A
+    failed import leaves nothing of torchaudio in `sys.modules`.
     """
     if sys.modules.get("torchaudio", sys) is None:
-        # Python's own way of blocking a module; it is left in place.
+        # None in `sys.modules` is Python's way to block a module; respect it.
         return None
     module = _try_import()
     if module is not None:
@@ -30,7 +30,7 @@ def import_torchaudio() -> ModuleType | None:
 
 
 def _try_import() -> ModuleType | None:
-    """One import; on failure its half-imported modules are removed."""
+    """Import torchaudio; on failure, remove its partly imported modules and return None."""
     try:
         return importlib.import_module("torchaudio")
     except (ImportError, OSError, RuntimeError, AttributeError):
@@ -40,7 +40,7 @@ def _try_import() -> ModuleType | None:
 
 
 def _extension_stand_in() -> ModuleType:
-    """A module that tells torchaudio that none of its compiled parts is there."""
+    """A module that declares all compiled parts of torchaudio as missing."""
     module: Any = ModuleType(_EXTENSION)
     module._IS_TORCHAUDIO_EXT_AVAILABLE = False
     module._IS_ALIGN_AVAILABLE = False
@@ -56,7 +56,7 @@ def _always_raise(function: Callable[..., Any]) -> Callable[..., Any]:
     """Stand-in for the decorators that guard compiled functions."""
 
     def missing(*_args: Any, **_kwargs: Any) -> Any:
-        """Raise RuntimeError: the compiled part is not there."""
+        """Raise RuntimeError: the compiled part is missing."""
         name = getattr(function, "__name__", "this function")
         raise RuntimeError(f"torchaudio: {name} needs its compiled part, which does not load beside this torch")
 
@@ -64,4 +64,4 @@ def _always_raise(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _no_cuda_version() -> None:
-    """Stand-in for the comparison of CUDA versions, which has nothing to compare."""
+    """Stand-in for the check of CUDA versions, which has nothing to compare."""

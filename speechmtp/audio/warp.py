@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def warp_frequency(frames: Tensor, factors: Tensor) -> Tensor:
-    """Features [B, T, F] with row b's frequency axis scaled by `factors` [B], linear between bins.
+    """Scale the frequency axis of features [B, T, F] by `factors` [B], one per row, with linear interpolation.
 
-    Bin f of the result reads bin f * factor of the input; the axis ends at the last bin.
+    Bin f of the result reads bin f * factor of the input, at most the last bin.
     """
     bins = frames.shape[-1]
     source = (torch.arange(bins, device=frames.device) * factors[:, None]).clamp(0, bins - 1)

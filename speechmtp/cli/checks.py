@@ -1,4 +1,4 @@
-"""Checks of options before anything is loaded, so that a wrong one is told in the words of the command line."""
+"""Check options before anything is loaded, so that errors name the options of the command line."""
 
 import argparse
 import random
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def check_device(args: argparse.Namespace) -> None:
-    """Check --device and --threads, put the device's name in place of `auto`, and set the threads."""
+    """Check --device and --threads, replace `auto` by the device's name, and set the number of threads."""
     import torch
 
     from speechmtp.api import device_problem, find_device
@@ -30,7 +30,7 @@ def check_device(args: argparse.Namespace) -> None:
 
 
 def prepare_run(args: argparse.Namespace) -> None:
-    """Check the options of `add_run_options`, find the device, and set threads and seed."""
+    """Check the options of `add_run_options`, find the device, and set threads and random seed."""
     import torch
 
     from speechmtp.api import DTYPES, int8_problem
@@ -48,7 +48,7 @@ def prepare_run(args: argparse.Namespace) -> None:
 
 
 def check_heads(model: str, heads: Sequence[str]) -> None:
-    """Refuse what --heads names and is no head set, and two of one name."""
+    """Raise a ConfigError for a --heads item that is not a head set, and for two of the same name."""
     from speechmtp.bundle import locate
     from speechmtp.heads.folder import own_heads
 
@@ -72,7 +72,7 @@ def check_heads(model: str, heads: Sequence[str]) -> None:
 
 
 def check_text_options(args: argparse.Namespace) -> None:
-    """Check the options of `add_text_options` against the kind of --model, and DATA with them."""
+    """Check the options of `add_text_options` and DATA against the kind of --model."""
     from speechmtp.bundle import reads_text
     from speechmtp.evaluation.evaluation_sets import check_data
     from speechmtp.evaluation.settings import MAX_NEW_TOKENS, PROMPT_TOKENS
@@ -93,7 +93,7 @@ def check_strategies(
     strategies: Sequence["Strategy"], runner: "Runner", with_references: bool = False, with_ctc: bool = True,
     with_previous: bool = False,
 ) -> list["Strategy"]:  # fmt: skip
-    """Refuse now what the model cannot do, before any audio is read; the strategies made ready for the model."""
+    """Prepare strategies for the model; ConfigError for those that it cannot run, before any audio is read."""
     from speechmtp.evaluation.selection import prepare_strategies
 
     for strategy in strategies:
@@ -115,7 +115,7 @@ def check_strategies(
 
 
 def open_recogniser(args: argparse.Namespace) -> "Recogniser":
-    """The model that the options ask for, with threads and seed set."""
+    """Load the model that the options name, after checking them and setting threads and seed."""
     from speechmtp.api import load
 
     prepare_run(args)

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compares, prints the table, writes the files; 1 if an exact strategy differs beyond near-ties."""
+    """Compares, prints the table, writes the files; returns 1 if an exact strategy differs beyond near-ties."""
     from speechmtp.cli.checks import check_strategies, check_text_options, prepare_run
     from speechmtp.evaluation.comparison import run_comparison
     from speechmtp.evaluation.comparison_files import comparison_notes, write_comparison

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_root(parser: argparse.ArgumentParser) -> None:
-    """The option that says where relative audio paths start."""
+    """The --root option for relative audio paths."""
     parser.add_argument(
         "--root",
         metavar="DIR",
@@ -109,7 +109,7 @@ def _add_subset(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs a verb; 0, or 1 where `validate` finds defects."""
+    """Runs a verb; returns 0, or 1 where `validate` finds defects."""
     verbs = {
         "validate": _validate,
         "subset": _subset,
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _validate(args: argparse.Namespace) -> int:
-    """Lists (and mends) defects."""
+    """Lists (and fixes) defects."""
     from speechmtp.data.validation.fix import FixReport, fix_data_dir
     from speechmtp.data.validation.validate import CheckOptions, errors_in, render_defects, validate
 
@@ -165,7 +165,7 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _print(line: str) -> None:
-    """Prints a line; bytes that are no UTF-8, and characters that the terminal lacks, are escaped."""
+    """Prints a line; bytes that are not UTF-8, and characters that the terminal lacks, are escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     print(line.encode(encoding, errors="backslashreplace").decode(encoding))
 

@@ -48,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Decodes here, or in `--nj` jobs whose results are joined."""
+    """Decodes in this process, or in `--nj` jobs whose results are joined."""
     from speechmtp.cli.checks import check_strategies, open_recogniser
     from speechmtp.config import read_yaml
     from speechmtp.data.kaldi import DataDir, read_data_dir
     from speechmtp.decoding.strategies import parse_strategy
 
-    strategy = find_strategy(args) if args.strategy else None  # a wrong one is told before anything is loaded
+    strategy = find_strategy(args) if args.strategy else None  # report a wrong one before anything is loaded
     sampling_of(args)
     if args.nj < 1:
         raise ConfigError(f"--nj {args.nj}: expected 1 or more")
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.nj > 1:
         entries = _run_jobs(args, out)
         settings = read_yaml(out / "split" / "1" / "config.yaml")
-        strategy, args.device = parse_strategy(str(settings["strategy"])), settings["device"]  # fitted, found
+        strategy, args.device = parse_strategy(str(settings["strategy"])), settings["device"]  # as prepared by the jobs
     else:
         recogniser = open_recogniser(args)
         [strategy] = check_strategies([find_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_strategy(args: argparse.Namespace, recogniser: Any = None) -> Any:
-    """The strategy of --strategy, --depth and --theta; without --strategy the model's own."""
+    """The strategy given by --strategy, --depth and --theta; without --strategy the model's default one."""
     from speechmtp.decoding.strategies import make_strategy, parse_strategy
 
     strategy = parse_strategy(args.strategy) if args.strategy else recogniser.default_strategy
@@ -104,12 +104,12 @@ def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace)
 
 
 def _counts(trace: "Trace") -> dict[str, Any]:
-    """What a trace counts, without figures of single tokens."""
+    """The counts of a trace, without values of single tokens."""
     return {key: value for key, value in vars(trace).items() if key not in ("gaps", "logprobs")}
 
 
 def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """The same command once a job, each on its share of the utterances."""
+    """Run the same command as `--nj` jobs, each on its share of the utterances, and join their entries."""
     command = [sys.executable, "-m", "speechmtp.cli.main", "decode", args.data]
     for name in ("model", "strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root", "draft_model",
                  "language", *sampling_names()):  # fmt: skip
@@ -143,7 +143,7 @@ def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 
 def _run_here(command: list[str], folders: list[Path], logs: Path, jobs: int) -> list[str]:
-    """Run the jobs side by side; the logs of those that failed. None outlives this call."""
+    """Run the jobs in parallel and return the logs of those that failed; on an error the others are terminated."""
     running: list[tuple[subprocess.Popen[bytes], Path]] = []
     try:
         for job, folder in enumerate(folders, 1):
@@ -158,7 +158,7 @@ def _run_here(command: list[str], folders: list[Path], logs: Path, jobs: int) ->
 
 
 def _last_line(log: str) -> str:
-    """The end of a job's log, which says why it failed."""
+    """The last line of a job's log, which says why it failed."""
     lines = Path(log).read_text().strip().splitlines() if Path(log).is_file() else []
     return f": {lines[-1]}" if lines else ""
 

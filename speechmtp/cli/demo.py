@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _strategies(recogniser: "Recogniser", wanted: list["Strategy"]) -> list["Strategy"]:
-    """What the spelled examples are decoded by: what was asked for, else those of `SHOWN` that the model can."""
+    """The strategies for the spelled examples: those given, else those of `SHOWN` that the model can run."""
     from speechmtp.cli.checks import check_strategies
 
     runner, ctc = recogniser.runner, recogniser.has_ctc
@@ -58,7 +58,7 @@ def _strategies(recogniser: "Recogniser", wanted: list["Strategy"]) -> list["Str
 
 
 def _show_reading(args: argparse.Namespace, folder: Path) -> None:
-    """What is said in the real recording, what the default model writes, its times in one line, and the credit."""
+    """Print the reference text of the real recording, the default model's transcript, its times, and the credit."""
     from speechmtp.api import load
     from speechmtp.data.kaldi import read_data_dir
 
@@ -80,7 +80,7 @@ def _show_reading(args: argparse.Namespace, folder: Path) -> None:
 def _show_spelled(
     args: argparse.Namespace, recogniser: "Recogniser", strategies: list["Strategy"], data: "DataDir"
 ) -> None:
-    """The texts of every strategy on the spelled examples, and the table that compares them."""
+    """Print the transcripts of every strategy on the spelled examples, and the table that compares them."""
     from speechmtp.decoding.sampling import SamplingConfig
     from speechmtp.evaluation.comparison import run_comparison
     from speechmtp.evaluation.evaluation_sets import SpeechEvaluationSet, encode_all

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Loads, writes, says how large it is."""
+    """Loads the model, writes the new folder, prints its size."""
     from speechmtp.bundle import load_bundle, save_bundle
     from speechmtp.cli.checks import check_heads
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Lists or reports."""
+    """Lists head sets, or reports on their acceptance."""
     return _list(args) if args.kind == "list" else _report(args)
 
 

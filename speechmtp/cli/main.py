@@ -1,4 +1,4 @@
-"""The command line: one file a verb, imported when it is called."""
+"""The command line: one module per verb, imported only when it is called."""
 
 import argparse
 import importlib
@@ -24,7 +24,7 @@ VERBS = {
 
 
 def build_parser(verbs: Collection[str]) -> argparse.ArgumentParser:
-    """The parser of the command line, with the options of some verbs; the files of the others are not imported."""
+    """The parser of the command line with the options of `verbs`; modules of other verbs are not imported."""
     parser = argparse.ArgumentParser(prog="speechmtp", description="Speech LLMs that predict several tokens at once.")
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     found = parser.add_subparsers(dest="verb", metavar="VERB", help="what to do; `VERB --help` says more")
@@ -36,7 +36,7 @@ def build_parser(verbs: Collection[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; a user's mistake is one line on stderr and exit code 2."""
+    """Run one verb and return its exit code; a user's error prints one line on stderr and returns 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
     parser = build_parser([verb] if verb else [])

@@ -1,4 +1,4 @@
-"""Options that several verbs share. Nothing heavy is loaded here: help texts come from these files."""
+"""Options that several verbs share. Imports nothing heavy, so that --help is fast."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 
 
 def add_model_option(parser: argparse.ArgumentParser, accepted: str = MODEL, required: bool = False) -> None:
-    """--model: `default` where it is not required."""
+    """Add --model; its default is `default` unless it is required."""
     text = accepted if required else f"{accepted}; without it default"
     parser.add_argument("--model", metavar="MODEL", default=None if required else "default", required=required,
                         help=text)  # fmt: skip
 
 
 def add_data_argument(parser: argparse.ArgumentParser, text: str) -> None:
-    """DATA, the data that a verb reads."""
+    """Add DATA, the data that a verb reads."""
     parser.add_argument("data", metavar="DATA", help=text)
 
 
 def add_out_option(parser: argparse.ArgumentParser, text: str, required: bool = True) -> None:
-    """--out, the folder that a verb writes."""
+    """Add --out, the folder that a verb writes."""
     parser.add_argument("--out", required=required, metavar="DIR", help=text)
 
 
 def add_run_options(parser: argparse.ArgumentParser, batch_size: int = 1) -> None:
-    """--heads, --ctc, --drafts, --allow-stale-heads, --batch-size, --device, --threads, --dtype, --seed."""
+    """Add --heads, --ctc, --drafts, --allow-stale-heads, --batch-size, --device, --threads, --dtype, --seed."""
     add_head_options(parser)
     add_ctc_option(parser, "a CTC draft head (default: the model's own `ctc/`)")
     parser.add_argument("--drafts", choices=("float32", "int8"), default="",
@@ -44,31 +44,32 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int = 1) -> Non
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """--device, --threads."""
+    """Add --device and --threads."""
     parser.add_argument("--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda:1, ...")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
 
 
 def add_head_options(parser: argparse.ArgumentParser) -> None:
-    """--heads."""
+    """Add --heads."""
     parser.add_argument("--heads", action="append", metavar="NAME|DIR", default=[],
                         help="a head set of the model, or a head folder; may be repeated, the first is the default "
                         "(without it: all of the model's own)")  # fmt: skip
 
 
 def add_ctc_option(parser: argparse.ArgumentParser, text: str) -> None:
-    """--ctc."""
+    """Add --ctc."""
     parser.add_argument("--ctc", metavar="DIR", default="", help=text)
 
 
 def add_draft_options(parser: argparse.ArgumentParser) -> None:
-    """--draft-model."""
+    """Add --draft-model."""
     parser.add_argument("--draft-model", metavar="MODEL", default="",
                         help="a smaller model of the same vocabulary, for strategies that draft with one")  # fmt: skip
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """--temperature, --top-k, --top-p, --min-p, --repetition-penalty, --no-repeat-ngram-size, as in transformers."""
+    """Add --temperature, --top-k, --top-p, --min-p, --repetition-penalty and --no-repeat-ngram-size, with the meaning
+    that they have in transformers."""
     for name, kind, default, shown, text in (
         ("temperature", float, 0.0, "T", "0 takes the likeliest token (default); else tokens are drawn, by --seed"),
         ("top-k", int, 0, "K", "draw among the K likeliest (default: all)"),
@@ -81,12 +82,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_names() -> tuple[str, ...]:
-    """What `add_sampling_options` adds, as attributes."""
+    """Attribute names of the options of `add_sampling_options`."""
     return ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size")
 
 
 def sampling_of(args: argparse.Namespace) -> "SamplingConfig":
-    """What the options of `add_sampling_options` and --seed say."""
+    """The sampling configuration given by the options of `add_sampling_options` and --seed; ConfigError for a value out
+    of range."""
     from speechmtp.config import allowed_values, allows
     from speechmtp.decoding.sampling import SamplingConfig
 
@@ -99,7 +101,7 @@ def sampling_of(args: argparse.Namespace) -> "SamplingConfig":
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """--prompt-tokens, --max-new-tokens."""
+    """Add --prompt-tokens and --max-new-tokens."""
     parser.add_argument("--prompt-tokens", type=int, metavar="N",
                         help=f"text LM: tokens of each text that are given (default {PROMPT_TOKENS})")  # fmt: skip
     parser.add_argument("--max-new-tokens", type=int, metavar="N",
@@ -107,20 +109,20 @@ def add_text_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_strategy_options(parser: argparse.ArgumentParser) -> None:
-    """--strategy, --depth, --theta."""
+    """Add --strategy, --depth and --theta."""
     parser.add_argument("--strategy", metavar="NAME", help="name or name:option=value,... (default: the model's)")
     parser.add_argument("--depth", metavar="D", help="the strategy's depth")
     parser.add_argument("--theta", metavar="T", help="the strategy's threshold")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """--root, --allow-pipes."""
+    """Add --root and --allow-pipes."""
     parser.add_argument("--root", metavar="DIR", help="root of relative audio paths (default: SPEECHMTP_CORPORA)")
     parser.add_argument("--allow-pipes", action="store_true", help="run the commands of wav.scp")
 
 
 def add_loop_options(parser: argparse.ArgumentParser) -> None:
-    """--resume, --device, --threads, key=value: of every training."""
+    """Add --resume, --device, --threads and key=value overrides, for every training."""
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
     add_device_options(parser)
     parser.add_argument(
@@ -129,7 +131,7 @@ def add_loop_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Those of `add_loop_options` and `add_data_options`, and --storage: of trainings on audio."""
+    """Add the options of `add_loop_options` and `add_data_options`, and --storage, for trainings on audio."""
     add_loop_options(parser)
     parser.add_argument("--storage", choices=("float32", "int8"), default="float32",
                         help="how weights are stored (default float32)")  # fmt: skip
@@ -137,7 +139,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_speech_options(parser: argparse.ArgumentParser) -> None:
-    """--language, --task."""
+    """Add --language and --task."""
     parser.add_argument("--language", metavar="CODE", default="",
                         help="of a multilingual model: what is spoken, such as de (default: its folder's)")  # fmt: skip
     parser.add_argument("--task", choices=("transcribe", "translate"), default="",
@@ -145,7 +147,7 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> "EvaluationSettings":
-    """The model and the data that the options name, and how the model computes."""
+    """The evaluation settings given by the options; missing options keep their defaults."""
     from dataclasses import fields
 
     from speechmtp.evaluation.settings import EvaluationSettings

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Builds the block of this experiment and puts it in place of the old one."""
+    """Writes the tables of the experiment into the page, in place of its old ones."""
     from speechmtp.evaluation.results_page import write_results
 
     write_results(args.exp, args.out)

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Scores, prints, writes; 0, or 1 for defective input or mismatches that were not allowed."""
+    """Scores, prints, writes; returns 0, or 1 for defective input or mismatches that were not allowed."""
     if args.seed < 0:
         raise ConfigError(f"--seed: {args.seed}, a number of 0 or more expected")
     paths = [Path(args.data) / "text", Path(args.hyp)]
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    """Reads the tables, then prints and writes what is asked for; the exit code."""
+    """Read the tables, print and write what is asked for, and return the exit code."""
     from speechmtp.data.tables import read_table
     from speechmtp.scoring.report import wer_interval, write_report
 
@@ -97,7 +97,7 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace, refs: Mapping[str, str], hyp: Path) -> Report:
-    """The text file `hyp` scored with the options of the command line."""
+    """Score the text file `hyp` with the options of the command line."""
     from speechmtp.data.tables import read_table
     from speechmtp.scoring.wer import score
     from speechmtp.text.normalize import get_normalizer
@@ -114,7 +114,7 @@ def _report(args: argparse.Namespace, refs: Mapping[str, str], hyp: Path) -> Rep
 
 
 def _print_report(report: Report, interval: Interval) -> None:
-    """The Kaldi lines, the first with its interval, then CER, raw WER and what is odd."""
+    """Print Kaldi's lines, the first with its interval, then CER, raw WER and unusual utterances."""
     from speechmtp.scoring.report import interval_text, kaldi_lines
 
     first, *others = kaldi_lines(report)
@@ -135,7 +135,7 @@ def _print_report(report: Report, interval: Interval) -> None:
 def _compare(
     args: argparse.Namespace, refs: Mapping[str, str], report: Report, speakers: Mapping[str, str] | None
 ) -> list[str]:
-    """Prints the comparison with the other system (the first of the two); what was wrong with its text."""
+    """Print the comparison with the other system (the first of the two); return the problems of its text."""
     from speechmtp.scoring.compare import compare, comparison_lines, read_system, scored_differently, system_of
 
     problems: list[str] = []

@@ -23,7 +23,7 @@ PROMISES = {
     "reference": "a figure to compare with, not a way to decode",
 }
 ROW_COLUMNS = ("name", "output", "needs", "summary", "options")
-_LONGEST = 24  # of a default in a table; the rest of it is in the strategy's own view
+_LONGEST = 24  # characters of a default in a table; longer ones are cut
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +75,7 @@ def preset_rows() -> list[dict[str, Any]]:
 
 
 def option_rows(name: str) -> list[dict[str, Any]]:
-    """A row for every option of a strategy, in full."""
+    """A row for every option of a strategy, with its default and allowed values."""
     from speechmtp.config import in_words
     from speechmtp.decoding.strategy_table import STRATEGIES, rules_for
 
@@ -86,19 +86,19 @@ def option_rows(name: str) -> list[dict[str, Any]]:
 
 
 def promise(strategy: "Strategy") -> str:
-    """`exact`, `lossy` or `reference`."""
+    """The kind of output that a strategy promises: `exact`, `lossy` or `reference`."""
     if strategy.drafter is None or "reference" in strategy.needs:
         return "reference"
     return "exact" if strategy.exact else "lossy"
 
 
 def needs(strategy: "Strategy") -> list[str]:
-    """What it needs besides a trunk."""
+    """What a strategy needs besides the trunk."""
     return [word for key, word in NEEDS.items() if key in strategy.needs]
 
 
 def described(text: str, markdown: bool = False) -> str:
-    """Everything about a strategy or preset; ConfigError for a name that there is not."""
+    """The full description of a strategy or preset, as plain text or markdown; ConfigError for an unknown name."""
     from speechmtp.decoding.presets import PRESETS
     from speechmtp.decoding.strategies import parse_strategy
     from speechmtp.scoring.tables import render_markdown, render_text
@@ -141,7 +141,7 @@ def _preset_facts(strategy: "Strategy", preset: "Preset") -> dict[str, str]:
 
 
 def _choices(strategy: "Strategy", key: str) -> dict[str, str]:
-    """What `rule=` or `length=` may be with a strategy's drafter, what each does, and its options."""
+    """The rules or lengths (`key`) that fit a strategy's drafter, with their descriptions and options."""
     from speechmtp.decoding.draft_length import LENGTHS
     from speechmtp.decoding.rules.table import RULES
     from speechmtp.decoding.strategy_table import rules_for
@@ -159,25 +159,25 @@ def _choices(strategy: "Strategy", key: str) -> dict[str, str]:
 
 
 def row_label(preset: "Preset") -> str:
-    """The row of the table that a preset stands for, as it is written on the command line."""
+    """The strategy that a preset stands for, as it is written on the command line."""
     from speechmtp.decoding.strategies import make_strategy
 
     return make_strategy(preset.strategy, dict(preset.options)).label
 
 
 def heads_said(preset: "Preset") -> str:
-    """What the configuration of a preset's heads must say."""
+    """The configuration that a preset needs of its heads, in words."""
     said = [f"{key} (any)" if value is True else f"{key}={value}" for key, value in preset.heads.items()]
     return ", ".join([*said, f"depth {preset.options.get('depth', 1)} or more"])
 
 
 def _documented(kind: type) -> str:
-    """A class by its name and docstring, on one line."""
+    """The name and docstring of a class, on one line."""
     return f"{kind.__name__}. {' '.join((inspect.getdoc(kind) or '').split())}"
 
 
 def _paragraphs(facts: Mapping[str, str]) -> str:
-    """Titles and texts, wrapped behind a margin."""
+    """Titles and texts in two columns, the texts wrapped."""
     margin = max(map(len, facts)) + 2
     return "".join(
         textwrap.fill(text, 110, initial_indent=title.ljust(margin), subsequent_indent=" " * margin,
@@ -187,12 +187,12 @@ def _paragraphs(facts: Mapping[str, str]) -> str:
 
 
 def _bullets(facts: Mapping[str, str]) -> str:
-    """Titles and texts as a list."""
+    """Titles and texts as a markdown list."""
     return "".join(f"- **{title}**: {text}\n" for title, text in facts.items())
 
 
 def _defaults(options: Mapping[str, Any]) -> str:
-    """Options with their defaults; those that have none behind the others."""
+    """Options with their defaults; those without a default come last."""
     given = [f"{key}={_short(value)}" for key, value in options.items() if value is not None]
     return ", ".join([*given, *(key for key, value in options.items() if value is None)])
 
@@ -227,7 +227,7 @@ def page_blocks() -> dict[str, str]:
 
 
 def _all_options() -> list[dict[str, Any]]:
-    """A row for every option and what it may be, with the strategies, rules and lengths that have it."""
+    """A row for every option and its allowed values, with the strategies, rules and lengths that have it."""
     from speechmtp.config import allowed_values
     from speechmtp.decoding.draft_length import LENGTHS
     from speechmtp.decoding.rules.table import RULES
@@ -252,7 +252,7 @@ def _all_options() -> list[dict[str, Any]]:
 
 
 def _sections() -> str:
-    """A paragraph for every preset, under a heading to link to."""
+    """A section with a heading for every preset."""
     from speechmtp.decoding.presets import PRESETS, training_command
 
     lines = []
@@ -273,7 +273,7 @@ def marked(name: str, text: str) -> str:
 
 
 def _write(page: Path) -> None:
-    """Put every part in the place of the old one; DataError for a page without its markers."""
+    """Replace every generated part of a page; DataError for a page without the markers."""
     text = page.read_text(encoding="utf-8")
     for name, block in page_blocks().items():
         text = _placed(text, page, name, block)

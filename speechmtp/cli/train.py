@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains what was asked for."""
+    """Trains what `args.kind` names."""
     return {"tokenizer": _tokenizer, "asr": _asr, "heads": run_heads, "ctc": run_ctc, "lm": run_lm}[args.kind](args)
 
 
@@ -109,7 +109,7 @@ def _report(figures: dict[str, object]) -> None:
 
 
 def _export(trained: "Trained", config: "AsrConfig", train: "DataDir", folder: Path, storage: "Storage") -> None:
-    """Write the model folder, with a card that says what it is made of."""
+    """Write the model folder with a card that describes the training."""
     from speechmtp.bundle import Bundle, BundleConfig, save_bundle
 
     hours = sum(train.durations.values()) / 3600

@@ -72,7 +72,7 @@ def run_ctc(args: argparse.Namespace) -> int:
 def _utterances(
     args: argparse.Namespace, config: "CharacterCtcTrainConfig", bundle: "Bundle"
 ) -> "list[list[EncodedUtterance]]":  # fmt: skip
-    """Encoded utterances of training and development data."""
+    """Encode the utterances of the training and development data."""
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.progress import counter
     from speechmtp.training.tasks.encoded_utterances import encoded_utterances

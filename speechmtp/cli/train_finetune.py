@@ -62,7 +62,7 @@ def run_finetune(args: argparse.Namespace) -> int:
 def _data(
     args: argparse.Namespace, config: "FinetuneConfig", bundle: "Bundle"
 ) -> tuple[list["Pool"], list["DevSet"]]:  # fmt: skip
-    """What is learned and kept, and the development sets."""
+    """Read and encode the training data, the data whose output is kept, and the development sets."""
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.progress import counter
     from speechmtp.training.tasks.finetune_data import make_dev, make_pool
@@ -95,7 +95,7 @@ def _write(
     args: argparse.Namespace, config: "FinetuneConfig", bundle: "Bundle", before: dict[str, float],
     after: dict[str, float],
 ) -> None:  # fmt: skip
-    """The model folder, its figures, and what trains heads for it."""
+    """Write the model folder, print its figures and the command that trains heads for it."""
     from speechmtp.bundle import save_bundle
 
     folder = Path(args.out) / "model"

@@ -55,7 +55,7 @@ def run_heads(args: argparse.Namespace) -> int:
     base = load_without_heads(args.model).to(target, torch.float32)
     trunk = base.model.trunk
     torch.manual_seed(config.seed)
-    heads = build_heads(config.heads, trunk.shape).to(target)  # refuses what does not fit before any audio is heard
+    heads = build_heads(config.heads, trunk.shape).to(target)  # before any audio is encoded, so that errors come early
     data, dev = _data(args, config, base)
     if heads.shortlist is not None:
         ids = likely_tokens(data.tokens(), len(heads.shortlist), heads.shape.vocab_size, list(dev.rules.eos))
@@ -74,7 +74,8 @@ def run_heads(args: argparse.Namespace) -> int:
 
 
 def check_training(args: argparse.Namespace) -> None:
-    """Refuse wrong options before anything is loaded, and set the threads."""
+    """Check the options before anything is loaded, and set device and threads. ConfigError without --train or --dev,
+    and for an --out folder that holds a training (without --resume), a model or heads."""
     from speechmtp.cli.checks import check_device
 
     check_device(args)
@@ -91,7 +92,7 @@ def check_training(args: argparse.Namespace) -> None:
 
 
 def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
-    """The configuration file with --family, --depth and overrides put in."""
+    """Read the configuration file and apply --family, --depth and overrides; ConfigError for an unknown family."""
     from speechmtp.config import from_dict, read_yaml, with_overrides
     from speechmtp.heads.table import FAMILIES
     from speechmtp.training.tasks.heads import HeadsTrainConfig
@@ -106,7 +107,7 @@ def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
         kinds = [str(kind.__dataclass_fields__["kind"].default) for kind in FAMILIES]
         if args.family not in kinds:
             raise ConfigError(f"--family {args.family}: no such family; one of {', '.join(kinds)}")
-        if args.family != heads["kind"]:  # options of another family would not fit
+        if args.family != heads["kind"]:  # drop the options of the other family
             heads = data["heads"] = {"kind": args.family, **({"depth": heads["depth"]} if "depth" in heads else {})}
     if args.depth is not None:
         heads["depth"] = args.depth
@@ -114,7 +115,7 @@ def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
 
 
 def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") -> tuple["HeadData", "HeldOut"]:
-    """Training data and development set."""
+    """Read the training data and the development set."""
     from speechmtp.evaluation.evaluation_sets import check_data
     from speechmtp.progress import counter
     from speechmtp.training.tasks.head_inputs.contract import HeadInputs
@@ -133,7 +134,7 @@ def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") 
 
 
 def keep_config(config: Any, out: Path) -> None:
-    """Write the training's configuration, or check that a training goes on with its own."""
+    """Write the training's configuration; CheckpointError if a different one is stored already."""
     from speechmtp.config import write_yaml
     from speechmtp.errors import CheckpointError
 
@@ -150,7 +151,7 @@ def _write(
     args: argparse.Namespace, base: "Bundle", heads: "HeadSet", config: "HeadsTrainConfig",
     figures: dict[str, float], out: Path,
 ) -> None:  # fmt: skip
-    """The head folder or, where the trunk has moved, a whole model folder."""
+    """Write the head folder or, if the trunk was trained too, a whole model folder."""
     from speechmtp.bundle import save_bundle
     from speechmtp.heads.folder import save_heads, trunk_digest
 

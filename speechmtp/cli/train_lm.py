@@ -54,7 +54,7 @@ def run_lm(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, config: "LmConfig", out: Path) -> None:
-    """Refuse wrong options before anything is read, and set the threads."""
+    """Check the options before anything is read, and set device and threads."""
     from speechmtp.cli.checks import check_device
     from speechmtp.config import load_config
 
@@ -69,7 +69,7 @@ def _check(args: argparse.Namespace, config: "LmConfig", out: Path) -> None:
 
 
 def _documents(args: argparse.Namespace, config: "LmConfig") -> tuple[list[str], list[str]]:
-    """Training and development documents."""
+    """Read the training and development documents."""
     from speechmtp.training.tasks.lm import read_documents
 
     train = read_documents(args.text, config.lines)
@@ -83,7 +83,7 @@ def _documents(args: argparse.Namespace, config: "LmConfig") -> tuple[list[str],
 
 
 def _tokenizer(config: "LmConfig", train: list[str], out: Path) -> Any:
-    """The tokenizer named, that of the training which goes on, or a new one."""
+    """The tokenizer that is named, that of the training to resume, or a new one."""
     from speechmtp.training.tasks.lm import load_tokenizer, train_bpe
 
     if config.tokenizer:
@@ -93,7 +93,7 @@ def _tokenizer(config: "LmConfig", train: list[str], out: Path) -> Any:
 
 
 def _keep(config: "LmConfig", tokenizer: Any, out: Path) -> None:
-    """Store the tokenizer, then the configuration, whose file says that a training has begun."""
+    """Store the tokenizer, then the configuration, whose file marks a training as begun."""
     from speechmtp.config import write_yaml
 
     out.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _keep(config: "LmConfig", tokenizer: Any, out: Path) -> None:
 
 
 def _write(trunk: "Trunk", tokenizer: Any, card: str, folder: Path) -> None:
-    """A folder of transformers with its card."""
+    """Write the model as a transformers folder, with its card."""
     from speechmtp.models.quiet import quiet_transformers
 
     with quiet_transformers():

@@ -36,15 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one line a file, in the order given; the name stands before the text when there are several. Files that
-    cannot be read are told on stderr, a line each, and the exit code is 2."""
+    """Prints one line per file, in the order given, with the file's name if there are several. Each file that cannot be
+    read is reported on stderr, and the exit code is then 2."""
     from speechmtp.cli.checks import check_strategies, open_recogniser
     from speechmtp.cli.warnings import warn_of
     from speechmtp.errors import DataError
     from speechmtp.listening import noise_key_of
 
     if args.strategy:
-        find_strategy(args)  # a wrong one is told before anything is loaded
+        find_strategy(args)  # report a wrong one before anything is loaded
     sampling = sampling_of(args)
     recogniser = open_recogniser(args)
     [strategy] = check_strategies([find_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc)
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     flags: dict[str, tuple[str, ...]] = {}
     broken = False
-    for name, transcript in zip(args.files, found, strict=True):  # to its end, which closes the bar
+    for name, transcript in zip(args.files, found, strict=True):  # strict exhausts `found`, which closes the bar
         if isinstance(transcript, DataError):
             broken = True
             print(f"speechmtp: error: {transcript}", file=sys.stderr)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(name: str, transcript: "Transcript", label: str) -> str:
-    """The object of --json."""
+    """The JSON object of a transcript for --json."""
     trace = transcript.trace
     row: dict[str, Any] = {"file": name, "text": transcript.text, "strategy": label, "calls": trace.calls}
     row |= {"flags": list(transcript.flags)} if transcript.flags else {}

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compares all candidates, chooses the best of each kind, writes both files."""
+    """Compares all candidates, chooses the best of each kind, writes tune.json and the strategies."""
     from speechmtp.cli.checks import check_text_options, prepare_run
     from speechmtp.evaluation.evaluation_sets import open_model
     from speechmtp.evaluation.tuning import basic_candidates, run_tuning, write_tuning
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     check_text_options(args)
     prepare_run(args)
     model = open_model(settings_of(args))
-    basic_candidates(model.runner, model.has_ctc, config)  # a wrong threshold is told before any audio is read
+    basic_candidates(model.runner, model.has_ctc, config)  # report a wrong threshold before any audio is read
     tuning = run_tuning(model.read(), config, args.batch_size, args.seed)
     write_tuning(tuning, config, args.data, args.out, args.conf)
     for row in tuning.chosen:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> "TuningConfig":
-    """What the options say is to be tried."""
+    """The tuning configuration given by the options."""
     from speechmtp.decoding.strategies import parse_strategy
     from speechmtp.evaluation.tuning import TuningConfig
 

@@ -1,4 +1,4 @@
-"""What looks wrong about texts, on stderr."""
+"""Warnings on stderr about suspicious outputs."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ WARNINGS = {
 
 
 def warn_of(flags: Mapping[str, Sequence[str]], what: str) -> None:
-    """One line on stderr for every way in which outputs look wrong: how many, and which. `flags` are by name."""
+    """Print one line on stderr for every kind of suspicious output, with the number and names of the outputs. `flags`
+    are given by output name; `what` is the plural noun for them."""
     for flag, warning in WARNINGS.items():
         names = [name for name, found in flags.items() if flag in found]
         if names:

@@ -1,4 +1,4 @@
-"""Where the audio of a wav.scp line is: the root rule for relative paths, and commands that only decode."""
+"""Locate the audio of a wav.scp line: the root rule for relative paths, and commands that only decode a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHELL_SYNTAX = frozenset("$`;|&<>*?~(){}[]!#\n")
 
 
 def decodable_file(command: str) -> str | None:
-    """The file of a command that only decodes it (`cat F`, `flac -dcs F`, `sox F -t wav -`), else None.
+    """The file of a command that only decodes it (`cat F`, `flac -dcs F`, `sox F -t wav -`); None for other commands.
 
     Such commands need no shell: the file is decoded in process.
     """
@@ -40,23 +40,24 @@ def decodable_file(command: str) -> str | None:
 
 
 def is_url(value: str) -> bool:
-    """True for `scheme://...`."""
+    """Whether `value` is a URL, `scheme://...`."""
     return _URL.match(value) is not None
 
 
 class AudioResolver:
-    """Turns the second column of wav.scp into (path or command, is a command)."""
+    """Resolves the second column of wav.scp to (path or command, whether it is a command)."""
 
     def __init__(self, directory: Path, root: str | Path | None = None) -> None:
-        """`root` is the only place when given; else info.json's root comes first, see `places`."""
+        """A given `root` is the only base folder; otherwise info.json's root comes first, see `bases`."""
         self.directory = directory
         self.root = Path(root) if root is not None else None
         self.info_root = None if root is not None else info_root(directory)
 
     def resolve(self, value: str, where: str, must_exist: bool = True) -> tuple[str, bool]:
-        """Path or command of a wav.scp value; an error when the file is in none of the places of the rule.
+        """The path or command of a wav.scp value, and whether it is a command.
 
-        Without `must_exist` a file that is nowhere gets the first of its places.
+        DataError for an empty value, a home folder or URL, and a file that is in none of the folders. Without
+        `must_exist`, a file that is found nowhere is resolved to the first candidate.
         """
         value = value.strip(" \t")
         if value.endswith("|"):
@@ -78,16 +79,16 @@ class AudioResolver:
         raise DataError(f"{where}: no audio file {value!r}, tried {tried}; give root= or set {CORPORA_VARIABLE}")
 
     def places(self, value: str) -> list[Path]:
-        """Where a path may be, in order of preference."""
+        """The candidate paths of a value, in order of preference."""
         if os.path.isabs(value):
             return [Path(value)]
         return [base / value for base in self.bases()]
 
     def bases(self) -> list[Path]:
-        """The folders that relative paths may start from.
+        """The base folders of relative paths, in order of preference.
 
-        The root given, alone; else info.json's root, then the corpora folder (which may have moved since
-        info.json was written); else the corpora folder, the data directory, the working directory.
+        Only the given root; else info.json's root, then the corpora folder (which may have moved since info.json was
+        written); else the corpora folder, the data directory and the working directory.
         """
         if self.root is not None:
             return [self.root]
@@ -99,7 +100,7 @@ class AudioResolver:
 
 
 def info_root(directory: Path) -> Path | None:
-    """The root that info.json names (relative to the directory), None without one."""
+    """The root in info.json, relative to the data directory; None without one. DataError for a damaged info.json."""
     path = directory / "info.json"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (utterances, seed, epoch): resuming needs nothing but a step number."""
+"""Batches as a pure function of (utterances, seed, epoch), so that resuming needs only a step number."""
 
 import bisect
 import hashlib
@@ -11,12 +11,13 @@ import numpy as np
 
 from speechmtp.errors import ConfigError, DataError
 
-POOL = 16  # batches whose rows are drawn together and sorted by size
+POOL = 16  # batches whose items are sampled together and sorted by size
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """Limits of a batch: `seconds` of padded audio, `rows` utterances; `speeds` are drawn per utterance."""
+    """Limits of a batch: `seconds` of padded audio and `rows` utterances; `speeds` are the speed factors, sampled per
+    utterance."""
 
     seconds: float = 60.0
     rows: int = 32
@@ -31,14 +32,15 @@ Item = tuple[str, float]  # utterance id, speed factor
 
 
 def seeded(*key: object) -> np.random.Generator:
-    """A generator that depends on nothing but `key`."""
+    """A random generator that depends only on `key`."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 def pooled_rows(name: str, seed: int, number: int, sizes: Sequence[int], rows: int) -> list[int]:
-    """Which items of these `sizes` are batch `number`: `rows` of about one size, drawn without replacement over an
-    epoch; what does not fill a batch is left out, other items each time. Fewer items than rows are one batch."""
+    """Indices of the items in batch `number`: `rows` items of similar size, sampled without replacement within an
+    epoch. Items that do not fill a batch are left out, different ones each epoch. Fewer items than `rows` are one
+    batch."""
     rows = min(rows, len(sizes))
     epoch, place = divmod(number, len(sizes) // rows)
     order = seeded(name, seed, epoch).permutation(len(sizes))[: len(sizes) // rows * rows]
@@ -50,7 +52,7 @@ def pooled_rows(name: str, seed: int, number: int, sizes: Sequence[int], rows: i
 
 
 class BatchPlan:
-    """Which utterances, at which speed, make batch number `n`; epochs follow one another without end."""
+    """The utterances and speeds of batch number n; epochs follow each other endlessly."""
 
     def __init__(self, durations: Mapping[str, float], config: BatchConfig, seed: int) -> None:
         if not durations:
@@ -65,7 +67,7 @@ class BatchPlan:
         random = seeded("batches", self._seed, epoch)
         speeds = random.choice(np.array(self._config.speeds), len(self._ids))
         seconds = np.array([self._durations[i] for i in self._ids]) / speeds
-        # Noise on the sort key gives other neighbours each epoch at little padding.
+        # Noise on the sort key varies the batches of each epoch at the cost of little padding.
         order = np.argsort(seconds * np.exp(random.uniform(-0.1, 0.1, len(seconds))), kind="stable")
         batches: list[tuple[Item, ...]] = []
         rows: list[Item] = []
@@ -86,12 +88,12 @@ class BatchPlan:
         return self._epoch(epoch)[number - self._starts[epoch]]
 
     def epoch_of(self, number: int) -> int:
-        """The epoch that batch `number` belongs to."""
+        """The epoch of batch `number`."""
         while self._starts[-1] <= number:
             self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
         return bisect.bisect_right(self._starts, number) - 1
 
 
 def feasible(frames: int, labels: list[int]) -> bool:
-    """Whether CTC can emit `labels` in `frames` steps: a repeat needs a blank between."""
+    """Whether CTC can emit `labels` in `frames` frames: repeated labels need a blank between them."""
     return frames >= len(labels) + sum(a == b for a, b in pairwise(labels))

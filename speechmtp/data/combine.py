@@ -13,8 +13,8 @@ from speechmtp.errors import ConfigError, DataError
 def combine(sources: Sequence[str | Path], out: str | Path, root: str | Path | None = None) -> int:
     """Write the union of the sources to `out` and return its number of utterances.
 
-    An id of two sources is an error. A table comes along only when every source has it; where only some have
-    segments, the others' recordings become segments of their own.
+    A table is written only if every source has it. If only some sources have segments, each recording of the others
+    becomes one segment. DataError for an id that is in two sources, ConfigError without sources.
     """
     if len(sources) < 1:
         raise ConfigError("combine: no directories, at least one is expected")
@@ -36,7 +36,7 @@ def combine(sources: Sequence[str | Path], out: str | Path, root: str | Path | N
 
 
 def _merge(target: dict[str, str], tables: TableSet, name: str) -> None:
-    """Add a table; the same utterance twice, or one key with two values, is an error."""
+    """Add a table to `target`; DataError for an utterance in two sources, or a key with two values."""
     unique = name in ("segments", "utt2spk", "text") or (name == "wav.scp" and not tables.segmented)
     for key in sorted(tables.tables[name], key=byte_order):
         value = tables.tables[name][key]
@@ -46,7 +46,7 @@ def _merge(target: dict[str, str], tables: TableSet, name: str) -> None:
 
 
 def _unsplit_roots(loaded: Sequence[TableSet]) -> None:
-    """Make paths absolute where the sources have different roots."""
+    """Make paths absolute if the sources have different roots."""
     if len({str(tables.info.get("root")) for tables in loaded}) == 1:
         return
     for tables in loaded:

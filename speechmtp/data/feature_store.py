@@ -1,4 +1,4 @@
-"""Features of a data directory, computed once and kept in memory up to a limit."""
+"""Features of a data directory, computed once and cached in memory up to a limit."""
 
 from collections import OrderedDict
 
@@ -11,7 +11,8 @@ from speechmtp.data.kaldi import DataDir
 
 
 class FeatureStore:
-    """`get(id, speed)` gives float32 features [T, F]; the least recently used leave first."""
+    """Cache of features by utterance and speed, limited to `limit_mb` megabytes; the least recently used are dropped
+    first."""
 
     def __init__(self, data: DataDir, fbank: Fbank, limit_mb: float = 2000.0, allow_pipes: bool = False) -> None:
         self._data, self._fbank, self._limit = data, fbank, limit_mb * 1e6
@@ -20,7 +21,7 @@ class FeatureStore:
         self._bytes = 0
 
     def get(self, utterance: str, speed: float = 1.0) -> Tensor:
-        """Features of one utterance played `speed` times as fast."""
+        """Features [T, F] (float32, cached in half precision) of one utterance played `speed` times as fast."""
         key = (utterance, speed)
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -30,7 +31,7 @@ class FeatureStore:
         if speed != 1.0:
             audio = speed_perturb(audio, rate, speed)
         frames, _ = self._fbank(torch.from_numpy(audio)[None], None)
-        # Half precision keeps log energies to 1e-2, far below what augmentation adds.
+        # Half precision has an error of 1e-2 in log energies, far below the changes by augmentation.
         self._kept[key] = frames[0].half()
         self._bytes += self._kept[key].nbytes
         while self._bytes > self._limit and len(self._kept) > 1:
@@ -40,6 +41,6 @@ class FeatureStore:
 
 
 def pad(frames: list[Tensor], fill: float = 0.0) -> tuple[Tensor, Tensor]:
-    """[B, T, F] and lengths [B] of features of different lengths."""
+    """A padded batch [B, T, F] and lengths [B] of features of different lengths."""
     lengths = torch.tensor([len(f) for f in frames])
     return torch.nn.utils.rnn.pad_sequence(frames, batch_first=True, padding_value=fill), lengths

@@ -1,7 +1,7 @@
-"""Kaldi data directories: the utterances that their tables describe, read whole; nothing here runs a command.
+"""Read Kaldi data directories as utterances; nothing here runs a command before `Utterance.load`.
 
-Relative paths of wav.scp are taken from: the root given, else info.json's root, else the folder named by
-SPEECHMTP_CORPORA where the file exists below it, else the data directory, else the working directory.
+Relative paths of wav.scp start from the given root, else from info.json's root, else from the folder named by
+SPEECHMTP_CORPORA if the file exists below it, else from the data directory, else from the working directory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One utterance: where its audio is, which part of it, who speaks and what is said."""
+    """One utterance: the location of its audio, its part of the recording, speaker and text."""
 
     id: str
     audio: str  # resolved path, or the command without the trailing bar
@@ -37,7 +37,8 @@ class Utterance:
     origin: str = ""  # as "wav.scp:12"
 
     def load(self, rate: int = 16000, allow_pipes: bool = False) -> np.ndarray:
-        """The samples at `rate` Hz, float32 [N], mono; a command runs only with `allow_pipes`."""
+        """Load the samples at `rate` Hz, float32 [N], mono. A command runs only with `allow_pipes`; a DataError
+        otherwise, and for a segment outside its recording."""
         from speechmtp.audio.io import audio_info, read_audio, read_pipe
 
         if self.pipe:
@@ -55,7 +56,7 @@ class Utterance:
         return samples
 
     def _checked_end(self, seconds: float) -> float | None:
-        """The end within a recording of `seconds`; None when the segment reaches the recording's end."""
+        """The end within a recording of `seconds`; None if the segment reaches the recording's end."""
         if self.start >= seconds or (self.end is not None and self.end > seconds + MAX_OVERSHOOT):
             end = "its end" if self.end is None else f"{self.end:g} s"
             raise DataError(
@@ -67,7 +68,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class DataDir(Mapping[str, Utterance]):
-    """A data directory read whole: a mapping from id to utterance, in byte order of the ids."""
+    """A data directory in memory: a mapping from id to utterance, in byte order of the ids."""
 
     path: Path
     utterances: tuple[Utterance, ...]
@@ -86,12 +87,12 @@ class DataDir(Mapping[str, Utterance]):
         return len(self.utterances)
 
     def transcripts(self) -> dict[str, str]:
-        """Id -> text of the utterances that have one."""
+        """Id -> text, for the utterances that have a text."""
         return {u.id: u.text for u in self.utterances if u.text is not None}
 
     @property
     def durations(self) -> dict[str, float]:
-        """Id -> seconds of the utterances whose duration is known from utt2dur or segments."""
+        """Id -> seconds, for the utterances whose duration is known from utt2dur or segments."""
         return {u.id: u.duration for u in self.utterances if u.duration is not None}
 
 
@@ -102,11 +103,10 @@ def read_data_dir(
     allow_pipes: bool = False,
     check_audio: bool = True,
 ) -> DataDir:
-    """The directory's utterances in byte order of their ids; errors name file and line.
+    """Read a directory's utterances in byte order of their ids; DataErrors name file and line.
 
-    `need_text` demands a transcript of every utterance, `allow_pipes` lets commands stand in wav.scp (none
-    runs before `Utterance.load`), `check_audio` demands that the audio files exist. The order of lines does
-    not matter.
+    `need_text` requires a transcript of every utterance, `allow_pipes` permits commands in wav.scp (none runs before
+    `Utterance.load`), `check_audio` requires that the audio files exist. The order of lines does not matter.
     """
     path = Path(path)
     if not path.is_dir():
@@ -144,7 +144,7 @@ def read_data_dir(
 
 @dataclass(frozen=True)
 class _Source:
-    """Where the audio of a recording is: a path, or with `pipe` a command; `origin` is its line, as `wav.scp:3`."""
+    """Location of a recording's audio: a path, or a command if `pipe`; `origin` is its line, as `wav.scp:3`."""
 
     location: str
     pipe: bool
@@ -152,7 +152,7 @@ class _Source:
 
 
 def _read_audio(path: Path, resolver: AudioResolver, allow_pipes: bool, check_audio: bool) -> dict[str, _Source]:
-    """Recording -> where its audio is."""
+    """Recording -> location of its audio."""
     audio = {}
     for key, (value, number) in read_numbered(path / "wav.scp").items():
         where = f"{path / 'wav.scp'}:{number}"
@@ -166,7 +166,7 @@ def _read_audio(path: Path, resolver: AudioResolver, allow_pipes: bool, check_au
 
 
 def _read_segments(path: Path, audio: Mapping[str, _Source]) -> dict[str, tuple[Segment, str]]:
-    """Utterance -> (segment, line it comes from); without a file of segments every recording is one utterance."""
+    """Utterance -> (segment, its line); without a segments file every recording is one utterance."""
     if not (path / "segments").is_file():
         return {key: (Segment(key), source.origin) for key, source in audio.items()}
     segments = {}
@@ -180,12 +180,12 @@ def _read_segments(path: Path, audio: Mapping[str, _Source]) -> dict[str, tuple[
 
 
 def _optional_table(path: Path, required: bool = False) -> dict[str, tuple[str, int]] | None:
-    """The numbered table, None when there is no such file and none is required."""
+    """The numbered table; None if the file does not exist and is not required."""
     return read_numbered(path) if required or path.is_file() else None
 
 
 def _read_durations(path: Path) -> dict[str, float]:
-    """Id -> seconds of utt2dur, empty without the file."""
+    """Id -> seconds of utt2dur; empty without the file."""
     durations = {}
     for key, (value, number) in (_optional_table(path) or {}).items():
         try:
@@ -201,7 +201,7 @@ def _read_durations(path: Path) -> dict[str, float]:
 def _same_ids(
     path: Path, segments: Mapping[str, tuple[Segment, str]], table: dict[str, tuple[str, int]] | None, name: str
 ) -> None:
-    """Raise unless the table has exactly the utterances that have audio."""
+    """Raise a DataError unless the table has exactly the utterances that have audio."""
     if table is None or table.keys() == segments.keys():
         return
     missing = [key for key in segments if key not in table]

@@ -1,11 +1,11 @@
-"""The files of a Kaldi data directory: which tables there are, how many fields they have and what their keys are."""
+"""The files of a Kaldi data directory: its tables, their numbers of fields and their kinds of key."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
 
-# Table -> (fewest, most) fields of a line, the key counted; None stands for any number.
+# Table -> (minimum, maximum) number of fields of a line, including the key; None: no maximum.
 TABLES: dict[str, tuple[int, int | None]] = {
     "wav.scp": (2, None),
     "segments": (4, 5),
@@ -22,14 +22,14 @@ TABLES: dict[str, tuple[int, int | None]] = {
     "utt2uniq": (2, 2),
     "codes.scp": (2, None),
 }
-# Tables with a line per utterance that no reader needs: they follow from others, or describe the utterances.
+# Optional tables with one line per utterance: derived from others, or descriptions of the utterances.
 UTTERANCE_EXTRAS = ("utt2dur", "utt2num_samples", "utt2lang", "utt2uniq", "text.raw", "codes.scp")
 
 _NO_TABLES = (".json", ".jsonl", ".md", ".txt", ".tsv", ".log", ".gz")
 
 
 def read_contents(directory: Path) -> dict[str, bytes]:
-    """File name -> bytes of every visible plain file that may be a table (info.json is none)."""
+    """File name -> bytes of every visible regular file that may be a table (info.json is not)."""
     return {
         path.name: path.read_bytes()
         for path in sorted(directory.iterdir())
@@ -38,9 +38,9 @@ def read_contents(directory: Path) -> dict[str, bytes]:
 
 
 def is_of_utterances(name: str, keys: Collection[str], utterances: set[str], segmented: bool) -> bool:
-    """Whether a table has a line per utterance: by its name where that is known, else because all its keys are ids.
+    """Whether a table has one line per utterance: by its name if known, else because all its keys are utterance ids.
 
-    `segmented` says that utterances are parts of recordings, so that wav.scp has a line per recording.
+    `segmented` means that utterances are parts of recordings, so that wav.scp has one line per recording.
     """
     if name == "wav.scp":
         return not segmented

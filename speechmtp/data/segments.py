@@ -1,4 +1,4 @@
-"""Lines of `segments`: which part of which recording an utterance is."""
+"""Lines of `segments`: the recording and times of each utterance."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MAX_OVERSHOOT = 0.5  # seconds that a segment may end after its recording, as in
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a recording, from `start` to `end` seconds; `end` None stands for the end of the recording.
+    """A part of a recording, from `start` to `end` in seconds; `end` None is the end of the recording.
 
-    `channel` counts from 0; None stands for the mean of all channels.
+    `channel` counts from 0; None is the mean of all channels.
     """
 
     recording: str
@@ -23,9 +23,9 @@ class Segment:
 
 
 def segment_of(fields: list[str]) -> Segment:
-    """The segment of the fields `recording start end [channel]`; ValueError where the times are no numbers.
+    """The segment of the fields `recording start end [channel]`; ValueError if the times are not numbers.
 
-    An end of -1 stands for the end of the recording. The order of the times is not checked.
+    An end of -1 is the end of the recording. The order of the times is not checked.
     """
     start, end = float(fields[1]), float(fields[2])
     channel = int(fields[3]) if len(fields) == 4 else None
@@ -33,7 +33,8 @@ def segment_of(fields: list[str]) -> Segment:
 
 
 def parse_segment(value: str, where: str) -> Segment:
-    """The segment of a line's value; a DataError that begins with `where` for times that make no sense."""
+    """The segment of a line's value; DataError, starting with `where`, for a wrong number of fields or invalid
+    times."""
     fields = value.split()
     if len(fields) not in (3, 4):
         raise DataError(f"{where}: {len(fields) + 1} fields, `utterance recording start end [channel]` is expected")

@@ -1,4 +1,4 @@
-"""A data directory split into parts of about one size, speakers kept whole."""
+"""Split a data directory into parts of similar size, keeping speakers whole."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def split(
     per_utterance: bool = False,
     root: str | Path | None = None,
 ) -> list[Path]:
-    """Split into `parts` directories `<out>/1` to `<out>/N` and return them; `out` is `<source>/splitN[utt]`.
+    """Split into `parts` directories `<out>/1` to `<out>/N` and return them; `out` defaults to `<source>/splitN[utt]`.
 
-    Speakers stay whole unless `per_utterance`; parts are as even as runs of speakers in byte order allow.
+    Speakers stay whole unless `per_utterance`; parts are as even as runs of speakers in byte order allow. DataError for
+    more parts than speakers (or utterances), or less than 1.
     """
     tables = load_tables(source, root)
     base = Path(out) if out is not None else Path(source) / f"split{parts}{'utt' if per_utterance else ''}"
@@ -37,12 +38,12 @@ def split(
 
 
 def even_runs(groups: Sequence[Sequence[str]], parts: int) -> list[list[str]]:
-    """`parts` runs of whole groups in order, none empty, each closed nearest to its even share."""
+    """`parts` non-empty runs of whole groups in order, each ending as near as possible to its even share."""
     total = sum(len(group) for group in groups)
     runs: list[list[str]] = [[]]
     done = 0
     for index, group in enumerate(groups):
-        left = len(groups) - index  # groups still to place, this one too
+        left = len(groups) - index  # groups still to place, including this one
         share = total * len(runs) / parts
         must_open = left <= parts - len(runs)
         past = done + len(group) / 2 > share

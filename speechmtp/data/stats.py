@@ -1,4 +1,4 @@
-"""What a data directory holds: hours, speakers, characters, durations, as numbers and as plain text."""
+"""Statistics of a data directory: hours, speakers, characters, durations, as numbers and as text."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 from speechmtp.data.kaldi import DataDir, read_data_dir
 
 PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
-EDGES = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0)  # seconds; the last bin has no end
+EDGES = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0)  # seconds; the last bin is open-ended
 BAR = 40  # characters of the longest bar
 
 
 def utterance_durations(data: DataDir) -> dict[str, float]:
-    """Id -> seconds: as on file, else from the headers of the audio (commands are never run)."""
+    """Id -> seconds, from utt2dur or segments, else from the headers of the audio. DataError for a command without a
+    duration, since commands are never run."""
     from speechmtp.audio.io import audio_info
     from speechmtp.errors import DataError
 
@@ -31,7 +32,7 @@ def utterance_durations(data: DataDir) -> dict[str, float]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The percentile of sorted values, linear between neighbours."""
+    """The percentile of sorted values, with linear interpolation."""
     position = (len(values) - 1) * percent / 100
     low = int(position)
     high = min(low + 1, len(values) - 1)
@@ -39,7 +40,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def data_stats(path: str | Path, root: str | Path | None = None) -> dict[str, Any]:
-    """The numbers of a directory; text is optional. Seconds unless a key says hours."""
+    """The statistics of a directory; text is optional. Durations are in seconds unless a key names hours."""
     has_text = (Path(path) / "text").is_file()
     data = read_data_dir(path, root, need_text=has_text, allow_pipes=True, check_audio=False)
     durations = sorted(utterance_durations(data).values())
@@ -68,14 +69,14 @@ def data_stats(path: str | Path, root: str | Path | None = None) -> dict[str, An
 
 
 def _spread(values: Sequence[int]) -> dict[str, float] | None:
-    """Minimum, mean and maximum of sorted values; None for no values."""
+    """Minimum, mean and maximum of sorted values; None without values."""
     if not values:
         return None
     return {"min": values[0], "mean": sum(values) / len(values), "max": values[-1]}
 
 
 def render_stats(stats: Mapping[str, Any]) -> str:
-    """The numbers as plain text."""
+    """The statistics as plain text."""
     lines = [
         f"{stats['path']}",
         f"  utterances {stats['utterances']}, {stats['hours']:.3f} h, speakers {stats['speakers']}",
@@ -101,5 +102,5 @@ def render_stats(stats: Mapping[str, Any]) -> str:
 
 
 def _visible(character: str) -> str:
-    """The character, or its code point where it would not show."""
+    """The character, or its code point if it is not printable."""
     return character if character.isprintable() and character != " " else f"U+{ord(character):04X}"

@@ -1,4 +1,4 @@
-"""Parts of a data directory: by order, length, speaker, list or chance, and whole held-out speakers."""
+"""Select parts of a data directory: by order, length, speaker, list or at random, or held-out whole speakers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def subset(
     rest: str | Path | None = None,
     root: str | Path | None = None,
 ) -> tuple[int, int]:
-    """Write the utterances that `mode` takes (see `select_utterances`) to `out`, the others to `rest` if it is given.
+    """Write the utterances that `mode` selects (see `select_utterances`) to `out`, the others to `rest` if given.
 
-    Returns how many went to each part.
+    Returns the numbers of both. DataError if nothing is left for `rest`, ConfigError if both are the same folder.
     """
     tables = load_tables(source, root)
     durations = None
@@ -51,10 +51,11 @@ def select_utterances(
     seed: int = 0,
     durations: Mapping[str, float] | None = None,
 ) -> list[str]:
-    """The ids that `mode` takes, in byte order; `value` is a number of utterances, or a file of a list mode.
+    """The ids that `mode` selects, in byte order; `value` is a number of utterances, or the file of a list mode.
 
-    Modes: first, last, shortest (needs `durations`), per_spk (evenly spaced, at most so many of each), speakers
-    (whole speakers by chance until there are enough), random, hold_out, spk_list, utt_list.
+    Modes: first, last, shortest (needs `durations`), per_spk (evenly spaced, at most `value` of each speaker), speakers
+    (random whole speakers until there are at least `value`), random, hold_out (see `hold_out`), spk_list, utt_list.
+    ConfigError for an unknown mode or a number below 1, DataError for more utterances than there are.
     """
     keys = tables.utterances
     if mode in ("spk_list", "utt_list"):
@@ -82,7 +83,7 @@ def select_utterances(
 
 
 def _ordered(keys: Sequence[str]) -> list[str]:
-    """Keys in byte order."""
+    """The keys in byte order."""
     return sorted(keys, key=byte_order)
 
 
@@ -94,7 +95,7 @@ def _spaced(keys: Sequence[str], count: int) -> list[str]:
 
 
 def _whole_speakers(groups: Mapping[str, Sequence[str]], count: int, seed: int) -> list[str]:
-    """All utterances of speakers drawn by chance until there are at least `count`."""
+    """All utterances of random speakers, added until there are at least `count`."""
     names = list(groups)
     random.Random(seed).shuffle(names)
     chosen: list[str] = []
@@ -106,10 +107,11 @@ def _whole_speakers(groups: Mapping[str, Sequence[str]], count: int, seed: int) 
 
 
 def hold_out(groups: Mapping[str, Sequence[str]], count: int, seed: int) -> list[str]:
-    """The utterances of whole speakers, exactly `count` where some set of speakers adds up to it.
+    """The utterances of random whole speakers, exactly `count` if some set of speakers adds up to it, else the nearest
+    number above.
 
-    Where none does, the nearest number above. A subset sum over the speakers in a seeded order:
-    `last[s]` is the speaker that first reached the sum s.
+    Solves a subset sum over the speakers in a seeded order: `last[s]` is the speaker that first reached the sum s.
+    DataError if only the whole set has enough.
     """
     names = list(groups)
     random.Random(seed).shuffle(names)
@@ -133,7 +135,7 @@ def hold_out(groups: Mapping[str, Sequence[str]], count: int, seed: int) -> list
 
 
 def _listed(tables: TableSet, path: Path, of_speakers: bool) -> list[str]:
-    """The utterances of a list of ids or speakers (first column of a file); unknown names are errors."""
+    """The utterances of a list of ids or speakers (first column of a file); DataError for unknown names."""
     wanted = {}
     groups = tables.by_speaker() if of_speakers else {key: [key] for key in tables.utterances}
     for number, key, _ in read_lines(path):

@@ -1,4 +1,4 @@
-"""A data directory as plain tables, for taking parts of it and putting parts together."""
+"""A data directory as plain tables, for selecting and joining parts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from speechmtp.errors import DataError
 
 @dataclass
 class TableSet:
-    """Tables by name (key -> value each) and the fields of info.json."""
+    """Tables by name (each key -> value) and the fields of info.json."""
 
     directory: Path
     tables: dict[str, dict[str, str]]
@@ -32,18 +32,18 @@ class TableSet:
 
     @property
     def utterances(self) -> list[str]:
-        """The ids with audio, in byte order."""
+        """The ids that have audio, in byte order."""
         return sorted(self.tables["segments" if self.segmented else "wav.scp"], key=byte_order)
 
     @property
     def speakers(self) -> dict[str, str]:
-        """Utterance -> speaker; an error without utt2spk."""
+        """Utterance -> speaker; DataError without utt2spk."""
         if "utt2spk" not in self.tables:
             raise DataError(f"{self.directory}: no utt2spk, speakers are needed here")
         return {key: value.strip() for key, value in self.tables["utt2spk"].items()}
 
     def by_speaker(self) -> dict[str, list[str]]:
-        """Speaker -> utterances, both in byte order."""
+        """Speaker -> utterances, both in byte order; DataError for an utterance without a speaker."""
         speakers = self.speakers
         groups: dict[str, list[str]] = {}
         for key in self.utterances:
@@ -53,7 +53,7 @@ class TableSet:
         return {speaker: groups[speaker] for speaker in sorted(groups, key=byte_order)}
 
     def of_utterances(self, name: str) -> bool:
-        """Whether a table has one line an utterance."""
+        """Whether a table has one line per utterance."""
         return is_of_utterances(name, self.tables[name].keys(), set(self.utterances), self.segmented)
 
     def recording_of(self, key: str) -> str:
@@ -63,7 +63,7 @@ class TableSet:
         return parse_segment(self.tables["segments"][key], f"{self.directory / 'segments'}").recording
 
     def select(self, keys: Collection[str]) -> TableSet:
-        """The set of these utterances: their lines, their recordings' and their speakers'."""
+        """The tables of these utterances: their lines, and those of their recordings and speakers."""
         recordings = {self.recording_of(key) for key in keys}
         wanted = set(keys)
         pairs = self.tables.get("utt2spk", {})
@@ -79,15 +79,15 @@ class TableSet:
             elif name.startswith("spk2"):
                 kept = speakers
             else:
-                continue  # nothing is known of what its keys are
+                continue  # its kind of key is unknown
             chosen[name] = {key: value for key, value in table.items() if key in kept}
         return TableSet(self.directory, chosen, dict(self.info))
 
 
 def load_tables(directory: str | Path, root: str | Path | None = None) -> TableSet:
-    """The tables of a directory, its audio paths made to hold from anywhere (`info["root"]` or absolute).
+    """Load the tables of a directory, with audio paths that hold from anywhere (`info["root"]` or absolute).
 
-    Files beside the known tables come along when they read as tables.
+    Files besides the known tables are included if they can be read as tables.
     """
     directory = Path(directory)
     if not (directory / "wav.scp").is_file():
@@ -101,7 +101,7 @@ def load_tables(directory: str | Path, root: str | Path | None = None) -> TableS
                 raise
     info: dict[str, object] = {}
     if (directory / "info.json").is_file():
-        AudioResolver(directory)  # complains about a broken info.json
+        AudioResolver(directory)  # raises a DataError for a damaged info.json
         info = dict(json.loads((directory / "info.json").read_text(encoding="utf-8")))
     found = TableSet(directory, tables, info)
     _anchor(found, root)
@@ -109,7 +109,7 @@ def load_tables(directory: str | Path, root: str | Path | None = None) -> TableS
 
 
 def _anchor(tables: TableSet, root: str | Path | None) -> None:
-    """Set `info["root"]` if all relative paths start from one folder, else make them absolute."""
+    """Set `info["root"]` if all relative paths start from one folder; else make them absolute."""
     resolver = AudioResolver(tables.directory, root)
     table = tables.tables["wav.scp"]
     places: dict[str, str] = {}
@@ -131,7 +131,8 @@ def _anchor(tables: TableSet, root: str | Path | None) -> None:
 
 
 def write_tables(out: str | Path, tables: TableSet) -> None:
-    """Write the directory whole and rename it into place; an older data directory there is replaced."""
+    """Write the directory to a temporary folder and rename it into place; an older data directory is replaced.
+    DataError for an `out` that is the source, or exists and is not a data directory."""
     out = Path(out)
     if out.resolve() == tables.directory.resolve():
         raise DataError(f"{out}: the output is the input, another folder is expected")
@@ -156,6 +157,6 @@ def write_tables(out: str | Path, tables: TableSet) -> None:
 
 
 def write_info(directory: Path, info: Mapping[str, object]) -> None:
-    """Write info.json, keys sorted."""
+    """Write info.json with sorted keys."""
     text = json.dumps(dict(info), ensure_ascii=False, indent=1, sort_keys=True)
     write_bytes(directory / "info.json", (text + "\n").encode("utf-8"))

@@ -1,6 +1,6 @@
-"""Tables of `key value` lines: read with exact places in errors, written in byte order and in one step.
+"""Tables of `key value` lines: errors name file and line; tables are written in byte order and atomically.
 
-A line is split at the first run of SPACE or TAB and nowhere else, so a value keeps its Unicode spaces.
+A line is split at its first run of SPACE or TAB only, so a value keeps its Unicode spaces.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _SEPARATOR = re.compile(r"[ \t]+")
 
 
 def byte_order(key: str) -> bytes:
-    """The sort key of Kaldi tables: the UTF-8 bytes, whatever the locale."""
+    """The sort key of Kaldi tables: the UTF-8 bytes, independent of the locale."""
     return key.encode("utf-8")
 
 
 def split_line(line: str) -> tuple[str, str]:
-    """Key and value of a line, parted at the first run of SPACE or TAB; "" where there is no value."""
+    """Key and value of a line, split at the first run of SPACE or TAB; the value may be empty."""
     parts = _SEPARATOR.split(line, maxsplit=1)
     return parts[0], parts[1] if len(parts) > 1 else ""
 
 
 def read_lines(path: str | Path) -> list[tuple[int, str, str]]:
-    """Every line of a table as (line number from 1, key, value), in file order; errors name file and line."""
+    """Every line of a table as (line number from 1, key, value), in file order; DataErrors name file and line."""
     path = Path(path)
     try:
         raw = path.read_bytes()
@@ -49,7 +49,7 @@ def read_lines(path: str | Path) -> list[tuple[int, str, str]]:
 
 
 def _decode_line(path: Path, number: int, line: bytes) -> tuple[str, str]:
-    """Key and value of one undecoded line, without its LF."""
+    """Key and value of one line of bytes, without its LF."""
     where = f"{path}:{number}"
     try:
         text = line.decode("utf-8")
@@ -65,7 +65,7 @@ def _decode_line(path: Path, number: int, line: bytes) -> tuple[str, str]:
 
 
 def read_numbered(path: str | Path) -> dict[str, tuple[str, int]]:
-    """A table as key -> (value, line number); a key that stands twice is an error."""
+    """A table as key -> (value, line number); DataError for a repeated key."""
     table: dict[str, tuple[str, int]] = {}
     for number, key, value in read_lines(path):
         if key in table:
@@ -76,12 +76,12 @@ def read_numbered(path: str | Path) -> dict[str, tuple[str, int]]:
 
 
 def read_table(path: str | Path) -> dict[str, str]:
-    """A table as key -> value (the rest of the line as it is), in file order; errors name file and line."""
+    """A table as key -> value (the rest of the line unchanged), in file order; DataErrors name file and line."""
     return {key: value for key, (value, _) in read_numbered(path).items()}
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Put `content` at `path` in one step: a file beside it is written, then renamed over it."""
+    """Write `content` to `path` atomically: to a temporary file beside it, which is then renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -90,7 +90,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             stream.write(content)
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp gives 0600, others should be able to read a data set
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp sets 0600, but others should be able to read a data set
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -98,7 +98,8 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def write_table(path: str | Path, mapping: Mapping[str, str]) -> None:
-    """Write `key value` lines in byte order of the keys, UTF-8 with LF, in one step (never a half file)."""
+    """Write `key value` lines in byte order of the keys, UTF-8 with LF, atomically. DataError for keys with spaces and
+    values with line ends."""
     lines = []
     for key in sorted(mapping, key=byte_order):
         value = mapping[key]

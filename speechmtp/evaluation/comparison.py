@@ -1,8 +1,8 @@
-"""Strategies side by side in one process: the rows of `compare`, `tune` and `demo`.
+"""Compare strategies side by side in one process: the rows of `compare`, `tune` and `demo`.
 
-Encoder output, CTC labels and prompt are computed once per utterance and given to every strategy and batch size.
-Strategies take turns batch by batch, each turn starting with another one, so that their times compare; so do the rows
-of transformers' own `generate`.
+Encoder outputs, CTC labels and prompts are computed once per utterance and given to every strategy and batch size.
+Strategies take turns batch by batch, and a different one starts each turn, so that their times are comparable. The rows
+of transformers' own `generate` take turns in the same way.
 """
 
 import math
@@ -21,8 +21,8 @@ from speechmtp.evaluation.selection import PEERS, prepare_strategies
 from speechmtp.progress import track
 from speechmtp.types import Result, Trace, sum_traces
 
-NO_GAP = 1e9  # behind the end of `ar`'s text there is nothing to tie with, and JSON has no infinity
-NEAR_TIE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}  # logits
+NO_GAP = 1e9  # the gap past the end of `ar`'s output, where no near-tie is possible; JSON has no infinity
+NEAR_TIE = {"float32": 1e-4, "float64": 1e-4, "bfloat16": 5e-2, "float16": 5e-2}  # gap of two logits
 
 
 @dataclass
@@ -38,13 +38,13 @@ class RowTotals:
 
     @property
     def label(self) -> str:
-        """What the row is called."""
+        """The name of the row: the strategy's label or `transformers:MODE`."""
         return self.strategy.label if self.strategy is not None else f"{PEERS}:{self.peer}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one run measured: a row of figures for every strategy, in order, and the texts of each by the strategy's
+    """The outcome of one run: a row of figures for every strategy, in order, and the decoded texts by the strategy's
     label and then by utterance."""
 
     rows: list[dict[str, Any]]
@@ -52,7 +52,7 @@ class Comparison:
 
     @property
     def differs(self) -> bool:
-        """Whether a row that promises the tokens of `ar` has others, beyond near-ties."""
+        """Whether a row that promises the tokens of `ar` has other tokens, beyond near-ties."""
         return any(row["differences"] for row in self.rows)
 
 
@@ -68,7 +68,7 @@ class _Run:
         return str(self.evaluation_set.dtype).removeprefix("torch.")
 
     def decode(self, totals: RowTotals, names: Sequence[str], overlap: bool = False) -> list[Result]:
-        """Some requests by a row's strategy, or one by one by transformers."""
+        """Decode some requests by a row's strategy as one batch, or one by one by transformers."""
         if totals.strategy is None:
             return [decode_by_peer(self.evaluation_set, name, totals.peer) for name in names]
         recorded = Recorded(overlap=overlap, times=True)
@@ -79,12 +79,12 @@ def run_comparison(
     evaluation_set: EvaluationSet, strategies: Sequence[Strategy | str], batch_size: int = 1,
     sampling: SamplingConfig | None = None, label: str = "comparing", peers: Sequence[str] = (),
 ) -> Comparison:  # fmt: skip
-    """Decode an evaluation set by every strategy, named as on the command line or made before, `batch_size` requests at
-    a time; greedily without `sampling`.
+    """Decode an evaluation set by every strategy, `batch_size` requests at a time; greedily without `sampling`.
 
-    Rows are in the order of `strategies`, those of transformers' modes `peers` (see `peers.PEER_MODES`) behind them.
-    `ar` at batch size 1 is the reference of exactness and of `oracle`. `label` names the bar in a terminal. ConfigError
-    for a strategy that the model cannot run.
+    `strategies` are strings as on the command line or `Strategy` objects. Rows are in their order, followed by those of
+    transformers' modes `peers` (see `peers.PEER_MODES`). The outputs of `ar` at batch size 1 are the reference for
+    exactness and the drafts of `oracle`. `label` names the progress bar. ConfigError for a strategy that the model
+    cannot run, for nothing to compare, and for a `batch_size` below 1.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size}: expected 1 or more")
@@ -115,7 +115,8 @@ def run_comparison(
 
 
 def _acceptance(run: _Run, totals: RowTotals, groups: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Drawn tokens again, untimed: the rate at which first drafted tokens stayed, and what theory expects of it."""
+    """Decode again with sampling, untimed: the share of examined drafted tokens that were accepted, and the share that
+    speculative sampling theory expects (mean of sum min(p, q))."""
     traces = [r.trace for group in groups for r in run.decode(totals, group, overlap=True)]
     total = sum_traces(traces)
     if not total.examined:
@@ -181,12 +182,13 @@ def _row(totals: RowTotals, run: _Run, plain: RowTotals | None) -> dict[str, Any
 
 
 def _keeps_tokens(strategy: Strategy, sampling: SamplingConfig) -> bool:
-    """Whether its tokens, not only their distribution, are those of `ar` with the same seed."""
+    """Whether its tokens, and not only their distribution, are those of `ar` with the same seed."""
     return not sampling.temperature or (strategy.rule is not None and strategy.rule.draws == "shared")
 
 
 def _differences(results: Mapping[str, Result], run: _Run) -> Iterator[dict[str, Any]]:
-    """Where a row first leaves `ar`, with `ar`'s own top-2 gap there."""
+    """For each utterance whose tokens differ from `ar`: the index of the first difference and the gap of `ar`'s two
+    largest logits there."""
     for name, result in sorted(results.items()):
         plain = run.reference[name]
         if result.tokens == plain.tokens:
@@ -198,14 +200,15 @@ def _differences(results: Mapping[str, Result], run: _Run) -> Iterator[dict[str,
 
 
 def _ceiling(strategy: Strategy, reference: Mapping[str, Result]) -> float | None:
-    """Tokens per call if every draft were `ar`'s own output: what the depth allows."""
+    """Tokens per call if every drafted token were accepted: an upper bound set by the depth. None where the strategy
+    has no drafter or no depth."""
     lengths = [len(r.tokens) for r in reference.values() if r.tokens]
     depth = getattr(strategy.drafter, "depth", None)
-    if not lengths or "ctc" in strategy.needs:  # the whole output rides on the prompt's call
+    if not lengths or "ctc" in strategy.needs:  # the whole output can be verified in the prompt's call
         return sum(lengths) / len(lengths) if lengths and strategy.drafter is not None else None
     if depth is None:
         return None
-    rides = strategy.needs.isdisjoint({"heads", "reference"})  # heads have seen nothing at the prompt's call
+    rides = strategy.needs.isdisjoint({"heads", "reference"})  # heads cannot draft before the prompt's call
     calls = (math.ceil(n / (depth + 1)) if rides else 1 + math.ceil((n - 1) / (depth + 1)) for n in lengths)
     return sum(lengths) / sum(calls)
 
@@ -218,13 +221,14 @@ def _acceptance_by_position(total: Trace) -> list[float] | None:
 
 
 def _count_flags(results: Mapping[str, Result]) -> dict[str, int]:
-    """How many outputs each flag stands on."""
+    """The number of outputs with each flag."""
     flags = [flag for result in results.values() for flag in result.trace.flags]
     return {flag: flags.count(flag) for flag in sorted(set(flags))}
 
 
 def recommend(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The fastest exact strategy of a run that is neither a reference nor transformers' own."""
+    """The label of the fastest exact strategy of a run, references and transformers' own excluded; None if there is
+    none."""
     allowed = [r for r in rows if r["exact"] and r["strategy"] not in ("ar", "oracle", PEERS) and r["trunk_calls"]]
     if not allowed:
         return None

@@ -1,4 +1,4 @@
-"""The files of a comparison: figures, notes, the table as a page, pictures and texts."""
+"""Write the files of a comparison: figures, notes, the table as markdown, plots and texts."""
 
 import json
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from speechmtp.scoring.tables import render_markdown, short_label
 def comparison_notes(
     data: str, selection: StrategySelection | None = None, peers: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """notes.json: what is said beside the rows. `peers` are notes on transformers' modes that were left out, and a
-    selection from a file knows which strategy is recommended and on what it was chosen."""
+    """The content of notes.json. `peers` are notes on transformers' modes that were left out; a selection read from a
+    file also has the recommended strategy and the name of the data that it was chosen on."""
     selection = selection or StrategySelection()
     return {"peers": list(peers), "recommended": selection.recommended, "chosen_on": selection.chosen_on, "data": data}
 
 
 def write_comparison(comparison: Comparison, notes: dict[str, Any], folder: str | Path) -> str:
-    """Write compare.json, notes.json, compare.md, `text/LABEL/text` of every row and the pictures; the folder is made
-    where it is not there. What comes back says why there is no picture, and is empty where there is one."""
+    """Write compare.json, notes.json, compare.md, `text/LABEL/text` of every row and the plots; `folder` is created if
+    needed. Return why there is no plot; empty if there is one."""
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     rows = comparison.rows
@@ -40,8 +40,8 @@ def write_comparison(comparison: Comparison, notes: dict[str, Any], folder: str 
 
 
 def plot_comparison(rows: Sequence[dict[str, Any]], folder: Path, recommended: str = "") -> str:
-    """The pictures of a comparison; a text LM's texts have no word error rate, so one is enough. What comes back says
-    why there is none, and is empty otherwise."""
+    """Draw the plots of a comparison; one only for a text LM, whose texts have no word error rate. Return why there is
+    no plot; empty if there is one."""
     scored = any(row["wer"] is not None for row in rows)
     pictures = {"compare.png": "tokens_per_call", "compare_seconds.png": "seconds"}
     try:
@@ -53,6 +53,6 @@ def plot_comparison(rows: Sequence[dict[str, Any]], folder: Path, recommended: s
 
 
 def _folder_names(labels: Sequence[str]) -> list[str]:
-    """A folder's name for each label; that of a large tree is too long for a file system."""
+    """A distinct folder name for each label; long labels of large trees are shortened."""
     short = [short_label(label).translate(str.maketrans(":, ", "___")) for label in labels]
     return [f"{name}_{short[:n].count(name) + 1}" if name in short[:n] else name for n, name in enumerate(short)]

@@ -1,4 +1,4 @@
-"""What an evaluation decodes: utterances for a speech LLM, or prompts of texts that a text LM goes on with."""
+"""Evaluation sets: encoded utterances for a speech model, or text prompts that a text LM continues."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,11 +31,11 @@ from speechmtp.types import Reference, Request, Result, Trace
 
 @dataclass
 class EvaluationSet:
-    """Named requests and how their outputs are judged; the same for every strategy and batch size.
+    """Named requests and the scoring of their outputs; the same for every strategy and batch size.
 
-    `text` turns tokens into text. `listen_seconds` were spent on features and encoder of all requests together, and
-    `audio_seconds` is how long their audio is. `assistant` is the trunk of a draft model. `embedded` says that prompts
-    are embeddings rather than token ids, `has_ctc` that there is a CTC head.
+    `text` decodes tokens into text. `listen_seconds` is the time for features and encoder of all requests together,
+    `audio_seconds` the duration of their audio. `assistant` is the trunk of a draft model. `embedded` means that
+    prompts are embeddings rather than token ids, `has_ctc` that there is a CTC head.
     """
 
     runner: Runner
@@ -51,34 +51,34 @@ class EvaluationSet:
 
     @property
     def names(self) -> list[str]:
-        """Every request, sorted."""
+        """The names of all requests, sorted."""
         return sorted(self.requests)
 
     def batches(self, rows: int) -> list[list[str]]:
-        """Names of requests whose prompts are of like size, `rows` at a time."""
+        """Names of requests in batches of `rows`, of similar prompt size."""
         return name_batches(self.requests, rows)
 
     def requests_for(self, names: Sequence[str], references: Mapping[str, Result] | None) -> list[Request]:
-        """Some requests, with the tokens that plain decoding says where they are known."""
+        """The requests of these names; with `references`, each carries the tokens of plain decoding."""
         found = [self.requests[n] for n in names]
         if references is None:
             return found
         return [request.knowing(Reference(references[n].tokens)) for n, request in zip(names, found)]
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
-        """Figures of the outputs besides counts and times."""
+        """Scores of the outputs besides counts and times; here all None, there are no transcripts."""
         return {"wer": None, "wer_low": None, "wer_high": None, "cer": None, "normalizer": None, "words": None}
 
     def decode(
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
         sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
-        """Results of some requests in one batch; `seconds` of each is the batch's."""
+        """Decode some requests in one batch; `seconds` of each result is the batch's."""
         raise NotImplementedError
 
 
 class SpeechEvaluationSet(EvaluationSet):
-    """Utterances that a recogniser has encoded, with their transcripts."""
+    """Utterances encoded by a recogniser, with their transcripts."""
 
     def __init__(
         self, recogniser: Recogniser, requests: Mapping[str, Request], seconds: float, transcripts: Mapping[str, str]
@@ -92,7 +92,7 @@ class SpeechEvaluationSet(EvaluationSet):
         )  # fmt: skip
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
-        """Error rates in percent with the 95 % interval of the word error rate."""
+        """Error rates in percent, with the 95 % interval of the word error rate."""
         name = self.recogniser.bundle.normalizer
         report = score(self.transcripts, {n: r.text for n, r in results.items()}, get_normalizer(name))
         interval = wer_interval(report, seed)
@@ -103,18 +103,18 @@ class SpeechEvaluationSet(EvaluationSet):
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
         sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
-        """Results by the recogniser."""
+        """Decode some requests in one batch by the recogniser."""
         return self.recogniser.decode(self.requests_for(names, references), strategy, sampling, recorded)
 
 
 class TextEvaluationSet(EvaluationSet):
-    """Prompts of texts for a text LM."""
+    """Text prompts for a text LM."""
 
     def decode(
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
         sampling: SamplingConfig | None = None, recorded: Recorded | None = None,
     ) -> list[Result]:  # fmt: skip
-        """Results by the runner alone."""
+        """Decode some requests in one batch by the runner."""
         requests = self.requests_for(names, references)
         began = clock(self.device)
         done = self.runner.run(
@@ -126,7 +126,7 @@ class TextEvaluationSet(EvaluationSet):
 
 @dataclass(frozen=True)
 class EvaluationModel:
-    """A model that is loaded for an evaluation; `read` encodes the data, so strategies can be checked before."""
+    """A model loaded for an evaluation. `read` encodes the data; strategies can be checked before it is called."""
 
     runner: Runner
     has_ctc: bool
@@ -134,13 +134,13 @@ class EvaluationModel:
 
 
 def name_batches(requests: Mapping[str, Request], rows: int) -> list[list[str]]:
-    """Names of requests whose prompts are of like size, `rows` at a time; of one size, in the order of names."""
+    """Names of requests in batches of `rows`, of similar prompt size; equal sizes are in the order of names."""
     names = sorted(requests)
     return [[names[i] for i in batch] for batch in batches_by_size([requests[name].size for name in names], rows)]
 
 
 def decode_by_peer(evaluation_set: EvaluationSet, name: str, mode: str) -> Result:
-    """One request decoded by transformers' own `generate`, in one of its modes (see `peers.PEER_MODES`)."""
+    """Decode one request by a mode of transformers' own `generate` (see `peers.PEER_MODES`)."""
     request = evaluation_set.requests[name]
     if request.empty:
         return Result("", (), Trace(finished=True, flags=("empty",)))
@@ -154,7 +154,7 @@ def decode_by_peer(evaluation_set: EvaluationSet, name: str, mode: str) -> Resul
 
 
 def check_data(model: str, data: Sequence[str], reads_text: bool) -> None:
-    """ConfigError for a text file given to a speech model, and for a folder given to a model that reads text."""
+    """Raise a ConfigError for a file given to a speech model, or a folder given to a model that reads text."""
     for name in data:
         if not reads_text and Path(name).is_file():
             raise ConfigError(f"{name}: a file, and {model} is a speech model; give a Kaldi data directory")
@@ -166,8 +166,8 @@ def encode_all(
     recogniser: Recogniser, data: DataDir, allow_pipes: bool, label: str = "listening", language: str = "",
     task: str = "",
 ) -> tuple[dict[str, Request], float]:  # fmt: skip
-    """Requests of every utterance by its id, each encoded alone and with noise of its own name; and the seconds from
-    audio files to prompts, all together."""
+    """Encode every utterance separately. Return the requests by utterance id, each with a noise key from its id, and
+    the total seconds from audio files to prompts."""
     requests: dict[str, Request] = {}
     began = clock(recogniser.device)
     for utterance in track(data.utterances, label):
@@ -178,7 +178,7 @@ def encode_all(
 
 
 def load_recogniser(settings: EvaluationSettings) -> Recogniser:
-    """The recogniser of a speech model that the settings name."""
+    """Load the speech model that the settings name."""
     return load(
         settings.model, settings.device, settings.dtype, settings.heads, settings.allow_stale_heads,
         settings.draft_model, settings.ctc, settings.drafts,
@@ -186,7 +186,7 @@ def load_recogniser(settings: EvaluationSettings) -> Recogniser:
 
 
 def open_model(settings: EvaluationSettings) -> EvaluationModel:
-    """The model that the settings name, loaded; its `read` gives the evaluation set.
+    """Load the model that the settings name; `read` of the result gives the evaluation set.
 
     ConfigError for settings that do not fit the kind of model, CheckpointError for a model that cannot be loaded.
     """
@@ -208,13 +208,13 @@ def open_model(settings: EvaluationSettings) -> EvaluationModel:
 
 
 def open_evaluation_set(settings: EvaluationSettings) -> EvaluationSet:
-    """The evaluation set of a model and its data: a speech model and a Kaldi data directory, or a text LM and a text
-    file. Errors are those of `open_model` and of the data."""
+    """The evaluation set of a model and its data: a speech model with a Kaldi data directory, or a text LM with a text
+    file. Errors are those of `open_model` and of reading the data."""
     return open_model(settings).read()
 
 
 def _open_text(settings: EvaluationSettings) -> EvaluationModel:
-    """A text LM with its draft model; `read` gives the prompts of its text file."""
+    """Load a text LM with its draft model; `read` gives the prompts of its text file."""
     prompt_tokens, max_new_tokens = settings.text_limits()
     dtype, device = parse_dtype(settings.dtype), torch.device(find_device(settings.device))
     bundle = load_bundle(settings.model, settings.allow_stale_heads, settings.heads)

@@ -1,4 +1,4 @@
-"""The head sets of a model from their files alone, so that heads of another trunk are listed too."""
+"""List the head sets of a model from their files alone, so that heads of another trunk are listed too."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +16,10 @@ HEAD_COLUMNS = [
 
 
 def list_heads(model: str, heads: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """A row for every head set of a model and then for other head folders of `heads`, with the keys of `HEAD_COLUMNS`.
+    """A row for every head set of a model, then for the other head folders in `heads`, with the keys of `HEAD_COLUMNS`.
 
-    `fits` says whether the heads were trained on the model's trunk. CheckpointError for a folder that is none.
+    `fits` says whether the heads were trained on the model's trunk. CheckpointError for a folder that is not a head
+    set.
     """
     bundle = load_without_heads(model)
     folders = own_heads(bundle.folder)

@@ -1,4 +1,4 @@
-"""What head sets would accept: figures of every depth, predicted by one teacher-forced pass over known outputs."""
+"""Predict the acceptance of head sets at every depth by one teacher-forced pass over known outputs."""
 
 import hashlib
 import json
@@ -28,15 +28,15 @@ from speechmtp.scoring.tables import Column, render_markdown
 from speechmtp.types import Prompt
 
 TEXT_NOTE = "biased: text, not the model's own output"
-MIN_ROWS = 16  # outputs of one teacher-forced forward, at least
+MIN_ROWS = 16  # minimum batch size of a teacher-forced pass
 
 ReportReference = Literal["ar", "text"]
 
 
 @dataclass(frozen=True)
 class HeadReport:
-    """`summary` is what report.json holds: the settings, and a group of figures for every head set under `heads`;
-    `folder` is where `write_head_report` puts it."""
+    """`summary` is the content of report.json: the settings, and the figures of every head set under `heads`. `folder`
+    is where `write_head_report` writes."""
 
     summary: dict[str, Any]
     folder: Path
@@ -44,7 +44,8 @@ class HeadReport:
 
 @dataclass(frozen=True)
 class _Outputs:
-    """Head sets, the outputs that they are judged on by name, where these are from, and how they are batched."""
+    """Head sets, the prompts and output tokens that they are evaluated on by name, the source of these tokens, and the
+    batches."""
 
     trunk: Trunk
     heads: Mapping[str, HeadSet]
@@ -57,23 +58,25 @@ class _Outputs:
 
 
 def head_folders(model: str, heads: Sequence[str] = ()) -> dict[str, Path]:
-    """Folders of head sets by name: those of `heads`, or all that a model has of its own."""
+    """Folders of head sets by name: those of `heads`, or all of the model's own if none is given."""
     folder = locate(model)
     return find_heads(folder, heads) if heads else own_heads(folder)
 
 
 def report_folder(data: str, folders: Mapping[str, Path], out: str | Path = "") -> Path:
-    """The folder of a report: `out`, or one with the name of the data in `report` of the first head folder."""
+    """The folder of a report: `out`, or `report/DATA` in the first head folder, DATA being the data's name."""
     return Path(out) if out else next(iter(folders.values())) / "report" / Path(data).resolve().name
 
 
 def report_heads(
     settings: EvaluationSettings, reference: ReportReference = "ar", out: str | Path = "", batch_size: int = 1
 ) -> HeadReport:
-    """Judge every head set of a model on what `ar` says on the data, decoded `batch_size` requests at a time and stored
-    for the next report, or (`reference="text"`, which is biased) on transcripts or the texts themselves.
+    """Predict the acceptance of every head set of a model.
 
-    ConfigError for settings that do not fit, a model without heads, and a folder that cannot be written.
+    With `reference="ar"` the heads are evaluated on the outputs of `ar`, decoded `batch_size` requests at a time and
+    stored for the next report. With `reference="text"`, which is biased, they are evaluated on transcripts or on the
+    texts themselves. ConfigError for settings that do not fit, a model without heads, and a folder that cannot be
+    written.
     """
     if reference not in get_args(ReportReference):
         raise ConfigError(f"reference={reference!r}: expected one of {', '.join(get_args(ReportReference))}")
@@ -123,7 +126,7 @@ def _speech_outputs(
 
 
 def _text_outputs(settings: EvaluationSettings, reference: str, files: Sequence[Path], batch_size: int) -> _Outputs:
-    """Outputs of a text LM behind the first tokens of texts."""
+    """Outputs of a text LM that continues the first tokens of texts."""
     prompt_tokens, max_new_tokens = settings.text_limits()
     dtype, device = parse_dtype(settings.dtype), torch.device(find_device(settings.device))
     bundle = load_bundle(settings.model, settings.allow_stale_heads, settings.heads).to(device, dtype)
@@ -190,7 +193,7 @@ def _table(head: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[Column |
 
 
 def _headline(head: Mapping[str, Any], note: str) -> str:
-    """One line on a head set, with the bias of its reference if it has one."""
+    """One line on a head set; `note` names the bias of the reference, if any."""
     text = f"{head['name']} ({head['family']}, depth {head['depth']})"
     if head["tokens_per_call"] is not None:
         text += f": {head['tokens_per_call']:.2f} tokens per call of at most {head['ceiling']:.2f}"
@@ -199,7 +202,7 @@ def _headline(head: Mapping[str, Any], note: str) -> str:
 
 
 def report_footnote(summary: Mapping[str, Any]) -> str:
-    """What a reader needs to know about the figures of a report."""
+    """The explanation below a report's tables: data, settings and what each column means."""
     against = "what `ar` says" if summary["reference"] == "ar" else f"the text itself ({TEXT_NOTE})"
     behind = f", each behind the first {summary['prompt_tokens']} of its text" if "prompt_tokens" in summary else ""
     return (
@@ -212,8 +215,7 @@ def report_footnote(summary: Mapping[str, Any]) -> str:
 
 
 def write_head_report(report: HeadReport) -> str:
-    """Write report.json, report.md and report.png. What comes back says why there is no picture, and is empty where
-    there is one."""
+    """Write report.json, report.md and report.png. Return why there is no plot; empty if there is one."""
     summary, out = report.summary, report.folder
     page = [f"# Acceptance of heads on {summary['data']}\n"]
     page += [f"## {headline}\n\n{render_markdown(rows, columns)}" for headline, rows, columns in report_tables(summary)]

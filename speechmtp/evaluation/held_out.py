@@ -1,4 +1,4 @@
-"""Development sets on which heads are judged: prompts, and what plain decoding says behind them."""
+"""Development sets for training heads: prompts, and the outputs of plain decoding after them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ ROWS = 16  # prompts in one batch
 
 @dataclass
 class HeldOut:
-    """A development set: `prompts` makes single-row prompts with the trunk's present weights, and `rules` and `limits`
-    (by the lengths of the prompts, or one number of tokens a prompt) say how decoding ends behind them. `word_errors`
-    gives the word error rate of outputs in percent, where there are transcripts."""
+    """A development set. `prompts` computes single-row prompts with the trunk's current weights; `rules` and `limits`
+    (by prompt length, or a number of tokens per prompt) say when decoding ends. `word_errors` gives the word error rate
+    of outputs in percent, where there are transcripts."""
 
     trunk: Trunk
     prompts: Callable[[], list[Prompt]]
@@ -32,8 +32,9 @@ class HeldOut:
     _known: tuple[list[Prompt], list[list[int]]] | None = None
 
     def figures(self, heads: HeadSet, moved: bool) -> dict[str, float]:
-        """Predicted tokens per call of `verify`, and their share of the ceiling in percent; `score` is calls per 100
-        tokens. With `moved` the trunk has changed, so that its outputs are made again and scored."""
+        """Predicted tokens per call of `verify`, and their share of the upper bound in percent; `score` is calls per
+        100 tokens, lower is better. With `moved` the trunk's weights have changed: outputs are decoded again and
+        scored."""
         if moved or self._known is None:
             prompts = self.prompts()
             self._known = prompts, self.plain_outputs(prompts)
@@ -52,7 +53,7 @@ class HeldOut:
         return figures
 
     def plain_outputs(self, prompts: Sequence[Prompt], rows: int = ROWS) -> list[list[int]]:
-        """The tokens that plain decoding (`ar`) says behind each prompt, `rows` prompts at a time."""
+        """The tokens that plain decoding (`ar`) emits after each prompt, `rows` prompts at a time."""
         found: list[list[int]] = []
         for start in range(0, len(prompts), rows):
             batch = stack_prompts(list(prompts[start : start + rows]))
@@ -62,9 +63,9 @@ class HeldOut:
 
 
 def read_texts(lm: TextModel, files: Sequence[str]) -> list[list[int]]:
-    """Token ids of every line of text files that is not blank, an end token behind them.
+    """Token ids of every non-blank line of text files, each with an end token.
 
-    DataError for a file that cannot be read or is not UTF-8, and where there is no text at all.
+    DataError for a file that cannot be read or is not UTF-8, and if there is no text at all.
     """
     texts: list[list[int]] = []
     for name in files:
@@ -81,7 +82,7 @@ def read_texts(lm: TextModel, files: Sequence[str]) -> list[list[int]]:
 
 
 def long_texts(lm: TextModel, files: Sequence[str], prompt_tokens: int) -> list[list[int]]:
-    """Token ids of the lines that have more than `prompt_tokens` tokens; DataError where there is none."""
+    """Token ids of the lines with more than `prompt_tokens` tokens; DataError if there is none."""
     texts = [text for text in read_texts(lm, files) if len(text) > prompt_tokens]
     if not texts:
         raise DataError(
@@ -92,7 +93,7 @@ def long_texts(lm: TextModel, files: Sequence[str], prompt_tokens: int) -> list[
 
 @torch.no_grad()
 def text_prompt(trunk: Trunk, prompts: Sequence[Sequence[int]]) -> Prompt:
-    """The batch of prompts that token lists of one length are."""
+    """A batch of prompts from token lists of equal length."""
     ids = torch.tensor(prompts, device=trunk.unembedding().weight.device)
     rows, size = ids.shape
     full = torch.full((rows,), size, device=ids.device)
@@ -101,7 +102,7 @@ def text_prompt(trunk: Trunk, prompts: Sequence[Sequence[int]]) -> Prompt:
 
 def text_dev(lm: TextModel, texts: Sequence[Sequence[int]], prompt_tokens: int, max_new_tokens: int) -> HeldOut:
     """The development set of a text LM: the first `prompt_tokens` tokens of each text are its prompt, and the model
-    says at most `max_new_tokens` tokens behind it."""
+    emits at most `max_new_tokens` tokens after it."""
 
     def prompts() -> list[Prompt]:
         return [text_prompt(lm.trunk, [text[:prompt_tokens]]) for text in texts]

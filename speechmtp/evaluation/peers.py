@@ -1,9 +1,9 @@
-"""Transformers' own `generate` on the trunk's weights: the rows that `compare` puts beside ours.
+"""Run transformers' own `generate` on the trunk's weights, for the rows that `compare` puts beside ours.
 
-Loop, cache and candidates are transformers'; nothing is added but a hook that counts the calls.
-`generate` takes explicit positions beside embeddings, goes on from the last one, and reads positions that repeat as
-one sequence as long as it keeps a cache, so an audio prompt needs no mask of ours. An encoder-decoder is given the
-encoder output that our decoding has, and the ids that it never says.
+Decoding loop, cache and candidates are transformers'; the only addition is a hook that counts calls. `generate` accepts
+explicit positions beside embeddings and continues from the last one. Repeated positions are read as one sequence as
+long as there is a cache, so an audio prompt needs no mask of ours. An encoder-decoder gets the same encoder outputs and
+suppressed tokens as in our decoding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,15 +25,15 @@ from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, TokenRules, Trace
 
 PEER_MODES = ("greedy", "prompt_lookup", "assistant")
-LOOKUP_TOKENS = 10  # as transformers' documentation has it
-_LOOKUP_SINCE = (5, 18)  # before, its tokens behind a prompt of embeddings were wrong
+LOOKUP_TOKENS = 10  # the value in transformers' documentation
+_LOOKUP_SINCE = (5, 18)  # earlier versions give wrong tokens after a prompt of embeddings
 
 
 @dataclass(frozen=True)
 class PeerRun:
-    """One utterance: new tokens (an end token last, where one came), counts, and seconds inside `generate`.
+    """One decoded utterance: new tokens (an end token last, if one came), counts, and seconds inside `generate`.
 
-    The trace's `calls` are the trunk's forwards, the prompt's among them, its `draft_calls` the assistant's.
+    The trace's `calls` are the trunk's forward passes, including the prompt's; `draft_calls` are the assistant's.
     """
 
     tokens: list[int]
@@ -43,13 +43,14 @@ class PeerRun:
 
 @dataclass
 class _Heard(BaseModelOutput):
-    """Encoder output of one row, none of it padding; Moonshine looks for the mask."""
+    """Encoder outputs of one unpadded row; Moonshine reads `attention_mask`."""
 
     attention_mask: Tensor | None = None
 
 
 def peer_modes(trunk: Trunk, embeddings: bool, assistant: Trunk | None = None) -> dict[str, str | None]:
-    """Every mode with the reason why it cannot run, None where it can; `embeddings`: prompts are no token ids."""
+    """Every mode with the reason why it cannot run, or None if it can. `embeddings` means that prompts are embeddings,
+    not token ids."""
     reasons: dict[str, str | None] = dict.fromkeys(PEER_MODES)
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     if embeddings and version < _LOOKUP_SINCE:
@@ -74,10 +75,11 @@ def run_peer(
     trunk: Trunk, mode: str, prompt: Prompt | Sequence[int], rules: TokenRules, limit: int,
     assistant: Trunk | None = None, memory: Tensor | None = None,
 ) -> PeerRun:  # fmt: skip
-    """Decode one unpadded prompt, or one list of token ids (of an encoder-decoder beside its `memory` [1, S, E]),
-    greedily until an end token or `limit` tokens.
+    """Decode one prompt greedily until an end token or `limit` tokens.
 
-    ConfigError where `peer_modes` has a reason; ShapeError for a prompt that `generate` would read otherwise.
+    `prompt` is one unpadded row or a list of token ids; for an encoder-decoder it is the list of decoder start tokens,
+    with the encoder outputs as `memory` [1, S, E]. ConfigError for an unknown mode or one with a reason in
+    `peer_modes`; ShapeError for a prompt that `generate` would read differently.
     """
     if mode not in PEER_MODES:
         raise ConfigError(f"peers: no mode {mode!r}, expected one of {', '.join(PEER_MODES)}")
@@ -100,7 +102,7 @@ def run_peer(
     config = GenerationConfig(**settings)
     with _plain(model), _calls(model) as calls, _calls(drafter) as drafts, torch.inference_mode():
         began = clock(model.device)
-        # Whisper's own `generate` cuts long recordings itself; the one of all models does not.
+        # Whisper overrides `generate` to cut long recordings itself; the general one does not.
         out = GenerationMixin.generate(model, **inputs, generation_config=config, **extra)
         seconds = clock(model.device) - began
     size = prompt.embeddings.shape[1] if isinstance(prompt, Prompt) else len(prompt)
@@ -109,7 +111,7 @@ def run_peer(
 
 
 def _inputs(trunk: Trunk, prompt: Prompt | Sequence[int], memory: Tensor | None) -> dict[str, Any]:
-    """Arguments of `generate` that hold the prompt, with its positions and a mask that hides nothing."""
+    """Arguments of `generate` for the prompt, with its positions and a mask of ones."""
     device = trunk.model.device
     if isinstance(trunk, Seq2SeqTrunk):
         if memory is None or len(memory) != 1 or isinstance(prompt, Prompt):
@@ -134,7 +136,7 @@ def _inputs(trunk: Trunk, prompt: Prompt | Sequence[int], memory: Tensor | None)
 
 @contextmanager
 def _plain(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model's own generation settings (penalties, sampling) do not count, and nothing is printed."""
+    """Replace the model's own generation settings (penalties, sampling) by defaults and silence transformers."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:
@@ -146,7 +148,7 @@ def _plain(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def _calls(model: PreTrainedModel | None) -> Iterator[list[Tensor | None]]:
-    """The token ids [1, Q] of every forward of a model inside, of an encoder-decoder its decoder's; None for
+    """Collect the token ids [1, Q] of every forward pass of a model (of an encoder-decoder: its decoder); None for
     embeddings."""
     found: list[Tensor | None] = []
     if model is None:
@@ -161,7 +163,7 @@ def _calls(model: PreTrainedModel | None) -> Iterator[list[Tensor | None]]:
 
 
 def _trace(tokens: list[int], eos: Sequence[int], size: int, calls: list[Tensor | None], drafts: int) -> Trace:
-    """Counts from the tokens of each call: `size` entries of the prompt or the last token, and behind them a draft."""
+    """Counts from the token ids of each call: `size` prompt tokens or the last token, followed by the draft."""
     trace = Trace(len(calls), 1, drafts, emitted=len(tokens), finished=bool(tokens) and tokens[-1] in eos)
     start = 0
     for index, ids in enumerate(calls):

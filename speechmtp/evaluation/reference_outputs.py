@@ -1,4 +1,4 @@
-"""The outputs on which heads are judged: what `ar` says, decoded once and stored, or transcripts."""
+"""Reference outputs for evaluating heads: the outputs of `ar`, decoded once and stored, or transcripts."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ Tokens = dict[str, list[int]]
 
 
 def write_problem(folder: Path) -> str:
-    """Make a folder; what comes back says why nothing can be stored in it (it is part of the package, or there is no
-    permission), and is empty where all is well."""
+    """Create a folder. Return why nothing can be stored in it (it is part of the package, or there is no permission);
+    empty if it can be written."""
     try:
         if Path(__file__).resolve().parents[1] in folder.resolve().parents:
             raise PermissionError(EPERM, "it is part of the installed package")
@@ -35,8 +35,8 @@ def write_problem(folder: Path) -> str:
 def plain_tokens(
     recogniser: Recogniser, requests: Mapping[str, Request], rows: int, files: Sequence[Path]
 ) -> tuple[Tokens, bool]:
-    """What `ar` says to every utterance, an end token last where it ended, `rows` utterances at a time; and whether it
-    was on file (see `stored_tokens`)."""
+    """Tokens of `ar` for every utterance (an end token last where it ended), decoded `rows` at a time, and whether they
+    were read from a file (see `stored_tokens`)."""
     key = {"trunk_sha256": recogniser.bundle.trunk_sha256, "heard_sha256": requests_digest(requests),
            "dtype": str(recogniser.dtype).removeprefix("torch.")}  # fmt: skip
     plain = parse_strategy("ar")
@@ -54,9 +54,10 @@ def plain_tokens(
 def stored_tokens(
     key: Mapping[str, object], model: str, decode: Callable[[], Tokens], files: Sequence[Path]
 ) -> tuple[Tokens, bool]:
-    """What `decode` gives, or what it gave before for the same `key`; and whether it was on file.
+    """The result of `decode`, or the stored one for the same `key`; and whether it was read from a file.
 
-    The first of `files` is written where none of them has the key: trunk, type of the numbers and all that was read.
+    If none of `files` has the key, the result is written to the first. The key holds digests of the trunk and the
+    inputs, and the dtype.
     """
     for path in files:
         found = _read(path)
@@ -68,8 +69,8 @@ def stored_tokens(
 
 
 def requests_digest(requests: Mapping[str, Request]) -> str:
-    """SHA-256 over the utterance ids and what the encoder made of each: the size of the prompt and the labels of the
-    CTC head; of an encoder-decoder the whole encoder output (Whisper's are all of one size) and the limit of tokens."""
+    """SHA-256 over utterance ids and encoder results: the prompt length, the CTC labels (without a CTC head: the token
+    limit), and the encoder output of an encoder-decoder in full (Whisper's all have one size)."""
     digest = hashlib.sha256()
     for name, one in sorted(requests.items()):
         labels = one.source(CtcLabels)
@@ -81,7 +82,8 @@ def requests_digest(requests: Mapping[str, Request]) -> str:
 
 
 def text_tokens(recogniser: Recogniser, requests: Mapping[str, Request], texts: Mapping[str, str]) -> Tokens:
-    """Transcripts as the model would have to say them, an end token behind each; none for a silent request."""
+    """Transcripts as tokens that the model would have to emit, each with an end token; no tokens for an empty
+    request."""
     model, normalise = recogniser.bundle.model, get_normalizer(recogniser.bundle.normalizer)
     return {
         name: [] if one.empty else [*model.transcript(normalise(texts[name])), model.eos[0]]
@@ -90,7 +92,7 @@ def text_tokens(recogniser: Recogniser, requests: Mapping[str, Request], texts: 
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a file of stored tokens; None where there is none that can be used."""
+    """The content of a file of stored tokens; None if it cannot be used."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -15,8 +15,8 @@ from speechmtp.scoring.tables import render_markdown, short_label
 
 
 def write_results(experiment: str | Path, page_file: str | Path) -> None:
-    """Write the tables of an experiment folder (with `compare/` and `score/`) into a results page, in place of its old
-    ones; text outside its markers is kept. They come from JSON files alone. DataError where there is no such folder."""
+    """Write the tables of an experiment folder (with `compare/` and `score/`) into a results page, replacing its old
+    ones; text outside its markers is kept. All figures come from JSON files. DataError if there is no such folder."""
     exp, out = Path(experiment), Path(page_file)
     if not exp.is_dir():
         raise DataError(f"{exp}: no such experiment folder")
@@ -56,7 +56,7 @@ def _block(exp: Path) -> str:
 def _circumstances(exp: Path) -> str:
     """Date, commit, machine and command of the experiment."""
     commit, changed, day = ask_git("rev-parse", "HEAD"), bool(ask_git("diff", "HEAD", "--name-only")), str(date.today())
-    if (exp / "environment.txt").exists():  # written when the training began, unlike this page
+    if (exp / "environment.txt").exists():  # recorded at the start of the training
         lines = (exp / "environment.txt").read_text().splitlines()
         known = dict(line.split(": ", 1) for line in lines if ": " in line)
         commit, changed = known.get("commit", commit), known.get("uncommitted changes", "none") != "none"
@@ -68,22 +68,22 @@ def _circumstances(exp: Path) -> str:
         words = [line for line in recorded.read_text().splitlines() if "run.sh" in line and not line.startswith("#")]
         line = re.sub(r" --(only|stop-stage|stage) \S+", "", words[-1].strip()) if words else ""
         if corpora := os.environ.get("SPEECHMTP_CORPORA"):
-            line = line.replace(corpora, "$SPEECHMTP_CORPORA")  # a page is for every machine
+            line = line.replace(corpora, "$SPEECHMTP_CORPORA")  # the page should not depend on the machine
         command = f" Command: `{line}`." if line else ""
     return f"{day}, commit {commit[:7] or 'unknown'}{dirty}; {processor_name()}.{command}"
 
 
 def ask_git(*arguments: str) -> str:
-    """What git answers, empty where there is none."""
+    """The output of a git command; empty if it fails or git is missing."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    except OSError:  # no git: the page says so
+    except OSError:  # no git: the page shows `unknown`
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def processor_name() -> str:
-    """Processor and PyTorch version, for a page."""
+    """Processor model and PyTorch version."""
     import torch
 
     names = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -93,7 +93,7 @@ def processor_name() -> str:
 
 
 def _training(exp: Path) -> str | None:
-    """A table of phases with their updates, minutes and development figures."""
+    """A table of training phases with their updates, minutes and development figures; None without phases."""
     rows: list[dict[str, Any]] = []
     for final in sorted(exp.glob("*/final.json"), key=lambda p: p.stat().st_mtime):
         log = [json.loads(line) for line in (final.parent / "train.jsonl").read_text().splitlines()]
@@ -106,7 +106,7 @@ def _training(exp: Path) -> str | None:
 
 
 def _differences(rows: list[dict[str, Any]]) -> list[str]:
-    """Every utterance where an exact strategy left `ar`, with the gap there."""
+    """A line for every utterance where a row that promises `ar`'s tokens differs from them, with the logit gap."""
     out = []
     for row in rows:
         for kind, found in (("near-tie", row["near_ties"]), ("DIFFERENCE", row["differences"] or [])):

@@ -1,4 +1,4 @@
-"""Which strategies a comparison runs: those that are listed, all that a model can run, transformers' own."""
+"""Select the strategies of a comparison: listed ones, all that a model can run, and transformers' own modes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,11 +18,11 @@ def prepare_strategies(
     strategies: Sequence[Strategy | str], runner: Runner, has_ctc: bool = True, with_references: bool = False,
     with_previous: bool = False,
 ) -> list[Strategy]:  # fmt: skip
-    """The strategies made ready for a model: drafts of a length that nobody chose are as long as the heads can, and a
-    preset has its head set.
+    """Prepare strategies for a model: a depth that is not given becomes the heads' full depth, and a preset gets a
+    fitting head set.
 
-    ConfigError for what the model cannot do: for a strategy that needs the output of `ar` without `with_references`, a
-    CTC head without `has_ctc`, or a pass before over the same audio without `with_previous`.
+    ConfigError for what the model cannot run: a strategy that needs the output of `ar` without `with_references`, a CTC
+    head without `has_ctc`, or a previous pass over the same audio without `with_previous`.
     """
     made = [parse_strategy(one) if isinstance(one, str) else one for one in strategies]
     for strategy in made:
@@ -37,9 +37,9 @@ def prepare_strategies(
 
 @dataclass(frozen=True)
 class StrategySelection:
-    """Strategies that are asked for by name; with `every` all that the model can run, with `peers` the modes of
-    transformers' own `generate`. With `exact` those that leave the trunk's distribution are left out. `recommended` and
-    `chosen_on` are what a file of strategies says of them (see `tuning.write_tuning`)."""
+    """Strategies selected by name; with `every` all that the model can run, with `peers` the modes of transformers' own
+    `generate`. With `exact`, strategies that change the trunk's distribution are left out. `recommended` and
+    `chosen_on` come from a file of strategies (see `tuning.write_tuning`)."""
 
     listed: Sequence[Strategy] = field(default=())
     every: bool = False
@@ -50,8 +50,8 @@ class StrategySelection:
 
     @classmethod
     def parse(cls, text: str, exact: bool = False) -> "StrategySelection":
-        """The selection of `ar,verify:depth=3,...`, where `all` and `transformers` may stand in the list, or of `@FILE`
-        with a YAML list `strategies`. ConfigError for an unknown name and for a file without the list."""
+        """Parse `ar,verify:depth=3,...`, where the list may contain `all` and `transformers`, or `@FILE` with a YAML
+        list `strategies`. ConfigError for an unknown name and for a file without the list."""
         recommended = chosen_on = ""
         if text.startswith("@"):
             found = read_yaml(text[1:])
@@ -67,8 +67,8 @@ class StrategySelection:
         return cls([s for s in strategies if s.exact or not exact], every, peers, exact, recommended, chosen_on)
 
     def strategies(self, runner: Runner, has_ctc: bool, drawn: bool = False) -> list[Strategy]:
-        """Those that are listed, and of `all` those that the model can run; with `drawn` tokens also those that are
-        made for drawing. ConfigError where the model cannot run one that is listed."""
+        """The listed strategies and, for `all`, those that the model can run; with `drawn` (sampling) also those that
+        only make sense when tokens are sampled. ConfigError if the model cannot run a listed one."""
         found = prepare_strategies(self.listed, runner, has_ctc, with_references=True)
         found += [s for s in runner.usable(has_ctc, drawn) if s.exact or not self.exact] if self.every else []
         return list({strategy.label: strategy for strategy in found}.values())

@@ -1,16 +1,16 @@
-"""How a comparison is shown: columns, rows and the footnote of its table."""
+"""The table of a comparison: its columns, rows and footnote."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speechmtp.scoring.tables import Column, short_label
 
-# Their guesses come from the trunk's own noise, so the acceptance of a single draw says nothing about them.
+# Their drafts use the trunk's own sampling noise, so the acceptance of independent samples does not apply.
 _GUESSED = ("oracle", "jacobi", "lookahead")
 
 
 def comparison_columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
-    """Columns of the table on the screen and in compare.md: those that some row has a value for."""
+    """Columns of the table on screen and in compare.md; optional ones only if some row has a value."""
     scored, timed, drawn = (any(row.get(key) is not None for row in rows) for key in ("wer", "rtfx", "acceptance"))
     return [
         Column("name", "strategy"), Column("exact"),
@@ -25,7 +25,7 @@ def comparison_columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
 
 
 def comparison_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """compare.json's rows with names and intervals as they are shown."""
+    """Rows of compare.json with names, intervals and shares formatted for display."""
     shown = []
     for row in rows:
         interval = "-" if row["wer_low"] is None else f"{row['wer_low']:.2f}-{row['wer_high']:.2f}"
@@ -41,7 +41,7 @@ def comparison_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "name": short_label(row["label"]), "interval": interval, "same": same, "exact": exact,
             "positions": " ".join(f"{100 * rate:.0f}" for rate in rates[:8]) if rates else "-",
             "stayed": None if shares[0] is None else 100 * shares[0],
-            # Rules of another distribution have no such expectation either.
+            # The expectation does not hold for rules that change the distribution either.
             "expected": 100 * shares[1] if shares[1] is not None and exact != "no" and row["strategy"] not in _GUESSED
             else None,
         })  # fmt: skip
@@ -49,8 +49,8 @@ def comparison_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def comparison_footnote(rows: Sequence[dict[str, Any]], notes: Mapping[str, Any] | None = None) -> str:
-    """What a reader needs to know about the numbers, and which strategy to take; `notes` are those of
-    `comparison_files.write_comparison`."""
+    """The explanation below the table: settings, meaning of the columns, and the recommended strategy. `notes` are
+    those of `comparison_files.comparison_notes`."""
     row, notes = rows[0], notes or {}
     threads = f", {row['threads']} thread{'s' * (row['threads'] > 1)}" if row.get("threads") else ""
     audio = f", {row['audio_seconds']:.1f} s of audio" if row.get("audio_seconds") else ""

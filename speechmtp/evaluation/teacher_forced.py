@@ -1,4 +1,4 @@
-"""One teacher-forced pass of multi-token heads over known outputs, in the layout of decoding."""
+"""One teacher-forced pass of multi-token heads over known outputs, with the same inputs as in decoding."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,18 @@ from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.acceptance import OUTSIDE, Forced
 from speechmtp.types import Prompt, stack_prompts
 
-CHUNK = 256  # drafts unembedded at a time, so that D * V logits never stand in memory
+CHUNK = 256  # drafts unembedded at a time, to bound the memory of the logits
 
 
 @torch.inference_mode()
 def teacher_forced(
     trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Sequence[Sequence[int]]
 ) -> list[Forced]:
-    """What each depth drafts at every start of every output, given its true tokens.
+    """Compare the drafts of each depth at every start of every output with the true tokens that follow.
 
-    `prompts` are single rows without padding, `outputs` the tokens behind them (an end token last, where one
-    came). The trunk reads prompt and output in one row, padding at its end, as decoding would have fed them.
-    Outputs of one token have no draft and come back empty.
+    `prompts` are unpadded single rows, `outputs` the tokens after them (an end token last, if one came). Prompt and
+    output are fed to the trunk in one row, padded at its end, as decoding would have fed them. Outputs of fewer than
+    two tokens have no draft, so their arrays are empty.
     """
     sizes = [max(0, len(output) - 1) for output in outputs]
     values = [np.zeros((4, size, heads.depth)) for size in sizes]
@@ -37,7 +37,7 @@ def teacher_forced(
 
 
 def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Sequence[Sequence[int]]) -> TrainBatch:
-    """Prompt and all but the last token in one row; anchors are the starts 0, 1, ... of each row."""
+    """One row per prompt with all output tokens but the last; the anchors of a row are its starts 0, 1, ..."""
     device = prompts[0].embeddings.device
     inputs, ids, positions, anchors = [], [], [], []
     for prompt, output in zip(prompts, outputs):
@@ -67,7 +67,7 @@ def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Seq
 
 
 def _score(heads: HeadSet, batch: TrainBatch, outputs: Sequence[Sequence[int]]) -> Tensor:
-    """Right, near, nats and rank [4, B, A, D] in float64; 0 where there is no label."""
+    """Right (top-1), near (top-5), nats and rank [4, B, A, D] in float64; 0 where there is no label."""
     assert batch.anchors is not None
     rows, starts = batch.anchors.shape
     device = batch.anchors.device
@@ -86,13 +86,14 @@ def _score(heads: HeadSet, batch: TrainBatch, outputs: Sequence[Sequence[int]]) 
 
 
 def _look(heads: HeadSet, features: Tensor, targets: Tensor, d: int, unembed: Unembed) -> Tensor:
-    """Right, near, nats and rank [4, N] of features [N, F] against places `targets` [N] in the logits (-1: none)."""
+    """Right (top-1), near (top-5), nats and rank [4, N] of features [N, F] for labels `targets` [N], indices into the
+    logits (-1: not draftable)."""
     logits = heads.logits(features, d, unembed)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     best = logits.topk(min(5, logits.shape[-1]), -1).indices
-    hits = best == targets[:, None]  # never at -1
+    hits = best == targets[:, None]  # -1 never matches
     own = logits.gather(1, targets.clamp_min(0)[:, None])
     nats = (logits.logsumexp(-1) - own[:, 0]).masked_fill(targets < 0, torch.nan)
     rank = (logits > own).sum(-1).masked_fill(targets < 0, OUTSIDE)
-    # The draft is what `argmax` gives, which may be another of several equally likely tokens than `topk`'s first.
+    # Decoding drafts the `argmax`; among equal logits, `topk` may put another token first.
     return torch.stack([(logits.argmax(-1) == targets).to(nats), hits.any(-1).to(nats), nats, rank.to(nats)])

@@ -1,4 +1,4 @@
-"""Trees of heads grown from what they say of known outputs."""
+"""Calibrated draft trees, grown from the heads' accuracy on known outputs."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -18,14 +18,14 @@ def calibrated_tree(
     trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], nodes: int,
     cost: Callable[[int], float] | None = None,
 ) -> TreeShape:  # fmt: skip
-    """The best tree of at most `nodes` nodes for these heads (see `grow`), on outputs `tokens` that the trunk itself
-    gives behind single-row `prompts` of a development set. DataError where no first token
-    is ever right."""
+    """The best tree of at most `nodes` nodes for these heads (see `grow`), from `tokens` that the trunk itself emits
+    after single-row `prompts` of a development set. `cost` gives the time of a call by its number of nodes. DataError
+    if no drafted token is ever right."""
     passes = []
     for start in range(0, len(tokens), ROWS):
         part = slice(start, start + ROWS)
         passes += teacher_forced(trunk, heads, prompts[part], tokens[part])
-    # A rank seen more often than the one before it owes that to chance.
+    # `grow` needs rates that do not rise with the rank; a rise in the sample is chance.
     shape = grow([list(accumulate(row, min)) for row in rank_table(passes)], nodes, cost)
     if not shape.paths and cost is None:
         raise DataError("tree: the heads are never right on these outputs; give more of them, or train the heads")

@@ -1,4 +1,4 @@
-"""Options of strategies chosen on a development set: what is tried, and what of it is worth comparing."""
+"""Choose options of strategies on a development set: the candidates, and the best of each kind."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.progress import track
 from speechmtp.types import CtcSource
 
-# What is tried of each strategy: every combination; one is kept. Head sets, depths and trees come from the model.
+# Options tried for each strategy, in every combination. Head sets, depths and trees come from the model.
 GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "dynamic-tree": {"width": (2, 4), "nodes": (8, 16, 24)},
     "draft-model": {"depth": (2, 3, 5, 7, 10)},
@@ -44,16 +44,16 @@ GRIDS: dict[str, dict[str, Sequence[Any]]] = {
     "mtjd": {"depth": (2,), "top": (8,)},
 }
 MODES = ("whole", "resume", "tree")  # of `ctc`, a row each
-NODES = (8, 16, 32, 64)  # of calibrated trees
+NODES = (8, 16, 32, 64)  # sizes of calibrated trees
 
 
 @dataclass(frozen=True)
 class TuningConfig:
-    """What is tried and what is chosen of it.
+    """The candidates of a tuning and the rule of choice.
 
-    `thetas` are the thresholds to try. Without `everything` only `ar`, `ctc`, `verify` and `threshold` are tried, with
-    it every strategy and preset that the model can run, or those of `names` with `ar`, which all are compared with. A
-    lossy strategy may cost `loss` points of word error rate.
+    `thetas` are the thresholds to try. Without `everything` only `ar`, `ctc`, `ctc-only`, `verify` and `threshold` are
+    tried. With it, every strategy and preset that the model can run is tried, or only those in `names` and `ar`, to
+    which all are compared. A lossy strategy may cost `loss` points of word error rate.
     """
 
     thetas: Sequence[float] = THETAS
@@ -66,14 +66,14 @@ class TuningConfig:
             raise ConfigError("names=: goes with everything=True; give both")
 
     def takes(self, name: str) -> bool:
-        """Whether a strategy is to be tried."""
+        """Whether a strategy of this name is tried."""
         return self.names is None or name == "ar" or name in self.names
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a tuning found: the rows of all that was tried, those that are chosen, the labels to compare next (with the
-    references behind them), and the fastest exact one (None where there is none)."""
+    """The outcome of a tuning: all rows, the chosen rows, the labels to compare next (followed by the references), and
+    the label of the fastest exact strategy (None if there is none)."""
 
     rows: list[dict[str, Any]]
     chosen: list[dict[str, Any]]
@@ -102,8 +102,8 @@ def run_tuning(
 
 
 def write_tuning(tuning: Tuning, config: TuningConfig, data: str | Path, folder: str | Path, conf: str | Path) -> None:
-    """Write all rows as `folder`/tune.json, and to `conf` the YAML file of chosen strategies that
-    `StrategySelection.parse` reads, with the name of the data they were chosen on."""
+    """Write all rows to `folder`/tune.json, and to `conf` a YAML file of the chosen strategies, which
+    `StrategySelection.parse` reads, with the name of the data."""
     out, conf = Path(folder), Path(conf)
     out.mkdir(parents=True, exist_ok=True)
     (out / "tune.json").write_text(json.dumps(tuning.rows, indent=1) + "\n")
@@ -113,8 +113,8 @@ def write_tuning(tuning: Tuning, config: TuningConfig, data: str | Path, folder:
 
 
 def basic_candidates(runner: Runner, has_ctc: bool, config: TuningConfig) -> list[Strategy]:
-    """Plain decoding, CTC, every head set at several depths, and thresholds on the default one, made ready for the
-    model; ConfigError for a threshold that there cannot be."""
+    """Plain decoding, CTC, every head set at several depths, and thresholds on the default head set, prepared for the
+    model. ConfigError for a threshold out of range."""
     return [runner.prepared(s) for s in _basic(runner, has_ctc, config.thetas) if config.takes(s.name)]
 
 
@@ -135,14 +135,14 @@ def _deepest(runner: Runner) -> int:
 
 
 def _head_options(runner: Runner) -> list[tuple[HeadSet, dict[str, str]]]:
-    """Every head set of some depth, and what names it where there are several."""
+    """Every head set with a depth above 0, and the option that selects it if there are several."""
     several = len(runner.heads) > 1
     return [(h, {"heads": name} if several else {}) for name, h in runner.heads.items() if h.depth]
 
 
 def further_candidates(evaluation_set: EvaluationSet, config: TuningConfig) -> list[Strategy]:
-    """All else that the model can run and that `config.names` has: the grids, calibrated trees of every head set, and
-    presets. The trees need outputs of the evaluation set, which are decoded for it."""
+    """The other candidates that the model can run and `config` includes: the grids, calibrated trees of every head set,
+    and presets. For the trees, the evaluation set is decoded with `ar`."""
     runner = evaluation_set.runner
     found: list[Strategy] = []
     labelled = any(request.source(CtcSource) is not None for request in evaluation_set.requests.values())
@@ -171,7 +171,7 @@ def further_candidates(evaluation_set: EvaluationSet, config: TuningConfig) -> l
 
 
 def _trees(evaluation_set: EvaluationSet) -> dict[str, list[str]]:
-    """For every head set trees of several sizes, grown from how often its choices are right on the development set."""
+    """For every head set, calibrated trees of several sizes, grown on the outputs of `ar` on the development set."""
     outputs: dict[str, list[int]] = {}
     for group in track(evaluation_set.batches(ROWS), "ar"):
         for name, result in zip(group, evaluation_set.decode(group, make_strategy("ar", {}))):
@@ -186,8 +186,12 @@ def _trees(evaluation_set: EvaluationSet) -> dict[str, list[str]]:
 
 
 def choose_best(rows: list[dict[str, Any]], loss: float) -> list[dict[str, Any]]:
-    """Of each kind of exact strategy the fastest, `verify` at depth 3 and at the full depth too; of each lossy kind the
-    one with the most tokens a call among those that cost at most `loss` points of WER, or change the fewest texts."""
+    """Choose the best rows of a tuning; ConfigError without a row of `ar`.
+
+    Of each exact kind it is the fastest row, for `verify` also depth 3 and the full depth. Of each lossy kind it is the
+    row with the most tokens per call among those that cost at most `loss` points of WER, or the row with the lowest WER
+    if none does; without transcripts it is the row with the most texts equal to those of `ar`.
+    """
     plain = next((row for row in rows if row["strategy"] == "ar"), None)
     if plain is None:
         raise ConfigError("tune: no row of `ar`, expected one")
@@ -216,7 +220,7 @@ def choose_best(rows: list[dict[str, Any]], loss: float) -> list[dict[str, Any]]
 
 
 def _best_lossy(group: list[dict[str, Any]], plain: Mapping[str, Any], loss: float) -> dict[str, Any]:
-    if plain["wer"] is None:  # no transcripts: as near to `ar` as it gets, then fast
+    if plain["wer"] is None:  # no transcripts: most texts equal to `ar`'s, then speed
         return max(group, key=lambda row: (row["identical_to_ar"], row["tokens_per_call"] or 0.0))
     allowed = [r for r in group if r["wer"] <= plain["wer"] + loss] or sorted(group, key=lambda r: r["wer"])[:1]
     return max(allowed, key=lambda r: (r["tokens_per_call"] or 0.0, -r["wer"]))

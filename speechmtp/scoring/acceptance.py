@@ -1,7 +1,7 @@
 """Acceptance of multi-token heads, predicted from one teacher-forced pass over known outputs.
 
-Matrices are indexed by start and depth: start k = 0..n - 2 of an output of n tokens is the draft behind token k
-(known, the base token), and depth d = 1..D drafts token k + d. Depths past the last token have no label.
+Matrices are indexed by start and depth. Start k = 0..n - 2 of an output of n tokens is the draft after token k (the
+base token, which is known), and depth d = 1..D drafts token k + d. Depths past the last token have no label.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ OUTSIDE = 1 << 20  # rank of a label that the heads cannot draft
 
 @dataclass(frozen=True)
 class Forced:
-    """One output's pass, arrays [n - 1, D]: `right` (bool: the likeliest token is the label), `near` (bool: it is
-    among the five likeliest) and `nats` (float: its cross-entropy, nan where the heads cannot draft it). Entries
-    without a label are rubbish; `tokens` is n. `rank` (int: how many tokens are likelier than the label) is empty
-    where nobody counted."""
+    """The pass over one output of `tokens` = n tokens, as arrays [n - 1, D]. `right` (bool): the most likely token is
+    the label. `near` (bool): the label is among the five most likely tokens. `nats` (float): its cross-entropy, NaN if
+    the heads cannot draft it. `rank` (int): how many tokens are more likely than the label; empty if not computed.
+    Entries without a label are undefined."""
 
     right: NDArray[np.bool_]
     near: NDArray[np.bool_]
@@ -35,29 +35,29 @@ class Forced:
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """Bool [n - 1, D]: depth d of start k has a label where k + d < n."""
+        """Bool [n - 1, D]: whether depth d of start k has a label, that is k + d < n."""
         starts, depths = np.arange(len(self.right)), np.arange(1, self.depth + 1)
         return starts[:, None] + depths < self.tokens
 
     @property
     def runs(self) -> NDArray[np.int64]:
-        """Tokens [n - 1] that are right in a row at each start, labels permitting."""
+        """Number of correct tokens [n - 1] before the first wrong or unlabelled one, at each start."""
         return (self.right & self.labelled).cumprod(1).sum(1)
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Decoding of one output, replayed: trunk calls, and the starts at which drafts were made."""
+    """The replayed decoding of one output: its number of trunk calls, and the starts at which drafts were made."""
 
     calls: int
     starts: tuple[int, ...]
 
 
 def walk(runs: Sequence[int] | NDArray[np.int64], tokens: int, depth: int) -> Walk:
-    """The calls that `verify` with drafts of `depth` tokens needs for an output of `tokens` tokens.
+    """Replay `verify` with drafts of `depth` tokens on an output of `tokens` tokens and count its calls.
 
-    The prompt's call gives one token. Each further one gives the tokens accepted behind the last and one more,
-    cut at the end of the output. `runs` [tokens - 1] are the right tokens at each start.
+    The prompt's call emits one token. Each further call emits the accepted tokens and one more, cut at the end of the
+    output. `runs` [tokens - 1] are the numbers of correct tokens at each start.
     """
     if not tokens:
         return Walk(0, ())
@@ -69,20 +69,23 @@ def walk(runs: Sequence[int] | NDArray[np.int64], tokens: int, depth: int) -> Wa
 
 
 def ceiling(lengths: Sequence[int], depth: int) -> float | None:
-    """Tokens per call if every draft of `depth` tokens were right, for outputs of these lengths."""
+    """Tokens per call if every draft of `depth` tokens were accepted, for outputs of these lengths; None without
+    tokens."""
     lengths = [n for n in lengths if n]
     return sum(lengths) / sum(1 - (1 - n) // (depth + 1) for n in lengths) if lengths else None
 
 
 @dataclass(frozen=True)
 class DepthScore:
-    """What is known of one depth; shares are fractions, None where there is nothing to divide by.
+    """Scores of one depth. Shares are fractions, None where the denominator is 0.
 
-    `outside` is the share of labels that the heads cannot draft (a shortlist lacks them): wrong in `top1` and
-    `top5`, left out of `cross_entropy` (nats). `unconditional`: the first `depth` tokens all right, of all starts
-    with so many labels; `conditional`: of those among them whose first `depth` - 1 are right; `walked`: the same
-    at the starts of real calls only. `tokens_per_call`, `ceiling` and `share` are of drafts of this depth, walked;
-    `product` is 1 + the sum of `unconditional` up to here (biased: the text is harder after a miss).
+    `top1` and `top5` are the shares of labels that are the most likely token, or among the five most likely. `outside`
+    is the share of labels that the heads cannot draft (missing from a shortlist); they count as wrong in `top1` and
+    `top5` and are left out of `cross_entropy` (nats). `unconditional` is the share of starts, among those with enough
+    labels, whose first `depth` tokens are all correct. `conditional` is the same among starts whose first `depth` - 1
+    tokens are correct, and `walked` is `conditional` at the starts of replayed calls only. `tokens_per_call`, `ceiling`
+    and their ratio `share` are replayed with drafts of this depth. `product` is 1 + the sum of `unconditional` up to
+    this depth (biased: the text is harder after a miss).
     """
 
     depth: int
@@ -102,7 +105,7 @@ class DepthScore:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The prediction for a head set: totals of the walk at its full depth, and every depth by itself."""
+    """The prediction for a head set: totals of the replay at its full depth, and the scores of every depth."""
 
     utterances: int
     tokens: int
@@ -119,7 +122,7 @@ class Acceptance:
 
 
 def acceptance(passes: Sequence[Forced]) -> Acceptance:
-    """All figures of a head set from its passes, one an utterance."""
+    """All scores of a head set from its passes, one per utterance."""
     depth = passes[0].depth if passes else 0
     lengths = [p.tokens for p in passes]
     walks = _walks(passes, depth)
@@ -134,8 +137,9 @@ def acceptance(passes: Sequence[Forced]) -> Acceptance:
 
 
 def rank_table(passes: Sequence[Forced], ranks: int = 10) -> list[list[float]]:
-    """How often, at each depth [D], the token of each rank [ranks] is right where those before are of these ranks too:
-    the acceptance of a tree's nodes whose path is right. 0 where a depth was never reached."""
+    """Table [D][ranks]: how often, at each depth, the token of each rank is correct, given that the tokens before it
+    are within these ranks too. It is the acceptance of a tree node whose path is correct; 0 for a depth that is never
+    reached."""
     table = []
     depth = passes[0].depth if passes else 0
     for d in range(depth):
@@ -153,7 +157,7 @@ def _walks(passes: Sequence[Forced], depth: int) -> list[Walk]:
 def _score(
     passes: Sequence[Forced], walks: Sequence[Walk], lengths: Sequence[int], d: int, product: float
 ) -> DepthScore:
-    """Depth d; `walks` are those of the full depth, `product` is that of the depths before."""
+    """The scores of depth d; `walks` are those of the full depth, `product` is that of the depth before."""
     known = [p.labelled[:, d - 1] for p in passes]
     called = [np.isin(np.arange(len(k)), w.starts) & k for k, w in zip(known, walks)]
     count = int(sum(k.sum() for k in known))
@@ -176,7 +180,7 @@ def _score(
 
 
 def _conditional(runs: NDArray[np.int64], d: int) -> float | None:
-    """Of the runs that reached depth d - 1, those that reached d."""
+    """Share of the runs of at least d - 1 tokens that reach d."""
     return _ratio(int((runs >= d).sum()), int((runs >= d - 1).sum()))
 
 

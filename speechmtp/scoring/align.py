@@ -1,4 +1,4 @@
-"""Word and character alignments: one aligner from which every count, table and file is derived."""
+"""Alignment of words or characters; every count, table and file of a scoring is derived from it."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ _DIAGONAL, _DELETION, _INSERTION = 0, 1, 2
 
 
 def align(ref: Sequence[str], hyp: Sequence[str], *, sclite: bool = False) -> list[Pair]:
-    """The least costly alignment as (reference, hypothesis) pairs; None stands for the missing side.
+    """The alignment of least cost as (reference, hypothesis) pairs; None stands for the missing side.
 
-    Substitutions, deletions and insertions cost 1 each. Read from the end, a tie goes to a match, then to a
-    substitution, a deletion, an insertion (the order of Kaldi's `align-text`). With `sclite` they cost 4, 3
-    and 3 and insertions come before deletions (NIST sclite); totals can then exceed the edit distance.
+    Substitutions, deletions and insertions cost 1 each. Traced back from the end, ties prefer a match, then a
+    substitution, a deletion, an insertion (the order of Kaldi's `align-text`). With `sclite` they cost 4, 3 and 3 and
+    insertions are preferred to deletions (NIST sclite); totals can then exceed the edit distance.
     """
-    # An equal last pair lies on a best path and wins every tie, so equal ends need no table. Equal starts
-    # are no such thing: "a b" against "a a b" leaves the first a over.
+    # An equal last pair is on a best path and wins every tie, so equal ends need no table. This does not hold
+    # for equal starts: "a b" against "a a b" inserts the first a.
     n, m = len(ref), len(hyp)
     while n and m and ref[n - 1] == hyp[m - 1]:
         n, m = n - 1, m - 1
@@ -40,7 +40,7 @@ def align(ref: Sequence[str], hyp: Sequence[str], *, sclite: bool = False) -> li
 
 
 def operation(pair: Pair) -> str:
-    """`C` (correct), `S`, `D` or `I`: what an aligned pair is."""
+    """The kind of an aligned pair: `C` (correct), `S`, `D` or `I`."""
     ref, hyp = pair
     if ref is None:
         return "I"
@@ -52,8 +52,8 @@ def operation(pair: Pair) -> str:
 def _moves(ref: np.ndarray, hyp: np.ndarray, sclite: bool) -> bytes:
     """The last step of a best path into each cell, [(n + 1) * (m + 1)] bytes, row by row.
 
-    `ref` [n] and `hyp` [m] are token ids. A row is one pass: the running minimum of cost minus column cost
-    settles all chains of insertions at once.
+    `ref` [n] and `hyp` [m] are token ids. Each row is vectorised: the running minimum of cost minus column cost covers
+    insertions of any number.
     """
     substitution, gap = (4, 3) if sclite else (1, 1)
     n, m = len(ref), len(hyp)

@@ -1,4 +1,4 @@
-"""Paired comparison of two systems on the same utterances: is the difference more than chance?"""
+"""Paired comparison of two systems on the same utterances, with a significance test."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from speechmtp.scoring.wer import Report, percent, split_words
 
 @dataclass(frozen=True)
 class System:
-    """What a comparison needs of a scored system, from a report or from the files of an earlier scoring."""
+    """A scored system as a comparison needs it, from a report or from the files of an earlier scoring."""
 
     name: str
     normalizer: Mapping[str, Any]
@@ -37,7 +37,7 @@ def system_of(report: Report, name: str) -> System:
 
 
 def read_system(folder: str | Path, name: str | None = None) -> System:
-    """The system whose `summary.json` and `per_utt` stand in `folder`; raises DataError where they do not."""
+    """Read the system whose `summary.json` and `per_utt` are in `folder`; DataError if they are missing or damaged."""
     summary_path, details = Path(folder) / "summary.json", Path(folder) / "per_utt"
     try:
         summary = json.loads(summary_path.read_text(encoding="utf-8"))
@@ -71,10 +71,12 @@ def compare(
     speakers: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """The paired comparison as one flat dict: `delta` is first minus second, positive if second is better.
+    """Compare two systems pairwise; return one flat dict, whose `delta` is first minus second, positive if second is
+    better.
 
-    Rates and differences are percent; what is not defined is None. Raises ConfigError when the normaliser
-    records or alignment costs differ (unless `force`), DataError when the references do.
+    Rates and differences are percent; undefined values are None. ConfigError if the normaliser records or alignment
+    costs differ, and DataError if the references differ (neither with `force`); DataError always if the sets of
+    utterances differ.
     """
     _check_comparable(first, second, force)
     ids = sorted(first.errors)
@@ -106,7 +108,7 @@ def compare(
 
 
 def scored_differently(first: System, second: System) -> str:
-    """How the scorings of two systems differ, in normaliser or alignment costs; empty where they are alike."""
+    """How the scorings of two systems differ, in normaliser or alignment costs; empty if they agree."""
     pair = f"{first.name} against {second.name}"
     if dict(first.normalizer) != dict(second.normalizer):
         names = [_record_name(system.normalizer) for system in (first, second)]
@@ -117,7 +119,7 @@ def scored_differently(first: System, second: System) -> str:
 
 
 def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
-    """Three lines to read: identical texts, the difference with its interval, the test."""
+    """Three lines to print: identical texts, the difference with its interval, the test."""
     first, second = comparison["systems"]
     rates = [_number(rate, ".2f") for rate in comparison["wer"]]
     delta, low, high = (_number(comparison[key], "+.2f") for key in ("delta", "delta_low", "delta_high"))
@@ -142,7 +144,7 @@ def _check_comparable(first: System, second: System, force: bool) -> None:
             "score both on one data directory"
         )
     other = [u for u in first.errors if first.references[u] != second.references[u]]
-    if other and not force:  # two normalisers give two references
+    if other and not force:  # with `force`, two normalisers may give different references
         raise DataError(
             f"{pair}: references differ in {len(other)} utterances ({other[0]}), the same expected; "
             "score both on one data directory"

@@ -1,4 +1,4 @@
-"""How sure an error rate is: bootstrap intervals, the paired bootstrap and the matched pairs test.
+"""Confidence intervals and significance of error rates: bootstrap, paired bootstrap and matched pairs test.
 
 Bootstrap: Bisani & Ney, ICASSP 2004. Matched pairs: Gillick & Cox, ICASSP 1989. Rates are percent.
 """
@@ -12,13 +12,13 @@ import numpy as np
 from speechmtp.errors import DataError
 
 DRAWS = 10_000
-MIN_SPEAKERS = 10  # below, drawing whole speakers says too little and utterances are drawn
-MIN_UNITS = 30  # below, an interval is marked as unreliable
+MIN_SPEAKERS = 10  # with fewer, utterances are resampled instead of speakers
+MIN_UNITS = 30  # with fewer, an interval is marked as unreliable
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % percentile interval in percent, its standard deviation, and how it was drawn.
+    """A 95 % percentile interval in percent, its standard deviation, and how it was bootstrapped.
 
     `low`, `high` and `sd` are None when the references have no word.
     """
@@ -33,15 +33,15 @@ class Interval:
 
     @property
     def reliable(self) -> bool:
-        """Whether there were at least 30 units to draw from."""
+        """Whether there were at least 30 units to resample."""
         return self.units >= MIN_UNITS
 
 
 @dataclass(frozen=True)
 class PairedInterval:
-    """The error rate of system 1 minus that of system 2, in percent points, over the same draws.
+    """The error rate of system 1 minus that of system 2, in percentage points, over the same bootstrap draws.
 
-    `improvement` is the share of draws in which system 2 is strictly better, `ties` that of equal ones.
+    `improvement` is the share of draws in which system 2 is strictly better, `ties` the share in which both are equal.
     """
 
     delta: float | None
@@ -57,7 +57,7 @@ class PairedInterval:
 
 @dataclass(frozen=True)
 class MatchedPairs:
-    """Z and two-sided p of the mean error difference per segment; None where the test is not defined."""
+    """Z and two-sided p of the mean error difference per segment; None where the test is undefined."""
 
     z: float | None
     p: float | None
@@ -65,10 +65,10 @@ class MatchedPairs:
 
 
 def group_units(utterances: Sequence[str], speakers: Mapping[str, str] | None) -> tuple[str, np.ndarray, int]:
-    """What to draw: ("speaker" or "utterance", the unit index of each utterance [U], the number of units).
+    """The unit of resampling: ("speaker" or "utterance", the unit index of each utterance [U], the number of units).
 
-    Whole speakers are drawn when at least 10 are known, since errors of one speaker go together. Raises
-    DataError when an utterance has no speaker.
+    Whole speakers are resampled if there are at least 10, since the errors of one speaker are correlated. DataError for
+    an utterance without a speaker.
     """
     if speakers is not None:
         for utterance in utterances:
@@ -89,7 +89,8 @@ def bootstrap_interval(
     unit: tuple[str, np.ndarray, int] | None = None,
     draws: int = DRAWS,
 ) -> Interval:
-    """The 95 % interval of 100 * sum(errors) / sum(words), per utterance [U]; `unit` as of `group_units`."""
+    """The 95 % interval of 100 * sum(errors) / sum(words), from counts per utterance [U]; `unit` is that of
+    `group_units` (default: utterances)."""
     name, units, number = unit or ("utterance", np.arange(len(errors)), len(errors))
     sums = _unit_sums(units, number, errors, words)
     rates = np.concatenate([_rates(drawn[0], drawn[1]) for drawn in _draw(sums, seed, draws)])
@@ -155,9 +156,9 @@ def _unit_sums(units: np.ndarray, number: int, errors: Sequence[int] | np.ndarra
 
 
 def _draw(sums: np.ndarray, seed: int, draws: int) -> Iterator[np.ndarray]:
-    """Bootstrap totals of errors and words, int64 [2, some draws] at a time, `draws` in all.
+    """Bootstrap totals of errors and words, int64 [2, some draws] at a time, `draws` in total.
 
-    The pieces bound the memory; their size depends on the number of units alone, so a seed fixes all draws.
+    Pieces bound the memory; their size depends only on the number of units, so a seed determines all draws.
     """
     units = sums.shape[1]
     generator = np.random.default_rng(seed)
@@ -168,12 +169,12 @@ def _draw(sums: np.ndarray, seed: int, draws: int) -> Iterator[np.ndarray]:
 
 
 def _rates(errors: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Percent rates; NaN for a draw of empty references alone."""
+    """Rates in percent; NaN for a draw in which all references are empty."""
     return np.where(words > 0, 100.0 * errors / np.maximum(words, 1), np.nan)
 
 
 def _percentiles(rates: np.ndarray) -> tuple[float | None, float | None]:
-    """The 2.5th and 97.5th percentile; None without a rate."""
+    """The 2.5th and 97.5th percentiles; None without a rate."""
     if not len(rates):
         return None, None
     low, high = np.percentile(rates, [2.5, 97.5])

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: word error rate against tokens per call or seconds, and every row's name and place."""
+"""Plots of a comparison: word error rate against tokens per call or seconds, with the names of all rows."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ AXES = {
     "seconds": "decoder seconds (fewer is faster)",
     "speedup_vs_ar": "speed-up over ar (more is faster)",
 }
-_FEW = 12  # rows that can all be named among the points
+_FEW = 12  # up to this number, all points are named
 _FONT_SIZE, _LIST_SIZE = 8.5, 7.0
-_LINE = 0.145  # inches a row of the list
+_LINE = 0.145  # inches per row of the list
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How rows of one kind are drawn; colours are apart in print and for the colour-blind, and so are markers."""
+    """How rows of one kind are plotted; colours are distinct in print and for the colour-blind, as are markers."""
 
     marker: str
     colour: str
@@ -38,7 +38,7 @@ class _Kind:
     hollow: bool = False
 
 
-_KINDS = (  # the first that holds
+_KINDS = (  # a row has the first kind that holds
     _Kind("s", "#444444", "ar", lambda row: bool(row["strategy"] == "ar")),
     _Kind("D", "#444444", "oracle (ceiling)", lambda row: bool(row["strategy"] == "oracle"), hollow=True),
     _Kind("^", "#00795c", "transformers' own", lambda row: bool(row["strategy"] == "transformers")),
@@ -49,13 +49,13 @@ _AR, _ORACLE, _PEER, _EXACT, _LOSSY = _KINDS
 
 
 def plot_tradeoff(rows: Sequence[Row], path: str | Path, x: str = "tokens_per_call", recommended: str = "") -> None:
-    """Writes the picture of comparison rows to `path` (the suffix names the format).
+    """Plot comparison rows and write the figure to `path` (the suffix names the format).
 
-    `x`, one of AXES, is a logarithmic axis; above it stands the word error rate, or tokens per call where no row has
-    one (texts that a text LM goes on with). Rows have `label`, `strategy`, `exact`, `x`, and `wer` in percent with
-    `wer_low` and `wer_high` if known; a row that calls no trunk is a dotted line. Up to 12 points are all named; of
-    more only `ar`, transformers' own, the label `recommended` and those that no other of their kind beats, while a
-    list on the same axis below has every name. Raises DataError when matplotlib is missing or there is nothing to draw.
+    `x`, one of AXES, is a logarithmic axis. The y axis is the word error rate, or tokens per call if no row has one
+    (texts that a text LM continues). Rows have `label`, `strategy`, `exact`, `x`, and `wer` in percent with `wer_low`
+    and `wer_high` if known; a row without trunk calls is a dotted line. Up to 12 points are all named. Of more, only
+    `ar`, transformers' own, the label `recommended` and the points that no other of their kind beats are named; a list
+    below, on the same x axis, has every name. DataError if matplotlib is missing or there is nothing to plot.
     """
     if x not in AXES:
         raise DataError(f"plot: no axis '{x}'; use one of {', '.join(AXES)}")
@@ -85,8 +85,8 @@ def plot_tradeoff(rows: Sequence[Row], path: str | Path, x: str = "tokens_per_ca
 
 
 def frontier(rows: Sequence[Row], x: str, y: str = "wer") -> list[Row]:
-    """Of the exact and of the lossy strategies those that no other of their kind beats on both axes; neither `ar`, nor
-    `oracle`, nor transformers' own."""
+    """The Pareto-optimal rows of the exact and of the lossy strategies on axes `x` and `y`, without `ar`, `oracle` and
+    transformers' own."""
     found = []
     for kind in (_EXACT, _LOSSY):
         members = [row for row in rows if _kind(row) is kind]
@@ -98,7 +98,7 @@ def frontier(rows: Sequence[Row], x: str, y: str = "wer") -> list[Row]:
 
 
 def _worth(row: Row, axis: str) -> float:
-    """A value of which more is better."""
+    """The value of a row on an axis, with its sign such that more is better."""
     value = float(row[axis])
     return -value if axis in ("wer", "seconds") else value
 
@@ -108,7 +108,7 @@ def _kind(row: Row) -> _Kind:
 
 
 def _interval(row: Row) -> tuple[float, float] | None:
-    """The interval of a row's word error rate, None where it has none."""
+    """The interval of a row's word error rate; None if it has none."""
     if row.get("wer_low") is None or row.get("wer_high") is None:
         return None
     return row["wer_low"], row["wer_high"]
@@ -117,7 +117,7 @@ def _interval(row: Row) -> tuple[float, float] | None:
 def _draw_panel(
     axes: Axes, drawn: Sequence[Row], points: Sequence[Row], sides: tuple[str, str], recommended: str
 ) -> None:
-    """Points, lines, legend, and the names of those that deserve one."""
+    """Draw points, lines, legend and the names of selected points."""
     x, y = sides
     ar = next((row for row in points if _kind(row) is _AR), None)
     named: Sequence[Row] = points
@@ -153,7 +153,7 @@ def _draw_marker(axes: Axes, row: Row, x: float, y: float, size: float, ringed: 
 
 
 def _draw_list(axes: Axes, points: Sequence[Row], x: str, recommended: str) -> None:
-    """Every row on a line of its own, its name beside its marker: exact ones first, the best on top."""
+    """Draw every row on its own line, its name beside its marker: exact ones first, the best at the top."""
     ordered = sorted(points, key=lambda row: (_kind(row) is _LOSSY, -_worth(row, x)))
     low, high = axes.get_xlim()
     for line, row in enumerate(ordered):
@@ -167,7 +167,7 @@ def _draw_list(axes: Axes, points: Sequence[Row], x: str, recommended: str) -> N
             text, (row[x], line), xytext=(-8 if left else 8, 0), textcoords="offset points", va="center",
             ha="right" if left else "left", fontsize=_LIST_SIZE, color=kind.colour,
         )  # fmt: skip
-        name.set_in_layout(False)  # the axes are as wide as without it
+        name.set_in_layout(False)  # names do not change the width of the axes
     axes.set_ylim(len(ordered) - 0.3, -0.7)
     axes.yaxis.set_visible(False)
     axes.grid(which="major", axis="x", color="#e6e6e6", linewidth=0.6)
@@ -176,7 +176,7 @@ def _draw_list(axes: Axes, points: Sequence[Row], x: str, recommended: str) -> N
 
 
 def _set_limits(axes: Axes, drawn: Sequence[Row], points: Sequence[Row], x: str, y: str) -> None:
-    """Axes that hold all points, the band and some room for labels, with plain numbers at the ticks."""
+    """Set axes that contain all points and bars with room for labels, and plain numbers at the ticks."""
     places = [row[x] for row in points] or [1.0]
     _set_logarithmic(axes, "x", min(places) / 1.5, max(places) * 1.5)
     if y != "wer":
@@ -201,7 +201,8 @@ def _set_logarithmic(axes: Axes, side: str, low: float, high: float) -> None:
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Row], ar: Row | None, y: str) -> None:
-    """`ar` dashed and unnamed (its point has a name) with its band, rows without calls dotted and named."""
+    """Draw `ar` as a dashed unnamed line (its point is named) with its interval, and rows without calls as dotted named
+    lines."""
     if ar is not None:
         axes.axhline(ar[y], color=_AR.colour, linestyle="--", linewidth=1, alpha=0.6, zorder=0)
         band = _interval(ar)
@@ -215,7 +216,7 @@ def _draw_lines(axes: Axes, lines: Sequence[Row], ar: Row | None, y: str) -> Non
 
 
 def _draw_legend(axes: Axes, points: Sequence[Row], recommended: str) -> None:
-    """What the markers mean, above the plot where it hides nothing."""
+    """Draw the legend of the markers above the plot, where it covers nothing."""
     from matplotlib.lines import Line2D
 
     handles = [

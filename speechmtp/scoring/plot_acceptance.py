@@ -1,4 +1,4 @@
-"""The picture of predicted acceptance: one line a head set over the depth of the draft."""
+"""Plot of predicted acceptance: one line per head set over the draft depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from speechmtp.errors import DataError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# First Okabe and Ito's colours, apart for the colour-blind (the yellow left out); markers tell them apart in print.
+# First Okabe and Ito's colour-blind safe colours (without the yellow); markers distinguish lines in print.
 _COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555", "#56b4e9", "#e69f00", "#7f3c8d", "#7a5c2e", "#111111",
 )  # fmt: skip
@@ -22,11 +22,11 @@ HeadRow = Mapping[str, Any]
 
 
 def plot_acceptance(heads: Sequence[HeadRow], path: str | Path, note: str = "") -> None:
-    """Writes the picture of head sets to `path` (the suffix names the format); `note` stands above it.
+    """Plot head sets and write the figure to `path` (the suffix names the format); `note` is the title.
 
     A head set has `name`, `tokens_per_call`, `ceiling` and `depths`, rows with `depth`, `conditional` and
-    `unconditional` (fractions). Conditional acceptance is a line with markers, unconditional a thin dashed one
-    of the same colour. Raises DataError when matplotlib is missing or no head set drafts anything.
+    `unconditional` (fractions). Conditional acceptance is a line with markers, unconditional a thin dashed line of the
+    same colour. DataError if matplotlib is missing or no head set has a depth.
     """
     drawn = [row for row in heads if row["depths"]]
     if not drawn:
@@ -57,14 +57,14 @@ def plot_acceptance(heads: Sequence[HeadRow], path: str | Path, note: str = "") 
 
 
 def legend_label(row: HeadRow) -> str:
-    """Name and walked tokens per call with the most that its depth allows."""
+    """Name and predicted tokens per call with their upper bound."""
     if row["tokens_per_call"] is None:
         return str(row["name"])
     return f"{row['name']}: {row['tokens_per_call']:.2f} tokens per call of at most {row['ceiling']:.2f}"
 
 
 def _draw(axes: Axes, row: HeadRow, colour: str, marker: str) -> None:
-    """Both lines of a head set; depths without a label are left out."""
+    """Draw both lines of a head set; depths without a label are left out."""
     for key, style in (("conditional", "-"), ("unconditional", "--")):
         points = [(d["depth"], 100 * d[key]) for d in row["depths"] if d[key] is not None]
         solid = style == "-"
@@ -76,7 +76,7 @@ def _draw(axes: Axes, row: HeadRow, colour: str, marker: str) -> None:
 
 
 def _draw_legend(axes: Axes) -> None:
-    """Head sets and what the two kinds of line mean, below the plot where nothing is hidden."""
+    """Draw the legend of head sets and line styles below the plot, where it covers nothing."""
     from matplotlib.lines import Line2D
 
     handles, labels = axes.get_legend_handles_labels()

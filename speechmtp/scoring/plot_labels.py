@@ -1,4 +1,4 @@
-"""Names of points in a plot, each put where it covers no other name, marker or line."""
+"""Place the names of points in a plot where they cover no other name, marker or line."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.transforms import Bbox
 
-_HEIGHTS = (14, 26, 38, 50, 64, 78, 94, 110)  # points above or below the marker that are tried
-_SHIFTS = (0.0, 0.35, -0.35, 0.7, -0.7, 1.1, -1.1, 1.6, -1.6)  # label widths to the right that are tried
-_MARKER = 5.5  # points from the middle of a marker that stay free
+_HEIGHTS = (14, 26, 38, 50, 64, 78, 94, 110)  # candidate offsets above or below the marker, in points
+_SHIFTS = (0.0, 0.35, -0.35, 0.7, -0.7, 1.1, -1.1, 1.6, -1.6)  # candidate offsets to the right, in label widths
+_MARKER = 5.5  # free radius around a marker, in points
 
 
 @dataclass(frozen=True)
 class Label:
-    """The name of a point at (x, y) in data units, its colour, and the ends of its bar if it has one."""
+    """The name of a point at (x, y) in data units, its colour, and the ends of its vertical bar if it has one."""
 
     text: str
     x: float
@@ -29,18 +29,18 @@ class Label:
 def place_labels(
     axes: Axes, labels: Sequence[Label], *, line: float | None, size: float, avoid: Sequence[tuple[float, float]] = ()
 ) -> None:
-    """Writes the labels at font size `size`, each joined to its point by a hair line; `avoid` are points without names.
+    """Draw labels at font size `size`, each joined to its point by a hairline; `avoid` are points without names.
 
-    Greedy from left to right: a label takes the cheapest of a grid of places, where covering a name or a
-    marker costs much, covering a bar or the horizontal `line` (data units), or a hair line that crosses a
-    name, costs some, and distance a little. Points of equal height therefore get names above and below.
+    Greedy from left to right: a label takes the cheapest of a grid of places. Covering a name or a marker costs most,
+    then a hairline that crosses a name or marker, then covering a bar or the horizontal `line` (data units); distance
+    costs a little.
     """
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
-    figure.draw_without_rendering()  # settles the layout, so that places are final
+    figure.draw_without_rendering()  # computes the layout, so that positions are final
     scale = figure.dpi / 72.0  # pixels per point
     solid: list[Bbox] = [text.get_window_extent() for text in axes.texts]
     thin: list[Bbox] = []
@@ -78,7 +78,7 @@ def place_labels(
 def _cheapest(
     extent: Bbox, solid: Sequence[Bbox], thin: Sequence[Bbox], inside: Bbox, scale: float
 ) -> tuple[float, float]:
-    """The offset in pixels at which `extent`, now centred on its point, is best put."""
+    """The cheapest offset in pixels for `extent`, which is centred on its point."""
     x, y = (extent.x0 + extent.x1) / 2, (extent.y0 + extent.y1) / 2
     best, min_cost = (0.0, 0.0), float("inf")
     for height in _HEIGHTS:
@@ -89,7 +89,7 @@ def _cheapest(
                 contained = inside.x0 <= moved.x0 and moved.x1 <= inside.x1
                 contained = contained and inside.y0 <= moved.y0 and moved.y1 <= inside.y1
                 cost = (0 if contained else 2000) + (abs(up) + 0.7 * abs(right)) / scale
-                if cost >= min_cost:  # a place nearer by is free already
+                if cost >= min_cost:  # no better than the best place, even without overlaps
                     continue
                 hair = [(x + right * part / 12, y + up * part / 12) for part in range(3, 13)]
                 cost += (

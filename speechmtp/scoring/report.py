@@ -1,4 +1,4 @@
-"""What scoring writes: the Kaldi summary lines, per_utt, per_spk, ops and summary.json of a report."""
+"""The output files of scoring: Kaldi's summary lines, per_utt, per_spk, ops and summary.json."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from speechmtp.scoring.align import Pair, operation
 from speechmtp.scoring.intervals import Interval, bootstrap_interval, group_units
 from speechmtp.scoring.wer import Counts, Report, UtteranceScore, percent, total
 
-EPSILON = "***"  # Kaldi's mark of the missing side of a pair
+EPSILON = "***"  # Kaldi's symbol for the missing side of a pair
 _OPERATION_NAMES = {"C": "correct", "S": "substitution", "D": "deletion", "I": "insertion"}
 
 
 def wer_interval(report: Report, seed: int = 0, speakers: Mapping[str, str] | None = None) -> Interval:
-    """The 95 % bootstrap interval of the report's WER: by speaker when 10 are given, else by utterance."""
+    """The 95 % bootstrap interval of the report's WER: by speaker if at least 10 are given, else by utterance."""
     unit = group_units([u.utterance for u in report.utterances], speakers)
     errors = [u.counts.errors for u in report.utterances]
     words = [u.counts.ref_words for u in report.utterances]
@@ -37,7 +37,7 @@ def wer_line(counts: Counts, partial: bool = False) -> str:
 
 
 def kaldi_lines(report: Report) -> list[str]:
-    """The three lines that Kaldi's compute-wer prints: %WER, %SER, and how many were scored."""
+    """The three lines that Kaldi's compute-wer prints: %WER, %SER, and the number of scored sentences."""
     scored = len(report.utterances)
     ser = 0.0 if report.ser is None else report.ser
     return [
@@ -56,7 +56,8 @@ def interval_text(interval: Interval) -> str:
 
 
 def summarize(report: Report, interval: Interval) -> dict[str, Any]:
-    """The content of summary.json: percents (None where undefined), counts, ids of oddities, records."""
+    """The content of summary.json: rates in percent (None where undefined), counts, ids of unusual utterances,
+    settings."""
     counts = report.counts
     empty_refs = set(report.empty_refs)
     return {
@@ -107,9 +108,9 @@ def summarize(report: Report, interval: Interval) -> dict[str, Any]:
 def write_report(
     report: Report, out: str | Path, interval: Interval, speakers: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """The summary, after writing `wer`, `per_utt`, `ops`, `per_spk` (with speakers), `summary.json` to `out`.
+    """Write `wer`, `per_utt`, `ops`, `per_spk` (with speakers) and `summary.json` to `out`; return the summary.
 
-    An older summary goes first and the new one comes last, in one step: where there is one, all is written.
+    An older summary is deleted first and the new one is written last, atomically: if it exists, all files are complete.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def write_report(
 
 
 def per_utterance_lines(scores: Sequence[UtteranceScore]) -> list[str]:
-    """Four lines an utterance: `id ref …`, `id hyp …`, `id op …` in columns, `id #csid C S I D`."""
+    """Four lines per utterance: `id ref …`, `id hyp …`, `id op …` in columns, `id #csid C S I D`."""
     lines = []
     for score in scores:
         columns = [_column(pair) for pair in score.pairs]
@@ -140,7 +141,7 @@ def per_utterance_lines(scores: Sequence[UtteranceScore]) -> list[str]:
 
 
 def operation_lines(scores: Sequence[UtteranceScore]) -> list[str]:
-    """`operation ref hyp count` for each kind of pair, the most frequent first within an operation."""
+    """`operation ref hyp count` for each distinct pair, the most frequent first within an operation."""
     seen = Counter(pair for score in scores for pair in score.pairs)
     rows = [
         (_OPERATION_NAMES[operation(pair)], -number, pair[0] or EPSILON, pair[1] or EPSILON)
@@ -172,7 +173,7 @@ def per_speaker_lines(scores: Sequence[UtteranceScore], speakers: Mapping[str, s
 
 
 def package_versions() -> dict[str, str | None]:
-    """Versions of what the figures depend on; None for what is not installed as a package."""
+    """Versions of the packages that affect scores; None for those that are not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     versions["unicode"] = unicodedata.unidata_version
     for name in ("speechmtp", "numpy", "jiwer"):
@@ -196,7 +197,7 @@ def _rate(value: int, units: int) -> str:
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:
-    """Writes `lines` to `path` in one step."""
+    """Write `lines` to `path` atomically."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     os.replace(aside, path)

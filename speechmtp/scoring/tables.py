@@ -24,7 +24,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """What stands above the column."""
+        """The text above the column."""
         return self.title or self.key.replace("_", " ")
 
 
@@ -51,14 +51,14 @@ def format_option(value: Any) -> str:
 
 
 def short_label(label: str) -> str:
-    """A strategy's label with the number of a tree's paths in place of the paths, which fill lines."""
+    """A strategy's label with the number of a tree's paths in place of the list of paths."""
     head, _, rest = label.partition("paths=")
     paths, _, more = rest.partition(",")
     return f"{head}paths={paths.count('.') + 1} nodes" + (f",{more}" if more else "") if rest else label
 
 
 def render_text(rows: Sequence[Row], columns: Sequence[Column | str]) -> str:
-    """The rows under a heading and a rule, in columns two spaces apart, ending in a newline."""
+    """The rows as plain text under a heading and a dashed line, in columns two spaces apart, ending in a newline."""
     chosen, cells, aligns = _layout(rows, columns)
     headings = [column.heading for column in chosen]
     widths = [max(map(_width, column)) for column in zip(headings, *cells)]
@@ -110,5 +110,5 @@ def _width(text: str) -> int:
 
 
 def _escape(cell: str) -> str:
-    """`cell` with what would end a markdown cell escaped."""
+    """A cell with the characters escaped that would end it in markdown."""
     return cell.replace("|", "\\|").replace("\n", " ")

@@ -16,7 +16,7 @@ ASCII_SPACE = " \t\n\r\f\v"
 
 @dataclass(frozen=True)
 class Counts:
-    """What an alignment counts: hits + sub + del_ = reference words, hits + sub + ins = hypothesis words."""
+    """Counts of an alignment: hits + sub + del_ = reference words, hits + sub + ins = hypothesis words."""
 
     hits: int = 0
     sub: int = 0
@@ -25,7 +25,7 @@ class Counts:
 
     @property
     def errors(self) -> int:
-        """Substitutions, deletions and insertions together."""
+        """The sum of substitutions, deletions and insertions."""
         return self.sub + self.del_ + self.ins
 
     @property
@@ -39,7 +39,7 @@ class Counts:
         return self.hits + self.sub + self.ins
 
     def __add__(self, other: "Counts") -> "Counts":
-        """The counts of both."""
+        """The sum of both counts."""
         return Counts(self.hits + other.hits, self.sub + other.sub, self.del_ + other.del_, self.ins + other.ins)
 
 
@@ -55,30 +55,30 @@ class UtteranceScore:
 
     @property
     def hypothesis(self) -> tuple[str, ...]:
-        """The words that were recognised, normalised."""
+        """The hypothesis words, normalised."""
         return tuple(hyp for _, hyp in self.pairs if hyp is not None)
 
     @property
     def reference(self) -> tuple[str, ...]:
-        """The words that were said, normalised."""
+        """The reference words, normalised."""
         return tuple(ref for ref, _ in self.pairs if ref is not None)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A scored system: utterances in byte order of their ids, and what was wrong with the two lists.
+    """A scored system: utterances in byte order of their ids, and the mismatches of the two lists.
 
-    Missing hypotheses are scored as empty ones, extra ones are left out; `problems` has one line for each
-    kind that was not allowed. Rates are percent, None when the references have no word (or character).
+    Missing hypotheses are scored as empty, extra ones are left out; `problems` has one line for each kind of mismatch
+    that was not allowed. Rates are percent, None when the references have no word (or character).
     """
 
     utterances: tuple[UtteranceScore, ...]
     normalizer: Mapping[str, Any]  # the normaliser's record and what it was applied to
     missing: tuple[str, ...] = ()  # references without a hypothesis
     extra: tuple[str, ...] = ()  # hypotheses without a reference
-    empty: tuple[str, ...] = ()  # hypotheses that are there but have no word
+    empty: tuple[str, ...] = ()  # hypotheses without a word
     empty_refs: tuple[str, ...] = ()
-    emptied: tuple[str, ...] = ()  # a side had words until it was normalised
+    emptied: tuple[str, ...] = ()  # utterances of which a side lost all words in normalisation
     raw: Counts = field(default_factory=Counts)  # without any normaliser
     problems: tuple[str, ...] = ()
     sclite: bool = False
@@ -91,27 +91,27 @@ class Report:
 
     @property
     def wer(self) -> float | None:
-        """Errors over reference words, in percent: the corpus rate, never a mean of utterance rates."""
+        """Errors over reference words, in percent: the corpus rate, not a mean of utterance rates."""
         return percent(self.counts.errors, self.counts.ref_words)
 
     @property
     def raw_wer(self) -> float | None:
-        """The word error rate of the texts as they came, in percent."""
+        """The word error rate without normalisation, in percent."""
         return percent(self.raw.errors, self.raw.ref_words)
 
     @property
     def cer(self) -> float | None:
-        """Wrong code points after NFC over those of the references, in percent."""
+        """Character errors over reference characters (code points after NFC), in percent."""
         return percent(sum(u.char_errors for u in self.utterances), sum(u.chars for u in self.utterances))
 
     @property
     def sentence_errors(self) -> int:
-        """Utterances with an error."""
+        """The number of utterances with an error."""
         return sum(score.counts.errors > 0 for score in self.utterances)
 
     @property
     def ser(self) -> float | None:
-        """Utterances with an error over all, in percent."""
+        """Utterances with an error over all utterances, in percent."""
         return percent(self.sentence_errors, len(self.utterances))
 
 
@@ -126,7 +126,7 @@ def percent(errors: int, units: int) -> float | None:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of `text`: what ASCII spaces, tabs and line ends part (other Unicode spaces do not)."""
+    """The words of `text`, separated by ASCII white space (other Unicode spaces do not separate)."""
     for char in ASCII_SPACE[1:]:
         text = text.replace(char, " ")
     return [word for word in text.split(" ") if word]
@@ -148,10 +148,10 @@ def score(
     sclite: bool = False,
     keep_space: bool = False,
 ) -> Report:
-    """`hyps` scored against `refs`, both from utterance id to text, with one normaliser for both sides.
+    """Score `hyps` against `refs`, both mappings from utterance id to text, with one normaliser for both sides.
 
-    Raises DataError when there is no reference at all. Totals are recomputed with jiwer and must agree
-    (AssertionError otherwise: a fault of this program, not of the data).
+    DataError if there is no reference. Totals are recomputed with jiwer and must agree; an AssertionError otherwise is
+    a bug of this program, not a fault of the data.
     """
     if not refs:
         raise DataError("references: no utterance to score, at least one expected; check the text file")
@@ -224,7 +224,7 @@ def _some(ids: Sequence[str], max_shown: int = 5) -> str:
 
 
 def _check_against_jiwer(report: Report, sides: Sequence[tuple[list[str], list[str]]]) -> None:
-    """Raises AssertionError unless jiwer finds the same totals of words and characters."""
+    """Raise an AssertionError unless jiwer finds the same word and character errors."""
     import jiwer
 
     words = jiwer.ReduceToListOfListOfWords()
@@ -232,7 +232,7 @@ def _check_against_jiwer(report: Report, sides: Sequence[tuple[list[str], list[s
     other = jiwer.process_words(refs, hyps, words, words)
     theirs = other.substitutions + other.deletions + other.insertions
     ours = report.counts
-    # sclite's costs may prefer a path with more errors, never one with fewer
+    # sclite's costs may prefer a path with more errors, but never one with fewer
     agree = ours.errors >= theirs if report.sclite else ours.errors == theirs
     if not agree or ours.ref_words != sum(len(ref) for ref, _ in sides):
         raise AssertionError(f"scoring: {ours.errors} word errors here, {theirs} by jiwer; please report this")

@@ -1,8 +1,8 @@
 """CMU AN4: close-talking English, spelled letters, digits and short commands; 948 + 130 utterances.
 
-Read from a folder that holds Kaldi data directories (`an4/train`, `an4/test`) or from CMU's own archive
-(`etc/an4_train.transcription`, `wav/an4_clstk/...` as NIST sphere or raw big-endian 16-bit samples).
-Utterances get the id `<speaker>-<item>-b`; the archive names its files `<item>-<speaker>-b`.
+Read from a folder of Kaldi data directories (`an4/train`, `an4/test`) or from CMU's own archive
+(`etc/an4_train.transcription`, `wav/an4_clstk/...` as NIST sphere or raw big-endian 16-bit samples). Utterance ids are
+`<speaker>-<item>-b`; the archive names its files `<item>-<speaker>-b`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from speechmtp.errors import DataError
 
 ARCHIVE = "an4_sphere.tar.gz"
 RATE = 16000
-SETS = {"train": "train_all", "test": "test"}  # the corpus's name of a part -> the data directory's
+SETS = {"train": "train_all", "test": "test"}  # part of the corpus -> data directory
 
 _LINE = re.compile(r"^(?:<s>)?(?P<words>.*?)(?:</s>)?\s*\((?P<file>[^()\s]+)\)\s*$")
 _FILE = re.compile(r"^(?P<item>[^-]+)-(?P<speaker>[^-]+)-b$")
 
 
 class An4(Corpus):
-    """CMU AN4: `train_all` and `test`, from ready data directories or from CMU's archive."""
+    """CMU AN4: `train_all` and `test`, from existing data directories or from CMU's archive."""
 
     name = "an4"
     title = "CMU AN4 (1991): spelled letters, digits and short commands in English, 948 + 130 utterances, 0.8 h"
@@ -62,7 +62,7 @@ class An4(Corpus):
 
 
 def _from_kaldi(source: Path, part: str) -> TableSet | None:
-    """The tables of a ready data directory, None without one; its paths start at the folder of `an4`."""
+    """The tables of an existing data directory, None without one; its paths start at the folder of `an4`."""
     for base in (source / "an4", source):
         if (base / part / "wav.scp").is_file():
             return load_tables(base / part, _root_of(base, part))
@@ -70,18 +70,18 @@ def _from_kaldi(source: Path, part: str) -> TableSet | None:
 
 
 def _root_of(base: Path, part: str) -> Path | None:
-    """The folder that the relative paths of wav.scp start from; None leaves it to the usual rule."""
+    """The base folder of the relative paths in wav.scp; None if the default rule applies."""
     first = next(iter(read_table(base / part / "wav.scp").values()), "").strip()
     return next((p for p in (base.resolve().parent, base.resolve(), base / part) if (p / first).is_file()), None)
 
 
 def _transcription(base: Path, part: str) -> Path:
-    """Where the archive keeps the transcripts of a part."""
+    """The transcript file of a part in the archive."""
     return base / "etc" / f"an4_{part}.transcription"
 
 
 def _from_archive(source: Path, part: str, out: Path) -> TableSet | None:
-    """The tables made from CMU's files, unpacked into `out/source` where need be; None if there are none."""
+    """The tables made from CMU's files, unpacked into `out/source` if needed; None if there are none."""
     archive = archive_in(source, ARCHIVE)
     bases = [source, source / "an4"]
     if archive is not None:
@@ -119,7 +119,7 @@ def _read_part(base: Path, part: str, out: Path) -> TableSet:
 
 
 def _rooted(paths: dict[str, str]) -> dict[str, object]:
-    """Make absolute paths relative to their common folder, which is returned as info's root."""
+    """Make absolute paths relative to their common folder, which is returned as the root of info.json."""
     root = os.path.commonpath([os.path.dirname(path) for path in paths.values()])
     for key, path in paths.items():
         paths[key] = os.path.relpath(path, root)
@@ -127,7 +127,7 @@ def _rooted(paths: dict[str, str]) -> dict[str, object]:
 
 
 def _audio_file(base: Path, part: str, speaker: str, name: str, out: Path, where: str) -> Path:
-    """The readable file of an utterance; raw samples are written as WAV below `out` first."""
+    """The readable audio file of an utterance; raw samples are first written as WAV below `out`."""
     folder = base / "wav" / ("an4_clstk" if part == "train" else "an4test_clstk") / speaker
     for suffix in (".sph", ".wav", ".flac"):
         if (folder / f"{name}{suffix}").is_file():
@@ -141,7 +141,7 @@ def _audio_file(base: Path, part: str, speaker: str, name: str, out: Path, where
 
 
 def _raw_to_wav(raw: Path, target: Path) -> None:
-    """Headerless big-endian 16-bit samples at 16 kHz as a WAV file with the same samples."""
+    """Write headerless big-endian 16-bit samples at 16 kHz as a WAV file with the same samples."""
     import numpy as np
 
     content = raw.read_bytes()

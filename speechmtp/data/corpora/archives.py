@@ -1,4 +1,4 @@
-"""Archives of corpora: fetched whole or not at all, and unpacked once."""
+"""Archives of corpora: download them completely or not at all, and unpack them once."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from speechmtp.errors import DataError
 
-TIMEOUT = 60.0  # seconds without an answer
+TIMEOUT = 60.0  # seconds without a response
 
 
 def fetch(url: str, target: Path) -> Path:
-    """Fetch `url` into the file `target` and return its path.
+    """Download `url` to the file `target` and return its path.
 
-    The file appears when it is complete. DataError where the address cannot be reached, or where fewer or more bytes
-    come than were announced.
+    The file appears only when it is complete. DataError if the address cannot be reached, or the size differs from the
+    announced one.
     """
     from urllib.error import URLError
     from urllib.request import urlopen
@@ -40,7 +40,8 @@ def fetch(url: str, target: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack a tar archive into `folder`, unless that folder is there, and return it; DataError for a damaged one."""
+    """Unpack a tar archive into `folder`, unless the folder exists, and return the folder; DataError for a damaged
+    archive."""
     import tarfile
 
     if folder.is_dir():
@@ -59,7 +60,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 def archive_in(source: Path, name: str) -> Path | None:
-    """The tar archive that `source` is, or the one called `name` in the folder `source`; None without one."""
+    """`source` if it is a tar archive, else the archive `name` in the folder `source`; None without one."""
     for path in (source, source / name):
         if path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar")):
             return path

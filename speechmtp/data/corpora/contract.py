@@ -1,4 +1,4 @@
-"""What a corpus offers: whether it is there, how it is fetched, and the data directories that are made of it."""
+"""The interface of a corpus: detect it, download it, and write its data directories."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from speechmtp.errors import ConfigError
 
 
 class Corpus(ABC):
-    """A corpus that is prepared by name; a subclass is one file of this folder and one line of `table.py`."""
+    """A corpus that is prepared by name; a subclass is one file of this folder and one line in `table.py`."""
 
-    name: ClassVar[str]  # what the corpus is called where one is named
-    title: ClassVar[str]  # what it holds, in one line
+    name: ClassVar[str]  # as given on the command line
+    title: ClassVar[str]  # its contents, in one line
     language: ClassVar[str]  # ISO 639 code
     licence: ClassVar[str]
     needs: ClassVar[str]  # what `prepare` expects to find at its source, in one line
-    url: ClassVar[str] = ""  # what `download` fetches; empty where it must be had by other means
+    url: ClassVar[str] = ""  # for `download`; empty if the corpus cannot be downloaded
 
     @abstractmethod
     def is_there(self, source: Path) -> bool:
@@ -25,18 +25,18 @@ class Corpus(ABC):
 
     @abstractmethod
     def prepare(self, source: Path, out: Path) -> dict[str, int]:
-        """Write the data directories of the corpus below `out`; returns the number of utterances of each by name.
+        """Write the data directories of the corpus below `out`; return the number of utterances of each by name.
 
-        `source` is a folder or an archive. DataError where the corpus is not there or damaged.
+        `source` is a folder or an archive. DataError if the corpus is missing or damaged.
         """
 
     def download(self, folder: Path) -> Path:
-        """Fetch the corpus into `folder`, so that `prepare` finds it there, and return what was fetched.
+        """Download the corpus into `folder`, where `prepare` finds it, and return the path of the download.
 
-        ConfigError where the corpus cannot be downloaded, DataError where the download fails.
+        ConfigError if the corpus cannot be downloaded, DataError if the download fails.
         """
         raise ConfigError(f"{self.name}: cannot be downloaded; get it by hand ({self.needs}) and give its folder")
 
     def info(self) -> dict[str, object]:
-        """The fields of info.json that are the same for every data directory of the corpus."""
+        """The fields of info.json that all data directories of the corpus share."""
         return {"corpus": self.name, "language": self.language, "licence": self.licence}

@@ -1,4 +1,4 @@
-"""The table of corpora that can be prepared by name: one line each."""
+"""The table of corpora that can be prepared by name, one line each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CORPORA: dict[str, Corpus] = {
 
 
 def corpus_named(name: str) -> Corpus:
-    """The corpus of this name; a ConfigError that lists the names there are, the nearest first, for another."""
+    """The corpus of this name; ConfigError for an unknown name, with the nearest and all known names."""
     if name in CORPORA:
         return CORPORA[name]
     near = get_close_matches(name, CORPORA, n=1)

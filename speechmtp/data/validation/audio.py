@@ -1,4 +1,4 @@
-"""Checks of wav.scp and the audio behind it (E28 to E36, E39, E40)."""
+"""Checks of wav.scp and its audio (E28 to E36, E39, E40)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from speechmtp.data.validation.defects import DROP, FIX, NONE, WARN, CheckOption
 from speechmtp.errors import DataError
 
 DURATION_TOLERANCE = 0.02  # seconds
-RATE_RANGE = (1.0, 40.0)  # characters per second of believable speech
+RATE_RANGE = (1.0, 40.0)  # characters per second of plausible speech
 
 
 def locate_audio(
     directory: Path, table: Table, options: CheckOptions
 ) -> tuple[dict[str, tuple[str, bool]], list[Defect]]:
-    """Recording -> (path or command, is a command) of what can be had, and the defects of the paths."""
+    """Recording -> (path or command, whether it is a command) of all that can be located, and the defects of the
+    paths."""
     resolver = AudioResolver(directory, options.root)
     found: dict[str, tuple[str, bool]] = {}
     defects = []
@@ -73,7 +74,7 @@ def check_recordings(
     options: CheckOptions,
     probe: AudioProbe,
 ) -> tuple[dict[str, AudioFacts], list[Defect]]:
-    """Recording -> facts of what can be read, and the defects of the audio itself."""
+    """Recording -> facts of all that can be read, and the defects of the audio itself."""
     facts: dict[str, AudioFacts] = {}
     defects = []
     for key, (location, pipe) in found.items():
@@ -97,7 +98,7 @@ def check_recordings(
 
 
 def _check_rates(directory: Path, table: Table, facts: Mapping[str, AudioFacts]) -> list[Defect]:
-    """E30 for rates other than info.json's, or than most files' without one."""
+    """E30 for sample rates other than info.json's or, without one, other than the most frequent rate."""
     if not facts:
         return []
     wanted = info_rate(directory)
@@ -113,7 +114,7 @@ def _check_rates(directory: Path, table: Table, facts: Mapping[str, AudioFacts])
 
 
 def info_rate(directory: Path) -> int | None:
-    """The `fs` of info.json, None without one."""
+    """The `fs` of info.json; None without one."""
     try:
         info = json.loads((directory / "info.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -143,7 +144,7 @@ def _check_quality(path: str, line: int, key: str, fact: AudioFacts) -> list[Def
 def true_durations(
     keys: Mapping[str, object], segments: Mapping[str, Segment], segmented: bool, lengths: Mapping[str, float]
 ) -> dict[str, float]:
-    """Utterance -> seconds, of those whose segment or recording is known."""
+    """Utterance -> seconds, for those whose segment or recording length is known."""
     durations = {}
     for key in keys:
         length: float | None
@@ -183,7 +184,7 @@ def check_durations(tables: Tables, durations: Mapping[str, float], lengths: Map
 
 
 def parse_duration(value: str) -> float | None:
-    """A finite number above 0, else None."""
+    """A finite number above 0; None for any other value."""
     try:
         number = float(value)
     except ValueError:
@@ -192,7 +193,7 @@ def parse_duration(value: str) -> float | None:
 
 
 def check_speed(tables: Tables, durations: Mapping[str, float]) -> list[Defect]:
-    """E39 where text and duration hardly belong together."""
+    """E39 where the number of characters per second is implausible."""
     table = tables.get("text")
     written = tables.get("utt2dur")
     defects = []

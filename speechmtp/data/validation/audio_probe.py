@@ -1,4 +1,4 @@
-"""What validation needs to know of audio files; each file is read once."""
+"""Facts about audio files for validation; each file is read once."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from speechmtp.errors import SpeechMTPError
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """The header of a file and, where it was decoded, measurements of its samples; one channel, in [-1, 1]."""
+    """The header of a file and, if it was decoded, measurements of its mono samples in [-1, 1]."""
 
     rate: int = 0
     channels: int = 0
     samples: int = 0  # per channel, by the header
     error: str | None = None  # why it cannot be read
-    decoded: int | None = None  # samples that came out of the decoder
+    decoded: int | None = None  # number of decoded samples
     peak: float = 1.0
     clipped: float = 0.0  # share of samples at full scale
     offset: float = 0.0  # mean
 
     @property
     def seconds(self) -> float:
-        """Length by what was decoded, else by the header."""
+        """Duration by the decoded samples, else by the header."""
         return (self.samples if self.decoded is None else self.decoded) / self.rate
 
 
 class AudioProbe:
-    """Reads headers or samples, each file once; a second pass over a directory costs nothing."""
+    """Reads headers or samples, each file once; a second pass over a directory uses the cache."""
 
     def __init__(self) -> None:
         """A probe that has read nothing yet."""
@@ -37,7 +37,7 @@ class AudioProbe:
         self._digests: dict[str, str] = {}
 
     def facts(self, location: str, pipe: bool, decode: bool) -> AudioFacts:
-        """The facts of a file, or with `pipe` of what a command writes, which is run for it."""
+        """The facts of a file or, with `pipe`, of a command's output (the command is run)."""
         key = (location, decode)
         if key not in self._facts:
             try:
@@ -47,7 +47,7 @@ class AudioProbe:
         return self._facts[key]
 
     def digest(self, path: str) -> str:
-        """A hash of the file's bytes."""
+        """SHA-256 of the file's bytes."""
         if path not in self._digests:
             with Path(path).open("rb") as stream:
                 self._digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()

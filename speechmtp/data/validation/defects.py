@@ -1,4 +1,4 @@
-"""What a validator finds: defects with a code, a place and a way to mend them, and the options of a check."""
+"""Defects with a code, a place and a kind of fix, and the options of a validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ MAX_PER_CODE = 50  # defects of one code that are printed
 
 @dataclass(frozen=True)
 class Defect:
-    """One finding; `fix` says how it is mended: fix, drop (by dropping), none, or warn (no error at all)."""
+    """One finding; `fix` is the kind of repair: `fix` (repairable), `drop` (drop the item), `none`, or `warn` (a
+    warning, not an error)."""
 
     code: str
     path: str
@@ -21,7 +22,7 @@ class Defect:
     text: str
     fix: str = NONE
     key: str = ""  # the utterance, recording or speaker concerned
-    mend: str | None = None  # the value that should stand there, where one is known
+    mend: str | None = None  # the correct value, if known
 
     def render(self) -> str:
         """The line to print: `path:line: CODE text`."""
@@ -31,7 +32,7 @@ class Defect:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What `validate` looks at."""
+    """What `validate` checks."""
 
     root: str | None = None  # for relative audio paths
     need_text: bool = True
@@ -45,7 +46,7 @@ class CheckOptions:
 
 @dataclass
 class Row:
-    """One line of a table as found; `sound` = UTF-8 and the right number of fields."""
+    """One line of a table as read; `sound` means valid UTF-8 and the right number of fields."""
 
     line: int
     key: str
@@ -55,14 +56,14 @@ class Row:
 
     @property
     def fields(self) -> list[str]:
-        """The value's fields, parted by SPACE or TAB only."""
+        """The value's fields, separated by SPACE or TAB only."""
         value = self.value.strip(" \t")
         return re.split(r"[ \t]+", value) if value else []
 
 
 @dataclass
 class Table:
-    """One file of a data directory as found."""
+    """One file of a data directory as read."""
 
     name: str
     path: str
@@ -70,14 +71,14 @@ class Table:
 
     @cached_property
     def first(self) -> dict[str, Row]:
-        """Key -> the first row with it."""
+        """Key -> the first row with this key."""
         found: dict[str, Row] = {}
         for row in self.rows:
             found.setdefault(row.key, row)
         return found
 
     def at(self, key: str) -> int:
-        """The line of a key, 0 where there is none."""
+        """The line number of a key; 0 if it is missing."""
         row = self.first.get(key)
         return row.line if row else 0
 
@@ -91,18 +92,18 @@ def utterance_rows(tables: Tables) -> Table | None:
 
 
 def speakers_of(tables: Tables) -> dict[str, str]:
-    """Utterance -> speaker of the sound lines of utt2spk."""
+    """Utterance -> speaker, from the valid lines of utt2spk."""
     table = tables.get("utt2spk")
     return {} if table is None else {key: row.fields[0] for key, row in table.first.items() if row.sound}
 
 
 def errors_in(defects: Iterable[Defect]) -> list[Defect]:
-    """The defects that are more than warnings."""
+    """The defects that are not warnings."""
     return [defect for defect in defects if defect.fix != WARN]
 
 
 def render_defects(defects: Iterable[Defect]) -> list[str]:
-    """The lines to print, at most `MAX_PER_CODE` of a code and then one line that counts the rest."""
+    """The lines to print: at most `MAX_PER_CODE` per code, then one line with the number of the rest."""
     shown: dict[str, int] = {}
     lines = []
     for defect in defects:

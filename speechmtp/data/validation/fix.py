@@ -1,7 +1,7 @@
-"""Mending of a Kaldi data directory: what has one right answer, and on request the dropping of the rest.
+"""Repair a Kaldi data directory: fix defects that have one right answer and, on request, drop the others.
 
-All work is done on the bytes in memory and checked anew until nothing changes; then the old files are copied
-to `.backup/<time>/` and the new ones are renamed into place. A second run changes nothing.
+All work is done on the bytes in memory and checked again until nothing changes. Then the old files are copied to
+`.backup/<time>/` and the new ones are renamed into place. A second run changes nothing.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ Contents = dict[str, bytes]
 
 @dataclass
 class FixReport:
-    """What a fix did and what it left."""
+    """The actions of a fix and the remaining defects."""
 
     actions: list[str] = field(default_factory=list)  # one line each, to print
     changed: list[str] = field(default_factory=list)  # names of the files rewritten
     backup: Path | None = None
-    defects: list[Defect] = field(default_factory=list)  # what remains
+    defects: list[Defect] = field(default_factory=list)  # remaining ones
 
 
 def fix_data_dir(
     directory: str | Path, options: CheckOptions | None = None, drop: bool = False, rename: bool = False
 ) -> FixReport:
-    """Mend the directory in place; `drop` also drops utterances, `rename` also puts speakers before ids."""
+    """Fix the directory in place; `drop` also drops unusable utterances, `rename` also prefixes ids with their speaker.
+    DataError for a missing folder, or if dropping would leave no utterance."""
     directory = Path(directory)
     if not directory.is_dir():
         raise DataError(f"{directory}: no such folder, a Kaldi data directory is expected")
@@ -80,7 +81,7 @@ def fix_data_dir(
 
 
 def _write(directory: Path, original: Contents, contents: Contents, report: FixReport) -> None:
-    """Back the old files up and put the changed ones in place."""
+    """Back up the old files and put the changed ones in place."""
     report.changed = sorted(name for name in contents if contents[name] != original.get(name))
     if not report.changed:
         return
@@ -105,13 +106,13 @@ def _parse(contents: Contents) -> Tables:
 
 
 def _bytes(rows: list[Row]) -> bytes:
-    """The lines of a table; bytes that were no UTF-8 come back as they were."""
+    """The lines of a table as bytes; bytes that were not UTF-8 are restored."""
     lines = "".join(f"{row.key}{row.separator}{row.value}\n" for row in rows)
     return lines.encode("utf-8", errors="surrogateescape")
 
 
 def _mend_lines(name: str, content: bytes) -> bytes:
-    """Line ends, blank lines, order, repeated lines and (in `text`) characters put right."""
+    """Fix line ends, blank lines, order, repeated lines and (in `text`) characters."""
     rows = check_table(name, Path(name), content)[0].rows
     if name == "text":
         for row in rows:
@@ -128,7 +129,7 @@ def _mend_lines(name: str, content: bytes) -> bytes:
 
 
 def _derive(contents: Contents, defects: list[Defect]) -> None:
-    """Rebuild utt2spk from spk2utt where it is missing, spk2utt from utt2spk where it is missing or wrong."""
+    """Rebuild utt2spk from spk2utt if it is missing, or spk2utt from utt2spk if it is missing or wrong."""
     tables = _parse({name: contents[name] for name in ("utt2spk", "spk2utt") if name in contents})
     if "utt2spk" not in tables and "spk2utt" in tables:
         pairs = [(key, s) for s, row in tables["spk2utt"].first.items() for key in row.fields]
@@ -146,7 +147,7 @@ def _derive(contents: Contents, defects: list[Defect]) -> None:
 
 
 def _mend_durations(contents: Contents, defects: list[Defect]) -> None:
-    """Put true durations where wrong ones stand; a wrong one whose truth is unknown goes."""
+    """Replace wrong durations by the true ones; remove those whose true value is unknown."""
     wrong: dict[str, dict[str, str | None]] = {}
     for defect in defects:
         if defect.code in ("E33", "E34"):
@@ -162,7 +163,7 @@ def _mend_durations(contents: Contents, defects: list[Defect]) -> None:
 
 
 def _drop(directory: Path, contents: Contents, defects: list[Defect], report: FixReport) -> None:
-    """Drop the utterances and recordings that defects name, from every table, and say so."""
+    """Drop the utterances and recordings that defects name from every table, and report it."""
     tables = _parse(contents)
     utterances: set[str] = set()
     recordings: set[str] = set()
@@ -194,7 +195,7 @@ def _drop(directory: Path, contents: Contents, defects: list[Defect], report: Fi
 
 
 def _filter(contents: Contents, tables: Tables, utterances: set[str], recordings: set[str]) -> None:
-    """Take the lines of the utterances, the recordings and then idle speakers out of the tables."""
+    """Remove the lines of the utterances, of the recordings, and of speakers without utterances from the tables."""
     everything = utterance_ids(tables)
     remaining = {s for key, s in speakers_of(tables).items() if key not in utterances}
     for name, table in tables.items():
@@ -213,21 +214,21 @@ def _filter(contents: Contents, tables: Tables, utterances: set[str], recordings
 
 
 def utterance_ids(tables: Tables) -> set[str]:
-    """Every id that some table has as an utterance."""
+    """Every utterance id in any table."""
     named = [tables[name] for name in ("utt2spk", "text") if name in tables]
     audio = utterance_rows(tables)
     return {key for table in (*named, *([audio] if audio else [])) for key in table.first}
 
 
 def _reset_genders(contents: Contents, tables: Tables, speakers: set[str]) -> None:
-    """Gender u (unknown) for the speakers given, known or not."""
+    """Set gender u (unknown) for these speakers, whether they have a line or not."""
     rows = [row for row in tables["spk2gender"].rows if row.key not in speakers]
     rows += [Row(0, speaker, " ", "u") for speaker in sorted(speakers)]
     contents["spk2gender"] = _bytes(sort_rows(rows))
 
 
 def _rename(contents: Contents, report: FixReport) -> None:
-    """Put `<speaker>-` before every id that does not start with it, in all tables of utterances."""
+    """Prefix `<speaker>-` to every id that does not start with it, in all tables of utterances."""
     tables = _parse(contents)
     speakers = speakers_of(tables)
     names = {k: f"{s}-{k}" for k, s in speakers.items() if not k.startswith(f"{s}-")}

@@ -1,4 +1,4 @@
-"""Checks across tables (E01, E13 to E16, E37, E38, E42): the same ids everywhere, speakers in order."""
+"""Checks across tables (E01, E13 to E16, E37, E38, E42): equal ids in all tables, speakers in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RENAME_HINT = "run `speechmtp data validate --fix --rename` on the directory"
 
 
 def check_ids(directory: Path, tables: Tables, options: CheckOptions) -> list[Defect]:
-    """All defects that need more than one table."""
+    """All defects that concern more than one table."""
     defects = _check_presence(directory, tables, options)
     speakers = tables.get("utt2spk")
     if speakers is None:
@@ -50,7 +50,7 @@ def check_ids(directory: Path, tables: Tables, options: CheckOptions) -> list[De
 
 
 def _check_presence(directory: Path, tables: Tables, options: CheckOptions) -> list[Defect]:
-    """E01 for every required table that is not there."""
+    """E01 for every missing required table."""
     wanted = {"utt2spk": "spk2utt" in tables, "spk2utt": "utt2spk" in tables}
     if options.check_wav:
         wanted["wav.scp"] = False
@@ -64,7 +64,7 @@ def _check_presence(directory: Path, tables: Tables, options: CheckOptions) -> l
 
 
 def _compare(code: str, table: Table, speakers: Table, missing: bool = True) -> list[Defect]:
-    """Ids of `table` against those of utt2spk, one defect an id."""
+    """Defects (`code`) for ids of `table` that differ from those of utt2spk, one per id."""
     lost = [key for key in speakers.first if key not in table.first] if missing else []
     extra = [key for key in table.first if key not in speakers.first]
     counts = f"{len(lost)} missing, {len(extra)} extra"
@@ -116,7 +116,7 @@ def _check_inverse(table: Table, speakers: Table) -> list[Defect]:
 
 
 def _check_genders(table: Table, speakers: Table) -> list[Defect]:
-    """E37 for values that are no gender, and for speakers without one."""
+    """E37 for values that are not a gender, and for speakers without one."""
     defects = []
     for key, row in table.first.items():
         if row.sound and row.fields[0] not in GENDERS:
@@ -142,7 +142,7 @@ def _check_channels(table: Table) -> list[Defect]:
 
 
 def _check_speaker_count(tables: Tables, table: Table) -> list[Defect]:
-    """E42 when speakers say nothing about the utterances."""
+    """E42 for a single speaker, or as many speakers as utterances."""
     speakers = speakers_of(tables)
     count = len(set(speakers.values()))
     if count == 1:

@@ -1,4 +1,4 @@
-"""Check that two sets share no audio (E41), and a word of warning where they share ids, speakers or texts."""
+"""Check that two sets share no audio (E41), with warnings for shared ids, speakers or texts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_leakage(
 
 
 def _shared(table: Table, theirs: Mapping[str, str], path: Path, kind: str) -> list[Defect]:
-    """Warnings for ids, or texts, of `table` that stand in `theirs` too."""
+    """Warnings for ids or texts of `table` that are also in `theirs`."""
     values = set(theirs.values()) if kind == "text" else set(theirs)
     defects = []
     for key, row in table.first.items():
@@ -42,7 +42,7 @@ def _shared(table: Table, theirs: Mapping[str, str], path: Path, kind: str) -> l
 
 
 def _shared_speakers(tables: Tables, directory: Path) -> list[Defect]:
-    """Warnings for speakers of both sets."""
+    """Warnings for speakers that are in both sets."""
     theirs = {value.strip() for value in read_table(directory / "utt2spk").values()}
     table = tables["utt2spk"]
     defects, seen = [], set()
@@ -55,7 +55,7 @@ def _shared_speakers(tables: Tables, directory: Path) -> list[Defect]:
 
 
 def _files(directory: Path, root: str | None) -> dict[str, str]:
-    """Recording -> file of another directory, of those that exist and are no commands."""
+    """Recording -> file of another directory, for existing files only (no commands)."""
     resolver = AudioResolver(directory, root)
     files = {}
     for key, value in read_table(directory / "wav.scp").items():
@@ -80,7 +80,7 @@ def _shared_audio(
     directory: Path,
     probe: AudioProbe,
 ) -> list[Defect]:
-    """Errors for files of equal bytes; only files of equal size are hashed."""
+    """Errors for files with equal bytes; only files of equal size are hashed."""
     sizes = _by_size(theirs.items())
     defects = []
     for key, (path, pipe) in ours.items():

@@ -14,7 +14,7 @@ _LINE = re.compile(r"([^ \t]*)([ \t]*)(.*)", re.DOTALL)
 
 
 def check_table(name: str, path: Path, content: bytes) -> tuple[Table, list[Defect]]:
-    """The table's rows, whatever state it is in, and the defects of its lines."""
+    """The rows of a table, whatever its state, and the defects of its lines."""
     table = Table(name, str(path))
     defects: list[Defect] = []
     where = str(path)
@@ -37,7 +37,7 @@ def check_table(name: str, path: Path, content: bytes) -> tuple[Table, list[Defe
 
 
 def _check_line(name: str, where: str, number: int, line: bytes, defects: list[Defect]) -> Row | None:
-    """The row of one line, None for a blank one; its defects are appended."""
+    """The row of one line, None for a blank one; defects are appended to `defects`."""
     if line.endswith(b"\r"):
         defects.append(Defect("E05", where, number, "CR before LF", FIX))
         line = line.rstrip(b"\r")
@@ -73,12 +73,12 @@ def split_row(text: str) -> tuple[str, str, str]:
 
 
 def key_order(key: str) -> bytes:
-    """Byte order of a key that may hold undecodable bytes."""
+    """Byte order of a key that may have undecodable bytes."""
     return key.encode("utf-8", errors="surrogateescape")
 
 
 def _check_keys(table: Table) -> list[Defect]:
-    """Order, duplicates and characters of the keys."""
+    """Defects of order, duplicates and characters of the keys."""
     defects = []
     previous: Row | None = None
     for row in table.rows:
@@ -99,7 +99,7 @@ def _check_keys(table: Table) -> list[Defect]:
 
 
 def bad_key_character(key: str) -> str | None:
-    """What is wrong with a key's characters, None if nothing."""
+    """The first invalid character of a key in words; None if there is none."""
     for character in key:
         if character == "/":
             return "`/`"

@@ -13,7 +13,7 @@ MIN_SECONDS = 0.1  # seconds
 
 
 def segments_of(table: Table | None) -> dict[str, Segment]:
-    """Utterance -> segment of every line whose times are numbers, in whatever order; empty without a table."""
+    """Utterance -> segment, for lines whose times are numbers, whatever their order; empty without a table."""
     segments = {}
     for key, row in table.first.items() if table is not None else ():
         segment = _parse(row)
@@ -23,7 +23,7 @@ def segments_of(table: Table | None) -> dict[str, Segment]:
 
 
 def _parse(row: Row) -> Segment | None:
-    """The segment of a line, None where its fields are no times."""
+    """The segment of a line; None if its fields are invalid."""
     if not row.sound:
         return None
     try:
@@ -38,7 +38,7 @@ def check_segments(
     lengths: Mapping[str, float],
     speakers: Mapping[str, str],
 ) -> list[Defect]:
-    """The defects of segments; `lengths` has the seconds of the recordings that are known."""
+    """The defects of segments; `lengths` has the known durations of recordings in seconds."""
     defects = []
     good: list[tuple[Row, Segment]] = []
     for row in table.rows:
@@ -84,7 +84,7 @@ def _check_times(
 
 
 def _check_overlaps(path: str, rows: list[tuple[Row, Segment]], speakers: Mapping[str, str]) -> list[Defect]:
-    """E27 for segments of one speaker and channel that share time."""
+    """E27 for overlapping segments of one recording, speaker and channel."""
     lanes: dict[tuple[str, int | None, str], list[tuple[Row, Segment]]] = {}
     for row, segment in rows:
         lanes.setdefault((segment.recording, segment.channel, speakers.get(row.key, "")), []).append((row, segment))

@@ -1,4 +1,4 @@
-"""Checks of transcripts (E17 to E22) and the mending of what has one right answer."""
+"""Checks of transcripts (E17 to E22), and fixes that have one right answer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from speechmtp.data.validation.defects import DROP, FIX, NONE, WARN, CheckOption
 
 RESERVED = frozenset({"<s>", "</s>", "<eps>", "<pad>", "<blank>", "<sos/eos>", "#0", "***"})
 _SPECIAL = re.compile(r"<\|[^|<>\s]+\|>")
-_JOINERS = frozenset("\u200c\u200d")  # zero-width (non-)joiners are letters' business in some scripts
+_JOINERS = frozenset("\u200c\u200d")  # zero-width (non-)joiners are part of the spelling in some scripts
 
 
 def non_printing(character: str) -> bool:
-    """True for control, format, private and unassigned characters that no transcript should hold."""
+    """Whether a character is a control, format, private-use or unassigned one that no transcript should have."""
     if character in _JOINERS or character.isspace():
         return False
     return unicodedata.category(character) in ("Cc", "Cf", "Co", "Cn")
@@ -35,7 +35,7 @@ def check_text(table: Table, options: CheckOptions) -> list[Defect]:
 
 
 def _check_transcript(path: str, row: Row, options: CheckOptions) -> list[Defect]:
-    """The defects of one transcript, one of each code."""
+    """The defects of one transcript, at most one per code."""
     found = []
 
     def add(code: str, text: str, fix: str) -> None:

@@ -1,4 +1,4 @@
-"""Validation of a Kaldi data directory: all its defects, with file, line, code and the way to mend them."""
+"""Validate a Kaldi data directory: all its defects, with file, line, code and kind of fix."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ __all__ = ["CheckOptions", "Defect", "check_contents", "errors_in", "render_defe
 def validate(
     directory: str | Path, options: CheckOptions | None = None, probe: AudioProbe | None = None
 ) -> list[Defect]:
-    """Every defect of the directory, file by file; nothing is changed and no command runs unless allowed."""
+    """Every defect of the directory, sorted by file and line; nothing is changed, and no command runs unless allowed.
+    DataError for a missing folder."""
     directory = Path(directory)
     if not directory.is_dir():
         raise DataError(f"{directory}: no such folder, a Kaldi data directory is expected")
@@ -48,7 +49,7 @@ def validate(
 def check_contents(
     directory: Path, contents: Mapping[str, bytes], options: CheckOptions, probe: AudioProbe | None = None
 ) -> list[Defect]:
-    """The defects of tables given as bytes, as if they stood in the directory."""
+    """The defects of tables given as bytes, as if they were the directory's files."""
     probe = probe or AudioProbe()
     tables: Tables = {}
     defects: list[Defect] = []
@@ -65,7 +66,7 @@ def check_contents(
 
 
 def _check_audio(directory: Path, tables: Tables, options: CheckOptions, probe: AudioProbe) -> list[Defect]:
-    """The defects of audio, segments, durations and of what two sets share."""
+    """The defects of audio, segments and durations, and those shared with other sets."""
     recordings = tables.get("wav.scp")
     segment_table = tables.get("segments")
     segments = segments_of(segment_table)
@@ -92,7 +93,7 @@ def _check_audio(directory: Path, tables: Tables, options: CheckOptions, probe: 
 
 
 def _written_lengths(tables: Tables) -> dict[str, float]:
-    """Recording -> seconds by reco2dur."""
+    """Recording -> seconds, from reco2dur."""
     table = tables.get("reco2dur")
     lengths = {}
     for key, row in table.first.items() if table is not None else ():
