@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
 
 # Every room may import these, and itself.
-COMMON = {"errors", "types", "config"}
+COMMON = {"errors", "types", "config", "clock", "batching"}
 
 _ALL = {
     "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
@@ -20,6 +20,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
     "config": set(),
+    "clock": set(),
+    "batching": set(),
     "audio": set(),
     "text": set(),
     "kernels": set(),
