@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from speechmtp.bundle import Bundle
+    from speechmtp.evaluation.held_out import HeldOut
     from speechmtp.heads.contract import HeadSet
-    from speechmtp.training.tasks.head_bases import HeldOut
     from speechmtp.types import Prompt
 
 PROMPT_TOKENS, MAX_NEW_TOKENS = 8, 64
@@ -28,8 +28,8 @@ def text_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
 
     from speechmtp.bundle import load_without_heads
     from speechmtp.cli.reference import kept_tokens
+    from speechmtp.evaluation.held_out import long_texts, text_dev
     from speechmtp.heads.folder import trunk_digest
-    from speechmtp.training.tasks.head_bases import long_texts, text_dev
 
     prompt_tokens, most, dtype = _checked(args)
     prepare_run(args)
@@ -79,7 +79,7 @@ def _checked(args: argparse.Namespace) -> tuple[int, int, "torch.dtype"]:
 
 
 def _said(held_out: "HeldOut", prompts: dict[str, "Prompt"], size: int) -> dict[str, list[int]]:
-    return dict(zip(prompts, held_out.said(list(prompts.values()), size)))
+    return dict(zip(prompts, held_out.plain_outputs(list(prompts.values()), size)))
 
 
 def _heads(args: argparse.Namespace, bundle: "Bundle", digest: str) -> tuple[dict[str, "HeadSet"], dict[str, Path]]:

@@ -11,8 +11,8 @@ from speechmtp.models.bases.names import MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
+    from speechmtp.evaluation.held_out import HeldOut
     from speechmtp.heads.contract import HeadSet
-    from speechmtp.training.tasks.head_bases import HeldOut
     from speechmtp.training.tasks.head_data import HeadData
     from speechmtp.training.tasks.heads import HeadsTrainConfig
 

@@ -25,12 +25,12 @@ from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import Drawing, SamplingConfig
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
+from speechmtp.evaluation.held_out import long_texts
 from speechmtp.evaluation.peers import run_peer
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.report import wer_interval
 from speechmtp.scoring.wer import score
 from speechmtp.text.normalize import get_normalizer
-from speechmtp.training.tasks.head_bases import long_texts
 from speechmtp.types import Reference, Request, Result, Trace
 
 

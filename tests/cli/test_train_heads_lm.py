@@ -13,8 +13,8 @@ from small_lm import LINES, load_lm, write_lm, write_text
 import speechmtp
 from speechmtp.cli.main import main
 from speechmtp.decoding.strategies import make_strategy
+from speechmtp.evaluation.held_out import text_prompt
 from speechmtp.heads.folder import load_heads, trunk_digest
-from speechmtp.training.tasks.head_data import text_prompt
 
 QUICK = [
     "steps=3",

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from small_lm import LINES, load_lm
 
 from speechmtp.cli.main import main
-from speechmtp.training.tasks.head_data import plain_outputs, text_prompt
+from speechmtp.evaluation.held_out import text_prompt
+from speechmtp.training.tasks.head_data import plain_outputs
 
 QUICK = [
     "model.width=32", "model.layers=2", "model.heads=2", "model.ff_width=48", "vocab_size=290", "lines=2",

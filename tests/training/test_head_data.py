@@ -9,9 +9,10 @@ from engine_runs import Limits
 from torch import Tensor
 
 from speechmtp.errors import DataError
+from speechmtp.evaluation.held_out import HeldOut, text_prompt
 from speechmtp.heads.labels import IGNORED, shifted_labels
-from speechmtp.training.tasks.head_bases import HeldOut, read_prompts, write_prompts
-from speechmtp.training.tasks.head_data import HeardData, HeardText, PackedText, own_continuations, text_prompt
+from speechmtp.training.tasks.head_bases import read_prompts, write_prompts
+from speechmtp.training.tasks.head_data import HeardData, HeardText, PackedText, own_continuations
 from speechmtp.training.tasks.heads import likely_tokens
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,15 +12,12 @@ from safetensors.torch import save_file
 
 from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir
-from speechmtp.decoding.engine import Limits, plain_outputs
+from speechmtp.decoding.engine import Limits
 from speechmtp.errors import DataError
-from speechmtp.evaluation.teacher_forced import teacher_forced
-from speechmtp.heads.contract import HeadSet
+from speechmtp.evaluation.held_out import HeldOut, read_texts
 from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.bases.contract import TextModel
 from speechmtp.models.storage import weights_digest
-from speechmtp.models.trunk import Trunk
-from speechmtp.scoring.acceptance import acceptance
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.tasks.asr import audio_data
 from speechmtp.training.tasks.ctc import evaluation_batches
@@ -40,11 +36,10 @@ from speechmtp.training.tasks.head_data import (
     PackedText,
     hear_texts,
     own_continuations,
-    text_prompt,
 )
 from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.training.tasks.trunk_loss import error_rate
-from speechmtp.types import Prompt, TokenRules, stack_prompts
+from speechmtp.types import Prompt
 
 Note = Callable[[int, int], None]
 
@@ -71,26 +66,10 @@ def heard_data(
 
 def packed_data(lm: TextModel, files: Sequence[str], config: HeadsTrainConfig) -> PackedText:
     """Training data from text files, a text a line; with targets `own` the model says how each goes on."""
-    texts = [text[: config.size] for text in read_lines(lm, files)]
+    texts = [text[: config.size] for text in read_texts(lm, files)]
     if config.targets == "own":
         texts = own_continuations(lm.trunk, texts, config.prompt_tokens, lm.eos[0])
     return PackedText(lm.trunk, texts, config.rows, config.size, config.prompt_tokens, config.seed)
-
-
-def read_lines(lm: TextModel, files: Sequence[str]) -> list[list[int]]:
-    """Token ids of every line, the end token behind them."""
-    texts: list[list[int]] = []
-    for name in files:
-        try:
-            lines = Path(name).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise DataError(f"{name}: {error.strerror or error}; a text file is expected") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name}: byte {error.start} is not UTF-8; convert the file") from error
-        texts += [[*lm.encode(line), lm.eos[0]] for line in lines if line.strip()]
-    if not texts:
-        raise DataError(f"{', '.join(files)}: no text; a sentence a line is expected")
-    return texts
 
 
 def write_prompts(path: Path, items: Sequence[HeardText], key: str) -> None:
@@ -125,47 +104,6 @@ def read_prompts(path: Path, key: str) -> list[HeardText]:
         HeardText(e, p, start, text.tolist())
         for e, p, start, text in zip(embeddings, positions, tensors["starts"].tolist(), texts)
     ]
-
-
-@dataclass
-class HeldOut:
-    """A development set: prompts as the trunk opens them now, and what it takes to make its outputs behind them."""
-
-    trunk: Trunk
-    prompts: Callable[[], list[Prompt]]
-    rules: TokenRules
-    limits: Limits | Sequence[int]  # by the length of prompts, or one a prompt
-    word_errors: Callable[[Sequence[Sequence[int]]], float] | None = None  # in percent, where there are transcripts
-    _known: tuple[list[Prompt], list[list[int]]] | None = None
-
-    def figures(self, heads: HeadSet, moved: bool) -> dict[str, float]:
-        """Predicted tokens per call of `verify`, and their share of the ceiling; with `moved` the trunk has changed,
-        so that its outputs are made again and scored. `score` is calls per 100 tokens."""
-        if moved or self._known is None:
-            prompts = self.prompts()
-            self._known = prompts, self.said(prompts)
-        prompts, outputs = self._known
-        passes = []
-        for start in range(0, len(prompts), 16):
-            rows = slice(start, start + 16)
-            passes += teacher_forced(self.trunk, heads, prompts[rows], outputs[rows])
-        found = acceptance(passes)
-        rate = found.tokens_per_call or 1.0
-        figures = {"score": 100 / rate, "tokens_per_call": rate, "share": 100 * (found.share or 0.0)}
-        if found.depths:
-            figures["top1_1"] = 100 * (found.depths[0].top1 or 0.0)
-        if moved and self.word_errors is not None:
-            figures["wer"] = self.word_errors(outputs)
-        return figures
-
-    def said(self, prompts: Sequence[Prompt], size: int = 16) -> list[list[int]]:
-        """What `ar` says behind some of the prompts, `size` rows at a time."""
-        found: list[list[int]] = []
-        for start in range(0, len(prompts), size):
-            batch = stack_prompts(list(prompts[start : start + size]))
-            limits = self.limits if isinstance(self.limits, Limits) else self.limits[start : start + size]
-            found += plain_outputs(self.trunk, batch, self.rules, limits)
-        return found
 
 
 @torch.no_grad()
@@ -246,23 +184,3 @@ def memory_dev(bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow
     known = prompts, [[*i.text, model.eos[0]] for i in items]
     errors = word_errors if transcripts else None
     return HeldOut(model.trunk, lambda: prompts_of(model, items), model.rules, limits, errors, known)
-
-
-def long_texts(lm: TextModel, files: Sequence[str], prompt_tokens: int) -> list[list[int]]:
-    """Token ids of the lines that go on behind their first `prompt_tokens` tokens."""
-    texts = [text for text in read_lines(lm, files) if len(text) > prompt_tokens]
-    if not texts:
-        raise DataError(
-            f"{', '.join(files)}: no text longer than its prompt of {prompt_tokens} tokens; lower `prompt_tokens`"
-        )
-    return texts
-
-
-def text_dev(lm: TextModel, texts: Sequence[Sequence[int]], prompt_tokens: int, most: int) -> HeldOut:
-    """The development set of a text LM: the first `prompt_tokens` tokens of each text, to be gone on with for at most
-    `most` tokens."""
-
-    def prompts() -> list[Prompt]:
-        return [text_prompt(lm.trunk, [text[:prompt_tokens]]) for text in texts]
-
-    return HeldOut(lm.trunk, prompts, lm.rules, Limits(0.0, most, most))

@@ -10,12 +10,13 @@ from torch import Tensor
 from speechmtp.data.batch import pooled_rows, seeded
 from speechmtp.decoding.engine import Limits, plain_outputs
 from speechmtp.errors import DataError
+from speechmtp.evaluation.held_out import text_prompt
 from speechmtp.models.adapter import AudioPrompt
 from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.trunk import Trunk
 from speechmtp.training.multi_token import Sequences, lay_behind, pad_text
 from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment
-from speechmtp.types import Prompt, TokenRules
+from speechmtp.types import TokenRules
 
 
 class HeadData(Protocol):
@@ -205,12 +206,3 @@ def own_continuations(trunk: Trunk, texts: Sequence[Sequence[int]], prompt_token
         )
         found += [t[:prompt_tokens] + s[: len(t) - prompt_tokens] for t, s in zip(group, said)]
     return found
-
-
-@torch.no_grad()
-def text_prompt(trunk: Trunk, prompts: Sequence[Sequence[int]]) -> Prompt:
-    """The batch of prompts that token lists of one length are."""
-    ids = torch.tensor(prompts, device=trunk.unembedding().weight.device)
-    rows, size = ids.shape
-    full = torch.full((rows,), size, device=ids.device)
-    return Prompt(trunk.embed(ids), torch.arange(size, device=ids.device).expand(rows, -1), full, full)

@@ -7,16 +7,14 @@ from pathlib import Path
 from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir, read_data_dir
 from speechmtp.errors import ConfigError
+from speechmtp.evaluation.held_out import HeldOut, long_texts, text_dev
 from speechmtp.models.bases.contract import Reads
 from speechmtp.training.tasks.head_bases import (
-    HeldOut,
     heard_data,
     heard_dev,
-    long_texts,
     memory_data,
     memory_dev,
     packed_data,
-    text_dev,
 )
 from speechmtp.training.tasks.head_data import HeadData
 from speechmtp.training.tasks.head_prompts import prompt_data, prompt_dev

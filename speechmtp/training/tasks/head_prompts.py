@@ -11,11 +11,12 @@ from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.decoding.engine import Limits, plain_outputs
 from speechmtp.errors import ConfigError, DataError
+from speechmtp.evaluation.held_out import HeldOut
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.storage import weights_digest
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.tasks.encoder_cache import heard_again
-from speechmtp.training.tasks.head_bases import HeldOut, read_prompts, write_prompts
+from speechmtp.training.tasks.head_bases import read_prompts, write_prompts
 from speechmtp.training.tasks.head_data import HeardData, HeardText
 from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.training.tasks.trunk_loss import error_rate
