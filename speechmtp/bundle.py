@@ -16,10 +16,12 @@ import torch
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.codec.contract import Codec
+from speechmtp.collector import paused_collector
 from speechmtp.config import from_dict, read_yaml, to_dict, write_yaml
 from speechmtp.errors import CheckpointError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.folder import (
+    BaseDigests,
     encoder_digest,
     find_heads,
     load_heads,
@@ -32,9 +34,10 @@ from speechmtp.heads.folder import (
 from speechmtp.models.bases.contract import FeatureModel, MemoryModel, SpeechModel, TextModel
 from speechmtp.models.bases.table import claimed, expect, kind_in, load_model, settings_in, titles
 from speechmtp.models.ctc_speller import CtcSpeller
-from speechmtp.models.storage import Storage
+from speechmtp.models.storage import Storage, file_digest
 
 FORMAT = 1
+WEIGHTS = "model.safetensors"  # in folders of ours, and in most of transformers
 OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # of the same weights, in hub folders
 EMBEDDED = ("default", "an4")  # models inside the package
 
@@ -119,10 +122,12 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
     base, rounded = bundle.name or folder.name, bundle.model.stored_as(storage)
     digest = trunk_digest(bundle.model, rounded)
     own: Storage = "int8" if storage == "uint8" else storage
+    written = file_digest(folder / WEIGHTS)
     for name, heads in bundle.heads.items():
-        save_heads(heads, folder / "heads" / name, base, digest, own)
+        save_heads(heads, folder / "heads" / name, base, digest, own, weights_sha256=written)
     if bundle.ctc is not None:
-        save_speller(bundle.ctc, folder / "ctc", base, encoder_digest(bundle.model, rounded), own)
+        of_encoder = encoder_digest(bundle.model, rounded)
+        save_speller(bundle.ctc, folder / "ctc", base, of_encoder, own, weights_sha256=written)
 
 
 def locate(name: str) -> Path:
@@ -201,15 +206,16 @@ def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str]
     `heads` are names in its `heads/` or head folders anywhere, the first being the default; with none given it
     has all of its own. `ctc` is the folder of a CTC draft head (default: its own `ctc/`, where there is one).
     """
-    bundle = load_without_heads(name)
+    with paused_collector():
+        bundle = load_without_heads(name)
     bundle.head_folders = find_heads(bundle.folder, heads) if heads else own_heads(bundle.folder)
-    if bundle.head_folders:
-        bundle.trunk_sha256 = trunk_digest(bundle.model)
+    digests = BaseDigests(bundle.model, bundle.folder / WEIGHTS)
     bundle.heads = {
-        key: load_heads(path, bundle.model, allow_stale_heads, bundle.trunk_sha256)
-        for key, path in bundle.head_folders.items()
+        key: load_heads(path, bundle.model, allow_stale_heads, digests) for key, path in bundle.head_folders.items()
     }
+    if bundle.heads:
+        bundle.trunk_sha256 = digests.trunk
     speller = Path(ctc) if ctc else bundle.folder / "ctc"
     if ctc or (speller / "config.yaml").exists():
-        bundle.ctc = load_speller(speller, bundle.model, allow_stale_heads)
+        bundle.ctc = load_speller(speller, bundle.model, allow_stale_heads, digests)
     return bundle

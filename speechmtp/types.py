@@ -243,13 +243,24 @@ class CtcText:
     confidence: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
 class Speller:
-    """What drafters need to know of text: the string that each token id adds to a text (special tokens none), and the
-    ids of a string that stands inside a text."""
+    """How a vocabulary spells text: the string that each token adds, and the tokens of a string.
 
-    pieces: Sequence[str]
-    encode: Callable[[str], list[int]]
+    Both are made at their first use, since a vocabulary is large and most strategies do without.
+    """
+
+    def __init__(self, pieces: Callable[[], Sequence[str]], encode: Callable[[], Callable[[str], list[int]]]) -> None:
+        self._make_pieces, self._make_encode = pieces, encode
+
+    @cached_property
+    def pieces(self) -> Sequence[str]:
+        """The string that each token id adds to a text; special tokens add none."""
+        return self._make_pieces()
+
+    @cached_property
+    def encode(self) -> Callable[[str], list[int]]:
+        """Token ids of a string that stands inside a text."""
+        return self._make_encode()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from speechmtp.models.bases.names import MODEL
 if TYPE_CHECKING:
     from speechmtp.api import Recogniser
     from speechmtp.data.kaldi import DataDir
+    from speechmtp.heads.folder import BaseDigests
     from speechmtp.types import Request
 
 
@@ -52,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from speechmtp.bundle import load_without_heads
-    from speechmtp.heads.folder import find_heads, own_heads, trunk_digest
+    from speechmtp.bundle import WEIGHTS, load_without_heads
+    from speechmtp.heads.folder import BaseDigests, find_heads, own_heads
     from speechmtp.scoring.tables import Column, render_text
 
     bundle = load_without_heads(args.model)
@@ -63,16 +64,16 @@ def _list(args: argparse.Namespace) -> int:
     if not folders and not others:
         print(f"{args.model}: no heads; train some, or name head folders with --heads")
         return 0
-    digest = trunk_digest(owner)
-    rows = [_described(path, name, digest) for name, path in folders.items()]
-    rows += [_described(path, str(path), digest) for path in others]
+    digests = BaseDigests(owner, folder / WEIGHTS)
+    rows = [_described(path, name, digests) for name, path in folders.items()]
+    rows += [_described(path, str(path), digests) for path in others]
     plain = ("name", "family", "depth", "taps", "parameters", "shortlist", "size_on_disk", "base")
     columns = [*map(Column, plain), Column("fits", "trained on this trunk")]
     print(render_text(rows, columns), end="")
     return 0
 
 
-def _described(folder: Path, name: str, digest: str) -> dict[str, Any]:
+def _described(folder: Path, name: str, digests: "BaseDigests") -> dict[str, Any]:
     """A row of the list, from the files alone: heads of another trunk may not fit this one."""
     from speechmtp.config import load_config
     from speechmtp.heads.folder import HeadFolderConfig, stored_parameters
@@ -84,7 +85,7 @@ def _described(folder: Path, name: str, digest: str) -> dict[str, Any]:
     return {
         "name": name, "family": heads.kind, "depth": heads.depth, "taps": list(config.taps), "parameters": parameters,
         "shortlist": heads.shortlist or None, "size_on_disk": f"{size / 1e6:.2f} MB", "base": config.base or None,
-        "fits": config.trunk_sha256 == digest,
+        "fits": digests.is_trunk_of(config),
     }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
     from speechmtp.evaluation.held_out import HeldOut
     from speechmtp.heads.contract import HeadSet
+    from speechmtp.heads.folder import BaseDigests
     from speechmtp.types import Prompt
 
 PROMPT_TOKENS, MAX_NEW_TOKENS = 8, 64
@@ -26,16 +27,17 @@ def text_summary(args: argparse.Namespace) -> tuple[dict[str, Any], Path]:
     """The figures of a text LM's head sets, and the folder for them."""
     import torch
 
-    from speechmtp.bundle import load_without_heads
+    from speechmtp.bundle import WEIGHTS, load_without_heads
     from speechmtp.cli.reference import kept_tokens
     from speechmtp.evaluation.held_out import long_texts, text_dev
-    from speechmtp.heads.folder import trunk_digest
+    from speechmtp.heads.folder import BaseDigests
 
     prompt_tokens, most, dtype = _checked(args)
     prepare_run(args)
     bundle, device = load_without_heads(args.model), torch.device(args.device)
-    lm, digest = bundle.text_model, trunk_digest(bundle.model)
-    bundle.heads, folders = _heads(args, bundle, digest)
+    lm, digests = bundle.text_model, BaseDigests(bundle.model, bundle.folder / WEIGHTS)
+    bundle.heads, folders = _heads(args, bundle, digests)
+    digest = digests.trunk
     out, kept = places(args, folders)
     bundle.to(device, dtype)
     texts = long_texts(lm, [args.data], prompt_tokens)
@@ -82,7 +84,9 @@ def _said(held_out: "HeldOut", prompts: dict[str, "Prompt"], size: int) -> dict[
     return dict(zip(prompts, held_out.plain_outputs(list(prompts.values()), size)))
 
 
-def _heads(args: argparse.Namespace, bundle: "Bundle", digest: str) -> tuple[dict[str, "HeadSet"], dict[str, Path]]:
+def _heads(
+    args: argparse.Namespace, bundle: "Bundle", digests: "BaseDigests"
+) -> tuple[dict[str, "HeadSet"], dict[str, Path]]:
     """Head sets by name, those of --heads or else all of the folder's own, and where they were read."""
     from speechmtp.heads.folder import find_heads, load_heads, own_heads
 
@@ -90,6 +94,6 @@ def _heads(args: argparse.Namespace, bundle: "Bundle", digest: str) -> tuple[dic
     if not folders:
         raise ConfigError(f"heads: {args.model} has no heads; train some, or give a head folder with --heads")
     heads = {
-        name: load_heads(path, bundle.model, args.allow_stale_heads, digest) for name, path in folders.items()
+        name: load_heads(path, bundle.model, args.allow_stale_heads, digests) for name, path in folders.items()
     }  # fmt: skip
     return heads, folders

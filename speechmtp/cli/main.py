@@ -1,10 +1,13 @@
 """The command line: one file a verb, imported when it is called."""
 
 import argparse
+import atexit
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
 
+from speechmtp.collector import paused_collector
 from speechmtp.errors import SpeechMTPError
 
 VERBS = {
@@ -33,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, summary in VERBS.items():
         sub = verbs.add_parser(name, help=summary, description=summary)
         if name == chosen:
-            module = importlib.import_module(f"speechmtp.cli.{name}")
+            with paused_collector():
+                module = importlib.import_module(f"speechmtp.cli.{name}")
             module.add_arguments(sub)
     args = parser.parse_args(arguments)
     if args.version:
@@ -44,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen is None:
         parser.print_help()
         return 2
+    # At the end of the process the collector need not look through all that was imported.
+    atexit.register(gc.freeze)
     try:
         return int(module.run(args))
     except SpeechMTPError as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechmtp.collector import paused_collector
 from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,9 +120,10 @@ def check_data(model: str, data: Sequence[str], reads_text: bool) -> None:
 
 def prepare_run(args: argparse.Namespace) -> None:
     """Check the options of `add_run_options`, find the device, and set threads and seed."""
-    import torch
+    with paused_collector():
+        import torch
 
-    from speechmtp.api import chosen_device
+        from speechmtp.api import chosen_device
 
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size}: expected 1 or more")

@@ -31,12 +31,13 @@ def run_ctc(args: argparse.Namespace) -> int:
     """Trains the head and writes its folder."""
     import torch
 
-    from speechmtp.bundle import load_without_heads
+    from speechmtp.bundle import WEIGHTS, load_without_heads
     from speechmtp.cli.train_heads import check_training, keep_config
     from speechmtp.config import from_dict, read_yaml, with_overrides
     from speechmtp.heads.folder import encoder_digest, save_speller
     from speechmtp.models.bases.table import expect
     from speechmtp.models.ctc_speller import CtcSpeller
+    from speechmtp.models.storage import file_digest
     from speechmtp.training.loop import run_phase
     from speechmtp.training.tasks.asr import pick_precision
     from speechmtp.training.tasks.speller import SpellerPhase, SpellerTrainConfig, characters_of, spelled
@@ -58,7 +59,8 @@ def run_ctc(args: argparse.Namespace) -> int:
     figures = run_phase(phase, out / "training", config.loop, config.seed, args.resume)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
     card = _card(args, speller, config, figures)
-    save_speller(speller.eval(), out, bundle.name, encoder_digest(bundle.model), args.storage, card)
+    digests = encoder_digest(bundle.model), file_digest(bundle.folder / WEIGHTS)
+    save_speller(speller.eval(), out, bundle.name, digests[0], args.storage, card, digests[1])
     print(f"ctc: {out}")
     return 0
 

@@ -151,13 +151,15 @@ def _write(
     figures: dict[str, float], out: Path,
 ) -> None:  # fmt: skip
     """The head folder or, where the trunk has moved, a whole model folder."""
-    from speechmtp.bundle import save_bundle
+    from speechmtp.bundle import WEIGHTS, save_bundle
     from speechmtp.heads.folder import save_heads, trunk_digest
+    from speechmtp.models.storage import file_digest
 
     card = _card(args, heads, config, figures)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
     if config.mode == "frozen":
-        save_heads(heads, out, base.name, trunk_digest(base.model), args.storage, card)
+        digests = trunk_digest(base.model), file_digest(base.folder / WEIGHTS)
+        save_heads(heads, out, base.name, digests[0], args.storage, card, digests[1])
         print(f"heads: {out}")
         return
     folder = out / "model"

@@ -8,17 +8,19 @@ import inspect
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from speechmtp.errors import ShapeError
 from speechmtp.models.cache import MemorySlots, RaggedCache
 from speechmtp.models.trunk import Trunk, additive
 from speechmtp.types import Prompt, TrunkShape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Names of a decoder layer's parts in Moonshine and Whisper, and in the layers of heads.
 _RENAMED = (
@@ -91,7 +93,7 @@ class Seq2SeqTrunk(Trunk):
 
     never: Tensor | None
 
-    def __init__(self, model: PreTrainedModel, never: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: "PreTrainedModel", never: tuple[int, ...] = ()) -> None:
         super().__init__(model)
         decoder: Any = self._decoder
         self.layers = len(decoder.layers)

@@ -4,23 +4,18 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.taps import lay_hook, reading
 from speechmtp.types import Prompt, States, TrunkShape
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,8 @@ def build_trunk(config: TrunkConfig, vocab_size: int) -> "Trunk":
     }  # fmt: skip
     if config.width % config.heads or (config.width // config.heads) % 2:
         raise ConfigError(f"trunk: width {config.width} must be an even multiple of heads {config.heads}")
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
     model = (
         LlamaForCausalLM(LlamaConfig(**sizes)) if config.family == "llama" else Qwen3ForCausalLM(Qwen3Config(**sizes))
     )
@@ -70,6 +67,8 @@ def build_trunk(config: TrunkConfig, vocab_size: int) -> "Trunk":
 
 
 def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
+    from transformers import AutoModelForCausalLM
+
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32)
     except (OSError, ValueError) as error:
@@ -92,7 +91,7 @@ def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
 class Trunk(nn.Module):
     """`embed`, `extend`, `unembed` over a causal LM; positions are given, never derived from lengths."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__()
         # Families without `layer_types` slide in every layer where they name a window.
         config = model.config.get_text_config()

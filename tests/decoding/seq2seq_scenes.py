@@ -62,7 +62,7 @@ def speller() -> Speller:
     """One that takes the longest piece at every place, and leaves out what no piece begins with."""
     ids = {piece: i for i, piece in enumerate(PIECES) if piece}
     pattern = re.compile("|".join(re.escape(piece) for piece in sorted(ids, key=len, reverse=True)))
-    return Speller(PIECES, lambda text: [ids[piece] for piece in pattern.findall(text)])
+    return Speller(lambda: PIECES, lambda: lambda text: [ids[piece] for piece in pattern.findall(text)])
 
 
 @dataclass(frozen=True)

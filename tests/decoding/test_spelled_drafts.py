@@ -27,7 +27,7 @@ def longest_first(pieces: tuple[str, ...]) -> Speller:
     """A speller that takes the longest piece at every place, and leaves out what no piece begins with."""
     ids = {piece: i for i, piece in enumerate(pieces) if piece}
     pattern = re.compile("|".join(re.escape(piece) for piece in sorted(ids, key=len, reverse=True)))
-    return Speller(pieces, lambda text: [ids[piece] for piece in pattern.findall(text)])
+    return Speller(lambda: pieces, lambda: lambda text: [ids[piece] for piece in pattern.findall(text)])
 
 
 def spell(tokens: list[int], pieces: tuple[str, ...]) -> str:
@@ -125,7 +125,9 @@ def row_of(text: str, sure: tuple[float, ...] = ()) -> TextRow:
     """A row whose tokens are single letters: an id is the letter's code."""
     pieces = [chr(i) for i in range(200)]
     pieces[0] = ""
-    return TextRow(CtcText(text, sure), Speller(pieces, lambda part: [ord(letter) for letter in part]), 0)
+    return TextRow(
+        CtcText(text, sure), Speller(lambda: pieces, lambda: lambda part: [ord(letter) for letter in part]), 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from speechmtp.errors import CheckpointError
+from speechmtp.text import hub_tokenizer
 from speechmtp.text.hub_tokenizer import HubTokenizer
 
 SENTENCES = [
@@ -143,3 +144,14 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(CheckpointError, match="bos 1 and eos 9999"):
         HubTokenizer(marked().to_str(), 1, 9999)
+
+
+def test_a_spelling_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most strategies do without: neither the strings nor the second tokenizer are there before their first use."""
+    tokenizer, made = HubTokenizer(marked().to_str(), 1, 2), []
+    build = hub_tokenizer._build
+    monkeypatch.setattr(hub_tokenizer, "_build", lambda *args: made.append(args[1]) or build(*args))
+    speller = tokenizer.speller()
+    assert len(speller.pieces) == len(tokenizer) and made == []
+    assert speller.encode(" the") == tokenizer.encode("the") and made == ["speller"]
+    assert speller.encode(" the") and made == ["speller"]

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError
@@ -74,6 +73,8 @@ class Qwen2Audio(SpeechModel):
     @classmethod
     def load(cls, folder: Path, config: Qwen2AudioSettings, features: FbankConfig | None) -> "Qwen2Audio":
         """Weights as transformers or we wrote them."""
+        from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
         model = loaded(Qwen2AudioForConditionalGeneration, folder, cls.title)
         try:
             with quiet_transformers():

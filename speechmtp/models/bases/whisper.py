@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
-from transformers import WhisperConfig, WhisperForConditionalGeneration
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from speechmtp.errors import ConfigError
 from speechmtp.models.bases.contract import SpeechModel
@@ -35,8 +33,7 @@ class Whisper(EncoderDecoder):
     title: ClassVar[str] = "Whisper"
     settings: ClassVar[type] = WhisperSettings
     model_types: ClassVar[tuple[str, ...]] = ("whisper",)
-    config_type: ClassVar[Any] = WhisperConfig
-    model_type: ClassVar[Any] = WhisperForConditionalGeneration
+    model_class: ClassVar[str] = "WhisperForConditionalGeneration"
     extracts: ClassVar[bool] = True
 
     def said(self, settings: Any) -> TokenRules:
@@ -79,6 +76,8 @@ class Whisper(EncoderDecoder):
 
     def _language(self, language: str) -> str:
         """The code of a language by its code or English name."""
+        from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
         text = language.strip().lower().removeprefix("<|").removesuffix("|>")
         if not text or text in LANGUAGES:
             return text
