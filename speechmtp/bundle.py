@@ -24,16 +24,16 @@ from speechmtp.heads.folder import (
     BaseDigests,
     encoder_digest,
     find_heads,
+    load_ctc_head,
     load_heads,
-    load_speller,
     own_heads,
+    save_ctc_head,
     save_heads,
-    save_speller,
     trunk_digest,
 )
 from speechmtp.models.bases.contract import FeatureModel, MemoryModel, SpeechModel, TextModel
 from speechmtp.models.bases.table import claimed, expect, kind_in, load_model, settings_in, titles
-from speechmtp.models.ctc_speller import CtcSpeller
+from speechmtp.models.character_ctc import CharacterCtcHead
 from speechmtp.models.storage import Storage, file_digest
 
 FORMAT = 1
@@ -69,7 +69,7 @@ class Bundle:
     folder: Path = field(default_factory=Path)
     head_folders: dict[str, Path] = field(default_factory=dict)
     trunk_sha256: str = ""  # of the trunk as loaded, known where heads were
-    ctc: CtcSpeller | None = None  # draft head on the memories of a pretrained recogniser
+    ctc: CharacterCtcHead | None = None  # draft head on the memories of a pretrained recogniser
     codec: Codec | None = None  # what makes sound of its tokens, where they are speech
 
     @property
@@ -127,7 +127,7 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
         save_heads(heads, folder / "heads" / name, base, digest, own, weights_sha256=written)
     if bundle.ctc is not None:
         of_encoder = encoder_digest(bundle.model, rounded)
-        save_speller(bundle.ctc, folder / "ctc", base, of_encoder, own, weights_sha256=written)
+        save_ctc_head(bundle.ctc, folder / "ctc", base, of_encoder, own, weights_sha256=written)
 
 
 def locate(name: str) -> Path:
@@ -215,7 +215,7 @@ def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str]
     }
     if bundle.heads:
         bundle.trunk_sha256 = digests.trunk
-    speller = Path(ctc) if ctc else bundle.folder / "ctc"
-    if ctc or (speller / "config.yaml").exists():
-        bundle.ctc = load_speller(speller, bundle.model, allow_stale_heads, digests)
+    where = Path(ctc) if ctc else bundle.folder / "ctc"
+    if ctc or (where / "config.yaml").exists():
+        bundle.ctc = load_ctc_head(where, bundle.model, allow_stale_heads, digests)
     return bundle

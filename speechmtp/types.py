@@ -243,7 +243,7 @@ class CtcText:
     confidence: tuple[float, ...] = ()
 
 
-class Speller:
+class TokenSpelling:
     """How a vocabulary spells text: the string that each token adds, and the tokens of a string.
 
     Both are made at their first use, since a vocabulary is large and most strategies do without.
@@ -264,11 +264,11 @@ class Speller:
 
 
 @dataclass(frozen=True)
-class SpelledText(CtcSource):
+class CtcCharacters(CtcSource):
     """Characters to draft from, and what makes tokens of them."""
 
     text: CtcText
-    speller: Speller
+    spelling: TokenSpelling
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from speechmtp.models.bases.names import MEMORY_MODEL
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
     from speechmtp.training.tasks.encoder_cache import MemoryText
-    from speechmtp.training.tasks.speller import SpellerTrainConfig
 
 
 def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,16 +33,21 @@ def run_ctc(args: argparse.Namespace) -> int:
     from speechmtp.bundle import WEIGHTS, load_without_heads
     from speechmtp.cli.train_heads import check_training, keep_config
     from speechmtp.config import from_dict, read_yaml, with_overrides
-    from speechmtp.heads.folder import encoder_digest, save_speller
+    from speechmtp.heads.folder import encoder_digest, save_ctc_head
     from speechmtp.models.bases.table import expect
-    from speechmtp.models.ctc_speller import CtcSpeller
+    from speechmtp.models.character_ctc import CharacterCtcHead
     from speechmtp.models.storage import file_digest
     from speechmtp.training.loop import run_phase
     from speechmtp.training.tasks.asr import pick_precision
-    from speechmtp.training.tasks.speller import SpellerPhase, SpellerTrainConfig, characters_of, spelled
+    from speechmtp.training.tasks.character_ctc import (
+        CharacterCtcPhase,
+        CharacterCtcTrainConfig,
+        characters_of,
+        spelled,
+    )
 
     data = read_yaml(args.config) if args.config else {}
-    config = from_dict(SpellerTrainConfig, with_overrides(data, args.overrides), args.config or "train ctc")
+    config = from_dict(CharacterCtcTrainConfig, with_overrides(data, args.overrides), args.config or "train ctc")
     check_training(args)
     out, device = Path(args.out), torch.device(args.device)
     bundle = load_without_heads(args.model).to(device, torch.float32)
@@ -53,20 +57,20 @@ def run_ctc(args: argparse.Namespace) -> int:
         config.ctc, characters=config.ctc.characters or characters_of(train), memory_width=train[0].memory.shape[1]
     )
     torch.manual_seed(config.seed)
-    speller = CtcSpeller(sizes).to(device)
+    ctc = CharacterCtcHead(sizes).to(device)
     keep_config(config, out)
-    phase = SpellerPhase(config, speller, train, dev, pick_precision(config.precision, device))
+    phase = CharacterCtcPhase(config, ctc, train, dev, pick_precision(config.precision, device))
     figures = run_phase(phase, out / "training", config.loop, config.seed, args.resume)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
-    card = _card(args, speller, config, figures)
+    card = _card(args, ctc, config, figures)
     digests = encoder_digest(bundle.model), file_digest(bundle.folder / WEIGHTS)
-    save_speller(speller.eval(), out, bundle.name, digests[0], args.storage, card, digests[1])
+    save_ctc_head(ctc.eval(), out, bundle.name, digests[0], args.storage, card, digests[1])
     print(f"ctc: {out}")
     return 0
 
 
 def _memories(
-    args: argparse.Namespace, config: "SpellerTrainConfig", bundle: "Bundle"
+    args: argparse.Namespace, config: "CharacterCtcTrainConfig", bundle: "Bundle"
 ) -> "list[list[MemoryText]]":  # fmt: skip
     """Memories of training and development data."""
     from speechmtp.data.kaldi import read_data_dir
@@ -88,7 +92,7 @@ def _memories(
 
 
 def _card(
-    args: argparse.Namespace, speller: object, config: "SpellerTrainConfig", figures: dict[str, float]
+    args: argparse.Namespace, ctc: object, config: "CharacterCtcTrainConfig", figures: dict[str, float]
 ) -> str:  # fmt: skip
     lines = "\n".join(f"- {name}: {value:.2f}" for name, value in figures.items() if name != "score")
     return (

@@ -15,7 +15,7 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.models.bases.contract import SpeechModel
-from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
+from speechmtp.models.character_ctc import CharacterCtcConfig, CharacterCtcHead
 from speechmtp.models.storage import (
     Storage,
     file_digest,
@@ -41,10 +41,10 @@ class HeadFolderConfig:
 
 
 @dataclass(frozen=True)
-class SpellerFolderConfig:
+class CtcFolderConfig:
     """`ctc/config.yaml`."""
 
-    ctc: CtcSpellerConfig = field(default_factory=CtcSpellerConfig)
+    ctc: CharacterCtcConfig = field(default_factory=CharacterCtcConfig)
     base: str = ""
     encoder_sha256: str = ""  # `encoder_digest` of the base
     weights_sha256: str = ""  # `file_digest` of the base's model.safetensors, where that is known
@@ -96,7 +96,7 @@ class BaseDigests:
             return True
         return config.trunk_sha256 == self.trunk
 
-    def is_encoder_of(self, config: SpellerFolderConfig) -> bool:
+    def is_encoder_of(self, config: CtcFolderConfig) -> bool:
         """Whether the CTC head of a folder was trained on this encoder."""
         if config.weights_sha256 and config.weights_sha256 == self.file:
             return True
@@ -193,33 +193,33 @@ def encoder_digest(model: SpeechModel, storage: Storage = "float32") -> str:
     return weights_digest(model.encoder_alone(), storage)
 
 
-def save_speller(
-    speller: CtcSpeller, folder: Path, base: str, digest: str, storage: Storage, card: str = "",
+def save_ctc_head(
+    ctc: CharacterCtcHead, folder: Path, base: str, digest: str, storage: Storage, card: str = "",
     weights_sha256: str = "",
 ) -> None:  # fmt: skip
     """Write the folder of a CTC draft head; `digest` is that of the encoder that it belongs to, `weights_sha256` that
     of the base's file of weights, where it is known."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(folder / "config.yaml", SpellerFolderConfig(speller.config, base, digest, weights_sha256))
-    save_file(pack(speller.state_dict(), storage), folder / "ctc.safetensors", {"format": "pt"})
+    write_yaml(folder / "config.yaml", CtcFolderConfig(ctc.config, base, digest, weights_sha256))
+    save_file(pack(ctc.state_dict(), storage), folder / "ctc.safetensors", {"format": "pt"})
     if card:
         (folder / "card.md").write_text(card, encoding="utf-8")
 
 
-def load_speller(
+def load_ctc_head(
     folder: Path, model: SpeechModel, allow_stale: bool = False, digests: BaseDigests | None = None
-) -> CtcSpeller:
+) -> CharacterCtcHead:
     """A CTC draft head trained on this very encoder; another encoder's is an error unless allowed.
 
     `digests` are those of the model, where they are kept (default: they are computed anew).
     """
-    config = load_config(SpellerFolderConfig, folder / "config.yaml")
+    config = load_config(CtcFolderConfig, folder / "config.yaml")
     if not (digests or BaseDigests(model)).is_encoder_of(config) and not allow_stale:
         raise CheckpointError(
             f"{folder}: this CTC head was trained on another encoder ({config.base or 'its name was not kept'}); train "
             f"it again on this one, or let it through with --allow-stale-heads"
         )
     with without_random_weights():
-        speller = CtcSpeller(config.ctc)
-    load_state(speller, unpack(read_weights(folder / "ctc.safetensors")), folder)
-    return speller.eval()
+        ctc = CharacterCtcHead(config.ctc)
+    load_state(ctc, unpack(read_weights(folder / "ctc.safetensors")), folder)
+    return ctc.eval()

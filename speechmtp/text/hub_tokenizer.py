@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers.decoders import ByteLevel
 
 from speechmtp.errors import CheckpointError
-from speechmtp.types import Speller
+from speechmtp.types import TokenSpelling
 
 PLAIN, PACKED = "tokenizer.json", "tokenizer.json.xz"
 
@@ -75,7 +75,7 @@ class HubTokenizer:
         """The token of one id as the vocabulary has it; nothing for an id beyond it."""
         return self._tokens.id_to_token(int(token)) or ""
 
-    def speller(self, size: int = 0) -> Speller:
+    def spelling(self, size: int = 0) -> TokenSpelling:
         """What each token adds to a running text, and the ids of a string inside one; `size` is that of the model's
         vocabulary, where it may be larger than the tokenizer's."""
         bytewise = self._of_type("ByteLevel")
@@ -84,9 +84,9 @@ class HubTokenizer:
             return [self._added_text(i, bytewise) for i in range(max(size, self._size))]
 
         def encode() -> Callable[[str], list[int]]:
-            return partial(_ids, _build(_unprefixed(self._settings), "speller"))
+            return partial(_ids, _build(_unprefixed(self._settings), "spelling"))
 
-        return Speller(pieces, encode)
+        return TokenSpelling(pieces, encode)
 
     def _added_text(self, token: int, bytewise: bool) -> str:
         """Bytes that are no text on their own add nothing."""

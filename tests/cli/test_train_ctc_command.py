@@ -12,7 +12,7 @@ import torch
 from speechmtp.api import load
 from speechmtp.bundle import load_bundle
 from speechmtp.cli.main import main
-from speechmtp.training.tasks import speller as task
+from speechmtp.training.tasks import character_ctc as task
 from tests import tiny
 
 SMALL = ("ctc.width=8", "ctc.layers=1", "ctc.heads=2", "ctc.ff_width=16", "ctc.kernel=5", "rows=2", "steps=6",

@@ -25,14 +25,14 @@ from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import HeadsConfig
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.types import (
+    CtcCharacters,
     CtcText,
     PreviousPass,
     Prompt,
     Reference,
     Request,
     Source,
-    SpelledText,
-    Speller,
+    TokenSpelling,
     Trace,
     stack_prompts,
 )
@@ -58,11 +58,11 @@ def spell(tokens: list[int]) -> str:
     return "".join(PIECES[token] for token in tokens if token < len(PIECES)).strip()
 
 
-def speller() -> Speller:
+def spelling() -> TokenSpelling:
     """One that takes the longest piece at every place, and leaves out what no piece begins with."""
     ids = {piece: i for i, piece in enumerate(PIECES) if piece}
     pattern = re.compile("|".join(re.escape(piece) for piece in sorted(ids, key=len, reverse=True)))
-    return Speller(lambda: PIECES, lambda: lambda text: [ids[piece] for piece in pattern.findall(text)])
+    return TokenSpelling(lambda: PIECES, lambda: lambda text: [ids[piece] for piece in pattern.findall(text)])
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def make_scene(seed: int, most_rows: int = 6, whisper: bool | None = None) -> Sc
 def _sources(answer: list[int], seed: int, row: int, rng: torch.Generator) -> tuple[Source, ...]:
     """A text, the answer itself, and in most rows a pass before with mistakes."""
     known: tuple[Source, ...] = (
-        SpelledText(_text(answer, seed + row, rng), speller()),
+        CtcCharacters(_text(answer, seed + row, rng), spelling()),
         Reference(tuple(answer)),
     )
     return known if row % 3 == 0 else (*known, PreviousPass(tuple(mutate(answer[: 3 * (seed % 5)], 0.25, rng))))

@@ -17,17 +17,17 @@ from speechmtp.decoding.rules.contract import GreedyMatch
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
-from speechmtp.types import CtcLabels, CtcText, Request, SpelledText, Speller, Trace
+from speechmtp.types import CtcCharacters, CtcLabels, CtcText, Request, TokenSpelling, Trace
 
 WORDS = (" kabi", " mosu", "", " tel", " rug", " Onu", " pila", " vesk", " Ahm", " jor", " zwei")  # a token each
 LETTERS = (" ", "a", "", "b", "ab", " A", ".", " c", "C", "-é", "ß")
 
 
-def longest_first(pieces: tuple[str, ...]) -> Speller:
-    """A speller that takes the longest piece at every place, and leaves out what no piece begins with."""
+def longest_first(pieces: tuple[str, ...]) -> TokenSpelling:
+    """A spelling that takes the longest piece at every place, and leaves out what no piece begins with."""
     ids = {piece: i for i, piece in enumerate(pieces) if piece}
     pattern = re.compile("|".join(re.escape(piece) for piece in sorted(ids, key=len, reverse=True)))
-    return Speller(lambda: pieces, lambda: lambda text: [ids[piece] for piece in pattern.findall(text)])
+    return TokenSpelling(lambda: pieces, lambda: lambda text: [ids[piece] for piece in pattern.findall(text)])
 
 
 def spell(tokens: list[int], pieces: tuple[str, ...]) -> str:
@@ -55,8 +55,8 @@ def run(
 ) -> tuple[list[list[int]], list[Trace]]:
     """The case's batch; heads of random weights for those who ask."""
     heads = tiny.heads("latent", 3, case.seed) if drafter.heads else None
-    speller = longest_first(pieces)
-    sources = Sources(ctc=[SpelledText(one, speller) if isinstance(one, CtcText) else one for one in texts])
+    spelling = longest_first(pieces)
+    sources = Sources(ctc=[CtcCharacters(one, spelling) if isinstance(one, CtcText) else one for one in texts])
     return generate(
         case.trunk, heads, case.prompt, drafter, GreedyMatch(), tiny.EOS, sources, case.limits, drawing=drawing
     )
@@ -126,7 +126,7 @@ def row_of(text: str, sure: tuple[float, ...] = ()) -> TextRow:
     pieces = [chr(i) for i in range(200)]
     pieces[0] = ""
     return TextRow(
-        CtcText(text, sure), Speller(lambda: pieces, lambda: lambda part: [ord(letter) for letter in part]), 0
+        CtcText(text, sure), TokenSpelling(lambda: pieces, lambda: lambda part: [ord(letter) for letter in part]), 0
     )
 
 
@@ -181,13 +181,13 @@ def test_a_rest_is_cut_between_words_and_then_has_no_end_token() -> None:
 
 
 def test_a_token_is_as_sure_as_its_least_sure_character() -> None:
-    speller = longest_first((" ", "ab", "c", "d"))
-    row = TextRow(CtcText("abcd ab", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.95)), speller, 9)
+    spelling = longest_first((" ", "ab", "c", "d"))
+    row = TextRow(CtcText("abcd ab", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.95)), spelling, 9)
     rest = row.rest(0, 0, None)
     assert rest.tokens == [0, 1, 2, 3, 0, 1, 9] and rest.confidence == [1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 1.0]
     row.hear([0])
     assert row.rest(0, 1, 2).confidence == [0.8, 0.7]
-    assert set(TextRow(CtcText("abcd"), speller, 9).rest(0, 0, None).confidence) == {1.0}
+    assert set(TextRow(CtcText("abcd"), spelling, 9).rest(0, 0, None).confidence) == {1.0}
 
 
 def test_heads_are_asked_where_a_character_is_unsure() -> None:
@@ -208,9 +208,9 @@ def test_the_runner_hands_texts_on(strategy: str) -> None:
     case = make_case(4, most_rows=4)
     texts = [CtcText(spell(tokens, WORDS)) for tokens in case.tokens]
     most = [case.limits.of(n) for n in case.prompt.lengths.tolist()]
-    speller = longest_first(WORDS)
+    spelling = longest_first(WORDS)
     requests = [
-        Request(case.prompt.row(i), tiny.RULES, most[i], sources=(SpelledText(text, speller),))
+        Request(case.prompt.row(i), tiny.RULES, most[i], sources=(CtcCharacters(text, spelling),))
         for i, text in enumerate(texts)
     ]
     runner = Runner(case.trunk, {"own": tiny.heads("latent", 3)})

@@ -17,7 +17,7 @@ from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.storage import Storage
 from speechmtp.models.trunk import Trunk
 from speechmtp.text.tokenizer import Tokenizer
-from speechmtp.types import Prompt, Request, Speller, TokenRules
+from speechmtp.types import Prompt, Request, TokenRules, TokenSpelling
 
 # What a model reads, and with it what a training computes once and keeps. `features`: frames of ours, which may be
 # changed before the encoder; `memories`: encoder states beside the text; `prompts`: entries in front of the text, made
@@ -105,12 +105,12 @@ class SpeechModel(nn.Module):
         """The id of what the vocabulary cannot spell; None where it spells everything."""
         return getattr(self.tokenizer, "unk", None)
 
-    def speller(self) -> Speller:
+    def spelling(self) -> TokenSpelling:
         """What drafters of text need; a ConfigError where tokens are no text."""
-        make = getattr(self.tokenizer, "speller", None)
+        make = getattr(self.tokenizer, "spelling", None)
         if make is None:
             raise ConfigError(f"{self.name}: its tokenizer cannot spell for drafters; leave --ctc out")
-        found: Speller = make()
+        found: TokenSpelling = make()
         return found
 
     # Requests

@@ -17,7 +17,7 @@ from speechmtp.types import CtcText
 
 
 @dataclass(frozen=True)
-class CtcSpellerConfig:
+class CharacterCtcConfig:
     """Sizes, and the `characters` that it can write, in order; blank is the class behind them. `stride` memory states
     make one step of the layers, behind which each state has a class of its own again."""
 
@@ -41,10 +41,10 @@ class CtcSpellerConfig:
             raise ConfigError(f"ctc: characters has {twice[0]!r} twice, expected each once")
 
 
-class CtcSpeller(nn.Module):
+class CharacterCtcHead(nn.Module):
     """Conformer layers (arXiv 2005.08100) over encoder states, and a class for each state."""
 
-    def __init__(self, config: CtcSpellerConfig) -> None:
+    def __init__(self, config: CharacterCtcConfig) -> None:
         super().__init__()
         self.config, self.blank = config, len(config.characters)
         sizes = EncoderConfig(

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from speechmtp.audio.augment import SpecAugmentConfig, spec_augment
 from speechmtp.data.batch import pooled_rows
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
+from speechmtp.models.character_ctc import CharacterCtcConfig, CharacterCtcHead
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.ctc import ctc_loss, greedy_labels
@@ -23,14 +23,14 @@ LEAST = 3  # a character that training texts have less often is not written
 
 
 @dataclass(frozen=True)
-class SpellerTrainConfig:
+class CharacterCtcTrainConfig:
     """One training. `ctc.characters`, if empty, are those of the training texts; `targets`: `own` is what the model
     itself says, `text` the transcripts; `passes` over the training audio, all but the first at other speeds, drawn by
     `prompts_seed`; `masks` are SpecAugment's (arXiv 1904.08779) over encoder states."""
 
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    ctc: CtcSpellerConfig = field(default_factory=CtcSpellerConfig)
+    ctc: CharacterCtcConfig = field(default_factory=CharacterCtcConfig)
     targets: Literal["own", "text"] = "own"
     passes: int = 1
     prompts_seed: int = 0
@@ -71,29 +71,30 @@ def characters_of(items: Iterable[Spelled]) -> str:
     return "".join(sorted(character for character, count in counts.items() if count >= LEAST))
 
 
-class SpellerPhase:
-    """A speller on memories of about one length a batch."""
+class CharacterCtcPhase:
+    """A CTC head over characters on encoder outputs of about one length a batch."""
 
     def __init__(
-        self, config: SpellerTrainConfig, speller: CtcSpeller, train: Sequence[Spelled], dev: Sequence[Spelled],
+        self, config: CharacterCtcTrainConfig, head: CharacterCtcHead, train: Sequence[Spelled], dev: Sequence[Spelled],
         precision: torch.dtype,
     ) -> None:  # fmt: skip
-        self.name, self.steps, self.optim, self.module = "ctc", config.steps, config.optim, speller
-        self._config, self._speller, self._precision = config, speller, precision
-        known = set(speller.config.characters)
+        self.name, self.steps, self.optim, self.module = "ctc", config.steps, config.optim, head
+        self._config, self._head, self._precision = config, head, precision
+        known = set(head.config.characters)
         self._train = [item for item in train if known & set(item.text) and len(item.text) <= len(item.memory)]
         self._dev = dev
-        self._class = {character: n for n, character in enumerate(speller.config.characters)}
+        self._class = {character: n for n, character in enumerate(head.config.characters)}
         if not self._train:
             raise DataError("ctc: no utterance whose text the characters spell and its memory holds; give more data")
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
-        """All of the speller."""
-        return ((p, 1.0) for p in self._speller.parameters())
+        """All of the head."""
+        return ((p, 1.0) for p in self._head.parameters())
 
     def batch(self, number: int) -> list[Spelled]:
         """Rows of about one length."""
         sizes, config = [len(item.memory) for item in self._train], self._config
+        # The name draws the order of the batches, which is to stay what it was.
         return [self._train[i] for i in pooled_rows("speller", config.seed, number, sizes, config.rows)]
 
     def weight(self, batch: Sequence[Spelled]) -> float:
@@ -102,7 +103,7 @@ class SpellerPhase:
 
     def loss(self, batch: Sequence[Spelled], step: int) -> tuple[Tensor, dict[str, float]]:
         """CTC loss of masked memories."""
-        device = self._speller.out.weight.device
+        device = self._head.out.weight.device
         memory, lengths = _padded(batch)
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 30, ())))
         memory = spec_augment(memory, lengths, self._config.masks, generator).to(device)
@@ -111,20 +112,20 @@ class SpellerPhase:
         targets = torch.tensor([label for row in labels for label in row], device=device)
         lengths = lengths.to(device)
         with torch.autocast(device.type, self._precision, enabled=self._precision != torch.float32):
-            logits = self._speller(memory, lengths)
-        loss = ctc_loss(logits, lengths, targets, sizes, self._speller.blank)
+            logits = self._head(memory, lengths)
+        loss = ctc_loss(logits, lengths, targets, sizes, self._head.blank)
         return loss, {}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Character and word error rates in percent, against what the recogniser says, of greedy texts."""
-        device, characters = self._speller.out.weight.device, self._speller.config.characters
+        device, characters = self._head.out.weight.device, self._head.config.characters
         wrong: dict[str, Any] = {"cer": [0, 0], "wer": [0, 0]}
         order = sorted(range(len(self._dev)), key=lambda i: len(self._dev[i].memory))
         for start in range(0, len(order), 16):
             batch = [self._dev[i] for i in order[start : start + 16]]
             memory, lengths = _padded(batch)
-            logits = self._speller(memory.to(device), lengths.to(device))
+            logits = self._head(memory.to(device), lengths.to(device))
             for item, labels in zip(batch, greedy_labels(logits, lengths)):
                 said = "".join(characters[label] for label in labels)
                 for name, (a, b) in {"cer": (item.text, said), "wer": (item.text.split(), said.split())}.items():
