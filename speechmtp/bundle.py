@@ -31,7 +31,7 @@ from speechmtp.heads.folder import (
     save_heads,
     trunk_digest,
 )
-from speechmtp.models.bases.contract import FeatureModel, MemoryModel, SpeechModel, TextModel
+from speechmtp.models.bases.contract import EncoderDecoderModel, FeatureModel, SpeechModel, TextModel
 from speechmtp.models.bases.table import claimed, expect, kind_in, load_model, settings_in, titles
 from speechmtp.models.character_ctc import CharacterCtcHead
 from speechmtp.models.storage import Storage, file_digest
@@ -89,10 +89,10 @@ class Bundle:
         return cast(FeatureModel, self.model)
 
     @property
-    def memory_model(self) -> MemoryModel:
+    def encoder_decoder_model(self) -> EncoderDecoderModel:
         """The model, if audio is a memory beside its text; a CheckpointError for another."""
-        expect(self.model, "memories")
-        return cast(MemoryModel, self.model)
+        expect(self.model, "encoder_outputs")
+        return cast(EncoderDecoderModel, self.model)
 
     @property
     def text_model(self) -> TextModel:
@@ -174,7 +174,7 @@ def load_without_heads(name: str) -> Bundle:
         if kind is None:
             raise CheckpointError(
                 f"{folder}: not a model folder, config.yaml is missing; give the `model` folder of a training, or a "
-                f"folder as transformers has it of {titles('memories', 'prompts', 'texts')}"
+                f"folder as transformers has it of {titles('encoder_outputs', 'prompts', 'texts')}"
             )
         config = BundleConfig(model=kind.default_settings(), normalizer=kind.normalizer)
     card = folder / "card.md"
@@ -188,7 +188,7 @@ def reads_text(name: str) -> bool:
     where = folder / "config.yaml"
     raw = read_yaml(where).get("model") if where.exists() else None
     kind = kind_in(raw if isinstance(raw, dict) else {}, str(where)) if where.exists() else claimed(folder)
-    return kind is not None and kind.reads == "texts"
+    return kind is not None and kind.input_kind == "texts"
 
 
 def load_draft_model(name: str, base: Bundle) -> SpeechModel:

@@ -22,8 +22,9 @@ from speechmtp.models.bases.moonshine import Moonshine, MoonshineSettings
 from speechmtp.models.bases.whisper import Whisper, WhisperSettings
 from speechmtp.models.encoder import Encoder, EncoderConfig
 from speechmtp.models.encoder_lm import EncoderLM, ModelConfig
+from speechmtp.models.shape import TrunkShape
 from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
-from speechmtp.types import Prompt, TokenRules, TrunkShape
+from speechmtp.types import Prompt, TokenRules
 
 torch.set_num_threads(1)
 

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_training_options
-from speechmtp.models.bases.names import MEMORY_MODEL
+from speechmtp.models.bases.names import ENCODER_DECODER_MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
-    from speechmtp.training.tasks.encoder_cache import MemoryText
+    from speechmtp.training.tasks.character_ctc import CharacterCtcTrainConfig
+    from speechmtp.training.tasks.encoder_cache import EncodedUtterance
 
 
 def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train ctc`."""
     parser.add_argument("--model", required=True, metavar="MODEL",
-                        help=MEMORY_MODEL)  # fmt: skip
+                        help=ENCODER_DECODER_MODEL)  # fmt: skip
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the head; a model's own is MODEL/ctc")
     parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
     parser.add_argument("--train", required=True, metavar="DATA", help="Kaldi data directory to train on")
@@ -51,7 +52,7 @@ def run_ctc(args: argparse.Namespace) -> int:
     check_training(args)
     out, device = Path(args.out), torch.device(args.device)
     bundle = load_without_heads(args.model).to(device, torch.float32)
-    expect(bundle.model, "memories")
+    expect(bundle.model, "encoder_outputs")
     train, dev = (spelled(items, bundle.model.decode) for items in _memories(args, config, bundle))
     sizes = replace(
         config.ctc, characters=config.ctc.characters or characters_of(train), memory_width=train[0].memory.shape[1]
@@ -71,7 +72,7 @@ def run_ctc(args: argparse.Namespace) -> int:
 
 def _memories(
     args: argparse.Namespace, config: "CharacterCtcTrainConfig", bundle: "Bundle"
-) -> "list[list[MemoryText]]":  # fmt: skip
+) -> "list[list[EncodedUtterance]]":  # fmt: skip
     """Memories of training and development data."""
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.progress import counter

@@ -125,7 +125,7 @@ def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") 
     from speechmtp.progress import counter
     from speechmtp.training.tasks.head_inputs import HeadInputs, head_inputs
 
-    check_data(args.model, [*args.train, *args.dev], base.model.reads == "texts")
+    check_data(args.model, [*args.train, *args.dev], base.model.input_kind == "texts")
     prompts = Path(args.prompts) if args.prompts else None
     asked = HeadInputs(base, config, args.train, args.dev, args.root, prompts, args.allow_pipes)
     with counter("audio") as note:

@@ -83,7 +83,7 @@ class SpeechSubject(Subject):
         super().__init__(
             recogniser.runner, requests, model.decode, recogniser.device, recogniser.dtype, seconds,
             sum(request.audio_seconds for request in requests.values()),
-            embedded=model.reads in ("features", "prompts"),
+            embedded=model.input_kind in ("features", "prompts"),
         )  # fmt: skip
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:

@@ -74,7 +74,7 @@ DRAFTERS: list[Any] = [
 @pytest.mark.parametrize("pieces", [WORDS, LETTERS])
 @pytest.mark.parametrize("seed", range(12))
 def test_every_text_gives_the_tokens_of_plain_greedy_decoding(seed: int, pieces: tuple[str, ...]) -> None:
-    case = make_case(500 + seed, most_rows=5, most=10)
+    case = make_case(500 + seed, max_rows=5, most=10)
     texts: list[Any] = random_texts(case, pieces)
     for drafter in DRAFTERS:
         assert run(case, drafter, texts, pieces)[0] == case.tokens
@@ -85,7 +85,7 @@ def test_every_text_gives_the_tokens_of_plain_greedy_decoding(seed: int, pieces:
 @pytest.mark.parametrize("seed", range(12))
 def test_every_text_gives_the_tokens_of_plain_sampling_with_the_same_seed(seed: int) -> None:
     config = SamplingConfig(temperature=0.9, top_p=0.9, repetition_penalty=1.2)
-    case = make_case(seed, most_rows=3, most=8)
+    case = make_case(seed, max_rows=3, most=8)
     rows = len(case.tokens)
     drawing = Drawing(config.processors(), [seed] * rows, list(range(rows)))
     plain, _ = run(case, Silent(), [], drawing=drawing)
@@ -97,7 +97,7 @@ def test_every_text_gives_the_tokens_of_plain_sampling_with_the_same_seed(seed: 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_right_text_costs_one_call_and_a_wrong_letter_two(seed: int) -> None:
     """Where the letter is one of the last word, the trunk's own token behind the draft already mends it."""
-    case = make_case(seed, most_rows=6, most=30)
+    case = make_case(seed, max_rows=6, most=30)
     right = [spell(tokens, WORDS) for tokens in case.tokens]
     for text in (right, [said.replace(" ", "  ") + " " for said in right]):
         tokens, traces = run(case, CtcDraft(), [CtcText(said) for said in text])
@@ -113,7 +113,7 @@ def test_a_right_text_costs_one_call_and_a_wrong_letter_two(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_case_costs_calls_but_not_the_place(seed: int) -> None:
     """A small letter for a capital one is a wrong token, behind which the text goes on."""
-    case = make_case(seed, most_rows=6, most=30)
+    case = make_case(seed, max_rows=6, most=30)
     texts = [CtcText(spell(tokens, WORDS).lower()) for tokens in case.tokens]
     tokens, traces = run(case, CtcDraft(), texts)
     assert tokens == case.tokens
@@ -193,7 +193,7 @@ def test_a_token_is_as_sure_as_its_least_sure_character() -> None:
 def test_heads_are_asked_where_a_character_is_unsure() -> None:
     asked = 0
     for seed in range(8):
-        case = make_case(seed, most_rows=1, most=6)
+        case = make_case(seed, max_rows=1, most=6)
         wrong = "tel tel tel tel tel"
         counts = []
         for sure in (0.95, 0.5):
@@ -205,7 +205,7 @@ def test_heads_are_asked_where_a_character_is_unsure() -> None:
 
 @pytest.mark.parametrize("strategy", ["ctc", "ctc:mode=tree,depth=4", "ctc-heads"])
 def test_the_runner_hands_texts_on(strategy: str) -> None:
-    case = make_case(4, most_rows=4)
+    case = make_case(4, max_rows=4)
     texts = [CtcText(spell(tokens, WORDS)) for tokens in case.tokens]
     most = [case.limits.of(n) for n in case.prompt.lengths.tolist()]
     spelling = longest_first(WORDS)

@@ -20,9 +20,9 @@ from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.types import Prompt, Request, TokenRules, TokenSpelling
 
 # What a model reads, and with it what a training computes once and keeps. `features`: frames of ours, which may be
-# changed before the encoder; `memories`: encoder states beside the text; `prompts`: entries in front of the text, made
-# of whole recordings; `texts`: token ids alone.
-Reads = Literal["features", "memories", "prompts", "texts"]
+# changed before the encoder; `encoder_outputs`: encoder states beside the text; `prompts`: entries in front of the
+# text, made of whole recordings; `texts`: token ids alone.
+InputKind = Literal["features", "encoder_outputs", "prompts", "texts"]
 
 
 class SpeechModel(nn.Module):
@@ -34,7 +34,7 @@ class SpeechModel(nn.Module):
 
     kind: ClassVar[str]  # `model.kind` in config.yaml
     title: ClassVar[str]  # what people call it
-    reads: ClassVar[Reads]
+    input_kind: ClassVar[InputKind]
     settings: ClassVar[type]  # the dataclass of `model` in config.yaml, with a field `kind`
     model_types: ClassVar[tuple[str, ...]] = ()  # of transformers' config.json, whose folders it claims
     normalizer: ClassVar[str] = "whisper-en"  # where config.yaml names none
@@ -146,16 +146,16 @@ class SpeechModel(nn.Module):
 class FeatureModel(EncoderLM, SpeechModel):
     """Frames of ours go through encoder and adapter of ours to the prompt of a trunk; `bos` opens the text."""
 
-    reads: ClassVar[Reads] = "features"
+    input_kind: ClassVar[InputKind] = "features"
     own_ctc: ClassVar[bool] = True
     features: FbankConfig
     tokenizer: Tokenizer
 
 
-class MemoryModel(SpeechModel):
+class EncoderDecoderModel(SpeechModel):
     """Audio becomes a memory [S, E], which the trunk's layers look at beside a text that a few tokens open."""
 
-    reads: ClassVar[Reads] = "memories"
+    input_kind: ClassVar[InputKind] = "encoder_outputs"
 
     @abstractmethod
     def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:
@@ -201,7 +201,7 @@ class MemoryModel(SpeechModel):
 class TextModel(SpeechModel):
     """Goes on with token ids; hears nothing."""
 
-    reads: ClassVar[Reads] = "texts"
+    input_kind: ClassVar[InputKind] = "texts"
 
     def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
         """A ConfigError."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError
-from speechmtp.models.bases.contract import MemoryModel
+from speechmtp.models.bases.contract import EncoderDecoderModel
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.seq2seq import Seq2SeqTrunk
 from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, without_random_weights
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
 
-class EncoderDecoder(MemoryModel):
+class EncoderDecoder(EncoderDecoderModel):
     """A folder as transformers has it, its tokenizer `tokenizer.json` or, packed, `tokenizer.json.xz`.
 
     Its distribution is greedy decoding of at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both of the

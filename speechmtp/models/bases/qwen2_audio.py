@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError
-from speechmtp.models.bases.contract import Reads, SpeechModel
+from speechmtp.models.bases.contract import InputKind, SpeechModel
 from speechmtp.models.bases.folders import end_tokens, has_chat_template, loaded, saved
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.storage import Storage
@@ -56,7 +56,7 @@ class Qwen2Audio(SpeechModel):
 
     kind: ClassVar[str] = "qwen2_audio"
     title: ClassVar[str] = "Qwen2-Audio"
-    reads: ClassVar[Reads] = "prompts"
+    input_kind: ClassVar[InputKind] = "prompts"
     settings: ClassVar[type] = Qwen2AudioSettings
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_audio",)
 

@@ -17,7 +17,7 @@ from speechmtp.models.character_ctc import CharacterCtcConfig, CharacterCtcHead
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.ctc import ctc_loss, greedy_labels
-from speechmtp.training.tasks.encoder_cache import MemoryText
+from speechmtp.training.tasks.encoder_cache import EncodedUtterance
 
 LEAST = 3  # a character that training texts have less often is not written
 
@@ -57,7 +57,7 @@ class Spelled:
     text: str
 
 
-def spelled(items: Iterable[MemoryText], decode: Callable[[Sequence[int]], str]) -> list[Spelled]:
+def spelled(items: Iterable[EncodedUtterance], decode: Callable[[Sequence[int]], str]) -> list[Spelled]:
     """Texts of utterances that ended by themselves; a DataError where there is none."""
     found = [Spelled(item.memory, decode(item.text)) for item in items if item.ended and item.text]
     if not found:

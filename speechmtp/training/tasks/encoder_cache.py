@@ -19,7 +19,7 @@ from speechmtp.data.batch import pooled_rows, seeded
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.decoding.engine import plain_outputs
 from speechmtp.errors import DataError
-from speechmtp.models.bases.contract import MemoryModel, SpeechModel
+from speechmtp.models.bases.contract import EncoderDecoderModel, SpeechModel
 from speechmtp.models.storage import weights_digest
 from speechmtp.training.multi_token import Sequences, pad_text
 from speechmtp.types import Prompt, stack_prompts
@@ -30,7 +30,7 @@ TOGETHER = 128  # utterances whose memories are kept before they are decoded, by
 
 
 @dataclass(frozen=True)
-class MemoryText:
+class EncodedUtterance:
     """An utterance: its memory [S, E] in half precision, what is said of it (no end token), whether the output ended by
     itself, and its seconds."""
 
@@ -42,15 +42,15 @@ class MemoryText:
 
 
 @torch.inference_mode()
-def hear_memories(
-    model: MemoryModel, utterances: Sequence[Utterance], texts: Sequence[list[int]] | None = None,
+def encode_utterances(
+    model: EncoderDecoderModel, utterances: Sequence[Utterance], texts: Sequence[list[int]] | None = None,
     allow_pipes: bool = False, rows: int = 16, note: Note = lambda done, total: None, again: int = 0, seed: int = 0,
-) -> list[MemoryText]:  # fmt: skip
+) -> list[EncodedUtterance]:  # fmt: skip
     """Memories of utterances, each alone, with `texts` or, without them, what the model itself says by its own
     distribution (self-distillation: heads learn the distribution that they will be verified against). Pass `again` from
     1 on hears them at a speed drawn of SPEEDS by `seed`, as far as the longest that the model hears allows."""
     device = model.trunk.unembedding().weight.device
-    found: list[MemoryText] = []
+    found: list[EncodedUtterance] = []
     for start in range(0, len(utterances), TOGETHER):
         part = utterances[start : start + TOGETHER]
         memories, limits, seconds = [], [], []
@@ -68,7 +68,7 @@ def hear_memories(
             ended = tokens[-1:] == [model.eos[0]]
             text = tokens[:-1] if ended else tokens
             name = f"{utterance.id}-pass{again}" if again else utterance.id
-            found.append(MemoryText(name, memory[0].half().cpu().clone(), text, ended, length))
+            found.append(EncodedUtterance(name, memory[0].half().cpu().clone(), text, ended, length))
         note(len(found), len(utterances))
     return found
 
@@ -95,7 +95,7 @@ def at_speed(model: SpeechModel, samples: np.ndarray, speed: float) -> np.ndarra
 
 
 def own_outputs(
-    model: MemoryModel, memories: Sequence[Tensor], limits: Sequence[int], rows: int = 16
+    model: EncoderDecoderModel, memories: Sequence[Tensor], limits: Sequence[int], rows: int = 16
 ) -> list[list[int]]:
     """What the model says by its own distribution, `rows` utterances of about one length at a time; memories [1, S,
     E]."""
@@ -113,22 +113,22 @@ def own_outputs(
 class MemoryData:
     """Batches of memories with texts, of about one length each, every item once an epoch."""
 
-    def __init__(self, model: MemoryModel, items: Iterable[MemoryText], rows: int, seed: int) -> None:
+    def __init__(self, model: EncoderDecoderModel, items: Iterable[EncodedUtterance], rows: int, seed: int) -> None:
         self._items = [item for item in items if item.text and item.ended]  # a runaway teaches repetitions
         if not self._items:
             raise DataError("heads: no utterance to train on; check the data directory")
         self._model, self._rows, self._seed = model, rows, seed
 
-    def batch(self, number: int) -> list[MemoryText]:
+    def batch(self, number: int) -> list[EncodedUtterance]:
         """Rows of about one length."""
         sizes = [len(item.text) for item in self._items]
         return [self._items[i] for i in pooled_rows("memories", self._seed, number, sizes, self._rows)]
 
-    def count(self, batch: Sequence[MemoryText]) -> int:
+    def count(self, batch: Sequence[EncodedUtterance]) -> int:
         """Tokens with their end tokens."""
         return sum(len(item.text) + 1 for item in batch)
 
-    def sequences(self, batch: Sequence[MemoryText]) -> Sequences:
+    def sequences(self, batch: Sequence[EncodedUtterance]) -> Sequences:
         """The rows as decoding sees them: start tokens, text, end token."""
         trunk = self._model.trunk
         like = trunk.unembedding().weight
@@ -151,14 +151,14 @@ class MemoryData:
         return [[*item.text, self._model.eos[0]] for item in self._items]
 
 
-def prompts_of(model: MemoryModel, items: Sequence[MemoryText]) -> list[Prompt]:
+def prompts_of(model: EncoderDecoderModel, items: Sequence[EncodedUtterance]) -> list[Prompt]:
     """A prompt for each item, one row each."""
     like = model.trunk.unembedding().weight
     return [model.prompt(item.memory[None].to(like)) for item in items]
 
 
 def memories_key(
-    model: MemoryModel, data: Sequence[DataDir], texts: bool, passes: int = 1, seed: int = 0
+    model: EncoderDecoderModel, data: Sequence[DataDir], texts: bool, passes: int = 1, seed: int = 0
 ) -> str:  # fmt: skip
     """What memories depend on: the model, its distribution, the audio, whether texts are the transcripts, and how often
     and at which speeds it is heard."""
@@ -173,7 +173,7 @@ def memories_key(
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def write_memories(path: Path, items: Sequence[MemoryText], key: str) -> None:
+def write_memories(path: Path, items: Sequence[EncodedUtterance], key: str) -> None:
     """Keep memories, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
@@ -190,7 +190,7 @@ def write_memories(path: Path, items: Sequence[MemoryText], key: str) -> None:
     temporary.replace(path)
 
 
-def read_memories(path: Path, key: str) -> list[MemoryText]:
+def read_memories(path: Path, key: str) -> list[EncodedUtterance]:
     """Memories kept by `write_memories` for the same model and data; others are a DataError."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -204,6 +204,6 @@ def read_memories(path: Path, key: str) -> list[MemoryText]:
     texts = tensors["texts"].split(tensors["text_sizes"].tolist())
     rest = zip(tensors["ended"].tolist(), tensors["seconds"].tolist())
     return [
-        MemoryText(name, memory, text.tolist(), ended, seconds)
+        EncodedUtterance(name, memory, text.tolist(), ended, seconds)
         for name, memory, text, (ended, seconds) in zip(json.loads(notes["ids"]), memories, texts, rest)
     ]

@@ -17,11 +17,11 @@ from torch.nn.utils import parametrize
 from speechmtp.bundle import Bundle
 from speechmtp.data.batch import seeded
 from speechmtp.heads.labels import IGNORED, shifted_labels
-from speechmtp.models.bases.contract import MemoryModel
+from speechmtp.models.bases.contract import EncoderDecoderModel
 from speechmtp.training.loop import finished, load_finished, run_phase
 from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_teacher, rows_ce
 from speechmtp.training.multi_token import Sequences
-from speechmtp.training.tasks.encoder_cache import MemoryText, at_speed
+from speechmtp.training.tasks.encoder_cache import EncodedUtterance, at_speed
 from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, word_error_rate
 
 CHUNK = 1024  # rows of logits at a time
@@ -41,13 +41,13 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.up @ self.down)
 
 
-def projections(model: MemoryModel) -> list[nn.Module]:
+def projections(model: EncoderDecoderModel) -> list[nn.Module]:
     """Query and value projections of the decoder, of self-attention and of attention to the memory."""
     decoder = model.trunk.model.get_decoder()
     return [part for name, part in decoder.named_modules() if name.rpartition(".")[2] in ("q_proj", "v_proj")]
 
 
-def add_lora(model: MemoryModel, rank: int, alpha: int) -> nn.ModuleList:
+def add_lora(model: EncoderDecoderModel, rank: int, alpha: int) -> nn.ModuleList:
     """Put adapters on the projections; the adapters."""
     adapters = nn.ModuleList()
     for linear in projections(model):
@@ -58,7 +58,7 @@ def add_lora(model: MemoryModel, rank: int, alpha: int) -> nn.ModuleList:
     return adapters
 
 
-def merge_lora(model: MemoryModel) -> None:
+def merge_lora(model: EncoderDecoderModel) -> None:
     """Put the adapters into the weights; the model is a plain one again."""
     for linear in projections(model):
         parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
@@ -73,7 +73,7 @@ class FinetunePhase:
     ) -> None:  # fmt: skip
         self.name, self.steps, self.optim = config.parts, config.steps, config.optim
         self._config, self._bundle, self._pools, self._dev = config, bundle, pools, dev
-        self._precision, self._model = precision, bundle.memory_model
+        self._precision, self._model = precision, bundle.encoder_decoder_model
         trunk = self._model.trunk
         holds = config.kl_to_base and any(pool.kept for pool in pools)
         self._before = copy.deepcopy(self._model).eval() if holds else None
@@ -91,12 +91,12 @@ class FinetunePhase:
         for parameter in self.module.parameters():
             yield parameter, self._config.encoder_factor if id(parameter) in self._encoder else 1.0
 
-    def batch(self, number: int) -> list[list[MemoryText]]:
+    def batch(self, number: int) -> list[list[EncodedUtterance]]:
         """Rows of every pool; where the encoder moves, what stands for memories is samples [N] still."""
         draw = seeded("finetune", self._config.seed, number)
         return [[self._row(pool, item, draw) for item in pool.data.batch(number)] for pool in self._pools]
 
-    def _row(self, pool: Pool, item: MemoryText, draw: Any) -> MemoryText:
+    def _row(self, pool: Pool, item: EncodedUtterance, draw: Any) -> EncodedUtterance:
         own, speed = draw.random() < self._config.base_targets, float(draw.choice(self._config.speeds))
         if own and item.id in pool.said:
             item = replace(item, text=pool.said[item.id])
@@ -107,11 +107,11 @@ class FinetunePhase:
             audio = at_speed(self._model, audio, speed)
         return replace(item, memory=torch.from_numpy(audio))
 
-    def weight(self, batch: Sequence[Sequence[MemoryText]]) -> float:
+    def weight(self, batch: Sequence[Sequence[EncodedUtterance]]) -> float:
         """Tokens with their end tokens."""
         return float(sum(pool.data.count(rows) for pool, rows in zip(self._pools, batch)))
 
-    def loss(self, batch: Sequence[Sequence[MemoryText]], step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Sequence[Sequence[EncodedUtterance]], step: int) -> tuple[Tensor, dict[str, float]]:
         """Summed cross-entropy of texts and end tokens, of kept audio the divergence from the distribution before;
         suppressed ids are not held against a transcript."""
         device = self._model.trunk.unembedding().weight.device
@@ -139,7 +139,7 @@ class FinetunePhase:
         return rows_against_teacher(self._model.trunk.unembedding()(hidden), teacher, None, MultiTokenConfig(kind="kd"))
 
     @staticmethod
-    def _states(model: MemoryModel, pool: Pool, rows: Sequence[MemoryText]) -> tuple[Tensor, Tensor]:
+    def _states(model: EncoderDecoderModel, pool: Pool, rows: Sequence[EncodedUtterance]) -> tuple[Tensor, Tensor]:
         """States [B, L, C] of the decoder behind rows and their labels [B, L]."""
         s = on_trunk(model, pool.data.sequences(hear(model, rows) if pool.audio else rows))
         hidden = model.trunk(s.embeddings, s.positions, s.segments, (), s.memory, s.memory_lengths).hidden
@@ -156,12 +156,12 @@ class FinetunePhase:
         return {"score": sum(rates) / len(rates), **dict(zip(names, rates))}
 
 
-def on_trunk(model: MemoryModel, sequences: Sequences) -> Sequences:
+def on_trunk(model: EncoderDecoderModel, sequences: Sequences) -> Sequences:
     """Sequences with the embeddings of this model, which need not be the one that they were made for."""
     return replace(sequences, embeddings=model.trunk.embed(sequences.ids.clamp_min(0)))
 
 
-def hear(model: MemoryModel, rows: Sequence[MemoryText]) -> list[MemoryText]:
+def hear(model: EncoderDecoderModel, rows: Sequence[EncodedUtterance]) -> list[EncodedUtterance]:
     """Rows of samples with their memories; the encoder takes those of one length together, since it knows no
     padding."""
     features = [model.inputs(row.memory.to(model.device)) for row in rows]
@@ -179,7 +179,7 @@ def finetune(
     """Train the bundle's model in place, in a folder of `out`; development figures before and after."""
     torch.manual_seed(config.seed)  # adapters start at random
     phase = FinetunePhase(config, bundle, pools, dev, precision)
-    model, folder = bundle.memory_model, out / phase.name
+    model, folder = bundle.encoder_decoder_model, out / phase.name
     before = phase.evaluate()
     if resume and finished(folder):
         after = load_finished(phase.module, folder)

@@ -11,12 +11,12 @@ from torch import Tensor
 from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.models.bases.contract import MemoryModel
+from speechmtp.models.bases.contract import EncoderDecoderModel
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.asr import seconds_of
-from speechmtp.training.tasks.encoder_cache import MemoryData, MemoryText, Note, own_outputs
+from speechmtp.training.tasks.encoder_cache import EncodedUtterance, MemoryData, Note, own_outputs
 from speechmtp.training.tasks.head_bases import memory_items
 from speechmtp.training.tasks.trunk_loss import error_rate
 
@@ -109,11 +109,11 @@ def make_pool(
 ) -> Pool:  # fmt: skip
     """Utterances to learn, or with `keep` those whose targets are the base's own transcripts; memories that are
     needed are computed once and, with `file`, kept there."""
-    model, moves = bundle.memory_model, config.parts == "full"
+    model, moves = bundle.encoder_decoder_model, config.parts == "full"
     if keep or config.base_targets or not moves:
         items = memory_items(bundle, [data], "own", file, allow_pipes, note)
     else:
-        items = [MemoryText(u.id, torch.empty(0), [], True, _seconds(u, model)) for u in data.utterances]
+        items = [EncodedUtterance(u.id, torch.empty(0), [], True, _seconds(u, model)) for u in data.utterances]
     said = {item.id: item.text for item in items if item.ended and item.text}
     if keep:
         targets = said
@@ -144,7 +144,7 @@ def _check_spelled(bundle: Bundle, data: DataDir, targets: Mapping[str, list[int
             )
 
 
-def _seconds(utterance: Utterance, model: MemoryModel) -> float:
+def _seconds(utterance: Utterance, model: EncoderDecoderModel) -> float:
     """Duration of an utterance that the model can hear; others are a DataError."""
     length = seconds_of(utterance)
     if not model.shortest <= length * model.rate <= model.longest * model.rate:
@@ -170,7 +170,7 @@ def make_dev(
     note: Note = lambda done, total: None,
 ) -> DevSet:  # fmt: skip
     """The development set of a data directory."""
-    model, moves, normalize = bundle.memory_model, config.parts == "full", get_normalizer(bundle.normalizer)
+    model, moves, normalize = bundle.encoder_decoder_model, config.parts == "full", get_normalizer(bundle.normalizer)
     words = [normalize(u.text or "").split() for u in data.utterances]
     if moves:
         seconds = [_seconds(u, model) for u in data.utterances]
@@ -184,7 +184,7 @@ def make_dev(
 @torch.no_grad()
 def word_error_rate(bundle: Bundle, dev: DevSet) -> float:
     """WER in percent of the model's greedy transcripts, normalised as the bundle says."""
-    model, normalize = bundle.memory_model, get_normalizer(bundle.normalizer)
+    model, normalize = bundle.encoder_decoder_model, get_normalizer(bundle.normalizer)
     like = model.trunk.unembedding().weight
     memories = [model.memory(x.to(like.device)) if dev.moves else x[None].to(like) for x in dev.heard]
     said = own_outputs(model, memories, dev.limits)

@@ -22,9 +22,9 @@ from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.tasks.asr import audio_data
 from speechmtp.training.tasks.ctc import evaluation_batches
 from speechmtp.training.tasks.encoder_cache import (
+    EncodedUtterance,
     MemoryData,
-    MemoryText,
-    hear_memories,
+    encode_utterances,
     memories_key,
     prompts_of,
     read_memories,
@@ -137,29 +137,29 @@ def memory_data(
     items = memory_items(
         bundle, data, config.targets, file, allow_pipes, note, config.passes, config.prompts_seed
     )  # fmt: skip
-    return MemoryData(bundle.memory_model, items, config.rows, config.seed)
+    return MemoryData(bundle.encoder_decoder_model, items, config.rows, config.seed)
 
 
 def memory_items(
     bundle: Bundle, data: Sequence[DataDir], targets: str, file: Path | None, allow_pipes: bool, note: Note,
     passes: int = 1, seed: int = 0,
-) -> list[MemoryText]:  # fmt: skip
+) -> list[EncodedUtterance]:  # fmt: skip
     """Memories of data directories with what the model itself says (targets `own`) or the transcripts (`text`); all
     but the first of several `passes` at other speeds."""
-    model, own = bundle.memory_model, targets == "own"
+    model, own = bundle.encoder_decoder_model, targets == "own"
     key = memories_key(model, data, not own, passes, seed)
     if file is not None and file.exists():
         return read_memories(file, key)
     utterances = [u for directory in data for u in directory.utterances]
     texts = None if own else [model.transcript(u.text or "") for u in utterances]
     total = passes * len(utterances)
-    items: list[MemoryText] = []
+    items: list[EncodedUtterance] = []
     for again in range(passes):
 
         def passed(done: int, _: int, before: int = again * len(utterances)) -> None:
             note(before + done, total)
 
-        items += hear_memories(model, utterances, texts, allow_pipes, note=passed, again=again, seed=seed)
+        items += encode_utterances(model, utterances, texts, allow_pipes, note=passed, again=again, seed=seed)
     if file is not None:
         write_memories(file, items, key)
     return items
@@ -167,7 +167,7 @@ def memory_items(
 
 def memory_dev(bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow_pipes: bool, note: Note) -> HeldOut:
     """The development set of a pretrained recogniser; outputs that reached their limit are left out."""
-    model = bundle.memory_model
+    model = bundle.encoder_decoder_model
     items = [i for i in memory_items(bundle, data, "own", file, allow_pipes, note) if i.ended and i.text]
     if not items:
         raise DataError("heads: no output of the development set ended by itself; check the data directory")

@@ -8,7 +8,7 @@ from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir, read_data_dir
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.held_out import HeldOut, long_texts, text_dev
-from speechmtp.models.bases.contract import Reads
+from speechmtp.models.bases.contract import InputKind
 from speechmtp.training.tasks.head_bases import (
     heard_data,
     heard_dev,
@@ -77,9 +77,9 @@ def _texts(asked: HeadInputs, note: Note) -> Made:
     return packed_data(lm, asked.train, config), text_dev(lm, texts, config.prompt_tokens, config.size)
 
 
-HEAD_INPUTS: Mapping[Reads, Callable[[HeadInputs, Note], Made]] = {
+HEAD_INPUTS: Mapping[InputKind, Callable[[HeadInputs, Note], Made]] = {
     "features": _features,
-    "memories": _memories,
+    "encoder_outputs": _memories,
     "prompts": _prompts,
     "texts": _texts,
 }
@@ -87,4 +87,4 @@ HEAD_INPUTS: Mapping[Reads, Callable[[HeadInputs, Note], Made]] = {
 
 def head_inputs(asked: HeadInputs, note: Note) -> Made:
     """Training data and development set; `note` hears how much of the audio is done."""
-    return HEAD_INPUTS[asked.bundle.model.reads](asked, note)
+    return HEAD_INPUTS[asked.bundle.model.input_kind](asked, note)
