@@ -131,7 +131,7 @@ def load_heads(
         base = config.base or "its name was not kept"
         raise CheckpointError(
             f"{folder}: these heads were trained on another trunk ({base}); train them again on this one, "
-            f"or let them through with --allow-stale-heads"
+            f"or let them through with allow_stale_heads=True"
         )
     with without_random_weights():
         heads = build_heads(config.heads, model.trunk.shape)
@@ -168,16 +168,16 @@ def find_heads(model: Path, wanted: Sequence[str]) -> dict[str, Path]:
         if not path.is_dir():
             names = ", ".join(own) or "none"
             raise CheckpointError(
-                f"--heads {item}: neither a head set of {model} nor a folder; the model's own: {names}"
+                f"heads={item!r}: neither a head set of {model} nor a folder; the model's own: {names}"
             )
         if not (path / "config.yaml").exists():
             raise CheckpointError(
-                f"--heads {item}: config.yaml is missing; give a head folder, with config.yaml and heads.safetensors"
+                f"heads={item!r}: config.yaml is missing; give a head folder, with config.yaml and heads.safetensors"
             )
         name = item if item in own else path.resolve().name
         if name in found:
             raise CheckpointError(
-                f"--heads {item}: {path} has the name of {found[name]}; rename one of the two folders"
+                f"heads={item!r}: {path} has the name of {found[name]}; rename one of the two folders"
             )
         found[name] = path
     return found
@@ -217,7 +217,7 @@ def load_ctc_head(
     if not (digests or BaseDigests(model)).is_encoder_of(config) and not allow_stale:
         raise CheckpointError(
             f"{folder}: this CTC head was trained on another encoder ({config.base or 'its name was not kept'}); train "
-            f"it again on this one, or let it through with --allow-stale-heads"
+            f"it again on this one, or let it through with allow_stale_heads=True"
         )
     with without_random_weights():
         ctc = CharacterCtcHead(config.ctc)

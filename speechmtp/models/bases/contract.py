@@ -75,7 +75,7 @@ class SpeechModel(nn.Module):
     def encoder_alone(self) -> nn.Module:
         """What computes memories, for a CTC head that spells on it; a CheckpointError for models without."""
         raise CheckpointError(
-            f"{self.name}: takes no CTC draft head, which reads the memories of an encoder-decoder; leave --ctc out"
+            f"{self.name}: takes no CTC draft head, which reads the encoder outputs of an encoder-decoder; leave ctc= out"
         )
 
     @property
@@ -109,7 +109,7 @@ class SpeechModel(nn.Module):
         """What drafters of text need; a ConfigError where tokens are no text."""
         make = getattr(self.tokenizer, "spelling", None)
         if make is None:
-            raise ConfigError(f"{self.name}: its tokenizer cannot spell for drafters; leave --ctc out")
+            raise ConfigError(f"{self.name}: its tokenizer cannot spell for drafters; leave ctc= out")
         found: TokenSpelling = make()
         return found
 
@@ -135,12 +135,12 @@ class SpeechModel(nn.Module):
         """ConfigError where somebody chose a language or a task of a model that has none to choose."""
         for name, value in (("language", language), ("task", task)):
             if value:
-                raise ConfigError(f"{self.name}: --{name} {value}: {self.title} has no {name} to choose; leave it out")
+                raise ConfigError(f"{self.name}: {name}={value!r}: {self.title} has no {name} to choose; leave it out")
 
     def check_draft(self, draft: "SpeechModel", source: object) -> None:
         """A CheckpointError unless `draft` can draft for it, on whose weights it may then stand; `source` is where this
         model was read."""
-        raise CheckpointError(f"draft model {draft.name}: {self.title} takes none; leave --draft-model out")
+        raise CheckpointError(f"draft model {draft.name}: {self.title} takes none; leave draft_model= out")
 
 
 class FeatureModel(EncoderLM, SpeechModel):

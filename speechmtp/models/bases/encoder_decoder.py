@@ -112,10 +112,10 @@ class EncoderDecoder(EncoderDecoderModel):
 
     def limit(self, seconds: float) -> int:
         """The most tokens, an end token among them, that are said of so many seconds."""
-        most = ceil(self.config.tokens_per_second * seconds) + self.config.extra
+        wanted = ceil(self.config.tokens_per_second * seconds) + self.config.extra
         last: Any = self.trunk.last_position
         last = int(getattr(self.trunk.model.config, "max_position_embeddings", 512)) - 1 if last is None else last
-        return max(1, min(most, last + 1 - self.num_start_tokens))
+        return max(1, min(wanted, last + 1 - self.num_start_tokens))
 
     @property
     def num_start_tokens(self) -> int:

@@ -55,22 +55,22 @@ class Whisper(EncoderDecoder):
         plain = int(settings.no_timestamps_token_id)
         code, task = self._language(language or self.config.language), task or self.config.task
         if task not in TASKS:
-            raise ConfigError(f"{self.name}: --task {task}: expected one of {', '.join(TASKS)}")
+            raise ConfigError(f"{self.name}: task={task!r}: expected one of {', '.join(TASKS)}")
         if not self.multilingual:
             if code not in ("", "en") or task != "transcribe":
-                found = f"--language {code}" if code not in ("", "en") else f"--task {task}"
+                found = f"language={code!r}" if code not in ("", "en") else f"task={task!r}"
                 raise ConfigError(
                     f"{self.name}: {found}: an English-only Whisper; leave it out, or take a multilingual one"
                 )
             return self.start, plain
         if not code:
             raise ConfigError(
-                f"{self.name}: a multilingual Whisper, and no language is given; say --language en (or another), or "
+                f"{self.name}: a multilingual Whisper, and no language is given; say language='en' (or another), or "
                 f"put model.language into its config.yaml"
             )
         spoken, asked = self._languages.get(f"<|{code}|>"), self._tasks.get(task)
         if spoken is None or asked is None:
-            found = f"--language {code}" if spoken is None else f"--task {task}"
+            found = f"language={code!r}" if spoken is None else f"task={task!r}"
             raise ConfigError(f"{self.name}: {found}: this Whisper has no token for it; choose another")
         return self.start, spoken, asked, plain
 
@@ -84,7 +84,7 @@ class Whisper(EncoderDecoder):
         if text not in TO_LANGUAGE_CODE:
             near = difflib.get_close_matches(text, [*LANGUAGES, *TO_LANGUAGE_CODE], n=1)
             hint = f"did you mean {near[0]}?" if near else "give a code such as en, de or zh"
-            raise ConfigError(f"{self.name}: --language {language}: Whisper knows no such language; {hint}")
+            raise ConfigError(f"{self.name}: language={language!r}: Whisper knows no such language; {hint}")
         code: str = TO_LANGUAGE_CODE[text]
         return code
 
