@@ -24,7 +24,11 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     """Public names on first use, so that importing the package does no work."""
     if name in __all__:
-        return getattr(importlib.import_module(f"speechmtp.{_MODULES.get(name, 'api')}"), name)
+        from speechmtp.collector import paused_collector
+
+        with paused_collector():
+            module = importlib.import_module(f"speechmtp.{_MODULES.get(name, 'api')}")
+        return getattr(module, name)
     raise AttributeError(f"module 'speechmtp' has no attribute {name!r}")
 
 

@@ -28,7 +28,7 @@ from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.progress import AudioProgress, Told
 from speechmtp.transcripts import Transcript, decode_each
-from speechmtp.types import CtcLabels, Request, Result, SpelledText, Trace
+from speechmtp.types import CtcCharacters, CtcLabels, Request, Result, Trace
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -61,7 +61,7 @@ class Recogniser:
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, name, trunk, self.limits)
-        self._speller = None if bundle.ctc is None else bundle.model.speller()
+        self._spelling = None if bundle.ctc is None else bundle.model.spelling()
 
     def __repr__(self) -> str:
         """The model's name, device, dtype and head sets."""
@@ -136,8 +136,8 @@ class Recogniser:
         if len(audio) < model.shortest:
             raise DataError(f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
         request = model.listen(samples, language, task, self.draft)
-        if ctc is not None and self._speller is not None and request.prompt.memory is not None:
-            request = request.knowing(SpelledText(ctc.spell(request.prompt.memory), self._speller))
+        if ctc is not None and self._spelling is not None and request.prompt.memory is not None:
+            request = request.knowing(CtcCharacters(ctc.spell(request.prompt.memory), self._spelling))
         limit = self.limits.of(int(request.prompt.lengths[0])) if request.limit is None else request.limit
         seconds = time.perf_counter() - began
         return replace(request, limit=limit, audio_seconds=len(audio) / self.rate, listen_seconds=seconds)
@@ -185,7 +185,7 @@ class Recogniser:
         """Token ids of the CTC head's own transcript of a request; a ConfigError if the model has no CTC head."""
         if (labels := request.source(CtcLabels)) is not None:
             return list(labels.labels)
-        if (spelled := request.source(SpelledText)) is not None:
+        if (spelled := request.source(CtcCharacters)) is not None:
             return self.bundle.model.encode(spelled.text.text)
         raise ConfigError("ctc-only: needs a CTC head and the model has none; choose another strategy")
 

@@ -16,25 +16,28 @@ import torch
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.codec.contract import Codec
+from speechmtp.collector import paused_collector
 from speechmtp.config import from_dict, read_yaml, to_dict, write_yaml
 from speechmtp.errors import CheckpointError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.folder import (
+    BaseDigests,
     encoder_digest,
     find_heads,
+    load_ctc_head,
     load_heads,
-    load_speller,
     own_heads,
+    save_ctc_head,
     save_heads,
-    save_speller,
     trunk_digest,
 )
-from speechmtp.models.bases.contract import FeatureModel, MemoryModel, SpeechModel, TextModel
+from speechmtp.models.bases.contract import EncoderDecoderModel, FeatureModel, SpeechModel, TextModel
 from speechmtp.models.bases.table import claimed, expect, kind_in, load_model, settings_in, titles
-from speechmtp.models.ctc_speller import CtcSpeller
-from speechmtp.models.storage import Storage
+from speechmtp.models.character_ctc import CharacterCtcHead
+from speechmtp.models.storage import Storage, file_digest
 
 FORMAT = 1
+WEIGHTS = "model.safetensors"  # in folders of ours, and in most of transformers
 OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # of the same weights, in hub folders
 EMBEDDED = ("default", "an4")  # models inside the package
 
@@ -66,7 +69,7 @@ class Bundle:
     folder: Path = field(default_factory=Path)
     head_folders: dict[str, Path] = field(default_factory=dict)
     trunk_sha256: str = ""  # of the trunk as loaded, known where heads were
-    ctc: CtcSpeller | None = None  # draft head on the memories of a pretrained recogniser
+    ctc: CharacterCtcHead | None = None  # draft head on the memories of a pretrained recogniser
     codec: Codec | None = None  # what makes sound of its tokens, where they are speech
 
     @property
@@ -86,10 +89,10 @@ class Bundle:
         return cast(FeatureModel, self.model)
 
     @property
-    def memory_model(self) -> MemoryModel:
+    def encoder_decoder_model(self) -> EncoderDecoderModel:
         """The model, if audio is a memory beside its text; a CheckpointError for another."""
-        expect(self.model, "memories")
-        return cast(MemoryModel, self.model)
+        expect(self.model, "encoder_outputs")
+        return cast(EncoderDecoderModel, self.model)
 
     @property
     def text_model(self) -> TextModel:
@@ -119,10 +122,12 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
     base, rounded = bundle.name or folder.name, bundle.model.stored_as(storage)
     digest = trunk_digest(bundle.model, rounded)
     own: Storage = "int8" if storage == "uint8" else storage
+    written = file_digest(folder / WEIGHTS)
     for name, heads in bundle.heads.items():
-        save_heads(heads, folder / "heads" / name, base, digest, own)
+        save_heads(heads, folder / "heads" / name, base, digest, own, weights_sha256=written)
     if bundle.ctc is not None:
-        save_speller(bundle.ctc, folder / "ctc", base, encoder_digest(bundle.model, rounded), own)
+        of_encoder = encoder_digest(bundle.model, rounded)
+        save_ctc_head(bundle.ctc, folder / "ctc", base, of_encoder, own, weights_sha256=written)
 
 
 def locate(name: str) -> Path:
@@ -169,7 +174,7 @@ def load_without_heads(name: str) -> Bundle:
         if kind is None:
             raise CheckpointError(
                 f"{folder}: not a model folder, config.yaml is missing; give the `model` folder of a training, or a "
-                f"folder as transformers has it of {titles('memories', 'prompts', 'texts')}"
+                f"folder as transformers has it of {titles('encoder_outputs', 'prompts', 'texts')}"
             )
         config = BundleConfig(model=kind.default_settings(), normalizer=kind.normalizer)
     card = folder / "card.md"
@@ -183,7 +188,7 @@ def reads_text(name: str) -> bool:
     where = folder / "config.yaml"
     raw = read_yaml(where).get("model") if where.exists() else None
     kind = kind_in(raw if isinstance(raw, dict) else {}, str(where)) if where.exists() else claimed(folder)
-    return kind is not None and kind.reads == "texts"
+    return kind is not None and kind.input_kind == "texts"
 
 
 def load_draft_model(name: str, base: Bundle) -> SpeechModel:
@@ -201,15 +206,16 @@ def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str]
     `heads` are names in its `heads/` or head folders anywhere, the first being the default; with none given it
     has all of its own. `ctc` is the folder of a CTC draft head (default: its own `ctc/`, where there is one).
     """
-    bundle = load_without_heads(name)
+    with paused_collector():
+        bundle = load_without_heads(name)
     bundle.head_folders = find_heads(bundle.folder, heads) if heads else own_heads(bundle.folder)
-    if bundle.head_folders:
-        bundle.trunk_sha256 = trunk_digest(bundle.model)
+    digests = BaseDigests(bundle.model, bundle.folder / WEIGHTS)
     bundle.heads = {
-        key: load_heads(path, bundle.model, allow_stale_heads, bundle.trunk_sha256)
-        for key, path in bundle.head_folders.items()
+        key: load_heads(path, bundle.model, allow_stale_heads, digests) for key, path in bundle.head_folders.items()
     }
-    speller = Path(ctc) if ctc else bundle.folder / "ctc"
-    if ctc or (speller / "config.yaml").exists():
-        bundle.ctc = load_speller(speller, bundle.model, allow_stale_heads)
+    if bundle.heads:
+        bundle.trunk_sha256 = digests.trunk
+    where = Path(ctc) if ctc else bundle.folder / "ctc"
+    if ctc or (where / "config.yaml").exists():
+        bundle.ctc = load_ctc_head(where, bundle.model, allow_stale_heads, digests)
     return bundle

@@ -21,6 +21,15 @@ class CheckpointError(SpeechMTPError):
     """A model folder or training state that cannot be used."""
 
 
+class StaleHeadsError(CheckpointError):
+    """Draft heads that were trained on another model than the one they are loaded for; `problem` is the message
+    without the argument that lets them through."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}, or let them through with allow_stale_heads=True")
+        self.problem = problem
+
+
 class ProtocolError(SpeechMTPError):
     """A peer that breaks the wire protocol."""
 

@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -81,29 +81,6 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
         if all(p.output_positions == prompts[0].output_positions for p in prompts)
         else OutputPositions(),
     )
-
-
-@dataclass(frozen=True)
-class TrunkShape:
-    """Sizes of a trunk and of one of its layers, as far as heads need them; `memory_width` is that of a
-    cross-attention trunk's audio, None where there is none. `norm` is the trunk's kind of norm; positions turn the
-    first `rotary_dim` numbers of each head, 0: all."""
-
-    width: int
-    vocab_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ff_width: int
-    rope_theta: float = 10000.0
-    eps: float = 1e-6
-    qk_norm: bool = False
-    attention_bias: bool = False
-    memory_width: int | None = None
-    norm: Literal["rms", "layer"] = "rms"
-    norm_bias: bool = False
-    rotary_dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -243,21 +220,32 @@ class CtcText:
     confidence: tuple[float, ...] = ()
 
 
+class TokenSpelling:
+    """How a vocabulary spells text: the string that each token adds, and the tokens of a string.
+
+    Both are made at their first use, since a vocabulary is large and most strategies do without.
+    """
+
+    def __init__(self, pieces: Callable[[], Sequence[str]], encode: Callable[[], Callable[[str], list[int]]]) -> None:
+        self._make_pieces, self._make_encode = pieces, encode
+
+    @cached_property
+    def pieces(self) -> Sequence[str]:
+        """The string that each token id adds to a text; special tokens add none."""
+        return self._make_pieces()
+
+    @cached_property
+    def encode(self) -> Callable[[str], list[int]]:
+        """Token ids of a string that stands inside a text."""
+        return self._make_encode()
+
+
 @dataclass(frozen=True)
-class Speller:
-    """What drafters need to know of text: the string that each token id adds to a text (special tokens none), and the
-    ids of a string that stands inside a text."""
-
-    pieces: Sequence[str]
-    encode: Callable[[str], list[int]]
-
-
-@dataclass(frozen=True)
-class SpelledText(CtcSource):
+class CtcCharacters(CtcSource):
     """Characters to draft from, and what makes tokens of them."""
 
     text: CtcText
-    speller: Speller
+    spelling: TokenSpelling
 
 
 @dataclass(frozen=True)

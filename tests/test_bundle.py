@@ -7,17 +7,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speechmtp.audio.features import FbankConfig
-from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_draft_model, save_bundle
-from speechmtp.config import write_yaml
+from speechmtp.bundle import EMBEDDED, Bundle, BundleConfig, load_bundle, load_draft_model, save_bundle
+from speechmtp.config import read_yaml, write_yaml
 from speechmtp.errors import CheckpointError
-from speechmtp.heads.folder import load_heads, trunk_digest
+from speechmtp.heads import folder as folder_module
+from speechmtp.heads.folder import BaseDigests, load_heads, trunk_digest
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import build_heads
 from speechmtp.kernels.cpu.int8_linear import quantise
 from speechmtp.models.bases.table import new_model
 from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.encoder_lm import ModelConfig
-from speechmtp.models.storage import SCALE, pack, unpack
+from speechmtp.models.storage import SCALE, file_digest, pack, unpack
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer
 
@@ -203,3 +204,36 @@ def test_a_draft_model_whose_encoder_attends_otherwise_is_refused(bundle, small,
     save_bundle(small, tmp_path / "s")
     with pytest.raises(CheckpointError, match="encoder is not that"):
         load_draft_model(str(tmp_path / "s"), bundle)
+
+
+def test_heads_of_the_same_file_are_not_compared_by_weights(bundle, tmp_path, monkeypatch):
+    """The file's digest suffices; a folder without one, or with that of another file, is judged by its weights."""
+    save_bundle(bundle, tmp_path / "m")
+    where = tmp_path / "m" / "heads" / "latent" / "config.yaml"
+    known = read_yaml(where)
+    assert known["weights_sha256"] == file_digest(tmp_path / "m" / "model.safetensors") != ""
+    expected = trunk_digest(bundle.model)
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "weights_digest", lambda *_: pytest.fail("the weights were looked at"))
+        assert load_bundle(str(tmp_path / "m")).trunk_sha256 == expected
+    for other in ({}, {"weights_sha256": ""}, {"weights_sha256": "0" * 64}):
+        write_yaml(where, {key: value for key, value in known.items() if key != "weights_sha256"} | other)
+        assert load_bundle(str(tmp_path / "m")).trunk_sha256 == expected
+    write_yaml(where, known | {"weights_sha256": "0" * 64, "trunk_sha256": "1" * 64})
+    with pytest.raises(CheckpointError, match="another trunk"):
+        load_bundle(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_heads_name_weights_and_file(name):
+    """What stands in the configurations is true, and old readers of the digests of unpacked weights agree."""
+    bundle = load_bundle(name)
+    digests = BaseDigests(bundle.model)
+    for path in bundle.head_folders.values():
+        config = read_yaml(path / "config.yaml")
+        assert config["weights_sha256"] == file_digest(bundle.folder / "model.safetensors")
+        assert config["trunk_sha256"] == digests.trunk == bundle.trunk_sha256
+    if bundle.ctc is not None:
+        config = read_yaml(bundle.folder / "ctc" / "config.yaml")
+        assert config["weights_sha256"] == file_digest(bundle.folder / "model.safetensors")
+        assert config["encoder_sha256"] == digests.encoder

@@ -125,9 +125,9 @@ def test_folders_are_claimed_by_their_model_type(tmp_path: Path) -> None:
             assert claimed(tmp_path) is kind, name
     (tmp_path / "config.json").write_text('{"model_type": "some-new-llm"}')
     found = claimed(tmp_path)
-    assert found is not None and found.reads == "texts"
+    assert found is not None and found.input_kind == "texts"
 
 
 def test_kinds_are_named_in_errors_by_what_they_read() -> None:
-    assert titles("memories").startswith("Moonshine or Whisper")
-    assert kind_in({}, "config.yaml").reads == "features"
+    assert titles("encoder_outputs").startswith("Moonshine or Whisper")
+    assert kind_in({}, "config.yaml").input_kind == "features"

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
 
 # Every room may import these, and itself.
-COMMON = {"errors", "types", "config", "clock", "batching"}
+COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
     "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "clock": set(),
     "batching": set(),
+    "collector": set(),
     "audio": set(),
     "text": set(),
     "kernels": set(),

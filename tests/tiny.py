@@ -22,8 +22,9 @@ from speechmtp.models.bases.moonshine import Moonshine, MoonshineSettings
 from speechmtp.models.bases.whisper import Whisper, WhisperSettings
 from speechmtp.models.encoder import Encoder, EncoderConfig
 from speechmtp.models.encoder_lm import EncoderLM, ModelConfig
+from speechmtp.models.shape import TrunkShape
 from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
-from speechmtp.types import Prompt, TokenRules, TrunkShape
+from speechmtp.types import Prompt, TokenRules
 
 torch.set_num_threads(1)
 
@@ -114,7 +115,7 @@ def random_heads(config: HeadsConfig, seed: int = 0, shape: TrunkShape = SHAPE) 
                 noise = torch.randn(weight.shape, generator=generator(seed), dtype=torch.float64)
                 weight.copy_(noise / weight.shape[-1] ** 0.5)
         if config.taps and config.mix == "weighted":
-            built.reads.weight.mul_(10)
+            built.input_kind.weight.mul_(10)
     return built
 
 

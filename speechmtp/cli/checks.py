@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechmtp.collector import paused_collector
 from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 
 def check_device(args: argparse.Namespace) -> None:
     """Check --device and --threads, replace `auto` by the device's name, and set the number of threads."""
-    import torch
+    with paused_collector():
+        import torch
 
-    from speechmtp.api import device_problem, find_device
+        from speechmtp.api import device_problem, find_device
 
     if args.threads < 0:
         raise ConfigError(f"--threads {args.threads}: expected 0 or more")
@@ -31,9 +33,10 @@ def check_device(args: argparse.Namespace) -> None:
 
 def prepare_run(args: argparse.Namespace) -> None:
     """Check the options of `add_run_options`, find the device, and set threads and random seed."""
-    import torch
+    with paused_collector():
+        import torch
 
-    from speechmtp.api import DTYPES, int8_problem
+        from speechmtp.api import DTYPES, int8_problem
 
     if args.batch_size < 1:
         raise ConfigError(f"--batch-size {args.batch_size}: expected 1 or more")

@@ -5,7 +5,8 @@ import importlib
 import sys
 from collections.abc import Collection, Sequence
 
-from speechmtp.errors import SpeechMTPError
+from speechmtp.collector import paused_collector
+from speechmtp.errors import SpeechMTPError, StaleHeadsError
 
 VERBS = {
     "data": "prepare, validate, subset, split and combine Kaldi data directories",
@@ -31,7 +32,9 @@ def build_parser(verbs: Collection[str]) -> argparse.ArgumentParser:
     for name, summary in VERBS.items():
         sub = found.add_parser(name, help=summary, description=summary)
         if name in verbs:
-            importlib.import_module(f"speechmtp.cli.{name}").add_arguments(sub)
+            with paused_collector():
+                module = importlib.import_module(f"speechmtp.cli.{name}")
+            module.add_arguments(sub)
     return parser
 
 
@@ -49,8 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb is None:
         parser.print_help()
         return 2
+    # At the end of the process the collector need not look through all that was imported.
+    atexit.register(gc.freeze)
     try:
         return int(importlib.import_module(f"speechmtp.cli.{verb}").run(args))
+    except StaleHeadsError as error:
+        print(f"speechmtp: error: {error.problem}, or let them through with --allow-stale-heads", file=sys.stderr)
+        return 2
     except SpeechMTPError as error:
         print(f"speechmtp: error: {error}", file=sys.stderr)
         return 2

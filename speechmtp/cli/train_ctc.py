@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_model_option, add_out_option, add_training_options
-from speechmtp.models.bases.names import MEMORY_MODEL
+from speechmtp.models.bases.names import ENCODER_DECODER_MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_ctc_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train ctc`."""
-    add_model_option(parser, MEMORY_MODEL, required=True)
+    add_model_option(parser, ENCODER_DECODER_MODEL, required=True)
     add_out_option(parser, "folder of the head; a model's own is MODEL/ctc")
     parser.add_argument("--config", metavar="YAML", help="training configuration (default: built-in values)")
     parser.add_argument("--train", required=True, metavar="DATA", help="Kaldi data directory to train on")
@@ -30,12 +30,13 @@ def run_ctc(args: argparse.Namespace) -> int:
     """Trains the head and writes its folder."""
     import torch
 
-    from speechmtp.bundle import load_without_heads
+    from speechmtp.bundle import WEIGHTS, load_without_heads
     from speechmtp.cli.train_heads import check_training, keep_config
     from speechmtp.config import from_dict, read_yaml, with_overrides
-    from speechmtp.heads.folder import encoder_digest, save_speller
+    from speechmtp.heads.folder import encoder_digest, save_ctc_head
     from speechmtp.models.bases.table import expect
-    from speechmtp.models.ctc_speller import CtcSpeller
+    from speechmtp.models.character_ctc import CharacterCtcHead
+    from speechmtp.models.storage import file_digest
     from speechmtp.training.loop import run_phase
     from speechmtp.training.tasks.asr import pick_precision
     from speechmtp.training.tasks.character_ctc import (
@@ -50,7 +51,7 @@ def run_ctc(args: argparse.Namespace) -> int:
     check_training(args)
     out, device = Path(args.out), torch.device(args.device)
     bundle = load_without_heads(args.model).to(device, torch.float32)
-    expect(bundle.model, "memories")
+    expect(bundle.model, "encoder_outputs")
     train, dev = (character_texts(items, bundle.model.decode) for items in _utterances(args, config, bundle))
     sizes = replace(
         config.ctc,
@@ -58,13 +59,14 @@ def run_ctc(args: argparse.Namespace) -> int:
         memory_width=train[0].memory.shape[1],
     )
     torch.manual_seed(config.seed)
-    speller = CtcSpeller(sizes).to(device)
+    ctc = CharacterCtcHead(sizes).to(device)
     keep_config(config, out)
-    phase = CharacterCtcPhase(config, speller, train, dev, pick_precision(config.precision, device))
+    phase = CharacterCtcPhase(config, ctc, train, dev, pick_precision(config.precision, device))
     figures = run_phase(phase, out / "training", config.loop, config.seed, args.resume)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
-    card = _card(args, speller, config, figures)
-    save_speller(speller.eval(), out, bundle.name, encoder_digest(bundle.model), args.storage, card)
+    card = _card(args, ctc, config, figures)
+    digests = encoder_digest(bundle.model), file_digest(bundle.folder / WEIGHTS)
+    save_ctc_head(ctc.eval(), out, bundle.name, digests[0], args.storage, card, digests[1])
     print(f"ctc: {out}")
     return 0
 
@@ -92,7 +94,7 @@ def _utterances(
 
 
 def _card(
-    args: argparse.Namespace, speller: object, config: "CharacterCtcTrainConfig", figures: dict[str, float]
+    args: argparse.Namespace, ctc: object, config: "CharacterCtcTrainConfig", figures: dict[str, float]
 ) -> str:  # fmt: skip
     lines = "\n".join(f"- {name}: {value:.2f}" for name, value in figures.items() if name != "score")
     return (

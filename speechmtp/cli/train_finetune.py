@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.errors import ConfigError
-from speechmtp.models.bases.names import MEMORY_MODEL
+from speechmtp.models.bases.names import ENCODER_DECODER_MODEL
 
 if TYPE_CHECKING:
     from speechmtp.bundle import Bundle
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_finetune_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp train asr` that fine-tune a model."""
     parser.add_argument("--model", metavar="MODEL",
-                        help=f"fine-tune this instead: {MEMORY_MODEL}")  # fmt: skip
+                        help=f"fine-tune this instead: {ENCODER_DECODER_MODEL}")  # fmt: skip
     parser.add_argument("--keep", metavar="DATA", help="with --model: audio on which it is to say what it says now")
     parser.add_argument("--prompts", metavar="FILE",
                         help="with --model: store what the encoder gives here, for a next run")  # fmt: skip
@@ -44,7 +44,7 @@ def run_finetune(args: argparse.Namespace) -> int:
     out, target = Path(args.out), distributed.own_device(args.device)
     rank, _ = distributed.start(target)
     bundle = load_without_heads(args.model).to(target, torch.float32)
-    expect(bundle.model, "memories")
+    expect(bundle.model, "encoder_outputs")
     pools, dev = _data(args, config, bundle)
     if rank == 0:
         keep_config(config, out)

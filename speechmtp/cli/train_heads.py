@@ -121,7 +121,7 @@ def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") 
     from speechmtp.training.tasks.head_inputs.contract import HeadInputs
     from speechmtp.training.tasks.head_inputs.table import make_head_input
 
-    reads_text = base.model.reads == "texts"
+    reads_text = base.model.input_kind == "texts"
     check_data(args.model, [*args.train, *args.dev], reads_text)
     if reads_text and args.prompts:
         raise ConfigError(f"--prompts {args.prompts}: prompts are of audio, {base.name} reads text; leave it out")
@@ -152,13 +152,15 @@ def _write(
     figures: dict[str, float], out: Path,
 ) -> None:  # fmt: skip
     """Write the head folder or, if the trunk was trained too, a whole model folder."""
-    from speechmtp.bundle import save_bundle
+    from speechmtp.bundle import WEIGHTS, save_bundle
     from speechmtp.heads.folder import save_heads, trunk_digest
+    from speechmtp.models.storage import file_digest
 
     card = _card(args, heads, config, figures)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
     if config.mode == "frozen":
-        save_heads(heads, out, base.name, trunk_digest(base.model), args.storage, card)
+        digests = trunk_digest(base.model), file_digest(base.folder / WEIGHTS)
+        save_heads(heads, out, base.name, digests[0], args.storage, card, digests[1])
         print(f"heads: {out}")
         return
     folder = out / "model"

@@ -88,7 +88,7 @@ class SpeechEvaluationSet(EvaluationSet):
         super().__init__(
             recogniser.runner, requests, model.decode, recogniser.device, recogniser.dtype, seconds,
             sum(request.audio_seconds for request in requests.values()),
-            embedded=model.reads in ("features", "prompts"), has_ctc=recogniser.has_ctc,
+            embedded=model.input_kind in ("features", "prompts"), has_ctc=recogniser.has_ctc,
         )  # fmt: skip
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechmtp.bundle import load_without_heads
+from speechmtp.bundle import WEIGHTS, load_without_heads
 from speechmtp.config import load_config
-from speechmtp.heads.folder import HeadFolderConfig, find_heads, own_heads, stored_parameters, trunk_digest
+from speechmtp.heads.folder import BaseDigests, HeadFolderConfig, find_heads, own_heads, stored_parameters
 from speechmtp.scoring.tables import Column
 
 HEAD_COLUMNS = [
@@ -26,12 +26,12 @@ def list_heads(model: str, heads: Sequence[str] = ()) -> list[dict[str, Any]]:
     others = [path for path in find_heads(bundle.folder, heads).values() if path not in folders.values()]
     if not folders and not others:
         return []
-    digest = trunk_digest(bundle.model)
-    rows = [_row(path, name, digest) for name, path in folders.items()]
-    return rows + [_row(path, str(path), digest) for path in others]
+    digests = BaseDigests(bundle.model, bundle.folder / WEIGHTS)
+    rows = [_row(path, name, digests) for name, path in folders.items()]
+    return rows + [_row(path, str(path), digests) for path in others]
 
 
-def _row(folder: Path, name: str, digest: str) -> dict[str, Any]:
+def _row(folder: Path, name: str, digests: BaseDigests) -> dict[str, Any]:
     """The row of one head folder."""
     config = load_config(HeadFolderConfig, folder / "config.yaml")
     heads, weights = config.heads, folder / "heads.safetensors"
@@ -40,5 +40,5 @@ def _row(folder: Path, name: str, digest: str) -> dict[str, Any]:
     return {
         "name": name, "family": heads.kind, "depth": heads.depth, "taps": list(config.taps), "parameters": parameters,
         "shortlist": heads.shortlist or None, "size_on_disk": f"{size / 1e6:.2f} MB", "base": config.base or None,
-        "fits": config.trunk_sha256 == digest,
+        "fits": digests.is_trunk_of(config),
     }  # fmt: skip

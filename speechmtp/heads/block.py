@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from speechmtp.errors import ConfigError
-from speechmtp.heads.block_attention import drafted_seen, taught_seen
 from speechmtp.heads.block_correction import GruCorrection
 from speechmtp.heads.contract import (
     Ahead,
@@ -29,10 +28,13 @@ from speechmtp.heads.contract import (
     joined,
     picked,
 )
-from speechmtp.heads.decoder_layer import DecoderLayer, Memory, norm_of, rotary, start_norm
+from speechmtp.heads.decoder_layer import DecoderLayer, Memory, norm_of, start_norm
 from speechmtp.heads.layered import LayeredState, take_fresh
 from speechmtp.models.cache import RaggedCache
-from speechmtp.types import States, TrunkShape
+from speechmtp.models.masks import drafting_block_mask, training_block_mask
+from speechmtp.models.rotary import rotary
+from speechmtp.models.shape import TrunkShape
+from speechmtp.types import States
 
 KeysOf = Callable[[int, Tensor], tuple[Tensor, Tensor]]  # layer and its normed input -> all keys and values to read
 INIT_STD = 0.02  # of weights that the trunk has no counterpart for
@@ -212,7 +214,7 @@ class BlockHeads(HeadSet):
             k, v = self.at_layer(i).self_attn.keys_values(normed, turn)
             return torch.cat([injected[i][0], k], 2), torch.cat([injected[i][1], v], 2)
 
-        seen = taught_seen(batch.segments, anchors, self.depth + 1, self.causal)
+        seen = training_block_mask(batch.segments, anchors, self.depth + 1, self.causal)
         out = self._through(x, turn, keys_of, seen, memory)
         out = out.unflatten(1, (anchors.shape[1], self.depth + 1))
         features = out[:, :, 1:]
@@ -291,7 +293,7 @@ class BlockHeads(HeadSet):
             entries = context.scatter(1, slots[..., None].expand_as(normed), normed)
             return state.store(i)(*self.at_layer(i).self_attn.keys_values(entries, turn))
 
-        seen = drafted_seen(cache, fresh.count, width, self.causal)
+        seen = drafting_block_mask(cache, fresh.count, width, self.causal)
         out = self._through(x, rotary(behind, self.shape, x.dtype), keys_of, seen, state.memory)
         state.features, state.level = out[:, 1 : state.depth + 1], state.depth
         if self.correction is not None:

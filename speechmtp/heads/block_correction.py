@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from speechmtp.heads.decoder_layer import norm_of
-from speechmtp.types import TrunkShape
+from speechmtp.models.shape import TrunkShape
 
 
 class GruCorrection(nn.Module):

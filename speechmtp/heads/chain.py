@@ -21,11 +21,13 @@ from torch.utils.checkpoint import checkpoint
 from speechmtp.errors import ConfigError
 from speechmtp.heads.chain_parts import ChainModule, ChainState, attend_with_chain
 from speechmtp.heads.contract import Ahead, FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
-from speechmtp.heads.decoder_layer import Memory, causal, rotary
+from speechmtp.heads.decoder_layer import Memory
 from speechmtp.heads.layered import at, take_fresh
 from speechmtp.models.cache import RaggedCache, RaggedLayer
-from speechmtp.models.trunk import extend_seen
-from speechmtp.types import States, TrunkShape, ancestors_by_products
+from speechmtp.models.masks import causal_mask, ragged_mask
+from speechmtp.models.rotary import rotary
+from speechmtp.models.shape import TrunkShape
+from speechmtp.types import States, ancestors_by_products
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class ChainHeads(HeadSet):
         turn = rotary(batch.positions, self.shape, z.dtype)
         for d in range(1, self.depth + 1):
             module = self.at_depth(d)
-            seen = causal(batch.segments, d - 1)
+            seen = causal_mask(batch.segments, d - 1)
 
             def run(z: Tensor, module: ChainModule = module, seen: Tensor = seen, d: int = d) -> Tensor:
                 x = module.join(nexts, z if d == 1 else batch.ahead(z, -1))
@@ -98,7 +100,7 @@ class ChainHeads(HeadSet):
 
     def _train_ttt(self, batch: TrainBatch, z: Tensor, memory: list[Memory | None]) -> Iterator[Tensor]:
         module, attention = self.at_depth(1), self.at_depth(1).layer.self_attn
-        seen = causal(batch.segments)
+        seen = causal_mask(batch.segments)
         turn = rotary(batch.positions, self.shape, z.dtype)
         x = module.join(batch.ahead(batch.inputs, 1), z)
         keys, values = attention.keys_values(module.layer.input_layernorm(x), turn)
@@ -198,7 +200,7 @@ class ChainHeads(HeadSet):
             x, positions, ancestors = self._lay_out(state, d, x)
         turn = rotary(positions, self.shape, x.dtype)
         state.cache.begin(x.shape[1])
-        seen = extend_seen(state.cache, x.shape[1], ancestors)
+        seen = ragged_mask(state.cache, x.shape[1], ancestors)
         if d > 1:  # slots without a state of depth d - 1 of their own sample
             seen = seen & (torch.arange(state.cache.width, device=x.device) >= d - 1)
         z = module.layer(x, turn, seen, state.store(d - 1), state.memory[min(d, len(state.memory)) - 1])

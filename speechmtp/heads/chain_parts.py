@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from speechmtp.heads.contract import TrunkFace, picked
 from speechmtp.heads.decoder_layer import DecoderLayer, norm_of, start_norm
 from speechmtp.heads.layered import LayeredState
-from speechmtp.types import TrunkShape
+from speechmtp.models.shape import TrunkShape
 
 
 class ChainModule(nn.Module):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from speechmtp.heads.decoder_layer import norm_of
 from speechmtp.kernels.cpu.int8_linear import Int8Linear, in_int8
-from speechmtp.types import States, TrunkShape
+from speechmtp.models.shape import TrunkShape
+from speechmtp.types import States
 
 Unembed = Callable[[Tensor], Tensor]
 
@@ -148,7 +149,7 @@ def joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return None if first is None or second is None else torch.cat([first, second])
 
 
-class Reads(nn.Module):
+class FeatureReader(nn.Module):
     """What heads take from the trunk: its last state plus, started at zero, what other layers add."""
 
     def __init__(self, config: FamilyConfig, shape: TrunkShape) -> None:
@@ -186,7 +187,7 @@ class HeadSet(nn.Module):
         self.config, self.shape = config, shape
         self.depth: int = config.depth
         self.taps: tuple[int, ...] = (*config.taps, *([shape.layers] if self.reads_raw else []))
-        self.reads = Reads(config, shape)
+        self.reads = FeatureReader(config, shape)
         self.vocab_size: int = config.shortlist or shape.vocab_size
         self.shortlist: Tensor | None
         self.register_buffer("shortlist", torch.arange(config.shortlist) if config.shortlist else None)

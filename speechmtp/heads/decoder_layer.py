@@ -12,29 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechmtp.types import TrunkShape
+from speechmtp.models.masks import length_mask
+from speechmtp.models.rotary import rotate
+from speechmtp.models.shape import TrunkShape
 
 Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values -> all that are to be read
-
-
-def rotary(positions: Tensor, shape: TrunkShape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [B, 1, Q, rotary dim] of positions [B, Q] (arXiv 2104.09864, halves rotated)."""
-    size = shape.rotary_dim or shape.head_dim
-    steps = torch.arange(0, size, 2, device=positions.device, dtype=torch.float64 if dtype == torch.float64 else None)
-    angles = positions[:, None, :, None].to(steps.dtype if dtype == torch.float64 else torch.float32) / (
-        shape.rope_theta ** (steps / size)
-    )
-    angles = torch.cat([angles, angles], -1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """x [B, H, Q, head_dim] turned by `rotary`'s angles; what is behind their width stays."""
-    cos, sin = turn
-    x, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-    first, second = x.chunk(2, -1)
-    turned = x * cos + torch.cat([-second, first], -1) * sin
-    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
 
 
 class RmsNorm(nn.RMSNorm):
@@ -184,19 +166,5 @@ class DecoderLayer(nn.Module):
             return None
         seen = None
         if lengths is not None:
-            seen = (torch.arange(memory.shape[1], device=memory.device) < lengths[:, None])[:, None, None]
+            seen = length_mask(lengths.to(memory.device), memory.shape[1])[:, None, None]
         return Memory(*self.encoder_attn.keys_values(memory, None), seen)
-
-
-def causal(segments: Tensor, behind: int = 0) -> Tensor:
-    """Bool [B, L, L]: entries of the same segment [B, L] up to oneself, but not the first `behind` of a segment;
-    oneself always (a query that sees nothing would give NaN)."""
-    size = segments.shape[1]
-    index = torch.arange(size, device=segments.device)
-    same = segments[:, :, None] == segments[:, None, :]
-    seen = same & (index[None, :] <= index[:, None])
-    if behind:
-        before = (index - behind).clamp_min(0)
-        key = (index >= behind) & (segments[:, before] == segments)
-        seen = seen & key[:, None, :]
-    return seen | torch.eye(size, dtype=torch.bool, device=segments.device)

@@ -3,19 +3,29 @@ trained on, and a CTC draft head, `ctc/`, which carries that of the encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors.torch import save_file
 
 from speechmtp.config import load_config, write_yaml
-from speechmtp.errors import CheckpointError
+from speechmtp.errors import CheckpointError, StaleHeadsError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.models.bases.contract import SpeechModel
-from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
-from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, weights_digest
+from speechmtp.models.character_ctc import CharacterCtcConfig, CharacterCtcHead
+from speechmtp.models.storage import (
+    Storage,
+    file_digest,
+    load_state,
+    pack,
+    read_weights,
+    unpack,
+    weights_digest,
+    without_random_weights,
+)
 from speechmtp.models.trunk import Trunk
 
 
@@ -25,17 +35,19 @@ class HeadFolderConfig:
 
     heads: HeadsConfig = field(default_factory=LatentHeadsConfig)
     base: str = ""
-    trunk_sha256: str = ""
+    trunk_sha256: str = ""  # `trunk_digest` of the base
+    weights_sha256: str = ""  # `file_digest` of the base's model.safetensors, where that is known
     taps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class SpellerFolderConfig:
+class CtcFolderConfig:
     """`ctc/config.yaml`."""
 
-    ctc: CtcSpellerConfig = field(default_factory=CtcSpellerConfig)
+    ctc: CharacterCtcConfig = field(default_factory=CharacterCtcConfig)
     base: str = ""
-    encoder_sha256: str = ""
+    encoder_sha256: str = ""  # `encoder_digest` of the base
+    weights_sha256: str = ""  # `file_digest` of the base's model.safetensors, where that is known
 
 
 class HasTrunk(Protocol):
@@ -51,32 +63,77 @@ def trunk_digest(model: HasTrunk, storage: Storage = "float32") -> str:
     return weights_digest(model.trunk, storage)
 
 
-def save_heads(heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage, card: str = "") -> None:
-    """Write a head folder; `digest` is that of the trunk that the heads belong to. CheckpointError for heads that
-    draft in 8 bits, whose weights are no longer there."""
+class BaseDigests:
+    """What the folders of draft heads name their base by, each computed when it is first asked for.
+
+    A folder names the digest of the unpacked weights of the trunk or the encoder, and in most cases that of the file
+    they were read from. Where the file is the same, its weights are not looked at.
+    """
+
+    def __init__(self, model: SpeechModel, weights: Path | None = None) -> None:
+        """`weights` is the file that `model` was read from, unchanged since then; None where there is no such file."""
+        self._model, self._weights = model, weights
+
+    @cached_property
+    def file(self) -> str:
+        """Digest of the file of weights; the empty string where there is none."""
+        return "" if self._weights is None else file_digest(self._weights)
+
+    @cached_property
+    def trunk(self) -> str:
+        """`trunk_digest` of the model."""
+        return trunk_digest(self._model)
+
+    @cached_property
+    def encoder(self) -> str:
+        """`encoder_digest` of the model."""
+        return encoder_digest(self._model)
+
+    def is_trunk_of(self, config: HeadFolderConfig) -> bool:
+        """Whether the heads of a folder were trained on this trunk."""
+        if config.weights_sha256 and config.weights_sha256 == self.file:
+            self.trunk = config.trunk_sha256  # of these very weights
+            return True
+        return config.trunk_sha256 == self.trunk
+
+    def is_encoder_of(self, config: CtcFolderConfig) -> bool:
+        """Whether the CTC head of a folder was trained on this encoder."""
+        if config.weights_sha256 and config.weights_sha256 == self.file:
+            return True
+        return config.encoder_sha256 == self.encoder
+
+
+def save_heads(
+    heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage, card: str = "", weights_sha256: str = ""
+) -> None:
+    """Write a head folder; `digest` is that of the trunk that the heads belong to, `weights_sha256` that of the base's
+    file of weights, where it is known. CheckpointError for heads that draft in 8 bits, whose weights are no longer
+    there."""
     if heads.drafts_in_int8:
         raise CheckpointError(f"{folder}: heads that draft in 8 bits cannot be stored; load them with drafts='float32'")
     folder.mkdir(parents=True, exist_ok=True)
     config: Any = heads.config
-    write_yaml(folder / "config.yaml", HeadFolderConfig(config, base, digest, heads.taps))
+    write_yaml(folder / "config.yaml", HeadFolderConfig(config, base, digest, weights_sha256, heads.taps))
     save_file(pack(heads.state_dict(), storage), folder / "heads.safetensors", {"format": "pt"})
     if card:
         (folder / "card.md").write_text(card, encoding="utf-8")
 
 
-def load_heads(folder: Path, model: HasTrunk, allow_stale: bool = False, digest: str = "") -> HeadSet:
+def load_heads(
+    folder: Path, model: SpeechModel, allow_stale: bool = False, digests: BaseDigests | None = None
+) -> HeadSet:
     """A head set trained on this very trunk; another trunk's is an error unless allowed.
 
-    `digest` is `trunk_digest(model)` where it is known already.
+    `digests` are those of the model, where they are kept (default: they are computed anew).
     """
     config = load_config(HeadFolderConfig, folder / "config.yaml")
-    if config.trunk_sha256 != (digest or trunk_digest(model)) and not allow_stale:
+    if not (digests or BaseDigests(model)).is_trunk_of(config) and not allow_stale:
         base = config.base or "its name was not kept"
-        raise CheckpointError(
-            f"{folder}: these heads were trained on another trunk ({base}); train them again on this one, "
-            f"or let them through with --allow-stale-heads"
+        raise StaleHeadsError(
+            f"{folder}: these heads were trained on another trunk ({base}); train them again on this one"
         )
-    heads = build_heads(config.heads, model.trunk.shape)
+    with without_random_weights():
+        heads = build_heads(config.heads, model.trunk.shape)
     if config.taps != heads.taps:
         raise CheckpointError(
             f"{folder}: these heads read the trunk's layers {list(config.taps)}, expected {list(heads.taps)}, "
@@ -110,16 +167,16 @@ def find_heads(model: Path, wanted: Sequence[str]) -> dict[str, Path]:
         if not path.is_dir():
             names = ", ".join(own) or "none"
             raise CheckpointError(
-                f"--heads {item}: neither a head set of {model} nor a folder; the model's own: {names}"
+                f"heads={item!r}: neither a head set of {model} nor a folder; the model's own: {names}"
             )
         if not (path / "config.yaml").exists():
             raise CheckpointError(
-                f"--heads {item}: config.yaml is missing; give a head folder, with config.yaml and heads.safetensors"
+                f"heads={item!r}: config.yaml is missing; give a head folder, with config.yaml and heads.safetensors"
             )
         name = item if item in own else path.resolve().name
         if name in found:
             raise CheckpointError(
-                f"--heads {item}: {path} has the name of {found[name]}; rename one of the two folders"
+                f"heads={item!r}: {path} has the name of {found[name]}; rename one of the two folders"
             )
         found[name] = path
     return found
@@ -135,23 +192,33 @@ def encoder_digest(model: SpeechModel, storage: Storage = "float32") -> str:
     return weights_digest(model.encoder_alone(), storage)
 
 
-def save_speller(speller: CtcSpeller, folder: Path, base: str, digest: str, storage: Storage, card: str = "") -> None:
-    """Write the folder of a CTC draft head; `digest` is that of the encoder that it belongs to."""
+def save_ctc_head(
+    ctc: CharacterCtcHead, folder: Path, base: str, digest: str, storage: Storage, card: str = "",
+    weights_sha256: str = "",
+) -> None:  # fmt: skip
+    """Write the folder of a CTC draft head; `digest` is that of the encoder that it belongs to, `weights_sha256` that
+    of the base's file of weights, where it is known."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(folder / "config.yaml", SpellerFolderConfig(speller.config, base, digest))
-    save_file(pack(speller.state_dict(), storage), folder / "ctc.safetensors", {"format": "pt"})
+    write_yaml(folder / "config.yaml", CtcFolderConfig(ctc.config, base, digest, weights_sha256))
+    save_file(pack(ctc.state_dict(), storage), folder / "ctc.safetensors", {"format": "pt"})
     if card:
         (folder / "card.md").write_text(card, encoding="utf-8")
 
 
-def load_speller(folder: Path, model: SpeechModel, allow_stale: bool = False) -> CtcSpeller:
-    """A CTC draft head trained on this very encoder; another encoder's is an error unless allowed."""
-    config = load_config(SpellerFolderConfig, folder / "config.yaml")
-    if config.encoder_sha256 != encoder_digest(model) and not allow_stale:
-        raise CheckpointError(
-            f"{folder}: this CTC head was trained on another encoder ({config.base or 'its name was not kept'}); train "
-            f"it again on this one, or let it through with --allow-stale-heads"
+def load_ctc_head(
+    folder: Path, model: SpeechModel, allow_stale: bool = False, digests: BaseDigests | None = None
+) -> CharacterCtcHead:
+    """A CTC draft head trained on this very encoder; another encoder's is an error unless allowed.
+
+    `digests` are those of the model, where they are kept (default: they are computed anew).
+    """
+    config = load_config(CtcFolderConfig, folder / "config.yaml")
+    if not (digests or BaseDigests(model)).is_encoder_of(config) and not allow_stale:
+        base = config.base or "its name was not kept"
+        raise StaleHeadsError(
+            f"{folder}: this CTC head was trained on another encoder ({base}); train it again on this one"
         )
-    speller = CtcSpeller(config.ctc)
-    load_state(speller, unpack(read_weights(folder / "ctc.safetensors")), folder)
-    return speller.eval()
+    with without_random_weights():
+        ctc = CharacterCtcHead(config.ctc)
+    load_state(ctc, unpack(read_weights(folder / "ctc.safetensors")), folder)
+    return ctc.eval()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import FamilyConfig, HeadState, OneStateHeads, TrainBatch, TrunkFace, Unembed, picked
 from speechmtp.heads.unembedding import OwnUnembedding
-from speechmtp.types import TrunkShape
+from speechmtp.models.shape import TrunkShape
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, TrainBatch, TrunkFace, Unembed, picked
 from speechmtp.heads.labels import IGNORED, shifted_labels
-from speechmtp.types import TrunkShape
+from speechmtp.models.shape import TrunkShape
 
 _NOISE = 1e-3  # tells components apart at the start; relative to the state
 _LOGITS = 1 << 24  # at most so many logits stand in memory for the posterior

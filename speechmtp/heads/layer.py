@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from speechmtp.heads.contract import Ahead, FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed, picked
-from speechmtp.heads.decoder_layer import DecoderLayer, Memory, Store, causal, norm_of, rotary, start_norm
+from speechmtp.heads.decoder_layer import DecoderLayer, Memory, Store, norm_of, start_norm
 from speechmtp.heads.layered import LayeredState, take_fresh
 from speechmtp.models.cache import RaggedCache
-from speechmtp.models.trunk import extend_seen
-from speechmtp.types import States, TrunkShape
+from speechmtp.models.masks import causal_mask, ragged_mask
+from speechmtp.models.rotary import rotary
+from speechmtp.models.shape import TrunkShape
+from speechmtp.types import States
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class LayerPerDepth(HeadSet):
         assert fresh is not None
         last, z = fresh.last[:, None], fresh.hidden
         state.cache.begin(z.shape[1])
-        seen = extend_seen(state.cache, z.shape[1], None)
+        seen = ragged_mask(state.cache, z.shape[1], None)
         turn = rotary(fresh.positions, self.shape, z.dtype)
         found = []
         for d in range(1, state.depth + 1):
@@ -154,7 +156,7 @@ class LayerHeads(LayerPerDepth):
 
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
         """Each depth by itself, from the trunk's states on: its graph can be freed before the next is built."""
-        seen = causal(batch.segments)
+        seen = causal_mask(batch.segments)
         for d in range(1, self.depth + 1):
             module, hidden = self.at_depth(d), self.fused(batch.states)
             turn = rotary(batch.positions, self.shape, hidden.dtype)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, TrunkFace, Unembed
-from speechmtp.types import TrunkShape
+from speechmtp.models.shape import TrunkShape
 
 
 @dataclass(frozen=True)

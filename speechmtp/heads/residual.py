@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, TrunkFace, Unembed
 from speechmtp.heads.unembedding import OwnUnembedding
-from speechmtp.types import TrunkShape
+from speechmtp.models.shape import TrunkShape
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from speechmtp.heads.layer import LayerHeads, LayerHeadsConfig
 from speechmtp.heads.linear import LinearHeads, LinearHeadsConfig
 from speechmtp.heads.residual import ResidualHeads, ResidualHeadsConfig
 from speechmtp.heads.vocalnet import VocalnetHeads, VocalnetHeadsConfig
-from speechmtp.types import TrunkShape
+from speechmtp.models.shape import TrunkShape
 
 HeadsConfig = (
     LatentHeadsConfig

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from speechmtp.heads.contract import FamilyConfig, TrainBatch, TrunkFace, Unembed
-from speechmtp.heads.decoder_layer import causal, rotary
 from speechmtp.heads.layer import LayerPerDepth, run_at
 from speechmtp.heads.unembedding import OwnUnembedding
-from speechmtp.types import TrunkShape
+from speechmtp.models.masks import causal_mask
+from speechmtp.models.rotary import rotary
+from speechmtp.models.shape import TrunkShape
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class VocalnetHeads(LayerPerDepth):
         """One depth after another; with `checkpoint` each is computed again in the backward pass."""
         if not self.depth:
             return
-        z, seen = self.fused(batch.states), causal(batch.segments)
+        z, seen = self.fused(batch.states), causal_mask(batch.segments)
         turn = rotary(batch.positions, self.shape, z.dtype)
         for d in range(1, self.depth + 1):
             module = self.at_depth(d)

@@ -13,8 +13,12 @@ LARGEST = 255  # unsigned 8-bit integers
 
 
 def dequantise(integers: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """(integer - zero) * scale, rounded to float16 as such weights are handed on: float32, the integers' shape."""
-    return ((integers.float() - zero.float()) * scale).half().float()
+    """(integer - zero) * scale, rounded to float16 as such weights are handed on: float32, the integers' shape.
+
+    `integers` are uint8; `scale` and `zero` have one element. Each of the 256 values is computed once.
+    """
+    values = ((torch.arange(LARGEST + 1).float() - zero.float()) * scale).half().float()
+    return torch.from_numpy(np.take(values.numpy(), integers.numpy()))
 
 
 def recover_affine(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.encoder_state import LEFT_PAD, EncoderState
+from speechmtp.models.masks import chunk_mask, chunk_step_mask, length_mask, padded_mask
+from speechmtp.models.rotary import encoder_rotary, rotate
 
 STRIDE = 4  # feature frames per encoder step: two stride-2 convolutions
 
@@ -50,30 +52,6 @@ class EncoderOutput:
     inter: list[Tensor]
 
 
-def chunk_mask(steps: int, chunk: int, left_chunks: int, device: torch.device | None = None) -> Tensor:
-    """Bool [S, S]: step i may see step j of its own chunk and of `left_chunks` before it."""
-    if chunk <= 0:
-        return torch.ones(steps, steps, dtype=torch.bool, device=device)
-    index = torch.arange(steps, device=device) // chunk
-    mask = index[None, :] <= index[:, None]
-    if left_chunks >= 0:
-        mask &= index[None, :] >= index[:, None] - left_chunks
-    return mask
-
-
-def rotary_tables(start: Tensor, steps: int, width: int) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, 1, S, width] in float32 of the absolute steps start..start+steps-1 of each row of `start` [B]."""
-    frequencies = 10000.0 ** (-torch.arange(0, width, 2, device=start.device, dtype=torch.float32) / width)
-    at = start[:, None] + torch.arange(steps, device=start.device)
-    angles = at[:, None, :, None].float() * frequencies
-    return torch.cat([angles, angles], -1).cos(), torch.cat([angles, angles], -1).sin()
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    return (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
-
-
 class Subsampling(nn.Module):
     """[B, T, F] -> [B, (T - 3) // 4, E] for frames that carry their 3 frames of left context."""
 
@@ -89,7 +67,7 @@ class Subsampling(nn.Module):
         return self.out(x.transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
+class ConformerBlock(nn.Module):
     """Half feed-forward, attention, causal convolution, half feed-forward, norm."""
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -121,7 +99,7 @@ class Block(nn.Module):
         rows, steps, width = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(rows, steps, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        query, key = _rotate(query, *rotary), _rotate(key, *rotary)
+        query, key = rotate(query, rotary).to(query.dtype), rotate(key, rotary).to(key.dtype)
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
         # Written out: for these short sequences it trains a fifth faster than the fused call on a CPU.
@@ -172,7 +150,7 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.ones(config.features))
         self.subsampling = Subsampling(config)
         self.drop = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(ConformerBlock(config) for _ in range(config.layers))
         self.ctc = nn.Linear(config.width, vocab_size + 1)
         self.feedback = nn.Linear(vocab_size + 1, config.width)
 
@@ -193,11 +171,9 @@ class Encoder(nn.Module):
         x = self.drop(self.subsampling(F.pad(x, (0, 0, LEFT_PAD, max(0, STRIDE - x.shape[1])))))
         steps = x.shape[1]
         lengths = lengths.to(x.device) // STRIDE
-        valid = torch.arange(steps, device=x.device) < lengths[:, None]
-        # A padded query sees itself, so that no softmax runs over nothing.
-        mask = chunk_mask(steps, chunk, left, x.device) & valid[:, None, :]
-        mask = (mask | torch.eye(steps, dtype=torch.bool, device=x.device))[:, None]
-        rotary = rotary_tables(lengths.new_zeros(1), steps, self.config.width // self.config.heads)
+        valid = length_mask(lengths, steps)
+        mask = padded_mask(chunk_mask(steps, chunk, left, x.device), valid)
+        rotary = encoder_rotary(lengths.new_zeros(1), steps, self.config.width // self.config.heads)
         inter: list[Tensor] = []
         for number, block in enumerate(self.blocks, 1):
             x = block(x, mask, rotary, valid)
@@ -258,13 +234,13 @@ class Encoder(nn.Module):
         past = state if everyone else state.select(live)
         x = self.subsampling(window if everyone else window[index])
         steps = torch.tensor(past.steps, device=x.device)
-        rotary = rotary_tables(steps, size, self.config.width // self.config.heads)
+        rotary = encoder_rotary(steps, size, self.config.width // self.config.heads)
         width = max(self._cached(n) for n in past.steps)
-        mask = self._step_mask(past.steps, took, width, x.device)
+        mask = chunk_step_mask([self._cached(n) for n in past.steps], took, x.device)
         keep = width + size if self.config.left_chunks < 0 else self.config.left_chunks * self.config.chunk
         keys, values, convs, inter = [], [], [], []  # type: ignore[var-annotated]
         for number, block in enumerate(self.blocks, 1):
-            assert isinstance(block, Block)
+            assert isinstance(block, ConformerBlock)
             key, value = past.keys[number - 1], past.values[number - 1]
             cache = (key[:, :, key.shape[2] - width :], value[:, :, value.shape[2] - width :])
             x, key, value, conv = block.step(x, mask, rotary, cache, past.convs[number - 1])
@@ -282,16 +258,6 @@ class Encoder(nn.Module):
     def _cached(self, steps: int) -> int:
         """Entries that attention sees of a stream that has emitted so many steps."""
         return steps if self.config.left_chunks < 0 else min(steps, self.config.left_chunks * self.config.chunk)
-
-    def _step_mask(self, steps: Sequence[int], took: list[int], width: int, device: torch.device) -> Tensor | None:
-        """Bool [B, 1, 1, width + max(took)] of what a chunk's queries may see; None where that is everything."""
-        size = max(took)
-        if min(took) == size and all(self._cached(n) == width for n in steps):
-            return None
-        first = torch.tensor([width - self._cached(n) for n in steps], device=device)[:, None]
-        end = torch.tensor([width + n for n in took], device=device)[:, None]
-        at = torch.arange(width + size, device=device)
-        return ((at >= first) & (at < end))[:, None, None]
 
     def _join(self, pieces: list[list[Tensor]], total: list[int]) -> EncoderOutput:
         """Chunks one behind another; each row has its steps in front, since it takes part from the first chunk on."""

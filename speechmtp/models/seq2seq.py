@@ -8,17 +8,21 @@ import inspect
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from speechmtp.errors import ShapeError
 from speechmtp.models.cache import MemorySlots, RaggedCache
-from speechmtp.models.trunk import Trunk, additive
-from speechmtp.types import Prompt, TrunkShape
+from speechmtp.models.masks import additive_mask, memory_mask
+from speechmtp.models.shape import TrunkShape
+from speechmtp.models.trunk import Trunk
+from speechmtp.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Names of a decoder layer's parts in Moonshine and Whisper, and in the layers of heads.
 _RENAMED = (
@@ -51,7 +55,7 @@ class MemoryCache(RaggedCache):
         for layer, (keys, values) in zip(layers, views):
             layer.keys, layer.values, layer.is_initialized = keys, values, True
         self.entries = views[0][0].shape[2] if views else 0
-        self.mask = None if seen is None else additive(seen[:, None], views[0][0].dtype)
+        self.mask = None if seen is None else additive_mask(seen[:, None], views[0][0].dtype)
 
     def select(self, rows: Tensor | Sequence[int]) -> None:
         """Keep these rows, in this order."""
@@ -73,14 +77,6 @@ class MemoryCache(RaggedCache):
         super().join(other)
 
 
-def memory_mask(memory: Tensor, lengths: Tensor | None) -> Tensor | None:
-    """Additive mask [B, 1, 1, S] over memory [B, S, E]; None where all of it is there."""
-    size = memory.shape[1]
-    if lengths is None or int(lengths.min()) == size:
-        return None
-    return additive((torch.arange(size, device=memory.device) < lengths[:, None])[:, None], memory.dtype)
-
-
 class Seq2SeqTrunk(Trunk):
     """`embed`, `extend`, `unembed` over the decoder of `model`; `never` are the ids that the model itself never says,
     for those who learn its distribution. What a request may say is the request's.
@@ -91,14 +87,14 @@ class Seq2SeqTrunk(Trunk):
 
     never: Tensor | None
 
-    def __init__(self, model: PreTrainedModel, never: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: "PreTrainedModel", never: tuple[int, ...] = ()) -> None:
         super().__init__(model)
         decoder: Any = self._decoder
         self.layers = len(decoder.layers)
         learned = getattr(decoder, "embed_positions", None)
         self.last_position = None if learned is None else int(learned.weight.shape[0]) - 1
         # Whisper's decoder looks at all of the memory, whatever it is told.
-        self._masks = "encoder_attention_mask" in inspect.signature(type(decoder).forward).parameters
+        self._masks_memory = "encoder_attention_mask" in inspect.signature(type(decoder).forward).parameters
         self.register_buffer("never", torch.tensor(never, dtype=torch.long) if never else None, persistent=False)
 
     @cached_property
@@ -160,7 +156,7 @@ class Seq2SeqTrunk(Trunk):
 
     def silence(self, rows: int) -> Tensor:
         """A memory [B, S, E] of nothing, as long as half a minute of audio in Whisper, ten seconds in Moonshine."""
-        return self.unembedding().weight.new_zeros(rows, 400 if self._masks else 1500, self.width)
+        return self.unembedding().weight.new_zeros(rows, 400 if self._masks_memory else 1500, self.width)
 
     def join(self, cache: RaggedCache, prompt: Prompt, memory_sizes: Sequence[int] | None = None) -> None:
         """Rows for a batch of prompts, their memory's keys and values computed by the model's own layers, once."""
@@ -181,7 +177,7 @@ class Seq2SeqTrunk(Trunk):
         cache.add(rows)
 
     def _check(self, sizes: Sequence[int]) -> None:
-        if not self._masks and len(set(sizes)) > 1:
+        if not self._masks_memory and len(set(sizes)) > 1:
             raise ShapeError(
                 f"trunk: memories of {sorted(set(sizes))} entries in a batch, expected one length: "
                 f"{type(self.model).__name__} looks at padding; pad the audio itself"
@@ -203,7 +199,7 @@ class Seq2SeqTrunk(Trunk):
             self._check([memory.shape[1], *([] if memory_lengths is None else memory_lengths.tolist())])
             mask, extra = memory_mask(memory, memory_lengths), {"use_cache": False}
         return {"position_ids": positions, "encoder_hidden_states": memory, **extra,
-                **({"encoder_attention_mask": mask} if self._masks else {})}  # fmt: skip
+                **({"encoder_attention_mask": mask} if self._masks_memory else {})}  # fmt: skip
 
 
 def _renamed(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -7,13 +7,15 @@ for bit; every other tensor is stored in float16.
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from speechmtp.errors import CheckpointError
 from speechmtp.kernels.cpu.int8_linear import quantise
@@ -94,6 +96,38 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: Path) -> None
                  (("missing", missing), ("unexpected", extra), ("of another shape", wrong)) if k]  # fmt: skip
         raise CheckpointError(f"{where}: tensors do not fit the configuration: {', '.join(named)}")
     module.load_state_dict(state)
+
+
+class _NoRandomWeights(TorchFunctionMode):
+    """Leaves out the calls that fill a tensor with random numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__name__", "") in _RANDOM_FILLS:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
+
+
+# By name: torch.nn.init has them too, and transformers puts functions of its own in their place.
+_RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_"}
+
+
+def without_random_weights() -> AbstractContextManager[Any]:
+    """A context in which new modules get no random numbers, for modules whose weights are loaded right after.
+
+    What their parameters hold in between is undefined. torch's global generator is left as it is. The context holds
+    for the calling thread alone.
+    """
+    return _NoRandomWeights()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the bytes of a file; the empty string where there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 def weights_digest(module: nn.Module, storage: Storage = "float32") -> str:

@@ -3,25 +3,22 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.lora import Lora
+from speechmtp.models.masks import additive_mask, additive_ragged_mask, causal_mask
+from speechmtp.models.shape import TrunkShape
 from speechmtp.models.taps import lay_hook, reading
-from speechmtp.types import Prompt, States, TrunkShape
+from speechmtp.types import Prompt, States
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,8 @@ def build_trunk(config: TrunkConfig, vocab_size: int) -> "Trunk":
     }  # fmt: skip
     if config.width % config.heads or (config.width // config.heads) % 2:
         raise ConfigError(f"trunk: width {config.width} must be an even multiple of heads {config.heads}")
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
     model = (
         LlamaForCausalLM(LlamaConfig(**sizes)) if config.family == "llama" else Qwen3ForCausalLM(Qwen3Config(**sizes))
     )
@@ -71,6 +70,8 @@ def build_trunk(config: TrunkConfig, vocab_size: int) -> "Trunk":
 
 
 def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
+    from transformers import AutoModelForCausalLM
+
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32)
     except (OSError, ValueError) as error:
@@ -90,7 +91,7 @@ def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
 class Trunk(nn.Module):
     """`embed`, `extend`, `unembed` over a causal LM; positions are given, never derived from lengths."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__()
         # Families without `layer_types` slide in every layer where they name a window.
         config = model.config.get_text_config()
@@ -201,7 +202,7 @@ class Trunk(nn.Module):
                 f"{cache.count} rows, expected [B, Q, {self.width}], [B, Q] and B rows"
             )
         cache.begin(queries)
-        mask = extend_mask(cache, queries, ancestors, embeddings.dtype)
+        mask = additive_ragged_mask(cache, queries, ancestors, embeddings.dtype)
         return self._run(embeddings, positions, mask, taps, cache)
 
     def forward(
@@ -210,10 +211,7 @@ class Trunk(nn.Module):
     ) -> States:  # fmt: skip
         """Training: causal states of a batch [B, L, C] without cache. Entries see those of their own sample:
         `segments` [B, L] numbers the samples of a row, -1 is padding. A `memory` is for encoder-decoder trunks."""
-        size = embeddings.shape[1]
-        index = torch.arange(size, device=embeddings.device)
-        seen = (index[None, :] <= index[:, None]) & (segments[:, :, None] == segments[:, None, :])
-        mask = additive(seen, embeddings.dtype)
+        mask = additive_mask(causal_mask(segments), embeddings.dtype)
         return self._run(embeddings, positions, mask, taps, None, memory, memory_lengths)
 
     def _run(
@@ -246,44 +244,3 @@ class Trunk(nn.Module):
         for tap in set(taps) - {0}:
             lay_hook(layers[tap - 1], tap)
         self._known_taps.add(taps)
-
-
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """The 4-D mask that transformers passes through: 0 where seen [B, Q, S], the lowest finite number elsewhere.
-
-    A boolean mask would be added as 0 and 1 by eager attention, without an error.
-    """
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
-
-
-def extend_mask(cache: RaggedCache, queries: int, ancestors: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """`extend_seen` as an additive mask [B, 1, Q, width]."""
-    if cache.start is None:
-        mask = additive(extend_seen(cache, queries, ancestors), dtype)
-    else:  # the new entries' part behind committed ones that all are seen
-        triangle = _triangle if queries <= 64 else _triangle.__wrapped__  # a prompt's is not worth keeping
-        own = triangle(queries, dtype, cache.device) if ancestors is None else additive(ancestors, dtype)
-        mask = torch.nn.functional.pad(own, (cache.start, 0))
-    return mask.expand(cache.count, -1, -1, -1)
-
-
-@lru_cache(maxsize=64)
-def _triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return additive(torch.ones(1, size, size, dtype=torch.bool, device=device).tril_(), dtype)
-
-
-def extend_seen(cache: RaggedCache, queries: int, ancestors: Tensor | None) -> Tensor:
-    """Bool [B, Q, width] ([1, Q, width] where all rows are alike): committed entries below each row's length,
-    and of the new ones the ancestors."""
-    device = cache.device
-    index = torch.arange(queries, device=device)
-    slots = torch.arange(cache.width, device=device)
-    if ancestors is None and cache.start is not None:  # one triangle behind the committed block
-        return (slots[None, :] <= cache.start + index[:, None])[None]
-    relative = slots - cache.lengths[:, None]
-    if ancestors is None:
-        return relative[:, None, :] <= index[None, :, None]
-    inside = (relative >= 0) & (relative < queries)
-    picked = ancestors.gather(2, relative.clamp(0, queries - 1)[:, None, :].expand(-1, queries, -1))
-    return (relative < 0)[:, None, :] | (picked & inside[:, None, :])

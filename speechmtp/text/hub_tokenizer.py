@@ -4,7 +4,7 @@ import hashlib
 import json
 import lzma
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers.decoders import ByteLevel
 
 from speechmtp.errors import CheckpointError
-from speechmtp.types import Speller
+from speechmtp.types import TokenSpelling
 
 PLAIN, PACKED = "tokenizer.json", "tokenizer.json.xz"
 
@@ -32,7 +32,7 @@ class HubTokenizer:
     def __init__(self, source: str | bytes, bos: int, eos: int, name: str = PLAIN) -> None:
         """CheckpointError where `source` is no tokenizer, or has no such ids."""
         self._settings = _parse(source, name)
-        self._tokens = _build(self._settings, name)
+        self._tokens = _build(self._settings, name, source)
         self.bos, self.eos = bos, eos
         vocabulary = self._tokens.get_vocab(with_added_tokens=True)
         self._size = max(vocabulary.values(), default=-1) + 1
@@ -75,17 +75,23 @@ class HubTokenizer:
         """The token of one id as the vocabulary has it; nothing for an id beyond it."""
         return self._tokens.id_to_token(int(token)) or ""
 
-    def speller(self, size: int = 0) -> Speller:
+    def spelling(self, size: int = 0) -> TokenSpelling:
         """What each token adds to a running text, and the ids of a string inside one; `size` is that of the model's
         vocabulary, where it may be larger than the tokenizer's."""
-        inside = _build(_unprefixed(self._settings), "speller")
-        pieces = [self._added_text(i) for i in range(max(size, self._size))]
-        return Speller(pieces, partial(_ids, inside))
+        bytewise = self._of_type("ByteLevel")
 
-    def _added_text(self, token: int) -> str:
+        def pieces() -> list[str]:
+            return [self._added_text(i, bytewise) for i in range(max(size, self._size))]
+
+        def encode() -> Callable[[str], list[int]]:
+            return partial(_ids, _build(_unprefixed(self._settings), "spelling"))
+
+        return TokenSpelling(pieces, encode)
+
+    def _added_text(self, token: int, bytewise: bool) -> str:
         """Bytes that are no text on their own add nothing."""
         piece = "" if token in self._special else self.piece(token)
-        if self._of_type("ByteLevel"):
+        if bytewise:
             text = str(ByteLevel().decode([piece]))
             return "" if "\N{REPLACEMENT CHARACTER}" in text else text
         byte = _BYTE.fullmatch(piece) if self._settings["model"].get("byte_fallback") else None
@@ -123,11 +129,13 @@ def _parse(source: str | bytes, name: str) -> dict[str, Any]:
     return settings
 
 
-def _build(settings: dict[str, Any], name: str) -> tokenizers.Tokenizer:
-    """A tokenizer that takes no special token out of a text."""
-    added = [token | {"special": True} for token in settings.get("added_tokens") or []]
+def _build(settings: dict[str, Any], name: str, source: str | bytes | None = None) -> tokenizers.Tokenizer:
+    """A tokenizer that takes no special token out of a text; `source` is the settings' JSON, where it is known."""
+    added = settings.get("added_tokens") or []
+    if source is None or not all(token.get("special") for token in added):
+        source = json.dumps(settings | {"added_tokens": [token | {"special": True} for token in added]})
     try:
-        built = tokenizers.Tokenizer.from_str(json.dumps(settings | {"added_tokens": added}))
+        built = tokenizers.Tokenizer.from_str(source if isinstance(source, str) else source.decode())
     except Exception as error:  # the library raises nothing narrower
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{name}: not a tokenizer ({reason}); give the model's own tokenizer.json") from error

@@ -45,13 +45,13 @@ def test_a_model_folder_is_written_resumed_and_decoded(
     parts: str, base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    options = [f"parts={parts}", "--dev", str(data), "--prompts", str(tmp_path / "memories")]
+    options = [f"parts={parts}", "--dev", str(data), "--prompts", str(tmp_path / "encoder_outputs")]
     assert main([*command(base, data, out, *options)]) == 0
     sizes, figures, model, hint = capsys.readouterr().out.splitlines()
     assert json.loads(sizes) == {"train": 2, "dropped": []} and model == f"model: {out / 'model'}"
     assert set(json.loads(figures)) == {"score", "wer", "wer_2"}
     assert {p.name for p in tmp_path.glob("*memories")} == (
-        {"memories", "dev_memories", "dev2_memories"} if parts == "decoder" else set()
+        {"encoder_outputs", "dev_memories", "dev2_memories"} if parts == "decoder" else set()
     )
     card = (out / "model" / "card.md").read_text()
     assert f"base, {parts}, on data, 4 updates of 2 rows, seed 0" in card and card.count("before") == 2

@@ -64,10 +64,10 @@ def as_sources(lists: list[list[int]] | None) -> Sources:
     return Sources(lists or (), [CtcLabels(tuple(labels)) for labels in lists or ()])
 
 
-def make_case(seed: int, most_rows: int = 16, most: int = 11) -> Case:
-    """A case of 1 to `most_rows` rows whose limits differ; prompts of 1 to 9 entries."""
+def make_case(seed: int, max_rows: int = 16, most: int = 11) -> Case:
+    """A case of 1 to `max_rows` rows whose limits differ; prompts of 1 to 9 entries."""
     rng = tiny.generator(1000 + seed)
-    rows = int(torch.randint(1, most_rows + 1, (), generator=rng))
+    rows = int(torch.randint(1, max_rows + 1, (), generator=rng))
     lengths = torch.randint(1, 10, (rows,), generator=rng).tolist()
     trunk = tiny.trunk(seed, tiny.TRUNKS[seed % 2])
     prompt = tiny.prompts(trunk, lengths, seed)

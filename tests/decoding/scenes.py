@@ -23,8 +23,9 @@ from speechmtp.decoding.strategy_table import STRATEGIES, rules_for
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.table import FAMILIES
 from speechmtp.models.draft_prompt import DraftPrompt
+from speechmtp.models.shape import TrunkShape
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcLabels, PreviousPass, Prompt, Reference, Request, Source, Trace, TrunkShape
+from speechmtp.types import CtcLabels, PreviousPass, Prompt, Reference, Request, Source, Trace
 
 EXACT_RULES = tuple(name for name, rule in RULES.items() if rule().exact)
 CHANGES: dict[str, tuple[Any, ...]] = {
@@ -131,11 +132,11 @@ class Scene:
 
 
 @lru_cache(maxsize=64)
-def make_scene(seed: int, most_rows: int = 16, most: int = 12) -> Scene:
-    """1 to `most_rows` rows whose prompts are ids, embeddings or some of each and whose limits are 1 to `most`; CTC
+def make_scene(seed: int, max_rows: int = 16, most: int = 12) -> Scene:
+    """1 to `max_rows` rows whose prompts are ids, embeddings or some of each and whose limits are 1 to `most`; CTC
     labels are the greedy answer with mistakes, heads and draft model sometimes of the trunk's opinion."""
     rng = tiny.generator(3000 + seed)
-    rows = 1 + int(most_rows * torch.rand((), generator=rng) ** 2)  # small ones more often
+    rows = 1 + int(max_rows * torch.rand((), generator=rng) ** 2)  # small ones more often
     trunk = tiny.trunk(seed, tiny.TRUNKS[seed % 2])
     # Every family comes with trunks and prompts of each kind.
     family = list(CONFIGS)[(seed + seed // len(CONFIGS)) % len(CONFIGS)]

@@ -25,14 +25,14 @@ from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import HeadsConfig
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.types import (
+    CtcCharacters,
     CtcText,
     PreviousPass,
     Prompt,
     Reference,
     Request,
     Source,
-    SpelledText,
-    Speller,
+    TokenSpelling,
     Trace,
     stack_prompts,
 )
@@ -58,11 +58,11 @@ def spell(tokens: list[int]) -> str:
     return "".join(PIECES[token] for token in tokens if token < len(PIECES)).strip()
 
 
-def speller() -> Speller:
+def spelling() -> TokenSpelling:
     """One that takes the longest piece at every place, and leaves out what no piece begins with."""
     ids = {piece: i for i, piece in enumerate(PIECES) if piece}
     pattern = re.compile("|".join(re.escape(piece) for piece in sorted(ids, key=len, reverse=True)))
-    return Speller(PIECES, lambda text: [ids[piece] for piece in pattern.findall(text)])
+    return TokenSpelling(lambda: PIECES, lambda: lambda text: [ids[piece] for piece in pattern.findall(text)])
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ def heads_for(model: EncoderDecoder, config: HeadsConfig, seed: int) -> HeadSet:
 
 
 @lru_cache(maxsize=64)
-def make_scene(seed: int, most_rows: int = 6, whisper: bool | None = None) -> Scene:
-    """1 to `most_rows` rows; Moonshine's with memories of 1 to 12 entries, Whisper's of one length; limits from 1 to 16
+def make_scene(seed: int, max_rows: int = 6, whisper: bool | None = None) -> Scene:
+    """1 to `max_rows` rows; Moonshine's with memories of 1 to 12 entries, Whisper's of one length; limits from 1 to 16
     tokens, Whisper's sometimes as many as it has positions for."""
     rng = tiny.generator(7000 + seed)
-    rows = int(torch.randint(1, most_rows + 1, (), generator=rng))
+    rows = int(torch.randint(1, max_rows + 1, (), generator=rng))
     whisper = (seed + seed // len(HEADS)) % 3 == 1 if whisper is None else whisper
     model = tiny.tiny_whisper(seed) if whisper else tiny.tiny_moonshine(seed)
     sizes = torch.randint(1, 13, (rows,), generator=rng).tolist()
@@ -136,7 +136,7 @@ def make_scene(seed: int, most_rows: int = 6, whisper: bool | None = None) -> Sc
 def _sources(answer: list[int], seed: int, row: int, rng: torch.Generator) -> tuple[Source, ...]:
     """A text, the answer itself, and in most rows a pass before with mistakes."""
     known: tuple[Source, ...] = (
-        SpelledText(_text(answer, seed + row, rng), speller()),
+        CtcCharacters(_text(answer, seed + row, rng), spelling()),
         Reference(tuple(answer)),
     )
     return known if row % 3 == 0 else (*known, PreviousPass(tuple(mutate(answer[: 3 * (seed % 5)], 0.25, rng))))

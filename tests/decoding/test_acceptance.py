@@ -163,7 +163,7 @@ def kept_draft_by_hand(case: Case, row: int, depth: int, theta: float, measure: 
 @pytest.mark.parametrize("measure", ["token", "product"])
 @pytest.mark.parametrize("theta", [0.0, 0.4, 0.7, 1.0])
 def test_keep_draft_is_threshold_decoding(measure: str, theta: float) -> None:
-    case = make_case(9, most_rows=6, most=14)
+    case = make_case(9, max_rows=6, most=14)
     heads = tiny.heads("linear", 3, 9)
     heads.weight.mul_(4)
     strategy = parse_strategy(f"threshold:depth=2,theta={theta},measure={measure}")
@@ -179,7 +179,7 @@ def test_keep_draft_is_threshold_decoding(measure: str, theta: float) -> None:
 
 @torch.no_grad()
 def test_a_row_stops_drafting_at_the_first_unsure_depth() -> None:
-    case = make_case(9, most_rows=6)
+    case = make_case(9, max_rows=6)
     heads = tiny.heads("linear", 3, 9)
     heads.weight.mul_(4)
     drafts: list[Draft] = []

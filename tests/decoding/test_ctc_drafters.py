@@ -63,7 +63,7 @@ DRAFTERS: list[Any] = [
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_mode_gives_the_tokens_of_plain_greedy_decoding(seed: int) -> None:
-    case = make_case(500 + seed, most_rows=4, most=10)
+    case = make_case(500 + seed, max_rows=4, most=10)
     labels = labels_for(case)
     for drafter in DRAFTERS:
         assert run(case, drafter, labels)[0] == case.tokens
@@ -79,7 +79,7 @@ SAMPLING = [
 @pytest.mark.parametrize("config", SAMPLING)
 def test_every_mode_gives_the_tokens_of_plain_sampling_with_the_same_seed(config: SamplingConfig) -> None:
     for seed in range(20):
-        case = make_case(seed, most_rows=2, most=5)
+        case = make_case(seed, max_rows=2, most=5)
         rows = len(case.tokens)
         row_sampling = RowSampling(config.processors(), [seed] * rows, list(range(rows)))
         plain, _ = run(case, Silent(), [], row_sampling=row_sampling)
@@ -169,7 +169,7 @@ def test_hypotheses_are_the_likeliest_sets_of_edits(seed: int) -> None:
 
 def test_an_unsure_label_costs_no_call_where_the_runner_up_is_right() -> None:
     for seed in range(6):
-        case = make_case(seed, most_rows=4, most=12)
+        case = make_case(seed, max_rows=4, most=12)
         labels = []
         for tokens in case.tokens:
             said, sure = [t for t in tokens if t != tiny.EOS], [0.9] * len(tokens)
@@ -193,7 +193,7 @@ def paths(draft: Draft) -> set[tuple[int, ...]]:
 def test_heads_are_asked_where_a_label_is_unsure_or_none_is_left(sure: float, asked: bool) -> None:
     compared = 0
     for seed in range(10):
-        case = make_case(seed, most_rows=1, most=6)
+        case = make_case(seed, max_rows=1, most=6)
         rest = [(t + 1) % tiny.VOCAB for t in case.tokens[0][:1]] + [7] * 9  # wrong from the beginning
         labels = [CtcLabels(tuple(rest), (sure,) * len(rest), (tiny.VOCAB,) * len(rest), (0.0,) * len(rest))]
         watched, alone = Watched(), Watched()
@@ -216,7 +216,7 @@ def test_heads_are_asked_where_a_label_is_unsure_or_none_is_left(sure: float, as
 
 
 def test_the_best_branch_is_never_cut() -> None:
-    case = make_case(3, most_rows=1)
+    case = make_case(3, max_rows=1)
     labels = CtcLabels((7,) * 30, (0.5,) * 30, (8,) * 30, (0.4,) * 30)
     watched = Watched()
     run(case, CtcDraft("tree", nodes=5), [labels], watched)

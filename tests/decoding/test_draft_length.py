@@ -175,7 +175,7 @@ def run(case: Case, bound: Setup, row_sampling: RowSampling | None = None) -> tu
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_the_length_the_tokens_are_those_of_plain_decoding(control: Any, seed: int) -> None:
     """Greedy, and with a seed; drafts that are right now and then, rows that leave."""
-    case = make_case(60 + seed, most_rows=5, most=20)
+    case = make_case(60 + seed, max_rows=5, most=20)
     rng = tiny.generator(seed)
     wrong = [mutate(tokens, 0.2, rng) for tokens in case.tokens]
     assert run(case, Setup(Oracle(9), GreedyMatch(), None, Sources(wrong), control))[0] == case.tokens

@@ -40,7 +40,7 @@ def test_random_drafts_equal_plain_greedy_at_length(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_fault_12_a_batch_equals_its_rows_alone(seed: int) -> None:
     """Tokens and every count, for drafts whose acceptance is ragged."""
-    case = make_case(200 + seed, most_rows=5)
+    case = make_case(200 + seed, max_rows=5)
     rng = tiny.generator(seed)
     drafts = [mutate(tokens, 0.3, rng) for tokens in case.tokens]
     heads = tiny.heads("linear", 2, seed)
@@ -59,7 +59,7 @@ def test_fault_12_a_batch_equals_its_rows_alone(seed: int) -> None:
 def test_fault_13_heads_after_a_commit_know_what_a_fresh_prefill_knows() -> None:
     compared = []
     for seed in range(300, 312):
-        case = make_case(seed, most_rows=6, most=20)
+        case = make_case(seed, max_rows=6, most=20)
 
         def compare(state: DecodeState, case: Case = case) -> None:
             wanted = last_states(case, [row.slot for row in state.rows], [row.tokens for row in state.rows])
@@ -78,7 +78,7 @@ def test_fault_13_heads_after_a_commit_know_what_a_fresh_prefill_knows() -> None
 @pytest.mark.parametrize("seed", [1, 4, 9, 12])
 def test_fault_15_cached_drafting_accepts_what_uncached_drafting_would(seed: int) -> None:
     """Counts of `verify`, by position, from full forwards alone."""
-    case = make_case(seed, most_rows=8, most=16)
+    case = make_case(seed, max_rows=8, most=16)
     heads = tiny.heads("latent", 3, seed)
     with torch.no_grad():
         heads.weight.copy_(torch.eye(tiny.WIDTH) + 0.3 * heads.weight)
@@ -99,7 +99,7 @@ def test_fault_15_cached_drafting_accepts_what_uncached_drafting_would(seed: int
 
 @pytest.mark.parametrize("seed", range(4))
 def test_fault_30_in_float32_a_difference_sits_at_a_near_tie(seed: int) -> None:
-    case = make_case(400 + seed, most_rows=6)
+    case = make_case(400 + seed, max_rows=6)
     case.trunk.float()
     prompt = case.prompt
     single = type(prompt)(prompt.embeddings.float(), prompt.positions, prompt.lengths, prompt.next_position)

@@ -28,7 +28,7 @@ every = pytest.mark.parametrize("name", NAMES)
 @lru_cache
 def case_of(seed: int) -> Case:
     """A ragged batch of a few rows; seeds alternate between the two families of trunks."""
-    return make_case(seed, most_rows=5)
+    return make_case(seed, max_rows=5)
 
 
 def started(config: HeadsConfig, case: Case) -> HeadSet:

@@ -94,7 +94,7 @@ class Checked(Lookahead):
 @pytest.mark.parametrize("sizes", [(4, 2, 0), (3, 3, 2), (2, 5, 3), (1, 4, 1)])
 def test_new_guesses_are_the_trunks_choices_behind_each_column(sizes: tuple[int, int, int]) -> None:
     for seed in (1, 4, 9):
-        case = make_case(seed, most_rows=3, most=12)
+        case = make_case(seed, max_rows=3, most=12)
         drafter = Checked(*sizes)
         drafter.__dict__["prompt"] = case.prompt.row(0)
         tokens, _ = case.run(drafter)
@@ -121,7 +121,7 @@ def test_a_limited_draft_is_not_cut_behind_the_drafters_back(drafter: Checked) -
     """Choices are read from the right places even where rows have different limits."""
     accepted = 0
     for seed in range(6):
-        case = make_case(seed, most_rows=4, most=16)
+        case = make_case(seed, max_rows=4, most=16)
         drafter.__dict__["prompt"] = case.prompt.row(0)
         limits = [case.limits.of(n) for n in case.prompt.lengths.tolist()]
         bound = Setup(drafter, GreedyMatch(), length=UpTo())

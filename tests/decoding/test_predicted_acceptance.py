@@ -26,7 +26,7 @@ def test_the_walk_of_the_pass_is_what_verify_does(kind: str) -> None:
     """Calls and acceptance by position; random heads, and heads that say what the trunk itself would."""
     accepted = 0
     for seed, depth in ((4, 3), (9, 2)):
-        case = make_case(seed, most_rows=6, most=14)
+        case = make_case(seed, max_rows=6, most=14)
         heads = tiny.heads(kind, depth, seed)
         if seed == 9:
             heads.start_from(case.trunk)
@@ -42,7 +42,7 @@ def test_the_walk_of_the_pass_is_what_verify_does(kind: str) -> None:
 
 
 def test_ranks_and_nats_against_full_forwards() -> None:
-    case = make_case(4, most_rows=5, most=9)
+    case = make_case(4, max_rows=5, most=9)
     heads = tiny.heads("latent", 3, 1)
     passes = teacher_forced(case.trunk, heads, prompts_of(case), case.tokens)
     for plain, one in zip(case.plain, passes):
@@ -56,7 +56,7 @@ def test_ranks_and_nats_against_full_forwards() -> None:
 
 
 def test_tokens_outside_a_shortlist_are_wrong_and_have_no_cross_entropy() -> None:
-    case = make_case(4, most_rows=5, most=9)
+    case = make_case(4, max_rows=5, most=9)
     heads = tiny.heads("latent", 2, 1, shortlist=4)
     heads.shortlist.copy_(torch.tensor([2, 3, 7, 9]))
     passes = teacher_forced(case.trunk, heads, prompts_of(case), case.tokens)

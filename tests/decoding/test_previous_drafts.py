@@ -48,7 +48,7 @@ def passes_before(answers: list[list[int]], seed: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_pass_before_gives_the_tokens_of_plain_greedy_decoding(seed: int) -> None:
-    case = make_case(500 + seed, most_rows=6, most=10)
+    case = make_case(500 + seed, max_rows=6, most=10)
     for drafter in DRAFTERS:
         assert run(case, drafter, passes_before(case.tokens, seed))[0] == case.tokens
 
@@ -56,7 +56,7 @@ def test_every_pass_before_gives_the_tokens_of_plain_greedy_decoding(seed: int) 
 @pytest.mark.parametrize("seed", range(12))
 def test_every_pass_before_gives_the_tokens_of_plain_sampling_with_the_same_seed(seed: int) -> None:
     config = SamplingConfig(temperature=0.9, top_p=0.9, repetition_penalty=1.2)
-    case = make_case(seed, most_rows=3, most=8)
+    case = make_case(seed, max_rows=3, most=8)
     rows = len(case.tokens)
     row_sampling = RowSampling(config.processors(), [seed] * rows, list(range(rows)))
     plain, _ = run(case, Silent(), [], row_sampling)
@@ -67,7 +67,7 @@ def test_every_pass_before_gives_the_tokens_of_plain_sampling_with_the_same_seed
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_said_again_costs_one_call(seed: int) -> None:
     """With or without the end token, and what comes new costs no more than plain decoding of it."""
-    case = make_case(seed, most_rows=6, most=30)
+    case = make_case(seed, max_rows=6, most=30)
     for drafter in (PreviousPass(), PreviousHeads(3)):
         for before in (case.tokens, [[t for t in tokens if t != tiny.EOS] for tokens in case.tokens]):
             tokens, traces = run(case, drafter, before)
@@ -118,7 +118,7 @@ def test_calls_after_each_change_of_the_window(before: list[int], most: int) -> 
 
 
 def test_heads_are_asked_behind_the_prompts_call_only() -> None:
-    case = make_case(3, most_rows=4, most=12)
+    case = make_case(3, max_rows=4, most=12)
     before = [[(tokens[0] + 1) % tiny.VOCAB] * 2 for tokens in case.tokens]
     alone, beside = run(case, PreviousPass(), before)[1], run(case, PreviousHeads(3), before)[1]
     drafted = [[trace.num_draft_tokens for trace in traces] for traces in (alone, beside)]
@@ -132,7 +132,7 @@ def test_heads_are_asked_behind_the_prompts_call_only() -> None:
 
 @pytest.mark.parametrize("name", ["previous", "previous-heads", "previous:depth=3,pointers=1"])
 def test_the_runner_takes_no_pass_before_for_an_empty_one(name: str) -> None:
-    case = make_case(4, most_rows=5, most=8)
+    case = make_case(4, max_rows=5, most=8)
     most = [case.limits.of(n) for n in case.prompt.lengths.tolist()]
     runner = Runner(case.trunk, {"own": tiny.heads("latent", 3)})
     for known in (False, True):

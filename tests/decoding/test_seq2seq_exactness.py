@@ -44,7 +44,7 @@ def test_output_is_that_of_transformers(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SCENES, 100))
 def test_output_is_that_of_transformers_at_length(seed: int) -> None:
-    run_some(make_scene(seed, most_rows=12), len(LABELS))
+    run_some(make_scene(seed, max_rows=12), len(LABELS))
 
 
 @pytest.mark.parametrize("label", LABELS)

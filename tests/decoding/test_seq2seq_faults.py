@@ -27,7 +27,7 @@ from speechmtp.heads.table import HeadsConfig
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.models.seq2seq import MemoryCache
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import CtcText, Prompt, Request, SpelledText, Trace
+from speechmtp.types import CtcCharacters, CtcText, Prompt, Request, Trace
 
 families = pytest.mark.parametrize("whisper", [False, True], ids=["moonshine", "whisper"])
 
@@ -293,17 +293,17 @@ def test_fault_texts_with_marks_bytes_and_names_of_special_tokens(family: str, t
     recogniser = speechmtp.load(str(tiny.write_seq2seq(tmp_path / "model", family, 2)), dtype="float64")
     model, tokenizer = recogniser.bundle.model, recogniser.bundle.tokenizer
     assert isinstance(model, EncoderDecoder)
-    speller = tokenizer.speller()  # type: ignore[union-attr]
+    spelling = tokenizer.spelling()  # type: ignore[union-attr]
     requests, plain = [], []
     texts = ["the ant \u2581in</s> it", "<s>", "\u00e9\u4e16<0x41>", "<unk> can", "<|0.00|>\x00\x7f", "", " " * 9]
     for row, text in enumerate(texts):
         prompt: Prompt = tiny.memory_prompts(model, [6], row)
         said = plain_tokens(model, prompt, 12)
-        ids = speller.encode(text)
+        ids = spelling.encode(text)
         assert all(3 <= token < len(tokenizer) for token in ids if token != tokenizer.unk)
         plain.append(said)
         for told in (text, tokenizer.decode(said) + text):
-            requests.append(Request(prompt, model.rules, 12, sources=(SpelledText(CtcText(told), speller),)))
+            requests.append(Request(prompt, model.rules, 12, sources=(CtcCharacters(CtcText(told), spelling),)))
     runner = Runner(model.trunk, {})
     for label in ("ctc:mode=whole", "ctc:mode=tree", "ctc"):
         tokens, traces = runner.run(requests, [parse_strategy(label)] * len(requests))

@@ -17,17 +17,17 @@ from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
-from speechmtp.types import CtcLabels, CtcText, Request, SpelledText, Speller, Trace
+from speechmtp.types import CtcCharacters, CtcLabels, CtcText, Request, TokenSpelling, Trace
 
 WORDS = (" kabi", " mosu", "", " tel", " rug", " Onu", " pila", " vesk", " Ahm", " jor", " zwei")  # a token each
 LETTERS = (" ", "a", "", "b", "ab", " A", ".", " c", "C", "-é", "ß")
 
 
-def longest_first(pieces: tuple[str, ...]) -> Speller:
-    """A speller that takes the longest piece at every place, and leaves out what no piece begins with."""
+def longest_first(pieces: tuple[str, ...]) -> TokenSpelling:
+    """A spelling that takes the longest piece at every place, and leaves out what no piece begins with."""
     ids = {piece: i for i, piece in enumerate(pieces) if piece}
     pattern = re.compile("|".join(re.escape(piece) for piece in sorted(ids, key=len, reverse=True)))
-    return Speller(pieces, lambda text: [ids[piece] for piece in pattern.findall(text)])
+    return TokenSpelling(lambda: pieces, lambda: lambda text: [ids[piece] for piece in pattern.findall(text)])
 
 
 def spell(tokens: list[int], pieces: tuple[str, ...]) -> str:
@@ -59,8 +59,8 @@ def run(
 ) -> tuple[list[list[int]], list[Trace]]:
     """The case's batch; heads of random weights for those who ask."""
     heads = tiny.heads("latent", 3, case.seed) if drafter.heads else None
-    speller = longest_first(pieces)
-    sources = Sources(ctc=[SpelledText(one, speller) if isinstance(one, CtcText) else one for one in texts])
+    spelling = longest_first(pieces)
+    sources = Sources(ctc=[CtcCharacters(one, spelling) if isinstance(one, CtcText) else one for one in texts])
     return generate(
         case.trunk,
         heads,
@@ -86,7 +86,7 @@ DRAFTERS: list[Any] = [
 @pytest.mark.parametrize("pieces", [WORDS, LETTERS])
 @pytest.mark.parametrize("seed", range(12))
 def test_every_text_gives_the_tokens_of_plain_greedy_decoding(seed: int, pieces: tuple[str, ...]) -> None:
-    case = make_case(500 + seed, most_rows=5, most=10)
+    case = make_case(500 + seed, max_rows=5, most=10)
     texts: list[Any] = random_texts(case, pieces)
     for drafter in DRAFTERS:
         assert run(case, drafter, texts, pieces)[0] == case.tokens
@@ -97,7 +97,7 @@ def test_every_text_gives_the_tokens_of_plain_greedy_decoding(seed: int, pieces:
 @pytest.mark.parametrize("seed", range(12))
 def test_every_text_gives_the_tokens_of_plain_sampling_with_the_same_seed(seed: int) -> None:
     config = SamplingConfig(temperature=0.9, top_p=0.9, repetition_penalty=1.2)
-    case = make_case(seed, most_rows=3, most=8)
+    case = make_case(seed, max_rows=3, most=8)
     rows = len(case.tokens)
     row_sampling = RowSampling(config.processors(), [seed] * rows, list(range(rows)))
     plain, _ = run(case, Silent(), [], row_sampling=row_sampling)
@@ -109,7 +109,7 @@ def test_every_text_gives_the_tokens_of_plain_sampling_with_the_same_seed(seed: 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_right_text_costs_one_call_and_a_wrong_letter_two(seed: int) -> None:
     """Where the letter is one of the last word, the trunk's own token behind the draft already mends it."""
-    case = make_case(seed, most_rows=6, most=30)
+    case = make_case(seed, max_rows=6, most=30)
     right = [spell(tokens, WORDS) for tokens in case.tokens]
     for text in (right, [said.replace(" ", "  ") + " " for said in right]):
         tokens, traces = run(case, CtcDraft(), [CtcText(said) for said in text])
@@ -125,7 +125,7 @@ def test_a_right_text_costs_one_call_and_a_wrong_letter_two(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_case_costs_calls_but_not_the_place(seed: int) -> None:
     """A small letter for a capital one is a wrong token, behind which the text goes on."""
-    case = make_case(seed, most_rows=6, most=30)
+    case = make_case(seed, max_rows=6, most=30)
     texts = [CtcText(spell(tokens, WORDS).lower()) for tokens in case.tokens]
     tokens, traces = run(case, CtcDraft(), texts)
     assert tokens == case.tokens
@@ -137,7 +137,9 @@ def row_of(text: str, sure: tuple[float, ...] = ()) -> TextRow:
     """A row whose tokens are single letters: an id is the letter's code."""
     pieces = [chr(i) for i in range(200)]
     pieces[0] = ""
-    return TextRow(CtcText(text, sure), Speller(pieces, lambda part: [ord(letter) for letter in part]), 0)
+    return TextRow(
+        CtcText(text, sure), TokenSpelling(lambda: pieces, lambda: lambda part: [ord(letter) for letter in part]), 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,19 +193,19 @@ def test_a_rest_is_cut_between_words_and_then_has_no_end_token() -> None:
 
 
 def test_a_token_is_as_sure_as_its_least_sure_character() -> None:
-    speller = longest_first((" ", "ab", "c", "d"))
-    row = TextRow(CtcText("abcd ab", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.95)), speller, 9)
+    spelling = longest_first((" ", "ab", "c", "d"))
+    row = TextRow(CtcText("abcd ab", (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.95)), spelling, 9)
     rest = row.rest(0, 0, None)
     assert rest.tokens == [0, 1, 2, 3, 0, 1, 9] and rest.confidence == [1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 1.0]
     row.take_in([0])
     assert row.rest(0, 1, 2).confidence == [0.8, 0.7]
-    assert set(TextRow(CtcText("abcd"), speller, 9).rest(0, 0, None).confidence) == {1.0}
+    assert set(TextRow(CtcText("abcd"), spelling, 9).rest(0, 0, None).confidence) == {1.0}
 
 
 def test_heads_are_asked_where_a_character_is_unsure() -> None:
     asked = 0
     for seed in range(8):
-        case = make_case(seed, most_rows=1, most=6)
+        case = make_case(seed, max_rows=1, most=6)
         wrong = "tel tel tel tel tel"
         counts = []
         for sure in (0.95, 0.5):
@@ -215,12 +217,12 @@ def test_heads_are_asked_where_a_character_is_unsure() -> None:
 
 @pytest.mark.parametrize("strategy", ["ctc", "ctc:mode=tree,depth=4", "ctc-heads"])
 def test_the_runner_hands_texts_on(strategy: str) -> None:
-    case = make_case(4, most_rows=4)
+    case = make_case(4, max_rows=4)
     texts = [CtcText(spell(tokens, WORDS)) for tokens in case.tokens]
     most = [case.limits.of(n) for n in case.prompt.lengths.tolist()]
-    speller = longest_first(WORDS)
+    spelling = longest_first(WORDS)
     requests = [
-        Request(case.prompt.row(i), tiny.RULES, most[i], sources=(SpelledText(text, speller),))
+        Request(case.prompt.row(i), tiny.RULES, most[i], sources=(CtcCharacters(text, spelling),))
         for i, text in enumerate(texts)
     ]
     runner = Runner(case.trunk, {"own": tiny.heads("latent", 3)})

@@ -27,7 +27,7 @@ SMALL = "0.1.2.00.01.10.000.001.010.100"
 def test_trees_decode_as_plain_greedy(name: str) -> None:
     accepted = 0
     for seed in (NAMES.index(name), 9):
-        case = make_case(seed, most_rows=6)
+        case = make_case(seed, max_rows=6)
         heads = tiny.random_heads(CONFIGS[name], seed, case.trunk.shape)
         for drafter in trees(seed + NAMES.index(name)):
             tokens, traces = case.run(drafter, heads=heads)
@@ -46,7 +46,7 @@ def test_trees_decode_as_plain_greedy_at_length(seed: int) -> None:
 
 
 def test_fault_12_a_batch_equals_its_rows_alone() -> None:
-    case = make_case(12, most_rows=6)
+    case = make_case(12, max_rows=6)
     heads = tiny.random_heads(CONFIGS["chain-shared-roll"], 3, case.trunk.shape)
     for drafter in trees(11):
         tokens, traces = case.run(drafter, heads=heads)
@@ -127,7 +127,7 @@ class ToldDynamic(DynamicTree, Told):
 @pytest.mark.parametrize("seed", [4, 9, 14])
 def test_a_tree_that_holds_the_right_path_accepts_it(kind: str, seed: int) -> None:
     """No more and no less, at every call; families of one pass and those that go level by level."""
-    case = make_case(seed, most_rows=8, most=20)
+    case = make_case(seed, max_rows=8, most=20)
     full = TreeShape.of([(i, j)[:n] for i in range(3) for j in range(3) for n in (1, 2) if n == 2 or j == 0])
     told: list[Any] = [ToldTree(random_shape(seed, 20, D, 3)), ToldTree(full.label), ToldDynamic(2, 3, 12)]
     for drafter in told:
@@ -145,7 +145,7 @@ def test_a_tree_that_holds_the_right_path_accepts_it(kind: str, seed: int) -> No
 def test_dynamic_trees_are_those_of_the_definition() -> None:
     """Level by level in plain Python, from each path's distribution alone."""
     for name, width, nodes in (("latent", 3, 9), ("hydra", 2, 7), ("chain-shared-ttt", 3, 14), ("block-gru", 4, 5)):
-        case = make_case(21, most_rows=1, most=12)
+        case = make_case(21, max_rows=1, most=12)
         looked: list[int] = []
 
         class Compared(DynamicTree):
@@ -190,7 +190,7 @@ def definition(state: DecodeState, depth: int, width: int, nodes: int) -> set[tu
 def test_fault_25_every_node_has_its_ancestors_and_the_logits_of_its_path() -> None:
     """Closure, order of siblings, and each node's logits against one forward over its path."""
     for name, drafter in (("hydra", HeadTree(SMALL)), ("linear", HeadTree(SMALL)), ("joint", DynamicTree(3, 3, 11))):
-        case = make_case(33, most_rows=3, most=9)
+        case = make_case(33, max_rows=3, most=9)
         last: list[Draft] = []
         logits: list[Tensor] = []
         compared = []
@@ -260,7 +260,7 @@ class Given:
 @pytest.mark.parametrize("seed", range(4))
 def test_fault_08_what_is_absent_is_never_accepted(seed: int) -> None:
     """A trunk that likes token 0, paths of unequal lengths, and rows with fewer nodes than others."""
-    case = make_case(40 + seed, most_rows=6, most=14)
+    case = make_case(40 + seed, max_rows=6, most=14)
     with torch.no_grad():
         case.trunk.unembedding().weight[0] *= 2.5
     lengths = case.prompt.lengths.tolist()
@@ -276,7 +276,7 @@ def test_fault_08_what_is_absent_is_never_accepted(seed: int) -> None:
 
 
 def test_a_tree_deeper_than_the_heads_is_one_clear_line() -> None:
-    case = make_case(3, most_rows=2)
+    case = make_case(3, max_rows=2)
     heads = tiny.heads("latent", 2, 1)
     for drafter in (HeadTree("0.00.000"), DynamicTree(3)):
         with pytest.raises(ConfigError, match="depth=3, expected at most 2, the depth of the model's heads"):

@@ -45,10 +45,10 @@ def sample(case: Case, drafter: Drafter, rule: Any, heads: Any, config: Sampling
 SAMPLED = ("latent", "linear-taps", "chain-own-roll", "chain-shared-ttt", "hydra-own", "joint", "block-gru")
 
 
-def check_sampling(name: str, seeds: Sequence[int], most_rows: int) -> None:
+def check_sampling(name: str, seeds: Sequence[int], max_rows: int) -> None:
     """Trees with the trunk's noise against plain sampling, every kind of sampling in turn."""
     accepted = 0
-    case = make_case(5 * NAMES.index(name) + 3, most_rows=most_rows)  # whose limits leave room for drafts
+    case = make_case(5 * NAMES.index(name) + 3, max_rows=max_rows)  # whose limits leave room for drafts
     heads = tiny.random_heads(CONFIGS[name], 1, case.trunk.shape)
     for seed in seeds:
         config = replace(SAMPLING[seed % len(SAMPLING)], seed=seed)
@@ -117,7 +117,7 @@ def test_fault_03_the_ratio_rule_on_trees_draws_from_the_trunks_distribution(kin
 @pytest.mark.parametrize("drafter", [HeadTree("0.2.1.00.02.10.001"), HeadTree("1.12.11"), DynamicTree(3, 3, 9)])
 def test_fault_01_q_is_the_distribution_that_each_node_was_drawn_from(kind: str, drafter: Any) -> None:
     """Each node's distribution without its elders, which stand before it in the tree or were drawn and left out."""
-    case = make_case(14, most_rows=8, most=20)
+    case = make_case(14, max_rows=8, most=20)
     heads: Any = tiny.heads(kind, D, 2)
     looked: list[float] = []
 

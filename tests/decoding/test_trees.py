@@ -106,7 +106,7 @@ def test_a_rank_table_counts_where_the_path_is_in_the_tree() -> None:
 
 
 def test_ranks_are_those_of_full_forwards() -> None:
-    case = make_case(4, most_rows=5, most=9)
+    case = make_case(4, max_rows=5, most=9)
     heads = tiny.heads("latent", 3, 1)
     passes = teacher_forced(case.trunk, heads, [case.prompt.row(i) for i in range(len(case.tokens))], case.tokens)
     for plain, one in zip(case.plain, passes):
@@ -117,7 +117,7 @@ def test_ranks_are_those_of_full_forwards() -> None:
 
 
 def test_a_calibrated_tree_is_grown_from_the_heads_own_ranks() -> None:
-    case = make_case(4, most_rows=16, most=11)
+    case = make_case(4, max_rows=16, most=11)
     heads = tiny.heads("hydra", 3, 1, shortlist=6)
     prompts = [case.prompt.row(i) for i in range(len(case.tokens))]
     passes = teacher_forced(case.trunk, heads, prompts, case.tokens)

@@ -19,7 +19,7 @@ def test_no_depth_is_computed_that_no_row_drafts(kind: str, measure: str, monkey
     """Drafts are those of all depths, cut; over a run far fewer depths are computed than there are."""
     computed = []
     for seed in range(6):
-        case, heads = make_case(seed, most_rows=3, most=12), tiny.heads(kind, DEPTH, seed)
+        case, heads = make_case(seed, max_rows=3, most=12), tiny.heads(kind, DEPTH, seed)
         deepest: list[int] = []
 
         def expand(state: Any, d: int, *rest: Any, whole: Any = heads.expand, deepest: Any = deepest) -> Tensor:

@@ -11,8 +11,9 @@ from speechmtp.heads.layer import LayerHeadsConfig
 from speechmtp.heads.residual import ResidualHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.heads.vocalnet import VocalnetHeadsConfig
+from speechmtp.models.shape import TrunkShape
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import TrunkShape, ancestors_of
+from speechmtp.types import ancestors_of
 
 DEPTH = 3
 MEMORY = 6

@@ -23,7 +23,7 @@ from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.evaluation.peers import run_peer
 from speechmtp.heads.folder import trunk_digest
 from speechmtp.models.adapter import CtcMergeConfig
-from speechmtp.models.bases.contract import Reads
+from speechmtp.models.bases.contract import InputKind
 from speechmtp.models.bases.table import KINDS, new_model
 from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.encoder_lm import ModelConfig
@@ -67,7 +67,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def requests_of(bundle: Bundle, recogniser: Recogniser) -> list[Request]:
     """What is asked for noise of several lengths, or behind a few tokens."""
-    if bundle.model.reads == "texts":
+    if bundle.model.input_kind == "texts":
         return [bundle.text_model.read(bundle.model.encode(line)[:n], 12) for n, line in enumerate(LINES, 2)]
     sizes = (4000, 9000, 16000)
     return [recogniser.listen(0.3 * torch.randn(size, generator=tiny.generator(size)).numpy()) for size in sizes]
@@ -75,7 +75,7 @@ def requests_of(bundle: Bundle, recogniser: Recogniser) -> list[Request]:
 
 def test_every_kind_has_a_row() -> None:
     assert set(ROWS) == set(KINDS)
-    assert {kind.reads for kind in KINDS.values()} == set(get_args(Reads)) == set(HEAD_INPUTS)
+    assert {kind.input_kind for kind in KINDS.values()} == set(get_args(InputKind)) == set(HEAD_INPUTS)
 
 
 @kinds
@@ -89,7 +89,7 @@ def test_a_folder_is_that_of_its_kind_and_comes_back_as_saved(
     assert back.model.kind == kind and back.config == bundle.config
     assert trunk_digest(back.model) == trunk_digest(bundle.model)
     one, other = bundle.model, back.model
-    for name in ("eos", "rules", "rate", "shortest", "longest", "reads", "features", "own_ctc", "unk"):
+    for name in ("eos", "rules", "rate", "shortest", "longest", "input_kind", "features", "own_ctc", "unk"):
         assert getattr(one, name) == getattr(other, name), name
     assert one.encode(TEXT) == other.encode(TEXT) and one.transcript(TEXT) == other.transcript(TEXT)
     assert one.decode(one.encode(TEXT)) == TEXT and one.decode(one.eos) == ""
@@ -101,7 +101,7 @@ def test_what_it_reads_is_known_of_folders_and_hub_names_before_it_is_loaded(
 ) -> None:
     monkeypatch.setattr(bundle_module, "_download", lambda name: folders[kind])
     for name in (str(folders[kind]), "owner/model"):
-        assert reads_text(name) == (KINDS[kind].reads == "texts")
+        assert reads_text(name) == (KINDS[kind].input_kind == "texts")
     assert load_bundle("owner/model").model.kind == kind
 
 
@@ -115,7 +115,9 @@ def test_ar_is_what_transformers_says(kind: str, folders: dict[str, Path]) -> No
     for request, result in zip(requests, results):
         assert request.limit is not None and request.rules == bundle.model.rules and len(request.prompt.lengths) == 1
         prompt = (
-            request.prompt if bundle.model.reads in ("features", "prompts") else request.start_tokens or request.ids
+            request.prompt
+            if bundle.model.input_kind in ("features", "prompts")
+            else request.start_tokens or request.ids
         )
         peer = run_peer(
             bundle.model.trunk, "greedy", prompt, request.rules, request.limit, memory=request.prompt.memory
@@ -124,7 +126,7 @@ def test_ar_is_what_transformers_says(kind: str, folders: dict[str, Path]) -> No
         assert result.text == bundle.model.decode(result.tokens)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ROWS if KINDS[kind].reads != "texts"])
+@pytest.mark.parametrize("kind", [kind for kind in ROWS if KINDS[kind].input_kind != "texts"])
 def test_threads_listen_and_decode_at_once_on_one_recogniser(kind: str, folders: dict[str, Path]) -> None:
     recogniser = speechmtp.load(str(folders[kind]), dtype="float64")
     plain = parse_strategy("ar")

@@ -5,7 +5,8 @@ import tiny
 import torch
 
 from speechmtp.errors import ConfigError, ShapeError
-from speechmtp.models.encoder import Encoder, EncoderConfig, EncoderOutput, EncoderState, chunk_mask
+from speechmtp.models.encoder import Encoder, EncoderConfig, EncoderOutput, EncoderState
+from speechmtp.models.masks import chunk_mask
 
 CHUNKS = [(1, 0), (2, 1), (3, -1), (4, 2), (8, 0)]  # chunk, left_chunks
 

@@ -95,12 +95,12 @@ def test_language_and_task_reach_every_name_of_the_recogniser(many: Path) -> Non
 @pytest.mark.parametrize(
     ("language", "task", "message"),
     [
-        ("", "", r"a multilingual Whisper, and no language is given; say --language en"),
+        ("", "", r"a multilingual Whisper, and no language is given; say language='en'"),
         ("", "translate", r"no language is given"),
-        ("klingon", "", r"--language klingon: Whisper knows no such language; give a code"),
-        ("germna", "", r"--language germna: Whisper knows no such language; did you mean german\?"),
-        ("nl", "", r"--language nl: this Whisper has no token for it; choose another"),
-        ("de", "sing", r"--task sing: expected one of transcribe, translate"),
+        ("klingon", "", r"language='klingon': Whisper knows no such language; give a code"),
+        ("germna", "", r"language='germna': Whisper knows no such language; did you mean german\?"),
+        ("nl", "", r"language='nl': this Whisper has no token for it; choose another"),
+        ("de", "sing", r"task='sing': expected one of transcribe, translate"),
     ],
 )
 def test_what_is_missing_or_unknown_is_one_line(many: Path, language: str, task: str, message: str) -> None:
@@ -111,7 +111,7 @@ def test_what_is_missing_or_unknown_is_one_line(many: Path, language: str, task:
 
 @pytest.mark.parametrize(
     ("language", "task", "message"),
-    [("de", "", "--language de: an English-only Whisper"), ("", "translate", "--task translate: an English-only")],
+    [("de", "", "language='de': an English-only Whisper"), ("", "translate", "task='translate': an English-only")],
 )
 def test_an_english_only_whisper_takes_english_alone(tmp_path: Path, language: str, task: str, message: str) -> None:
     recogniser = speechmtp.load(str(tiny.write_seq2seq(tmp_path / "model", "whisper")))

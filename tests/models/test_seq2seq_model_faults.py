@@ -17,10 +17,12 @@ import speechmtp
 from speechmtp.bundle import load_bundle
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import CheckpointError, DataError, ShapeError
-from speechmtp.heads.decoder_layer import DecoderLayer, causal, rotary
+from speechmtp.heads.decoder_layer import DecoderLayer
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.models.bases.moonshine import Moonshine, MoonshineSettings
 from speechmtp.models.bases.whisper import Whisper
+from speechmtp.models.masks import causal_mask
+from speechmtp.models.rotary import rotary
 from speechmtp.models.seq2seq import Seq2SeqTrunk
 from speechmtp.types import Prompt
 
@@ -227,7 +229,7 @@ def test_fault_neighbours_turn_together_in_moonshine_and_halves_in_heads() -> No
     taps = trunk(inputs, positions, segments, (1, 2), memory, torch.tensor([6])).taps
     assert taps is not None
     turn = rotary(positions, trunk.shape, torch.float64)
-    found = layer(taps[:, :, 0], turn, causal(segments), None, layer.remember(memory, None))
+    found = layer(taps[:, :, 0], turn, causal_mask(segments), None, layer.remember(memory, None))
     torch.testing.assert_close(found, taps[:, :, 1], rtol=0, atol=1e-5)  # angles are float32 in transformers
 
 

@@ -1,5 +1,6 @@
 """Stored weights: unsigned 8-bit integers with one scale and zero point a tensor are found again bit for bit."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from speechmtp.models.affine import dequantise, recover_affine
-from speechmtp.models.storage import SCALE, ZERO, load_state, pack, unpack, weights_digest
+from speechmtp.models.storage import (
+    SCALE,
+    ZERO,
+    file_digest,
+    load_state,
+    pack,
+    unpack,
+    weights_digest,
+    without_random_weights,
+)
 
 
 def published(
@@ -131,3 +141,35 @@ def test_uint8_storage_keeps_every_bit(tmp_path: Path) -> None:
 def test_uint8_storage_rounds_other_weights_to_float16() -> None:
     value = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(unpack(pack({"a": value}, "uint8"))["a"], value.half().float())
+
+
+def test_a_table_of_256_values_is_the_formula() -> None:
+    """Bit for bit, for scales from the smallest float16 on and every zero point's end."""
+    integers = torch.arange(256, dtype=torch.uint8).reshape(4, 64)
+    for scale in (2.0**-24, 1e-5, 0.003, 0.7, 300.0):
+        for zero in (0, 7, 255):
+            expected = ((integers.float() - zero) * torch.tensor(scale)).half().float()
+            found = dequantise(integers, torch.tensor(scale), torch.tensor(zero, dtype=torch.uint8))
+            assert found.dtype == torch.float32 and torch.equal(found.view(torch.int32), expected.view(torch.int32))
+
+
+def test_modules_without_random_weights_leave_the_generator_alone() -> None:
+    """Constants are set as ever, nothing random is drawn, and behind the context it is drawn again."""
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with without_random_weights():
+        module = nn.Sequential(nn.Linear(8, 8), nn.Embedding(9, 8), nn.LayerNorm(8), nn.Conv1d(8, 8, 3))
+        nn.init.trunc_normal_(module[0].weight)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(module[2].weight, torch.ones(8)) and torch.equal(module[2].bias, torch.zeros(8))
+    other = nn.Sequential(nn.Linear(8, 8), nn.Embedding(9, 8), nn.LayerNorm(8), nn.Conv1d(8, 8, 3))
+    assert not torch.equal(torch.get_rng_state(), before)
+    module.load_state_dict(other.state_dict())
+    assert torch.equal(module[0](torch.ones(8)), other[0](torch.ones(8)))
+
+
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    """SHA-256 of the whole; no file has none."""
+    (tmp_path / "a").write_bytes(b"abc" * 99999)
+    assert file_digest(tmp_path / "a") == hashlib.sha256(b"abc" * 99999).hexdigest()
+    assert file_digest(tmp_path / "b") == ""

@@ -21,12 +21,12 @@ from transformers import (
 
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
 from speechmtp.models.cache import RaggedCache
+from speechmtp.models.masks import additive_ragged_mask
 from speechmtp.models.trunk import (
     PretrainedTrunkConfig,
     ScratchTrunkConfig,
     Trunk,
     build_trunk,
-    extend_mask,
 )
 from speechmtp.types import ancestors_of
 
@@ -98,7 +98,7 @@ def test_the_mask_is_additive_and_finite(ragged: bool, tree: bool, dtype: torch.
     cache.rewind([4, 1, 0] if ragged else [4, 4, 4])
     cache.begin(3)
     ancestors = ancestors_of(torch.tensor([[-1, 0, 0], [-1, -1, 1], [-1, 0, 1]])) if tree else None
-    mask = extend_mask(cache, 3, ancestors, dtype)
+    mask = additive_ragged_mask(cache, 3, ancestors, dtype)
     assert mask.shape == (3, 1, 3, 7) and mask.dtype == dtype
     assert bool(mask.isfinite().all()) and set(mask.unique().tolist()) == {0.0, torch.finfo(dtype).min}
     for row, length in enumerate(cache.lengths.tolist()):

@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from speechmtp.errors import CheckpointError
+from speechmtp.text import hub_tokenizer
 from speechmtp.text.hub_tokenizer import HubTokenizer
 
 SENTENCES = [
@@ -67,7 +68,7 @@ def test_text_comes_back(kind: str) -> None:
         assert tokenizer.decode([tokenizer.bos, *ids, tokenizer.eos]) == text
         assert all(0 <= i < len(tokenizer) for i in ids)
     assert tokenizer.encode(" and")  # the model's own first token has a space in front, the text none
-    assert tokenizer.decode(tokenizer.speller().encode(" and")) == "and"
+    assert tokenizer.decode(tokenizer.spelling().encode(" and")) == "and"
 
 
 @kinds
@@ -76,44 +77,44 @@ def test_special_tokens_are_neither_read_nor_written(kind: str) -> None:
     special = {"marked": ["<s>", "</s>", "<<ST_0>>"], "bytes": ["<|endoftext|>", "<|start|>", "<|0.00|>"]}[kind]
     ids = [i for i in range(len(tokenizer)) if tokenizer.piece(i) in special]
     assert len(ids) == 3 and tokenizer.decode(ids) == ""
-    speller = tokenizer.speller()
-    assert all(speller.pieces[i] == "" for i in ids)
+    spelling = tokenizer.spelling()
+    assert all(spelling.pieces[i] == "" for i in ids)
     for text in special:
-        assert not set(tokenizer.encode(text)) & set(ids) and not set(speller.encode(text)) & set(ids)
+        assert not set(tokenizer.encode(text)) & set(ids) and not set(spelling.encode(text)) & set(ids)
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_unk_and_bounds() -> None:
     assert KINDS["marked"].unk == 0 and KINDS["bytes"].unk == KINDS["bytes"].eos
     assert KINDS["marked"].piece(10**6) == "" and KINDS["marked"].decode([10**6]) == ""
-    assert KINDS["marked"].speller(500).pieces[len(KINDS["marked"]) :] == [""] * (500 - len(KINDS["marked"]))
+    assert KINDS["marked"].spelling(500).pieces[len(KINDS["marked"]) :] == [""] * (500 - len(KINDS["marked"]))
 
 
 @kinds
 def test_pieces_spell_any_plain_string(kind: str) -> None:
-    speller, draw = KINDS[kind].speller(), random.Random(0)
+    spelling, draw = KINDS[kind].spelling(), random.Random(0)
     printable = [chr(i) for i in range(32, 127)]
     texts = ["".join(draw.choices(printable, k=draw.randint(1, 20))) for _ in range(200)]
     text = " ".join(SENTENCES)
     cuts = [sorted(draw.sample(range(len(text)), 2)) for _ in range(200)]  # with a space in front, or within a word
     for one in [*texts, *(text[a:b] for a, b in cuts), " the", "he quick", " ", "  two", "It's ~"]:
-        assert "".join(speller.pieces[i] for i in speller.encode(one)) == one
+        assert "".join(spelling.pieces[i] for i in spelling.encode(one)) == one
 
 
 def test_pieces_of_single_tokens() -> None:
     tokenizer = KINDS["marked"]
-    pieces = dict(zip((tokenizer.piece(i) for i in range(len(tokenizer))), tokenizer.speller().pieces, strict=True))
+    pieces = dict(zip((tokenizer.piece(i) for i in range(len(tokenizer))), tokenizer.spelling().pieces, strict=True))
     assert pieces[MARK + "the"] == " the" and pieces["<0x41>"] == "A"
     assert pieces["<0x0A>"] == pieces["<0xE4>"] == pieces["<0x7F>"] == ""
     tokenizer = KINDS["bytes"]
-    pieces = dict(zip((tokenizer.piece(i) for i in range(len(tokenizer))), tokenizer.speller().pieces, strict=True))
+    pieces = dict(zip((tokenizer.piece(i) for i in range(len(tokenizer))), tokenizer.spelling().pieces, strict=True))
     assert pieces["\u0120the"] == " the"
     assert pieces["\u00e4"] == ""  # the byte E4, which begins a character
 
 
 def test_a_string_inside_a_text_gets_no_space() -> None:
     tokenizer = KINDS["marked"]
-    assert tokenizer.encode("the") == tokenizer.speller().encode(" the") != tokenizer.speller().encode("the")
+    assert tokenizer.encode("the") == tokenizer.spelling().encode(" the") != tokenizer.spelling().encode("the")
 
 
 @kinds
@@ -143,3 +144,14 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(CheckpointError, match="bos 1 and eos 9999"):
         HubTokenizer(marked().to_str(), 1, 9999)
+
+
+def test_a_spelling_is_made_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most strategies do without: neither the strings nor the second tokenizer are there before their first use."""
+    tokenizer, made = HubTokenizer(marked().to_str(), 1, 2), []
+    build = hub_tokenizer._build
+    monkeypatch.setattr(hub_tokenizer, "_build", lambda *args: made.append(args[1]) or build(*args))
+    spelling = tokenizer.spelling()
+    assert len(spelling.pieces) == len(tokenizer) and made == []
+    assert spelling.encode(" the") == tokenizer.encode("the") and made == ["spelling"]
+    assert spelling.encode(" the") and made == ["spelling"]

@@ -101,13 +101,13 @@ def test_what_was_encoded_by_other_weights_is_refused(bundle: Bundle, data: Data
     file = tmp_path / "cache"
     encoded_utterances(bundle, [data], "text", file, False, ignore)
     with torch.no_grad():
-        next(iter(bundle.memory_model.trunk.model.get_encoder().parameters())).add_(1e-3)
+        next(iter(bundle.encoder_decoder_model.trunk.model.get_encoder().parameters())).add_(1e-3)
     with pytest.raises(DataError, match="another model, data or options"):
         encoded_utterances(bundle, [data], "text", file, False, ignore)
 
 
 def test_each_utterance_is_encoded_alone_in_half_precision(bundle: Bundle, data: DataDir) -> None:
-    model = bundle.memory_model
+    model = bundle.encoder_decoder_model
     texts = [model.transcript(scene.TEXTS[u.id].lower()) for u in data.utterances]
     items = encode_utterances(model, data.utterances, texts)
     for item, utterance, text in zip(items, data.utterances, texts, strict=True):
@@ -117,7 +117,7 @@ def test_each_utterance_is_encoded_alone_in_half_precision(bundle: Bundle, data:
 
 
 def test_own_texts_do_not_depend_on_what_is_decoded_together(bundle: Bundle, data: DataDir) -> None:
-    model = bundle.memory_model
+    model = bundle.encoder_decoder_model
     together, alone = (encode_utterances(model, data.utterances, rows=rows) for rows in (4, 1))
     assert [(i.text, i.ended) for i in together] == [(i.text, i.ended) for i in alone]
     memories = [model.memory(torch.from_numpy(u.load())) for u in data.utterances]
@@ -128,7 +128,7 @@ def test_own_texts_do_not_depend_on_what_is_decoded_together(bundle: Bundle, dat
 
 
 def test_later_passes_play_at_speeds_of_their_own(bundle: Bundle, data: DataDir) -> None:
-    model, utterance = bundle.memory_model, data.utterances[1]
+    model, utterance = bundle.encoder_decoder_model, data.utterances[1]
     plain = load_samples(model, utterance, False, 0, 0)
     assert torch.equal(plain, torch.from_numpy(utterance.load()))
     sizes = [
@@ -143,7 +143,7 @@ def test_audio_that_the_model_cannot_take_is_named(
 ) -> None:
     monkeypatch.setattr(bundle.model, "longest", 1.1)
     with pytest.raises(DataError, match=r"wav.scp:2: b: 1.25 s, expected 0.06 to 1 s; leave it out"):
-        load_samples(bundle.memory_model, data.utterances[1], False, 0, 0)
+        load_samples(bundle.encoder_decoder_model, data.utterances[1], False, 0, 0)
 
 
 def test_batches_hold_what_ended_and_has_a_text(bundle: Bundle) -> None:
@@ -151,11 +151,11 @@ def test_batches_hold_what_ended_and_has_a_text(bundle: Bundle) -> None:
         return EncodedUtterance(name, torch.zeros(2, 3), text, ended, 1.0)
 
     items = [item("a", [5], True), item("b", [5], False), item("c", [], True)]
-    batches = EncodedUtterances(bundle.memory_model, items, 8, 0)
+    batches = EncodedUtterances(bundle.encoder_decoder_model, items, 8, 0)
     assert [i.id for i in batches.batch(0)] == ["a"] and batches.count(batches.batch(3)) == 2
-    assert batches.tokens() == [[5, bundle.memory_model.eos[0]]]
+    assert batches.tokens() == [[5, bundle.encoder_decoder_model.eos[0]]]
     with pytest.raises(DataError, match="no utterance to train on"):
-        EncodedUtterances(bundle.memory_model, items[1:], 8, 0)
+        EncodedUtterances(bundle.encoder_decoder_model, items[1:], 8, 0)
 
 
 def test_training_and_development_data_of_an_encoder_decoder(
@@ -182,7 +182,7 @@ def test_training_and_development_data_of_an_encoder_decoder(
     dev = utterance_dev(bundle, [data], tmp_path / "dev_cache", False, ignore)
     assert (tmp_path / "cache").exists() and (tmp_path / "dev_cache").exists()
     assert len(dev.prompts()) == 4 and dev.word_errors is not None
-    assert dev.limits == [bundle.memory_model.limit(len(u.load()) / 16000) for u in data.utterances]
+    assert dev.limits == [bundle.encoder_decoder_model.limit(len(u.load()) / 16000) for u in data.utterances]
     nothing = lambda *given: [replace(item, ended=False) for item in whole(*given)]  # noqa: E731
     monkeypatch.setattr(kind, "encoded_utterances", nothing)
     with pytest.raises(DataError, match="no output of the development set ended by itself"):

@@ -17,7 +17,7 @@ from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
 from speechmtp.decoding.drafters.spelled import TextRow
 from speechmtp.decoding.state import DecodeState
-from speechmtp.types import CtcLabels, CtcSource, Draft, Source, SpelledText
+from speechmtp.types import CtcCharacters, CtcLabels, CtcSource, Draft, Source
 
 Mode = Literal["whole", "resume", "recycle", "tree"]
 CtcRow = TokenRow | TextRow
@@ -52,8 +52,8 @@ class CtcDraft(Drafter):
             row.kept = self._row(row.request.source(CtcSource), state)
 
     def _row(self, one: CtcSource | None, state: DecodeState) -> CtcRow:
-        if isinstance(one, SpelledText):
-            return TextRow(one.text, one.speller, state.eos)
+        if isinstance(one, CtcCharacters):
+            return TextRow(one.text, one.spelling, state.eos)
         assert isinstance(one, CtcLabels)
         count = self.alternatives if self.mode == "tree" else 1
         found = hypotheses(one, count, self.least, state.batch.trunk.vocab_size, state.eos)

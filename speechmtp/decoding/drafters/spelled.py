@@ -4,7 +4,7 @@ One wrong letter changes several tokens, so a place found among tokens would los
 """
 
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers
-from speechmtp.types import CtcText, Speller
+from speechmtp.types import CtcText, TokenSpelling
 
 NEXT = 80  # characters of a rest that are drafted at once: its tokens are made, and looked at, at every mismatch
 
@@ -17,15 +17,15 @@ class TextRow:
 
     count = 1
 
-    def __init__(self, text: CtcText, speller: Speller, eos: int) -> None:
-        self._speller, self._eos, self._known, self._last = speller, eos, 0, ""
+    def __init__(self, text: CtcText, spelling: TokenSpelling, eos: int) -> None:
+        self._spelling, self._eos, self._known, self._last = spelling, eos, 0, ""
         self._text, self._sure = _spaced(text)
         self._kept = [i for i, letter in enumerate(self._text) if _matters(letter)]
         self.pointers = Pointers([[_folded(self._text[i]) for i in self._kept]])
 
     def take_in(self, emitted: list[int]) -> None:
         """Take in all that the row has emitted so far."""
-        pieces = self._speller.pieces
+        pieces = self._spelling.pieces
         # A trunk may have more tokens than its tokenizer.
         said = "".join(pieces[token] for token in emitted[self._known :] if token < len(pieces))
         self._known, self._last = len(emitted), (self._last + said)[-1:]
@@ -40,7 +40,7 @@ class TextRow:
         cut = self._known > 0 and len(text) > NEXT
         if cut:
             text = text[: text.rfind(" ", 1, NEXT + 1)] if " " in text[1 : NEXT + 1] else text[:NEXT]
-        tokens = self._speller.encode(text) if text else []
+        tokens = self._spelling.encode(text) if text else []
         confidence = self._confidence(tokens, begin)
         if not cut:
             tokens, confidence = [*tokens, self._eos], [*confidence, 1.0]
@@ -58,7 +58,7 @@ class TextRow:
         """Of each token: that of its least sure character."""
         found = []
         for token in tokens:
-            end = begin + len(self._speller.pieces[token])
+            end = begin + len(self._spelling.pieces[token])
             found.append(min(self._sure[begin:end], default=1.0))
             begin = end
         return found

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError, ConfigError
@@ -43,6 +42,8 @@ class CausalLM(TextModel):
     @classmethod
     def load(cls, folder: Path, config: CausalLMSettings, features: FbankConfig | None) -> "CausalLM":
         """What is no such folder, lacks weights or has a tokenizer with tokens that the model lacks is an error."""
+        from transformers import AutoModelForCausalLM
+
         model = loaded(AutoModelForCausalLM, folder, "a text LM with its tokenizer")
         tokenizer = _tokenizer(folder) if tokenizer_files(folder) else None
         if not hasattr(model.get_decoder(), "layers"):
@@ -125,6 +126,8 @@ def _prompt(trunk: Trunk, ids: Sequence[int]) -> Prompt:
 
 
 def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
     try:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(str(folder))

@@ -17,12 +17,12 @@ from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.storage import Storage
 from speechmtp.models.trunk import Trunk
 from speechmtp.text.tokenizer import Tokenizer
-from speechmtp.types import Prompt, Request, Speller, TokenRules
+from speechmtp.types import Prompt, Request, TokenRules, TokenSpelling
 
 # What a model reads, and with it what a training computes once and keeps. `features`: frames of ours, which may be
-# changed before the encoder; `memories`: encoder states beside the text; `prompts`: entries in front of the text, made
-# of whole recordings; `texts`: token ids alone.
-Reads = Literal["features", "memories", "prompts", "texts"]
+# changed before the encoder; `encoder_outputs`: encoder states beside the text; `prompts`: entries in front of the
+# text, made of whole recordings; `texts`: token ids alone.
+InputKind = Literal["features", "encoder_outputs", "prompts", "texts"]
 
 
 class SpeechModel(nn.Module):
@@ -34,7 +34,7 @@ class SpeechModel(nn.Module):
 
     kind: ClassVar[str]  # `model.kind` in config.yaml
     title: ClassVar[str]  # what people call it
-    reads: ClassVar[Reads]
+    input_kind: ClassVar[InputKind]
     settings: ClassVar[type]  # the dataclass of `model` in config.yaml, with a field `kind`
     model_types: ClassVar[tuple[str, ...]] = ()  # of transformers' config.json, whose folders it claims
     normalizer: ClassVar[str] = "whisper-en"  # where config.yaml names none
@@ -75,7 +75,7 @@ class SpeechModel(nn.Module):
     def encoder_alone(self) -> nn.Module:
         """What computes memories, for a CTC head that spells on it; a CheckpointError for models without."""
         raise CheckpointError(
-            f"{self.name}: takes no CTC draft head, which reads the memories of an encoder-decoder; leave --ctc out"
+            f"{self.name}: takes no CTC draft head, which reads what an encoder-decoder's encoder gives; leave ctc= out"
         )
 
     @property
@@ -105,12 +105,12 @@ class SpeechModel(nn.Module):
         """The id of what the vocabulary cannot spell; None where it spells everything."""
         return getattr(self.tokenizer, "unk", None)
 
-    def speller(self) -> Speller:
+    def spelling(self) -> TokenSpelling:
         """What drafters of text need; a ConfigError where tokens are no text."""
-        make = getattr(self.tokenizer, "speller", None)
+        make = getattr(self.tokenizer, "spelling", None)
         if make is None:
-            raise ConfigError(f"{self.name}: its tokenizer cannot spell for drafters; leave --ctc out")
-        found: Speller = make()
+            raise ConfigError(f"{self.name}: its tokenizer cannot spell for drafters; leave ctc= out")
+        found: TokenSpelling = make()
         return found
 
     # Requests
@@ -135,27 +135,27 @@ class SpeechModel(nn.Module):
         """ConfigError where somebody chose a language or a task of a model that has none to choose."""
         for name, value in (("language", language), ("task", task)):
             if value:
-                raise ConfigError(f"{self.name}: --{name} {value}: {self.title} has no {name} to choose; leave it out")
+                raise ConfigError(f"{self.name}: {name}={value!r}: {self.title} has no {name} to choose; leave it out")
 
     def check_draft(self, draft: "SpeechModel", source: object) -> None:
         """A CheckpointError unless `draft` can draft for it, on whose weights it may then stand; `source` is where this
         model was read."""
-        raise CheckpointError(f"draft model {draft.name}: {self.title} takes none; leave --draft-model out")
+        raise CheckpointError(f"draft model {draft.name}: {self.title} takes none; leave draft_model= out")
 
 
 class FeatureModel(EncoderLM, SpeechModel):
     """Frames of ours go through encoder and adapter of ours to the prompt of a trunk; `bos` opens the text."""
 
-    reads: ClassVar[Reads] = "features"
+    input_kind: ClassVar[InputKind] = "features"
     own_ctc: ClassVar[bool] = True
     features: FbankConfig
     tokenizer: Tokenizer
 
 
-class MemoryModel(SpeechModel):
+class EncoderDecoderModel(SpeechModel):
     """Audio becomes a memory [S, E], which the trunk's layers look at beside a text that a few tokens open."""
 
-    reads: ClassVar[Reads] = "memories"
+    input_kind: ClassVar[InputKind] = "encoder_outputs"
 
     @abstractmethod
     def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:
@@ -201,7 +201,7 @@ class MemoryModel(SpeechModel):
 class TextModel(SpeechModel):
     """Goes on with token ids; hears nothing."""
 
-    reads: ClassVar[Reads] = "texts"
+    input_kind: ClassVar[InputKind] = "texts"
 
     def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
         """A ConfigError."""

@@ -2,34 +2,35 @@
 
 from math import ceil
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoFeatureExtractor, GenerationConfig, PreTrainedModel
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError
-from speechmtp.models.bases.contract import MemoryModel
+from speechmtp.models.bases.contract import EncoderDecoderModel
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.seq2seq import Seq2SeqTrunk
-from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack
+from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, without_random_weights
 from speechmtp.text.hub_tokenizer import HubTokenizer
 from speechmtp.types import TokenRules
 
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
 
-class EncoderDecoder(MemoryModel):
+
+class EncoderDecoder(EncoderDecoderModel):
     """A folder as transformers has it, its tokenizer `tokenizer.json` or, packed, `tokenizer.json.xz`.
 
     Its distribution is greedy decoding of at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both of the
     settings, but never past the decoder's positions.
     """
 
-    config_type: ClassVar[Any]  # transformers' classes
-    model_type: ClassVar[Any]
+    model_class: ClassVar[str]  # transformers' class, by name: it is imported when a model is loaded
     extracts: ClassVar[bool] = False  # whether it has a feature extractor of transformers
 
-    def __init__(self, config: Any, model: PreTrainedModel, extractor: Any, generation: GenerationConfig) -> None:
+    def __init__(self, config: Any, model: "PreTrainedModel", extractor: Any, generation: "GenerationConfig") -> None:
         super().__init__()
         self.config, self.extractor, self.generation = config, extractor, generation
         settings: Any = model.config
@@ -49,12 +50,15 @@ class EncoderDecoder(MemoryModel):
     @classmethod
     def empty(cls, config: Any, folder: Path) -> Self:
         """The model of a folder's config.json, its weights not set yet."""
+        import transformers
+
+        kind = getattr(transformers, cls.model_class)
         try:
-            with quiet_transformers():
-                sizes = cls.config_type.from_pretrained(str(folder))
-                generation = GenerationConfig.from_pretrained(str(folder))
-                extractor = AutoFeatureExtractor.from_pretrained(str(folder)) if cls.extracts else None
-                model = cls.model_type(sizes)
+            with quiet_transformers(), without_random_weights():
+                sizes = kind.config_class.from_pretrained(str(folder))
+                generation = transformers.GenerationConfig.from_pretrained(str(folder))
+                extractor = transformers.AutoFeatureExtractor.from_pretrained(str(folder)) if cls.extracts else None
+                model = kind(sizes)
             return cls(config, model, extractor, generation).eval()
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -108,10 +112,10 @@ class EncoderDecoder(MemoryModel):
 
     def limit(self, seconds: float) -> int:
         """The most tokens, an end token among them, that are said of so many seconds."""
-        most = ceil(self.config.tokens_per_second * seconds) + self.config.extra
+        wanted = ceil(self.config.tokens_per_second * seconds) + self.config.extra
         last: Any = self.trunk.last_position
         last = int(getattr(self.trunk.model.config, "max_position_embeddings", 512)) - 1 if last is None else last
-        return max(1, min(most, last + 1 - self.num_start_tokens))
+        return max(1, min(wanted, last + 1 - self.num_start_tokens))
 
     @property
     def num_start_tokens(self) -> int:

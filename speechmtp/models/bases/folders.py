@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import GenerationConfig
 
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.quiet import quiet_transformers
-from speechmtp.models.storage import SCALE, Storage, load_state, pack, read_weights, unpack
+from speechmtp.models.storage import (
+    SCALE,
+    Storage,
+    load_state,
+    pack,
+    read_weights,
+    unpack,
+    without_random_weights,
+)
 
 PACKED = "model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
@@ -59,7 +66,9 @@ def loaded(kind: Any, folder: Path, wanted: str) -> Any:
     it was to be."""
     path = folder / PACKED
     if path.exists() and _rounded(path):  # by us
-        with quiet_transformers():
+        from transformers import GenerationConfig
+
+        with quiet_transformers(), without_random_weights():
             model = kind(kind.config_class.from_pretrained(str(folder)))
             model.generation_config = GenerationConfig.from_pretrained(str(folder))
         state = unpack(read_weights(path))

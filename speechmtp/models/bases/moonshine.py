@@ -1,10 +1,9 @@
 """Moonshine of transformers (arXiv 2410.15608): English, from samples."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
-from transformers import MoonshineConfig, MoonshineForConditionalGeneration
 
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 
@@ -25,8 +24,7 @@ class Moonshine(EncoderDecoder):
     title: ClassVar[str] = "Moonshine"
     settings: ClassVar[type] = MoonshineSettings
     model_types: ClassVar[tuple[str, ...]] = ("moonshine",)
-    config_type: ClassVar[Any] = MoonshineConfig
-    model_type: ClassVar[Any] = MoonshineForConditionalGeneration
+    model_class: ClassVar[str] = "MoonshineForConditionalGeneration"
     shortest: int = 895
 
     def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:

@@ -2,4 +2,4 @@
 
 SPEECH_MODEL = "model folder, ours or as transformers has it, hub name (owner/model), or embedded model (default, an4)"
 MODEL = f"{SPEECH_MODEL}; a text LM of transformers too"
-MEMORY_MODEL = "folder or hub name of an encoder-decoder recogniser"
+ENCODER_DECODER_MODEL = "folder or hub name of an encoder-decoder recogniser"

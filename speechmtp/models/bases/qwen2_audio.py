@@ -11,11 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError
-from speechmtp.models.bases.contract import Reads, SpeechModel
+from speechmtp.models.bases.contract import InputKind, SpeechModel
 from speechmtp.models.bases.folders import end_tokens, has_chat_template, loaded, saved
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.storage import Storage
@@ -57,7 +56,7 @@ class Qwen2Audio(SpeechModel):
 
     kind: ClassVar[str] = "qwen2_audio"
     title: ClassVar[str] = "Qwen2-Audio"
-    reads: ClassVar[Reads] = "prompts"
+    input_kind: ClassVar[InputKind] = "prompts"
     settings: ClassVar[type] = Qwen2AudioSettings
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_audio",)
 
@@ -74,6 +73,8 @@ class Qwen2Audio(SpeechModel):
     @classmethod
     def load(cls, folder: Path, config: Qwen2AudioSettings, features: FbankConfig | None) -> "Qwen2Audio":
         """Weights as transformers or we wrote them."""
+        from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+
         model = loaded(Qwen2AudioForConditionalGeneration, folder, cls.title)
         try:
             with quiet_transformers():

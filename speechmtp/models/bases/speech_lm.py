@@ -95,6 +95,6 @@ class SpeechLM(FeatureModel):
         if not same or weights_digest(draft.encoder) != weights_digest(self.encoder):
             raise CheckpointError(
                 f"draft model {draft.name}: its encoder is not that of {source}; train it with encoder_from={source}, "
-                f"stored alike (--storage)"
+                f"stored alike (storage=)"
             )
         draft.encoder = self.encoder

@@ -8,7 +8,7 @@ from speechmtp.audio.features import FbankConfig
 from speechmtp.config import from_dict
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.bases.causal_lm import CausalLM
-from speechmtp.models.bases.contract import FeatureModel, Reads, SpeechModel
+from speechmtp.models.bases.contract import FeatureModel, InputKind, SpeechModel
 from speechmtp.models.bases.folders import model_type
 from speechmtp.models.bases.moonshine import Moonshine
 from speechmtp.models.bases.qwen2_audio import Qwen2Audio
@@ -69,12 +69,12 @@ def new_model(sizes: ModelConfig, tokenizer: Tokenizer, features: FbankConfig) -
     return TRAINED(SpeechLMSettings.of(sizes), tokenizer, features)
 
 
-def titles(*reads: Reads) -> str:
+def titles(*kinds: InputKind) -> str:
     """What people call the models that read so: `Moonshine or Whisper`."""
-    return " or ".join(kind.title for kind in KINDS.values() if kind.reads in reads)
+    return " or ".join(kind.title for kind in KINDS.values() if kind.input_kind in kinds)
 
 
-def expect(model: SpeechModel, *reads: Reads) -> None:
+def expect(model: SpeechModel, *kinds: InputKind) -> None:
     """A CheckpointError for a model that reads something else."""
-    if model.reads not in reads:
-        raise CheckpointError(f"{model.name}: {model.title}, expected {titles(*reads)}")
+    if model.input_kind not in kinds:
+        raise CheckpointError(f"{model.name}: {model.title}, expected {titles(*kinds)}")

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
-from transformers import WhisperConfig, WhisperForConditionalGeneration
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from speechmtp.errors import ConfigError
 from speechmtp.models.bases.contract import SpeechModel
@@ -35,8 +33,7 @@ class Whisper(EncoderDecoder):
     title: ClassVar[str] = "Whisper"
     settings: ClassVar[type] = WhisperSettings
     model_types: ClassVar[tuple[str, ...]] = ("whisper",)
-    config_type: ClassVar[Any] = WhisperConfig
-    model_type: ClassVar[Any] = WhisperForConditionalGeneration
+    model_class: ClassVar[str] = "WhisperForConditionalGeneration"
     extracts: ClassVar[bool] = True
 
     def said(self, settings: Any) -> TokenRules:
@@ -58,34 +55,36 @@ class Whisper(EncoderDecoder):
         plain = int(settings.no_timestamps_token_id)
         code, task = self._language(language or self.config.language), task or self.config.task
         if task not in TASKS:
-            raise ConfigError(f"{self.name}: --task {task}: expected one of {', '.join(TASKS)}")
+            raise ConfigError(f"{self.name}: task={task!r}: expected one of {', '.join(TASKS)}")
         if not self.multilingual:
             if code not in ("", "en") or task != "transcribe":
-                found = f"--language {code}" if code not in ("", "en") else f"--task {task}"
+                found = f"language={code!r}" if code not in ("", "en") else f"task={task!r}"
                 raise ConfigError(
                     f"{self.name}: {found}: an English-only Whisper; leave it out, or take a multilingual one"
                 )
             return self.start, plain
         if not code:
             raise ConfigError(
-                f"{self.name}: a multilingual Whisper, and no language is given; say --language en (or another), or "
+                f"{self.name}: a multilingual Whisper, and no language is given; say language='en' (or another), or "
                 f"put model.language into its config.yaml"
             )
         spoken, asked = self._languages.get(f"<|{code}|>"), self._tasks.get(task)
         if spoken is None or asked is None:
-            found = f"--language {code}" if spoken is None else f"--task {task}"
+            found = f"language={code!r}" if spoken is None else f"task={task!r}"
             raise ConfigError(f"{self.name}: {found}: this Whisper has no token for it; choose another")
         return self.start, spoken, asked, plain
 
     def _language(self, language: str) -> str:
         """The code of a language by its code or English name."""
+        from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
         text = language.strip().lower().removeprefix("<|").removesuffix("|>")
         if not text or text in LANGUAGES:
             return text
         if text not in TO_LANGUAGE_CODE:
             near = difflib.get_close_matches(text, [*LANGUAGES, *TO_LANGUAGE_CODE], n=1)
             hint = f"did you mean {near[0]}?" if near else "give a code such as en, de or zh"
-            raise ConfigError(f"{self.name}: --language {language}: Whisper knows no such language; {hint}")
+            raise ConfigError(f"{self.name}: language={language!r}: Whisper knows no such language; {hint}")
         code: str = TO_LANGUAGE_CODE[text]
         return code
 

@@ -13,8 +13,8 @@ from speechmtp.audio.augment import SpecAugmentConfig, spec_augment
 from speechmtp.batching import ROWS, batches_by_size
 from speechmtp.data.batch import pooled_rows
 from speechmtp.errors import ConfigError, DataError
+from speechmtp.models.character_ctc import CharacterCtcConfig, CharacterCtcHead
 from speechmtp.models.ctc_labels import greedy_labels
-from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
 from speechmtp.training.error_rate import error_rate
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
@@ -32,7 +32,7 @@ class CharacterCtcTrainConfig:
 
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    ctc: CtcSpellerConfig = field(default_factory=CtcSpellerConfig)
+    ctc: CharacterCtcConfig = field(default_factory=CharacterCtcConfig)
     targets: Literal["own", "text"] = "own"
     passes: int = 1
     prompts_seed: int = 0
@@ -79,7 +79,7 @@ class CharacterCtcPhase:
     """A character CTC head on encoder outputs of about one length a batch."""
 
     def __init__(
-        self, config: CharacterCtcTrainConfig, head: CtcSpeller, train: Sequence[CharacterText],
+        self, config: CharacterCtcTrainConfig, head: CharacterCtcHead, train: Sequence[CharacterText],
         dev: Sequence[CharacterText], precision: torch.dtype,
     ) -> None:  # fmt: skip
         self.name, self.steps, self.optim, self.module = "ctc", config.steps, config.optim, head

@@ -16,7 +16,7 @@ from speechmtp.data.batch import pooled_rows, seeded
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.decoding.engine import plain_outputs
 from speechmtp.errors import DataError
-from speechmtp.models.bases.contract import MemoryModel, SpeechModel
+from speechmtp.models.bases.contract import EncoderDecoderModel, SpeechModel
 from speechmtp.models.storage import weights_digest
 from speechmtp.training.multi_token import Sequences, pad_text
 from speechmtp.training.tasks.encoder_cache import EncoderCache, audio_facts
@@ -46,7 +46,7 @@ def encoded_utterances(
     """The utterances of data directories, with the model's own outputs (targets `own`) or the transcripts (`text`), in
     each of several `passes`, all but the first at other speeds. With `file` they are computed once and kept there;
     DataError for a file of other utterances."""
-    model, own = bundle.memory_model, targets == "own"
+    model, own = bundle.encoder_decoder_model, targets == "own"
     utterances = [u for directory in data for u in directory.utterances]
     total = passes * len(utterances)
 
@@ -72,7 +72,7 @@ def encoded_utterances(
 
 @torch.inference_mode()
 def encode_utterances(
-    model: MemoryModel, utterances: Sequence[Utterance], texts: Sequence[list[int]] | None = None,
+    model: EncoderDecoderModel, utterances: Sequence[Utterance], texts: Sequence[list[int]] | None = None,
     allow_pipes: bool = False, rows: int = ROWS, note: Note = lambda done, total: None, pass_number: int = 0,
     seed: int = 0,
 ) -> list[EncodedUtterance]:  # fmt: skip
@@ -125,7 +125,7 @@ def at_speed(model: SpeechModel, samples: np.ndarray, speed: float) -> np.ndarra
 
 
 def own_outputs(
-    model: MemoryModel, memories: Sequence[Tensor], limits: Sequence[int], rows: int = ROWS
+    model: EncoderDecoderModel, memories: Sequence[Tensor], limits: Sequence[int], rows: int = ROWS
 ) -> list[list[int]]:
     """The model's greedy outputs behind encoder states [1, S, E] each, with at most `limits` tokens, `rows` utterances
     of about one length at a time."""
@@ -142,7 +142,7 @@ class EncodedUtterances:
     """Batches of encoded utterances of about one length each, every one once an epoch. DataError where there is none
     that has a text and ended by itself: outputs that were cut off teach repetitions."""
 
-    def __init__(self, model: MemoryModel, items: Iterable[EncodedUtterance], rows: int, seed: int) -> None:
+    def __init__(self, model: EncoderDecoderModel, items: Iterable[EncodedUtterance], rows: int, seed: int) -> None:
         self._items = [item for item in items if item.text and item.ended]
         if not self._items:
             raise DataError("heads: no utterance to train on; check the data directory")
@@ -180,7 +180,7 @@ class EncodedUtterances:
         return [[*item.text, self._model.eos[0]] for item in self._items]
 
 
-def prompts_of(model: MemoryModel, items: Sequence[EncodedUtterance]) -> list[Prompt]:
+def prompts_of(model: EncoderDecoderModel, items: Sequence[EncodedUtterance]) -> list[Prompt]:
     """A prompt for each item, one row each."""
     like = model.trunk.unembedding().weight
     return [model.prompt(item.memory[None].to(like)) for item in items]

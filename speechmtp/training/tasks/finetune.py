@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from speechmtp.bundle import Bundle
 from speechmtp.data.batch import seeded
 from speechmtp.heads.labels import IGNORED, shifted_labels
-from speechmtp.models.bases.contract import MemoryModel
+from speechmtp.models.bases.contract import EncoderDecoderModel
 from speechmtp.models.lora import Lora
 from speechmtp.training.loop import finished, load_finished, run_phase
 from speechmtp.training.losses import MultiTokenConfig, in_chunks, rows_against_teacher, rows_ce
@@ -27,7 +27,7 @@ from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool,
 CHUNK = 1024  # rows of logits at a time
 
 
-def adapter_targets(model: MemoryModel) -> list[str]:
+def adapter_targets(model: EncoderDecoderModel) -> list[str]:
     """Names of the query and value projections of the decoder, of self-attention and of attention to the memory."""
     trunk = model.trunk.model
     decoder = {id(part) for part in trunk.get_decoder().modules()}
@@ -46,7 +46,7 @@ class FinetunePhase:
     ) -> None:  # fmt: skip
         self.name, self.steps, self.optim = config.parts, config.steps, config.optim
         self._config, self._bundle, self._pools, self._dev = config, bundle, pools, dev
-        self._precision, self._model = precision, bundle.memory_model
+        self._precision, self._model = precision, bundle.encoder_decoder_model
         trunk = self._model.trunk
         holds = config.kl_to_base and any(pool.kept for pool in pools)
         self._before = copy.deepcopy(self._model).eval() if holds else None
@@ -115,7 +115,7 @@ class FinetunePhase:
         return rows_against_teacher(self._model.trunk.unembedding()(hidden), teacher, None, MultiTokenConfig(kind="kd"))
 
     @staticmethod
-    def _states(model: MemoryModel, pool: Pool, rows: Sequence[EncodedUtterance]) -> tuple[Tensor, Tensor]:
+    def _states(model: EncoderDecoderModel, pool: Pool, rows: Sequence[EncodedUtterance]) -> tuple[Tensor, Tensor]:
         """States [B, L, C] of the decoder behind rows and their labels [B, L]."""
         s = on_trunk(model, pool.data.sequences(encode_rows(model, rows) if pool.audio else rows))
         hidden = model.trunk(s.embeddings, s.positions, s.segments, (), s.memory, s.memory_lengths).hidden
@@ -132,12 +132,12 @@ class FinetunePhase:
         return {"score": sum(rates) / len(rates), **dict(zip(names, rates))}
 
 
-def on_trunk(model: MemoryModel, sequences: Sequences) -> Sequences:
+def on_trunk(model: EncoderDecoderModel, sequences: Sequences) -> Sequences:
     """Sequences with the embeddings of this model, which need not be the one that they were made for."""
     return replace(sequences, embeddings=model.trunk.embed(sequences.ids.clamp_min(0)))
 
 
-def encode_rows(model: MemoryModel, rows: Sequence[EncodedUtterance]) -> list[EncodedUtterance]:
+def encode_rows(model: EncoderDecoderModel, rows: Sequence[EncodedUtterance]) -> list[EncodedUtterance]:
     """Rows with encoder states in place of samples; the encoder takes those of one length together, since it knows no
     padding."""
     features = [model.inputs(row.memory.to(model.device)) for row in rows]
@@ -154,7 +154,7 @@ def finetune(
 ) -> tuple[dict[str, float], dict[str, float]]:  # fmt: skip
     """Train the bundle's model in place, in a folder of `out`; development figures before and after."""
     phase = FinetunePhase(config, bundle, pools, dev, precision)
-    model, folder = bundle.memory_model, out / phase.name
+    model, folder = bundle.encoder_decoder_model, out / phase.name
     before = phase.evaluate()
     if resume and finished(folder):
         after = load_finished(phase.module, folder)

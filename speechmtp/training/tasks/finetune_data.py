@@ -11,7 +11,7 @@ from torch import Tensor
 from speechmtp.bundle import Bundle
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.models.bases.contract import MemoryModel
+from speechmtp.models.bases.contract import EncoderDecoderModel
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.training.error_rate import error_rate
 from speechmtp.training.loop import LoopConfig
@@ -114,7 +114,7 @@ def make_pool(
 ) -> Pool:  # fmt: skip
     """Utterances to learn, or with `keep` those whose targets are the base's own transcripts; encoder outputs that
     are needed are computed once and, with `file`, kept there."""
-    model, moves = bundle.memory_model, config.parts == "full"
+    model, moves = bundle.encoder_decoder_model, config.parts == "full"
     if keep or config.base_targets or not moves:
         items = encoded_utterances(bundle, [data], "own", file, allow_pipes, note)
     else:
@@ -151,7 +151,7 @@ def _check_characters(bundle: Bundle, data: DataDir, targets: Mapping[str, list[
             )
 
 
-def _checked_seconds(utterance: Utterance, model: MemoryModel) -> float:
+def _checked_seconds(utterance: Utterance, model: EncoderDecoderModel) -> float:
     """Duration of an utterance. DataError for one that is too long or too short for the model."""
     length = seconds_of(utterance)
     if not model.shortest <= length * model.rate <= model.longest * model.rate:
@@ -177,7 +177,7 @@ def make_dev(
     note: Note = lambda done, total: None,
 ) -> DevSet:  # fmt: skip
     """The development set of a data directory."""
-    model, moves, normalize = bundle.memory_model, config.parts == "full", get_normalizer(bundle.normalizer)
+    model, moves, normalize = bundle.encoder_decoder_model, config.parts == "full", get_normalizer(bundle.normalizer)
     words = [normalize(u.text or "").split() for u in data.utterances]
     if moves:
         seconds = [_checked_seconds(u, model) for u in data.utterances]
@@ -191,7 +191,7 @@ def make_dev(
 @torch.no_grad()
 def word_error_rate(bundle: Bundle, dev: DevSet) -> float:
     """WER in percent of the model's greedy transcripts, normalised as the bundle says."""
-    model, normalize = bundle.memory_model, get_normalizer(bundle.normalizer)
+    model, normalize = bundle.encoder_decoder_model, get_normalizer(bundle.normalizer)
     like = model.trunk.unembedding().weight
     memories = [model.memory(x.to(like.device)) if dev.moves else x[None].to(like) for x in dev.inputs]
     outputs = own_outputs(model, memories, dev.limits)

@@ -30,14 +30,14 @@ def utterance_data(
     items = encoded_utterances(
         bundle, data, config.targets, file, allow_pipes, note, config.passes, config.prompts_seed
     )  # fmt: skip
-    return EncodedUtterances(bundle.memory_model, items, config.rows, config.seed)
+    return EncodedUtterances(bundle.encoder_decoder_model, items, config.rows, config.seed)
 
 
 def utterance_dev(
     bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow_pipes: bool, note: Note
 ) -> HeldOut:  # fmt: skip
     """The development set; outputs that reached their limit are left out. DataError where none is left."""
-    model = bundle.memory_model
+    model = bundle.encoder_decoder_model
     items = [i for i in encoded_utterances(bundle, data, "own", file, allow_pipes, note) if i.ended and i.text]
     if not items:
         raise DataError("heads: no output of the development set ended by itself; check the data directory")

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.ctc_labels import ctc_labels
-from speechmtp.models.encoder import Block, EncoderConfig, rotary_tables
+from speechmtp.models.encoder import ConformerBlock, EncoderConfig
+from speechmtp.models.masks import chunk_mask, length_mask, padded_mask
+from speechmtp.models.rotary import encoder_rotary
 from speechmtp.types import CtcText
 
 
 @dataclass(frozen=True)
-class CtcSpellerConfig:
+class CharacterCtcConfig:
     """Sizes, and the `characters` that it can write, in order; blank is the class behind them. `stride` memory states
     make one step of the layers, behind which each state has a class of its own again."""
 
@@ -41,10 +43,10 @@ class CtcSpellerConfig:
             raise ConfigError(f"ctc: characters has {twice[0]!r} twice, expected each once")
 
 
-class CtcSpeller(nn.Module):
+class CharacterCtcHead(nn.Module):
     """Conformer layers (arXiv 2005.08100) over encoder states, and a class for each state."""
 
-    def __init__(self, config: CtcSpellerConfig) -> None:
+    def __init__(self, config: CharacterCtcConfig) -> None:
         super().__init__()
         self.config, self.blank = config, len(config.characters)
         sizes = EncoderConfig(
@@ -53,7 +55,7 @@ class CtcSpeller(nn.Module):
         )  # fmt: skip
         self.norm = nn.LayerNorm(config.memory_width)
         self.reduce = nn.Linear(config.stride * config.memory_width, config.width)
-        self.blocks = nn.ModuleList(Block(sizes) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(ConformerBlock(sizes) for _ in range(config.layers))
         self.out = nn.Linear(config.width, config.stride * (self.blank + 1))
 
     def forward(self, memory: Tensor, lengths: Tensor) -> Tensor:
@@ -62,14 +64,13 @@ class CtcSpeller(nn.Module):
         stride, width = self.config.stride, self.config.memory_width
         if memory.dim() != 3 or memory.shape[2] != width:
             raise ShapeError(f"ctc: memory {list(memory.shape)}, expected [B, S, {width}]")
-        inside = torch.arange(memory.shape[1], device=memory.device) < lengths[:, None]
+        inside = length_mask(lengths, memory.shape[1])
         x = F.pad(self.norm(memory) * inside[..., None], (0, 0, 0, -memory.shape[1] % stride))
         x = self.reduce(x.reshape(len(x), -1, stride * width))
         steps = x.shape[1]
-        valid = torch.arange(steps, device=x.device) < -(-lengths // stride)[:, None]
-        # A padded query sees itself, so that no softmax runs over nothing.
-        mask = (valid[:, None, :] | torch.eye(steps, dtype=torch.bool, device=x.device))[:, None]
-        rotary = rotary_tables(lengths.new_zeros(1), steps, self.config.width // self.config.heads)
+        valid = length_mask(-(-lengths // stride), steps)
+        mask = padded_mask(chunk_mask(steps, 0, -1, x.device), valid)
+        rotary = encoder_rotary(lengths.new_zeros(1), steps, self.config.width // self.config.heads)
         for block in self.blocks:
             x = block(x, mask, rotary, valid)
         logits: Tensor = self.out(x)

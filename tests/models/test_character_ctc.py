@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from speechmtp.errors import ConfigError, ShapeError
-from speechmtp.models.ctc_speller import CtcSpeller, CtcSpellerConfig
+from speechmtp.models.character_ctc import CharacterCtcConfig, CharacterCtcHead
 from tests import tiny
 
-CONFIG = CtcSpellerConfig(" abcT.", memory_width=12, width=8, layers=2, heads=2, ff_width=16, kernel=5, dropout=0.0)
+CONFIG = CharacterCtcConfig(" abcT.", memory_width=12, width=8, layers=2, heads=2, ff_width=16, kernel=5, dropout=0.0)
 
 
-def speller(config: CtcSpellerConfig = CONFIG, seed: int = 0) -> CtcSpeller:
+def head(config: CharacterCtcConfig = CONFIG, seed: int = 0) -> CharacterCtcHead:
     """Random weights, float64."""
-    built = CtcSpeller(config).double().eval()
+    built = CharacterCtcHead(config).double().eval()
     tiny.randomise(built, seed, 2.0)
     return built
 
@@ -27,7 +27,7 @@ def memories(lengths: list[int], seed: int = 0) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_a_padded_row_is_spelled_as_it_is_alone(stride: int) -> None:
-    model, rows = speller(replace(CONFIG, stride=stride)), memories([7, 10, 1])
+    model, rows = head(replace(CONFIG, stride=stride)), memories([7, 10, 1])
     padded = torch.full((3, 11, 12), 50.0, dtype=torch.float64)
     for padding, row in zip(padded, rows):
         padding[: len(row)] = row
@@ -39,7 +39,7 @@ def test_a_padded_row_is_spelled_as_it_is_alone(stride: int) -> None:
 
 
 def test_a_text_is_the_best_characters_without_runs_and_blanks(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = speller()
+    model = head()
     path = [4, 4, 6, 1, 1, 6, 1, 0, 2, 5, 6]  # T a a space b .
     logits = torch.nn.functional.one_hot(torch.tensor([*path, 3]), 7).double()[None] * 4
     monkeypatch.setattr(model, "forward", lambda memory, lengths: logits)
@@ -49,14 +49,14 @@ def test_a_text_is_the_best_characters_without_runs_and_blanks(monkeypatch: pyte
 
 
 def test_what_is_spelled_depends_on_the_memory_alone() -> None:
-    model = speller()
+    model = head()
     found = [model.spell(memory[None]) for memory in memories([20, 20])]
     assert found[0] != found[1] and found[0] == model.spell(memories([20])[0][None])
 
 
 def test_wrong_sizes_are_one_line() -> None:
     with pytest.raises(ShapeError, match=r"ctc: memory \[1, 4, 5\], expected \[B, S, 12\]"):
-        speller()(torch.zeros(1, 4, 5), torch.tensor([4]))
+        head()(torch.zeros(1, 4, 5), torch.tensor([4]))
     with pytest.raises(ConfigError, match="ctc: stride 0, expected 1 or more"):
         replace(CONFIG, stride=0)
     with pytest.raises(ConfigError, match="characters has 'a' twice"):
