@@ -1,6 +1,8 @@
 """The command line: one module per verb, imported only when it is called."""
 
 import argparse
+import atexit
+import gc
 import importlib
 import sys
 from collections.abc import Collection, Sequence
