@@ -56,7 +56,7 @@ class HeadChain(Drafter):
 
     def _chosen(self, state: DecodeState, depth: int) -> PickedTokens:
         """Choices for `depth` nodes. Heads that read drafted tokens get the choice of each depth before the next; with
-        `theta` they go only a little deeper than the longest draft of the batch."""
+        `theta` they usually stop soon after the longest draft of the batch."""
         heads, mine = state.heads, state.head_state
         assert heads is not None
         prefixed = state.processors is not None and state.processors.reads_prefix
