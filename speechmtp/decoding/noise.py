@@ -110,7 +110,7 @@ class Noise:
             )
         # Rows 0 and 1 hold the counter's words 0 and 2, which are multiplied, as int64 below 2^32: the halves of a
         # product are then views, and writing a lower half keeps it there. Of rows 2-3 and 4-5 one pair takes the
-        # products, the other holds words 3 and 1, each where the product is that it meets.
+        # products, the other holds words 3 and 1, in the order of the products that they are combined with.
         table = position.new_zeros(6, *position.shape, blocks, dtype=torch.int64)
         halves = table.view(torch.int32)
         lower = halves[..., ::2]
@@ -177,7 +177,7 @@ def _minus_log(exponent: Tensor, f: Tensor) -> Tensor:
     return y.sub_(exponent.mul_(_LOG2_HIGH))
 
 
-_AHEAD = 64  # output indices
+_AHEAD = 64  # output indices that are computed at once
 _LOW = 0xFFFFFFFF
 _NUMBERS = 1 << 14  # computing this many numbers takes little longer than computing one
 

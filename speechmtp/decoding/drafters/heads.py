@@ -72,7 +72,7 @@ class HeadChain(Drafter):
             return found[-1].tokens[..., 0]
 
         base = state.base_tokens()[:, None]
-        # Drafts tend to end at about the same depth as last time: there the host checks their lengths, once per draft.
+        # Drafts tend to end at about the same depth as last time, so the host checks once, there.
         look = depth if self.theta is None else min(depth, state.drafter_state["look"])
         state.step.chain(heads, mine, base, look, 0, take)
         if self.theta is not None:

@@ -33,7 +33,7 @@ class BlockVerification(Ratio):
         for step in steps.unbind(1):
             products.append((products[-1] * step).clamp_max(1.0))
         product = torch.stack(products, 1)
-        more = torch.cat([draft.tokens >= 0, torch.zeros_like(ones, dtype=torch.bool)], 1)  # a token was drafted after the slot
+        more = torch.cat([draft.tokens >= 0, torch.zeros_like(ones, dtype=torch.bool)], 1)  # a drafted token follows
         scaled, q = product[..., None] * probs, torch.cat([q, torch.zeros_like(probs[:, :1])], 1)
         surplus = (scaled - q).clamp_min(0.0).sum(-1)
         whole = surplus + (1 - product)

@@ -151,7 +151,7 @@ def deepest(kept: Tensor, draft: Draft) -> Slots:
     size = kept.shape[1]
     for row in torch.cat([kept.to(draft.parent.dtype), draft.parent], 1).tolist():
         stays, parents = row[:size], row[size:]
-        depth, last = [0], 0  # of slots, -1 off the path
+        depth, last = [0], 0  # the depth of each slot, -1 where its path is not kept
         for slot, (stay, above) in enumerate(zip(stays, parents), 1):
             before = depth[above + 1]
             depth.append(before + 1 if stay and before >= 0 else -1)
@@ -175,7 +175,7 @@ def draw_outcome(
         return accepted_to(Slots(last), follow[rows, last].argmax(-1), draft)
     assert drawn is not None
     up_to = stop.double().cumsum(1)
-    # The total may miss 1 by rounding, and a slot of probability 0 must not be hit at either end.
+    # The total may miss 1 by rounding, and a slot of probability 0 must never be chosen.
     mark = noise.uniform(drawn, ACCEPT)[:, None] * up_to[:, -1:]
     last = (up_to <= mark).sum(1).clamp_max(stop.shape[1] - 1)
     count = last if draft.chain else depth_of(last, draft)

@@ -36,7 +36,7 @@ def behind(distributions: Tensor, slots: Tensor) -> Tensor:
 def family_stops(chance: Tensor, slots: Tensor, children: Tensor, draft: Draft) -> Tensor:
     """`stops` computed from families: `chance` [B, N, K] is that of `children` [B, N, K] of `slots` [B, N]."""
     rows, size = draft.tokens.shape
-    refused = F.pad((1 - chance).cumprod(-1), (1, 0), value=1.0)  # that the first 0 .. K children are all refused
+    refused = F.pad((1 - chance).cumprod(-1), (1, 0), value=1.0)  # P(first 0 .. K children are refused)
     chosen = chance.new_zeros(rows, size + 1)  # -1 goes to the last column, which is cut off
     chosen.scatter_(1, children.remainder(size + 1).flatten(1), (chance * refused[..., :-1]).flatten(1))
     reach = torch.where(draft.ancestors, chosen[:, None, :-1], 1.0).prod(-1)
