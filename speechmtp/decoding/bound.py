@@ -1,4 +1,4 @@
-"""How a row is decoded: a drafter, a rule and a draft length, with the heads that draft; and how tokens are drawn."""
+"""A strategy bound to a model: a drafter, a rule, a draft length and the heads that draft."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from speechmtp.types import Request
 
 @dataclass(frozen=True, eq=False)
 class BoundStrategy:
-    """A strategy with what it needs of a model; rows of one strategy are drafted and judged together."""
+    """A strategy with what it needs of a model. Rows that share one such object are drafted and judged together."""
 
     drafter: Drafter
     rule: AcceptanceRule
@@ -21,7 +21,8 @@ class BoundStrategy:
     length: DraftLength | None = None
 
     def check(self, trunk: Trunk, request: Request) -> None:
-        """ConfigError for a request that lacks what the drafter needs, or heads that cannot."""
+        """Raise ConfigError if heads are missing or not deep enough, if the request lacks what the drafter needs, or if
+        the drafter refuses the request."""
         drafter, depth = self.drafter, getattr(self.drafter, "depth", None)
         if drafter.heads and self.heads is None:
             raise ConfigError("strategy: needs multi-token heads and the model has none; train some or choose another")

@@ -1,6 +1,5 @@
-"""How many tokens to draft this call, a row each, from what is known before they are drawn; and what calls and drafts
-cost on the machine at hand: v(B, n) and delta(d) of a cost model of speculative decoding.
-"""
+"""Draft lengths: how many tokens to draft per row in this call, decided before any is sampled; and the measured costs
+of calls and drafts on this machine: v(B, n) and delta(d) of a cost model of speculative decoding."""
 
 import math
 import time
@@ -22,14 +21,15 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import States, Trace
 
-_BEHIND = 32  # committed entries that the calls see
+_BEHIND = 32  # committed entries in the cache that timed calls attend to
 _MAX_REPEATS = 5
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """Seconds of a trunk call [rows][widths] of so many rows and new entries, and of drafting [rows][0..D] to a depth
-    (0: the heads only take in the call's states), empty where drafts cost next to nothing."""
+    """Measured seconds: `calls` [rows][widths] of a trunk call with that many rows and new entries per row, and
+    `drafts` [rows][0..D] of drafting to each depth (0: the heads only read the call's states), empty if drafting costs
+    next to nothing. ConfigError if the tables do not fit `rows` and `widths`, or if a call takes no time."""
 
     rows: tuple[int, ...]
     widths: tuple[int, ...]
@@ -48,32 +48,33 @@ class CostTable:
 
     @property
     def depth(self) -> int:
-        """The deepest draft that was measured."""
+        """The deepest draft that was measured; without `drafts`, the deepest that fits the widest call."""
         return len(self.drafts[0]) - 1 if self.drafts else self.widths[-1] - 1
 
     def call(self, rows: int, entries: float) -> float:
-        """Seconds of a trunk call; between and beyond what was measured in straight lines."""
+        """Seconds of a trunk call with `entries` entries per row, interpolated and extrapolated linearly."""
         return _between(self.rows, [_between(self.widths, row, entries) for row in self.calls], rows)
 
     def draft(self, rows: int, depth: int) -> float:
-        """Seconds of a draft of `depth` tokens a row."""
+        """Seconds of drafting `depth` tokens per row."""
         if not self.drafts:
             return 0.0
         depths = range(len(self.drafts[0]))
         return _between(self.rows, [_between(depths, row, depth) for row in self.drafts], rows)
 
     def of(self, rows: int, drafting: int, depth: int) -> float:
-        """v(B, d + 1) + delta(d) for a batch of `rows`, `drafting` of which draft `depth` tokens: 1 is the time of a
-        call of one entry a row."""
+        """v(B, d + 1) + delta(d) for a batch of `rows` rows, `drafting` of which draft `depth` tokens. The unit is the
+        time of a call with one entry per row."""
         return (self.call(rows, depth + 1) + self.draft(drafting, depth)) / self.call(rows, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The table as plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CostTable":
-        """The table of `to_dict`, also out of JSON; ConfigError if it is none."""
+        """The table from the values of `to_dict`, which may have gone through JSON; ConfigError if they are not a
+        table."""
         try:
             tables = (tuple(tuple(map(float, row)) for row in values[name]) for name in ("calls", "drafts"))
             return cls(tuple(map(int, values["rows"])), tuple(map(int, values["widths"])), *tables)
@@ -84,7 +85,8 @@ class CostTable:
 
 
 def _between(grid: Sequence[int], values: Sequence[float], at: float) -> float:
-    """The value at `at` of a line through points; the last piece goes on, the first does not."""
+    """The value at `at` of a piecewise linear function; it is extrapolated beyond the last point and constant before
+    the first."""
     if len(grid) == 1 or at <= grid[0]:
         return values[0]
     i = min(bisect_right(grid, at), len(grid) - 1)
@@ -97,9 +99,10 @@ def measure_costs(
     trunk: Trunk, rows: Sequence[int] = (1, 4, 16), widths: Sequence[int] = (1, 2, 4, 8, 16),
     heads: HeadSet | None = None, seconds: float = 0.4,
 ) -> CostTable:  # fmt: skip
-    """Time calls of every size in about `seconds`, the fastest of a few of each; a wider call is taken to cost no less.
+    """Measure trunk calls of every size, and drafting with `heads`, in about `seconds` seconds in total.
 
-    Entries are random: what they are does not change the time.
+    Each time is the fastest of a few runs, and a wider call is assumed to cost no less. Entries are random, since their
+    values do not change the time. ConfigError if `rows` or `widths` is empty or has numbers below 1.
     """
     rows, widths = sorted(set(rows)), sorted(set(widths))
     if not rows or not widths or min(*rows, *widths) < 1:
@@ -116,11 +119,12 @@ def measure_costs(
 
 
 def _rising(values: Sequence[float]) -> tuple[float, ...]:
+    """The running maximum."""
     return tuple(accumulate(values, max))
 
 
 class _Bench:
-    """A trunk with a cache of some entries, and a clock."""
+    """A trunk with a few entries in its cache, to time calls and drafts."""
 
     def __init__(self, trunk: Trunk, rows: int) -> None:
         self.trunk, self.rows, self.cache = trunk, rows, trunk.new_cache(rows)
@@ -130,7 +134,7 @@ class _Bench:
         self.cache.commit(torch.full((rows,), _BEHIND, device=weight.device))
 
     def fastest(self, timed: Callable[[Any], list[float]], size: Any, seconds: float) -> list[float]:
-        """The least of each time over a few runs behind one that warms up."""
+        """The minimum of each time over a few runs, after one run to warm up."""
         began = time.perf_counter()
         timed(size)
         runs = [timed(size)]
@@ -139,13 +143,13 @@ class _Bench:
         return [min(times) for times in zip(*runs)]
 
     def call(self, width: int) -> list[float]:
-        """Seconds of a call of `width` entries a row."""
+        """Seconds of a call with `width` entries per row."""
         began = clock(self.like.device)
         self.trunk.unembed(self._extend(width)[0].hidden).argmax(-1)
         return [clock(self.like.device) - began]
 
     def draft(self, heads: HeadSet) -> list[float]:
-        """Seconds of taking in a call's states and drafting 0, 1, .. tokens."""
+        """Seconds of reading a call's states and drafting 0, 1, .. tokens."""
         state = heads.start(self.rows, self.trunk, memory=self.trunk.silence(self.rows))
         states, inputs, positions = self._extend(2, heads.taps)
         keep = torch.arange(2, device=positions.device).expand(self.rows, -1)
@@ -161,7 +165,7 @@ class _Bench:
             return times
         features = heads.all_features(state)
         before = clock(self.like.device) - began
-        for d in range(1, heads.depth + 1):  # all depths are asked for at once
+        for d in range(1, heads.depth + 1):  # one-pass heads compute all depths at once: time each depth by itself
             began = clock(self.like.device)
             heads.all_logits(features[:, :d], state.unembed).argmax(-1)
             times.append(before + clock(self.like.device) - began)
@@ -175,42 +179,44 @@ class _Bench:
 
 
 class DraftLength(Protocol):
-    """How long drafts may be, as the engine asks it; what changes is in `row.adapted` and, of the rows of a strategy
-    together, in `state.length_state`."""
+    """How many tokens may be drafted; the interface that the engine calls. Its state is in `row.adapted`, for one row,
+    and in `state.length_state`, for all rows of a strategy."""
 
     def start(self, state: DecodeState) -> Any:
-        """Set `adapted` of new rows; what is kept of all of them together comes back."""
+        """Set `adapted` of new rows, and return the state for all of them together."""
 
     def limits(self, state: DecodeState) -> list[int]:
-        """The most tokens to draft, a live row each."""
+        """The most tokens to draft in this call, one number per live row."""
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
-        """Hear what each live row has just emitted."""
+        """Take in the tokens that each live row has just emitted."""
 
 
 class LengthConfig:
-    """A way to adapt the length of drafts: a frozen dataclass whose fields are its options."""
+    """Base class of ways to adapt the length of drafts: a frozen dataclass whose fields are its options."""
 
     name: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """ConfigError for an option that is not allowed."""
+        """Raise ConfigError for an option that is not allowed."""
         check_fields(self, self.name or type(self).__name__)
 
     @abstractmethod
     def bind(self, costs: Callable[[], CostTable]) -> DraftLength:
-        """The draft length for a model; `costs` are what its calls and drafts cost, measured when asked for."""
+        """The draft length for a model; `costs` returns what its calls and drafts cost, which is measured when it is
+        called."""
 
 
 @dataclass
 class _Adapted:
-    """What is known of a row: its counts at the last look, and the mean of accepted tokens of a draft."""
+    """Statistics of a row: its trace's counts of drafts, drafted and accepted tokens at the last call of `last`, and
+    the mean number of accepted tokens per draft."""
 
     known: tuple[int, int, int] = (0, 0, 0)
     mean: float = 0.0
 
     def last(self, trace: Trace) -> tuple[int, int] | None:
-        """Tokens drafted and accepted since the last look; None without a draft."""
+        """Tokens drafted and accepted since the last call of this method; None if there was no draft."""
         old, new = self.known, (trace.num_drafts, trace.num_draft_tokens, trace.num_accepted_tokens)
         self.known = new
         return (new[1] - old[1], new[2] - old[2]) if new[0] > old[0] else None
@@ -218,28 +224,28 @@ class _Adapted:
 
 @dataclass(frozen=True)
 class Running(LengthConfig):
-    """One token more than a row's drafts had accepted lately, so that a good spell is noticed: an exponential mean that
-    begins at `first` and moves by `decay` a draft."""
+    """Draft one token more than the row's drafts had accepted on average lately, so that drafts can grow again. The
+    average is an exponential mean that starts at `first` and moves by `decay` per draft."""
 
     decay: Annotated[float, Range(0, 1, above=True)] = 0.2
     first: Annotated[float, Range(0)] = 4.0
     name: ClassVar[str] = "running"
 
     def bind(self, costs: Callable[[], CostTable]) -> DraftLength:
-        """Itself: it needs no costs."""
+        """Return itself: it needs no costs."""
         return self
 
     def start(self, state: DecodeState) -> None:
-        """A mean of `first` for every row."""
+        """Start the mean of every row at `first`."""
         for row in state.rows:
             row.adapted = _Adapted(mean=float(self.first))
 
     def limits(self, state: DecodeState) -> list[int]:
-        """The whole number nearest to the mean, and one."""
+        """The mean rounded to the nearest whole number, plus one."""
         return [math.floor(row.adapted.mean + 1.5) for row in state.rows]
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
-        """Move the means of rows that drafted."""
+        """Update the means of the rows that drafted."""
         for row in state.rows:
             last = row.adapted.last(row.trace)
             if last is not None:
@@ -248,19 +254,20 @@ class Running(LengthConfig):
 
 @dataclass
 class _CostedState:
-    asked: list[float]  # how often a position's token was judged, lately
-    kept: list[float]  # and accepted
+    asked: list[float]  # decayed count of judged tokens at each position of a draft
+    kept: list[float]  # decayed count of accepted ones
     limit: int = 0
     times: dict[tuple[int, int], list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Costed:
-    """The depth d at which expected tokens over time, (1 + u_1 + .. + u_d) / (v(B, d + 1) + delta(d)), are highest.
+    """Draft to the depth d with the most expected tokens per time, (1 + u_1 + .. + u_d) / (v(B, d + 1) + delta(d)).
 
-    `costs` are measured on the machine at hand; u is the product of the rows' running rates of acceptance at each
-    position where those before were accepted, which `prior` (a rate a position, the last for all further ones) counts
-    as `weight` observations; older ones fade by `decay` a call, so that depths left aside are tried again.
+    `costs` are measured on this machine. u_i is the product of the running acceptance rates of the positions up to i,
+    each given that the positions before it were accepted, over all rows of the strategy. `prior` (one rate per
+    position, the last one for all further positions) counts as `weight` observations. Observations fade by `decay` per
+    call, so that depths that are no longer used are tried again. ConfigError for a value that is not allowed.
     """
 
     costs: CostTable
@@ -269,20 +276,20 @@ class Costed:
     decay: Annotated[float, Range(0, 1, below=True)] = 0.05
 
     def __post_init__(self) -> None:
-        """ConfigError for a value that is not allowed."""
+        """Raise ConfigError for a value that is not allowed."""
         check_fields(self, "draft length")
         if not self.prior or not all(0 <= rate <= 1 for rate in self.prior):
             raise ConfigError(f"draft length: prior={list(self.prior)}, expected rates from 0 to 1")
 
     def start(self, state: DecodeState) -> _CostedState:
-        """No observations."""
+        """Start without observations."""
         for row in state.rows:
             row.adapted = _Adapted()
         zeros = [0.0] * self.costs.depth
         return _CostedState(zeros, zeros.copy())
 
     def limits(self, state: DecodeState) -> list[int]:
-        """The same for all rows: a call is as wide as its longest draft."""
+        """The same limit for all rows, since a call is as wide as its longest draft."""
         mine: _CostedState = state.length_state
         sizes = len(state.batch.rows), len(state.rows)
         times = mine.times.get(sizes)
@@ -294,12 +301,12 @@ class Costed:
         return [mine.limit] * len(state.rows)
 
     def rates(self, asked: Sequence[float], kept: Sequence[float]) -> list[float]:
-        """Rate of acceptance at each position where those before were accepted."""
+        """The acceptance rate at each position, given that those before it were accepted."""
         priors = (self.prior[min(i, len(self.prior) - 1)] for i in range(len(asked)))
         return [(k + self.weight * p) / (a + self.weight) for a, k, p in zip(asked, kept, priors)]
 
     def observe(self, state: DecodeState, emitted: list[list[int]]) -> None:
-        """Count the positions of each row's draft up to the first refused token."""
+        """Count the positions of each row's draft up to and including the first refused token."""
         mine: _CostedState = state.length_state
         for counts in (mine.asked, mine.kept):
             counts[:] = [count * (1 - self.decay) for count in counts]
@@ -308,7 +315,7 @@ class Costed:
             if last is None:
                 continue
             drafted, accepted = last
-            # Behind an end token nothing was judged.
+            # Tokens after an end token were not judged.
             judged = accepted if row.trace.finished else min(accepted + 1, drafted, mine.limit)
             for position in range(min(judged, len(mine.asked))):
                 mine.asked[position] += 1
@@ -317,15 +324,16 @@ class Costed:
 
 @dataclass(frozen=True)
 class ByCost(LengthConfig):
-    """As deep as gives the most tokens a second, by the acceptance seen so far and by what calls and drafts of that
-    width and that many rows cost on this machine, measured at the first use: `Costed` with these options."""
+    """Draft to the depth that gives the most tokens per second (see `Costed`), from the acceptance seen so far and the
+    time that calls and drafts of that width and that many rows take on this machine, which is measured at the first
+    use."""
 
     weight: Annotated[float, Range(0, above=True)] = 4.0
     decay: Annotated[float, Range(0, 1, below=True)] = 0.05
     name: ClassVar[str] = "cost"
 
     def bind(self, costs: Callable[[], CostTable]) -> DraftLength:
-        """The draft length by these costs."""
+        """Measure the costs and return the draft length that uses them."""
         return Costed(costs(), weight=self.weight, decay=self.decay)
 
 

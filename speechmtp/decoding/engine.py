@@ -1,7 +1,10 @@
-"""The engine: slots that requests join and leave, and one step for all rows: draft, one trunk call, accept, advance.
+"""Continuous batching on one trunk: requests join and leave slots, and a step drafts, runs the trunk, accepts and
+commits for all rows.
 
-Rows that join are behind those that are there, and their prompts are fed in a call of their own at the next step; from
-then on they go along with the others. What a row says depends on nothing but its own request, strategy and sampling.
+Rows that have joined are appended to the batch. Their prompts run in a trunk call of their own in the next step; from
+then on they decode together with the other rows. The output of a row depends only on its own request, strategy and
+sampling. Exceptions are strategies with lossy or ratio rules whose drafts depend on the other rows (`Suffix`, adaptive
+draft lengths).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,20 +32,21 @@ from speechmtp.types import Accepted, Draft, Event, Prompt, Request, TokenRules,
 
 @dataclass(frozen=True)
 class Limits:
-    """At most `ratio` tokens per prompt entry plus `extra`, and never more than `max_tokens`."""
+    """Output limits in tokens: at most `ratio` tokens per prompt entry plus `extra`, and never more than
+    `max_tokens`."""
 
     ratio: float = 2.0
     extra: int = 20
     max_tokens: int = 1000
 
     def of(self, entries: int) -> int:
-        """The limit of a row whose prompt has this many entries."""
+        """The limit in tokens of a row whose prompt has this many entries."""
         return min(self.max_tokens, int(self.ratio * entries) + self.extra)
 
 
 @dataclass
 class _Parked:
-    """A row that is paused: copies of all that is its own."""
+    """A paused row: its own copies of its lane state, its cache and its base token [1]."""
 
     lane: DecodeState
     cache: RaggedCache
@@ -51,7 +55,7 @@ class _Parked:
 
 @dataclass
 class _Waiting:
-    """A row whose prompt was not fed yet."""
+    """A row that has joined but whose prompt has not been run yet."""
 
     row: Row
     bound: BoundStrategy
@@ -60,7 +64,11 @@ class _Waiting:
 
 
 class Engine:
-    """At most `slots` requests at a time over one trunk; `bind` says how a strategy runs on it. For one thread."""
+    """Decode at most `slots` requests at a time on one trunk. Not thread-safe.
+
+    `limits` are the default output limits, `recorded` is what traces record besides counts, `step` runs the trunk and
+    the heads, and `bind` turns a `Strategy` into a `BoundStrategy` for this model. ConfigError if `slots` is below 1.
+    """
 
     def __init__(
         self, trunk: Trunk, slots: int = 16, limits: Limits | None = None, recorded: Recorded | None = None,
@@ -82,19 +90,22 @@ class Engine:
 
     @property
     def free(self) -> int:
-        """Slots that a request can join."""
+        """Number of free slots."""
         return len(self._free)
 
     @property
     def busy(self) -> bool:
-        """Whether a step would say something."""
+        """Whether the next step would decode any row; paused rows do not count."""
         return bool(self._live.rows) or any(not one.paused for one in self._waiting)
 
     def join(
         self, request: Request, strategy: Strategy | BoundStrategy, row_sampling: RowSampling | None = None
     ) -> int:
-        """Take a request in; its slot. ConfigError where none is free, or for a strategy that the request cannot
-        have."""
+        """Add a request and return its slot; its prompt runs in the next step.
+
+        ConfigError if no slot is free, if the strategy cannot be bound or does not suit the request, or after a failed
+        step.
+        """
         self._check()
         if not self._free:
             raise ConfigError(f"engine: all {self.slots} slots are taken; wait for one, or make the engine larger")
@@ -109,9 +120,12 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """One call for all rows that are neither paused nor done, and one for the prompts of those that have joined
-        since; what each row says by it. After an error in the middle of a step nothing fits together any more: rows can
-        still leave with what they had said, all else is a ConfigError."""
+        """Run one trunk call for all live rows and one for the prompts of rows that have joined since the last step;
+        return the new tokens of each row.
+
+        An error within a step leaves the engine in an inconsistent state: rows can still `leave` with what was emitted
+        before, and everything else raises ConfigError.
+        """
         self._check()
         self._broken = "an error in an earlier step"
         events = self._call(self._live, self._lanes) if self._live.rows else []
@@ -123,13 +137,14 @@ class Engine:
         return events
 
     def _check(self) -> None:
+        """Raise ConfigError if an earlier step failed."""
         if self._broken:
             raise ConfigError(f"engine: it cannot go on after {self._broken}; let its rows leave and make a new one")
 
     @torch.inference_mode()
     def leave(self, slot: int) -> tuple[list[int], Trace]:
-        """Free a slot, whether its row is done or not: the tokens that it has said (an end token last, where one came)
-        and its trace."""
+        """Free a slot, whether its row is done or not, and return the row's tokens (with the end token, if one was
+        emitted) and its trace. ConfigError if the slot is free already."""
         row = self._row(slot)
         self._waiting = [one for one in self._waiting if one.row is not row]
         parked = self._parked.pop(slot, None)
@@ -144,7 +159,7 @@ class Engine:
 
     @torch.inference_mode()
     def pause(self, slot: int) -> None:
-        """Leave a row out of the steps to come; its slot stays its own."""
+        """Leave a row out of the following steps; it keeps its slot and its state. ConfigError if the slot is free."""
         self._check()
         row = self._row(slot)
         for one in self._waiting:
@@ -161,7 +176,7 @@ class Engine:
 
     @torch.inference_mode()
     def resume(self, slot: int) -> None:
-        """Let a paused row go on, behind the others."""
+        """Continue a paused row; it is appended to the batch. ConfigError if the slot is free."""
         self._check()
         row = self._row(slot)
         for one in self._waiting:
@@ -173,7 +188,8 @@ class Engine:
             self._merge([row], [parked.lane], parked.base)
 
     def _bind_once(self, strategy: Strategy) -> BoundStrategy:
-        """A strategy bound once, so that its rows are drafted and judged together."""
+        """Bind a strategy at its first use and reuse the result, so that all of its rows are drafted and judged
+        together."""
         if self._bind is None:
             raise ConfigError(
                 "engine: no model to bind strategies to; make it by Runner.engine, or give a BoundStrategy"
@@ -191,7 +207,7 @@ class Engine:
         return Batch(self.trunk, self._step, self._cache, rows, self._recorded)
 
     def _prompt(self, new: Sequence[_Waiting]) -> list[Event]:
-        """The call over the prompts of new rows, which then go along with the others."""
+        """Run the prompts of new rows in one call, then append the rows to the live batch."""
         batch = self._batch([one.row for one in new])
         batch.first = len(self._live.rows)
         batch.prompt = stack_prompts([one.row.request.prompt for one in new])
@@ -204,7 +220,7 @@ class Engine:
         return events
 
     def _lane(self, batch: Batch, new: Sequence[_Waiting], places: list[int], key: object) -> DecodeState:
-        """The state of new rows of one bound strategy."""
+        """The decoding state of the new rows at `places`, which share one bound strategy."""
         mine = [new[place] for place in places]
         bound, row_sampling, rows = mine[0].bound, mine[0].row_sampling, [one.row for one in mine]
         rule = bound.rule.for_trunk(self.trunk)
@@ -226,7 +242,8 @@ class Engine:
         return state
 
     def _merge(self, rows: list[Row], lanes: list[DecodeState], base: Tensor) -> None:
-        """Rows that have said their first tokens go along with the others; the cache has them behind these already."""
+        """Append rows whose prompts have been run to the live batch; the cache already holds them after the live
+        rows."""
         live, size = self._live, len(self._live.rows)
         live.base = base if live.base is None or not size else torch.cat([live.base, base])
         live.rows = live.rows + rows
@@ -241,7 +258,8 @@ class Engine:
                 other.join(lane)
 
     def _call(self, batch: Batch, lanes: list[DecodeState]) -> list[Event]:
-        """One draft, one trunk call, one acceptance, for the rows of a batch."""
+        """Run one draft, one trunk call and one acceptance for the rows of a batch; return the new tokens of each
+        row."""
         batch.focus()
         spent = [drafted(lane) for lane in lanes]
         drafts, parts = [draft for draft, _ in spent], [lane.places for lane in lanes]
@@ -250,7 +268,7 @@ class Engine:
         stepped = self._step.run(batch, draft, taps, all(lane.by_argmax for lane in lanes))
         verdicts = [judged(lane, stepped, one, len(lanes) > 1) for lane, one in zip(lanes, drafts)]
         accepted = verdicts[0][0] if len(lanes) == 1 else merge_accepted([v[0] for v in verdicts], parts, size)
-        said = read_outcome(draft, accepted)  # the one place where a step waits for the device
+        said = read_outcome(draft, accepted)  # copied to the host, which waits for the device
         emitted = record_outcome(batch, said)
         advanced = self._commit(batch, lanes, stepped, taps, draft, accepted, said)
         batch.prompt, batch.base = None, accepted.next
@@ -269,7 +287,8 @@ class Engine:
         self, batch: Batch, lanes: list[DecodeState], stepped: Stepped, taps: tuple[int, ...], draft: Draft,
         accepted: Accepted, said: CallOutcome,
     ) -> list[float]:  # fmt: skip
-        """Keep the pending entries and the accepted path, in the cache and in the heads; the heads' seconds."""
+        """Commit each row's pending entries and accepted path to the cache and to the heads' states; return the seconds
+        that the heads of each lane took."""
         entries, device = batch.entries, batch.device
         counts = [own + count for own, count in zip(entries, said.counts)]
         paths = None if draft.chain else committed(entries, said.paths)
@@ -298,7 +317,7 @@ class Engine:
         return seconds
 
     def _keep(self, batch: Batch, lanes: list[DecodeState], kept: list[int]) -> None:
-        """Rows have left: those at `kept` stay, in the cache and in every lane at its own places."""
+        """Drop the rows that are not at `kept` from the batch, the cache and the lanes."""
         if len(kept) == len(batch.rows):
             return
         size = len(batch.rows)
@@ -326,8 +345,8 @@ def generate(
     row_sampling: RowSampling | Sequence[RowSampling] | None = None, limits: Limits | None = None,
     recorded: Recorded | None = None,
 ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
-    """Decode requests in one batch, all by one strategy or each by its own: all join, and the engine steps until it is
-    empty. Token lists (an end token last, where one came) and traces, a request each."""
+    """Decode requests in one batch, all by one strategy or each by its own: all of them join an engine, which steps
+    until it is empty. Return token lists (with the end token, if one was emitted) and traces, one per request."""
     if not requests:
         return [], []
     each = [strategies] * len(requests) if isinstance(strategies, BoundStrategy) else strategies
@@ -341,7 +360,7 @@ def generate(
 
 
 def _alike(new: Sequence[_Waiting]) -> dict[object, list[int]]:
-    """Places of the rows that are drafted and judged together, by what they have alike."""
+    """Group new rows that are drafted and judged together: the rows' indices by the properties that they share."""
     found: dict[object, list[int]] = {}
     for place, one in enumerate(new):
         request, row_sampling = one.row.request, one.row_sampling
@@ -359,7 +378,8 @@ def _alike(new: Sequence[_Waiting]) -> dict[object, list[int]]:
 def plain_outputs(
     trunk: Trunk, prompt: Prompt, rules: TokenRules, limits: Limits | Sequence[int] | None = None
 ) -> list[list[int]]:
-    """What plain decoding says behind a batch of prompts, end tokens included; `limits` may be a number a row."""
+    """Decode a batch of prompts without drafts and return each row's tokens, end tokens included. `limits` are the
+    limits of the engine, or one number of tokens per row."""
     each = [None] * len(prompt.lengths) if limits is None or isinstance(limits, Limits) else limits
     requests = [Request(prompt.row(row), rules, limit) for row, limit in enumerate(each)]
     plain = BoundStrategy(Silent(), GreedyMatch())

@@ -1,4 +1,4 @@
-"""What is done for the rows of one strategy: their draft, its verdict, and what their heads read of a call."""
+"""The parts of a step that are done per strategy: drafting, accepting, and selecting the states that the heads read."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,8 @@ from speechmtp.types import Accepted, Draft
 
 
 def drafted(lane: DecodeState) -> tuple[Draft, float]:
-    """A lane's draft, cut to its limits, and the seconds that it took."""
+    """A lane's draft, cut to its limits, and the seconds that drafting took. For lossy rules, which might accept them,
+    suppressed tokens are removed."""
     bound, began = lane.bound, lane_clock(lane)
     if bound.length is not None:
         lane.limits = bound.length.limits(lane)
@@ -29,8 +30,9 @@ def drafted(lane: DecodeState) -> tuple[Draft, float]:
 
 
 def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tuple[Accepted, Tensor | None]:
-    """What a lane's rule accepts of its draft, and the trunk's choices [B, P + 1] that its drafter may hear of, where
-    it wants to."""
+    """Apply a lane's rule to its draft: what is accepted, and the trunk's argmax tokens [B, P + 1] for the drafter's
+    `observe`, which may be None unless the drafter `wants_choices`. `mixed` says that the batch has rows of other lanes
+    too."""
     rule, size, wants_choices = lane.rule, draft.tokens.shape[1], lane.bound.drafter.wants_choices
     at = torch.tensor(lane.places, device=lane.device) if mixed else None
     if stepped.choices is not None:
@@ -54,13 +56,14 @@ def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tu
 
 
 def taps_of(lanes: Sequence[DecodeState]) -> tuple[int, ...]:
-    """The trunk layers that any lane's heads read; a single head set's in its own order."""
+    """The trunk layers that the heads of any lane read: sorted, or in the head set's own order if only one lane has
+    heads."""
     wanted = [lane.heads.taps for lane in lanes if lane.heads is not None]
     return wanted[0] if len(wanted) == 1 else tuple(sorted({tap for taps in wanted for tap in taps}))
 
 
 def own_taps(stepped: Stepped, taps: tuple[int, ...], lane: DecodeState) -> Stepped:
-    """The states with the taps that a lane's heads read."""
+    """The result of the call with only the taps that this lane's heads read."""
     assert lane.heads is not None
     if lane.heads.taps == taps:
         return stepped
@@ -68,5 +71,5 @@ def own_taps(stepped: Stepped, taps: tuple[int, ...], lane: DecodeState) -> Step
 
 
 def lane_clock(lane: DecodeState) -> float:
-    """Seconds where times were asked for (see `clock`), else 0."""
+    """The time in seconds if drafting is timed (see `clock`), else 0."""
     return clock(lane.device) if lane.batch.timed else 0.0

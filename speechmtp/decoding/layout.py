@@ -1,4 +1,5 @@
-"""Where drafts stand in a trunk call, and drafts and verdicts of several strategies as one."""
+"""The layout of a trunk call (inputs, positions, ancestors), cuts of drafts, and drafts and outcomes of several
+strategies merged into one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +13,8 @@ from speechmtp.types import Accepted, Draft, TokenRules, ancestors_of
 
 
 def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Inputs [B, Q, C], positions [B, Q] and ancestors (None: a chain) of each row's pending entries and draft."""
+    """Inputs [B, Q, C], positions [B, Q] and ancestors bool [B, Q, Q] (None: a chain) of a call over each row's pending
+    entries and its draft."""
     size = draft.tokens.shape[1]
     if batch.prompt is None:
         return _behind_base(batch, draft, size)
@@ -22,7 +24,7 @@ def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
     tokens = batch.trunk.embed(draft.tokens.clamp_min(0)).to(prompt.embeddings.dtype)
     places = _places(batch.ahead, draft)
     longest = prompt.embeddings.shape[1]
-    if min(entries) == longest:  # all rows' nodes begin at one place
+    if min(entries) == longest:  # no padding: the draft begins at the same index in all rows
         inputs, positions = torch.cat([prompt.embeddings, tokens], 1), torch.cat([prompt.positions, places], 1)
         return inputs, positions, None if draft.chain else _behind(draft.ancestors, longest)
     rows, _, width = prompt.embeddings.shape
@@ -42,7 +44,7 @@ def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def _behind_base(batch: Batch, draft: Draft, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The base token of every row, and its draft behind it."""
+    """The layout of each row's base token and its draft."""
     assert batch.base is not None
     base = batch.base[:, None]
     tokens = torch.cat([base, draft.tokens.clamp_min(0)], 1) if size else base
@@ -54,20 +56,21 @@ def _behind_base(batch: Batch, draft: Draft, size: int) -> tuple[Tensor, Tensor,
 
 
 def _places(ahead: Callable[[int], Tensor], draft: Draft) -> Tensor:
-    """Positions [B, P] of drafted nodes, which depend on their depth."""
+    """Positions [B, P] of the drafted nodes, which depend on their depth."""
     places = ahead(draft.tokens.shape[1])
     return places if draft.chain else places.gather(1, draft.depth)
 
 
 def _behind(ancestors: Tensor, entries: int) -> Tensor:
-    """Ancestors [B, Q, Q] of nodes behind a chain of `entries` entries."""
+    """Ancestors [B, Q, Q] of nodes that follow a chain of `entries` entries."""
     seen = F.pad(F.pad(ancestors, (entries, 0), value=True), (0, 0, entries, 0), value=False)
     seen[:, :entries, :entries] = True
     return seen if entries == 1 else seen.tril_()
 
 
 def slots_behind(batch: Batch, hidden: Tensor, size: int) -> Tensor:
-    """States [B, P + 1, C] of each row's last pending entry and its draft, from those [B, Q, C] of the call."""
+    """Select the states [B, P + 1, C] of each row's last pending entry and its draft from those of the call, `hidden`
+    [B, Q, C]."""
     if batch.prompt is None:
         return hidden
     if min(batch.entries) + size == hidden.shape[1]:
@@ -77,14 +80,15 @@ def slots_behind(batch: Batch, hidden: Tensor, size: int) -> Tensor:
 
 
 def committed(entries: Sequence[int], paths: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Which entries of the call each row keeps: the pending ones, then the accepted path; padded to one length."""
+    """The indices in the call of the entries that each row keeps: its pending ones, then its accepted path. Rows are
+    padded with 0 to one length."""
     kept = [[*range(own), *(own + node for node in path)] for own, path in zip(entries, paths)]
     longest = max(map(len, kept))
     return [row + [0] * (longest - len(row)) for row in kept]
 
 
 def trim(draft: Draft, limits: Sequence[int]) -> Draft:
-    """The draft without what is deeper than each row's limit."""
+    """A draft without the nodes that are deeper than their row's limit; a limit is the most tokens on a path."""
     size = draft.tokens.shape[1]
     if draft.chain and min(limits) >= size:
         return draft
@@ -93,8 +97,8 @@ def trim(draft: Draft, limits: Sequence[int]) -> Draft:
 
 
 def allowed(draft: Draft, rules: Sequence[TokenRules], begin: bool) -> Draft:
-    """The draft without tokens that a row's rules forbid and what stands behind them, for rules of acceptance that do
-    not ask the trunk's distribution; behind a prompt (`prompt_tokens`) the first tokens have rules of their own."""
+    """A draft without suppressed tokens and their descendants, for acceptance rules that may keep tokens of probability
+    0. With `begin`, for the call that runs the prompts, the first tokens must not be among `begin_suppress` either."""
     tokens, bad = draft.tokens, torch.zeros_like(draft.tokens, dtype=torch.bool)
     for row, rule in enumerate(rules):
         if rule.suppress:
@@ -107,7 +111,7 @@ def allowed(draft: Draft, rules: Sequence[TokenRules], begin: bool) -> Draft:
 
 
 def pruned(draft: Draft, keep: Tensor) -> Draft:
-    """The nodes of a draft that are to be kept, bool [B, P], with all of their ancestors."""
+    """A draft with only the nodes marked in `keep`, bool [B, P], which must include all of their ancestors."""
     size = draft.tokens.shape[1]
     keep = keep & (draft.tokens >= 0)
     width = int(keep.sum(1).max()) if len(keep) else 0
@@ -129,8 +133,8 @@ def pruned(draft: Draft, keep: Tensor) -> Draft:
 
 
 def merge_drafts(drafts: Sequence[Draft], parts: Sequence[Sequence[int]]) -> Draft:
-    """Drafts of several strategies as one; rows `parts[i]` of it are those of `drafts[i]`. For the trunk's call only:
-    each strategy judges its own."""
+    """Merge the drafts of several strategies; rows `parts[i]` of the result are those of `drafts[i]`. It is for the
+    trunk call only and has no confidence and no `q`, since each strategy judges its own draft."""
     rows, size = sum(map(len, parts)), max(draft.tokens.shape[1] for draft in drafts)
     tokens = drafts[0].tokens.new_full((rows, size), -1)
     for draft, part in zip(drafts, parts):
@@ -147,7 +151,7 @@ def merge_drafts(drafts: Sequence[Draft], parts: Sequence[Sequence[int]]) -> Dra
 
 
 def merge_accepted(verdicts: Sequence[Accepted], parts: Sequence[Sequence[int]], size: int) -> Accepted:
-    """Verdicts of several strategies in the order of the live rows; paths are padded to `size`."""
+    """Merge the outcomes of several strategies in the order of the live rows; paths are padded with -1 to `size`."""
     rows = sum(map(len, parts))
     path = verdicts[0].path.new_full((rows, size), -1)
     count, token = (path.new_zeros(rows) for _ in range(2))
@@ -159,13 +163,13 @@ def merge_accepted(verdicts: Sequence[Accepted], parts: Sequence[Sequence[int]],
 
 
 def path_prefixes(live: Sequence[list[int]], draft: Draft) -> list[list[list[int]]]:
-    """For every row what stands before the token behind its base token and behind each node; `live` is what stands
-    before the first."""
+    """For every row, the tokens up to and including its base token (`live`), and those up to and including each
+    node."""
     found = []
     for prefix, tokens, parents in zip(live, draft.tokens.tolist(), draft.parent.tolist()):
         row = [prefix]
         for token, above in zip(tokens, parents):
-            # Nothing reads what stands behind an absent node.
+            # The prefix of an absent node is never read.
             row.append([*row[above + 1], token] if token >= 0 else prefix)
         found.append(row)
     return found

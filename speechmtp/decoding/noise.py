@@ -1,11 +1,11 @@
 """Counter-based noise: every uniform and Gumbel is a pure function of (seed, noise key, output index, token, purpose).
 
-Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") in integer operations, and
-logarithms built from float32 operations that are each exactly rounded: the same bits on every device, for
-every batch and every draft. The output index counts the tokens drawn so far in the stream, marks included.
+Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") in integer operations, and logarithms
+built from float32 operations that are each exactly rounded: the same bits on every device, for every batch and every
+draft. The output index is the number of tokens that the row has emitted so far, special tokens included.
 
-`NoiseAhead` makes the numbers of many output indices at once: at batch size 1 a call of `Noise` takes as long for a
-hundred as for one. Drafter and trunk ask for the same indices under seeded coupling, and the next call goes on where
+`NoiseAhead` computes the noise of many output indices at once: at batch size 1 a call of `Noise` takes as long for a
+hundred as for one. Drafter and trunk need the same indices under seeded coupling, and the next call continues where
 this one ended.
 """
 
@@ -20,8 +20,8 @@ from speechmtp.errors import ShapeError
 
 TARGET = 0  # noise of the target distribution; the draft shares it under seeded coupling
 ACCEPT = 1  # the uniform of an acceptance test
-FOLLOW = 2  # the token behind the accepted ones
-DRAFT = 3  # the draft's own noise, where it may not share the target's
+FOLLOW = 2  # the token after the accepted ones
+DRAFT = 3  # the draft's own noise, where it must not share the target's
 
 _ROUNDS = 10
 # Constants are zero-dimensional: torch takes them on every device, three times as fast as Python's floats.
@@ -55,10 +55,9 @@ _MINUS_LOG = torch.tensor(
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of a batch: `seeds` [B] (64 bits, negative ones as two's complement) and `noise_keys`
-    [B], both int64.
+    """The noise of a batch: `seeds` [B] (64 bits, negative ones as two's complement) and `noise_keys` [B], both int64.
 
-    A key names a request, not a row of the batch; 32 bits of it count. Raises ShapeError on anything else.
+    A key identifies a request, not a row of the batch; its lower 32 bits count. ShapeError for other shapes or dtypes.
     """
 
     seeds: Tensor
@@ -77,15 +76,14 @@ class Noise:
         return Noise(self.seeds[rows], self.noise_keys[rows])
 
     def join(self, other: "Noise") -> "Noise":
-        """The noise of these rows and another's behind them."""
+        """The noise of these rows, followed by that of another's rows."""
         seeds = torch.cat([self.seeds, other.seeds])
         return type(self)(seeds, torch.cat([self.noise_keys, other.noise_keys]))
 
     def uniform(self, position: Tensor, purpose: int = ACCEPT) -> Tensor:
-        """One number a row and index at output indices `position` [B] or [B, P]: float64 of that shape, above 0 and
-        below 1.
+        """One uniform number per row at the output indices `position` [B]: float64 [B], above 0 and below 1.
 
-        52 bits and a half, so that neither `u < ratio` nor `u <= ratio` keeps a token of probability 0.
+        It is 52 random bits and a half, so that neither `u < ratio` nor `u <= ratio` keeps a token of probability 0.
         """
         words = self._words(position[:, None], 1, purpose)[:, 0, 0]
         return ((words[:, 0] << 20) + (words[:, 1] >> 12)).double().add_(0.5).mul_(2.0**-52)
@@ -93,11 +91,12 @@ class Noise:
     def gumbel(self, position: Tensor, size: int, purpose: int, node: Tensor | None = None) -> Tensor:
         """Standard Gumbel noise float32 [B, P, size] at output indices `position` [B, P], for each token id.
 
-        `node` [B, P], or a shape that broadcasts to it, belongs to DRAFT: the drafted node whose children are drawn,
-        -1 for the base token, while `position` is the base token's output index for all nodes. Drafts overlap: the
-        next one starts inside what was rejected of this one, at a place that a rule such as block verification
-        chose by looking at every drafted token, the rejected ones included. Noise used again there would depend on
-        that choice. A base token's index and a node meet only once, so nothing is used again.
+        `node` [B, P], or a shape that broadcasts to it, belongs to DRAFT: the drafted node whose children are sampled,
+        -1 for the base token, while `position` is the base token's output index for all nodes. Successive drafts
+        overlap: the next one starts inside the refused part of this one, at a place that a rule such as block
+        verification chose by looking at every drafted token, the refused ones included. Noise that is used again there
+        would depend on that choice. Every pair of a base token's index and a node occurs only once, so that no noise is
+        used again.
         """
         words = self._words(position, -(-size // 4), purpose, node)
         return _gumbel(words.flatten(2)[..., :size])
@@ -111,7 +110,7 @@ class Noise:
             )
         # Rows 0 and 1 hold the counter's words 0 and 2, which are multiplied, as int64 below 2^32: the halves of a
         # product are then views, and writing a lower half keeps it there. Of rows 2-3 and 4-5 one pair takes the
-        # products, the other holds words 3 and 1, each where the product is that it meets.
+        # products, the other holds words 3 and 1, in the order of the products that they are combined with.
         table = position.new_zeros(6, *position.shape, blocks, dtype=torch.int64)
         halves = table.view(torch.int32)
         lower = halves[..., ::2]
@@ -152,7 +151,7 @@ def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
 def _gumbel(words: Tensor) -> Tensor:
     """-log(-log u), u = 1 - x from 32-bit words: float32, of the same shape.
 
-    The winning tail is small x, where float32 is fine-grained: -2.8 .. 22.9.
+    Large values come from small x, where float32 is finest; the range is -2.8 to 22.9.
     """
     x = words.float().add_(_HALF).mul_(_TO_UNIT).clamp_(max=_BELOW_ONE)
     exponent, f = _split(_ONE - x)
@@ -168,7 +167,7 @@ def _split(value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _minus_log(exponent: Tensor, f: Tensor) -> Tensor:
-    """-log of what `_split` took apart; every product and every sum is rounded by itself, none is fused."""
+    """-log of the number that `_split` took apart. Every product and every sum is rounded separately, none is fused."""
     square = f * f
     y = f * _MINUS_LOG[0]
     for coefficient in _MINUS_LOG[1:-1]:
@@ -178,14 +177,14 @@ def _minus_log(exponent: Tensor, f: Tensor) -> Tensor:
     return y.sub_(exponent.mul_(_LOG2_HIGH))
 
 
-_AHEAD = 64  # output indices
+_AHEAD = 64  # output indices that are computed at once
 _LOW = 0xFFFFFFFF
-_NUMBERS = 1 << 14  # that many numbers cost little more than one
+_NUMBERS = 1 << 14  # computing this many numbers takes little longer than computing one
 
 
 @dataclass(frozen=True)
 class _NoiseSpan:
-    """Noise [B, W, ..] at `width` output indices from `origin` [B] on."""
+    """Noise [B, W, ..] that has been computed for `width` output indices from `origin` [B] on."""
 
     origin: Tensor
     begin: list[int]
@@ -198,12 +197,13 @@ class _NoiseSpan:
 
 @dataclass(frozen=True)
 class NoiseAhead(Noise):
-    """The same numbers as `Noise`. On the CPU alone, as positions have to reach the host."""
+    """The same numbers as `Noise`, computed for many output indices at once. CPU only, as positions are read on the
+    host."""
 
     _spans: dict[tuple[int, int], _NoiseSpan] = field(default_factory=dict, compare=False, repr=False)
 
     def select(self, rows: Tensor | Sequence[int]) -> "NoiseAhead":
-        """The noise of some rows (indices or a mask), and what of it is made already."""
+        """The noise of some rows (indices or a mask), with what has been computed for them."""
         kept = {}
         for key, one in self._spans.items():
             origin = one.origin[rows]
@@ -211,20 +211,21 @@ class NoiseAhead(Noise):
         return NoiseAhead(self.seeds[rows], self.noise_keys[rows], kept)
 
     def uniform(self, position: Tensor, purpose: int = ACCEPT) -> Tensor:
-        """As `Noise.uniform`, a number a row, in Python's integers: a tenth of the time at batch size 1."""
+        """As `Noise.uniform`, row by row in Python's integers: a tenth of the time at batch size 1."""
         rows = zip(self.seeds.tolist(), self.noise_keys.tolist(), position.tolist())
         words = [_two_words(seed, (0, at & _LOW, key & _LOW, purpose)) for seed, key, at in rows]
         return torch.tensor([((one << 20) + (two >> 12) + 0.5) * 2.0**-52 for one, two in words], dtype=torch.float64)
 
     def gumbel(self, position: Tensor, size: int, purpose: int, node: Tensor | None = None) -> Tensor:
-        """As `Noise.gumbel`, out of what is made or from more of it; that of drafts is made as it is asked for."""
+        """As `Noise.gumbel`, from what has been computed, which is renewed as needed; noise for DRAFT is computed on
+        demand."""
         if purpose == DRAFT:
             return super().gumbel(position, size, purpose, node)
         wanted = position.tolist()
         first, last = list(map(min, wanted)), list(map(max, wanted))
         found = self._spans.get((purpose, size))
         if found is None or not found.covers(first, last):
-            # One more than asked for: behind a draft the trunk itself needs one.
+            # One index more than asked for: the trunk needs noise for the token after a draft too.
             width = max(2 + max(e - f for f, e in zip(first, last)), min(_AHEAD, _NUMBERS // (size * len(first))))
             origin = torch.tensor(first)
             values = super().gumbel(origin[:, None] + torch.arange(width), size, purpose)
@@ -236,7 +237,7 @@ class NoiseAhead(Noise):
 
 
 def _two_words(seed: int, counter: tuple[int, int, int, int]) -> tuple[int, int]:
-    """The first two words of a block of Philox, as in `noise.py`."""
+    """The first two words of a Philox block, the same as those of `Noise._words`."""
     one, two, three, four = counter
     low, high = seed & _LOW, seed >> 32 & _LOW
     for _ in range(10):
@@ -247,8 +248,8 @@ def _two_words(seed: int, counter: tuple[int, int, int, int]) -> tuple[int, int]
 
 
 def noise_of(seeds: list[int], noise_keys: list[int], device: torch.device) -> Noise:
-    """Noise of rows with these seeds and keys."""
-    # A seed is 64 bits; torch's integers have a sign.
+    """The noise of rows with these seeds and keys."""
+    # A seed is an unsigned number of 64 bits; torch's int64 has a sign.
     signed = [(seed + 2**63) % 2**64 - 2**63 for seed in seeds]
     kind = NoiseAhead if device.type == "cpu" else Noise
     return kind(torch.tensor(signed, device=device), torch.tensor(noise_keys, device=device))

@@ -1,6 +1,6 @@
-"""Published systems as whole rows: head family, tapped layers, tree, rule and training loss under one name.
+"""Published systems as presets: head family, tapped layers, tree, rule and training loss under one name.
 
-What each leaves out or does otherwise than its paper is said in `differs`, and from here in the documentation.
+What a preset leaves out or does differently from its paper is in `differs`, which the documentation shows.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """A published system. `strategy` and `options` are a row of the table; `heads` what the configuration of its head
-    set must say (True: anything but nothing), and `training` the options of `speechmtp train heads` that make one."""
+    """A published system. `strategy` and `options` are a row of the strategy table. `heads` are values that the
+    configuration of its head set must have (True: any value that is not empty), `training` are the options of
+    `speechmtp train heads` that train such heads."""
 
     summary: str
     paper: str
@@ -22,7 +23,7 @@ class Preset:
     training: str = ""
 
     def fits(self, config: Any) -> bool:
-        """Whether a head set's configuration is of this kind, and deep enough for the drafts."""
+        """Whether a head set's configuration has these values and is deep enough for the drafts."""
         if config.depth < self.options.get("depth", 1):
             return False
         found = {key: getattr(config, key, None) for key in self.heads}
@@ -30,12 +31,12 @@ class Preset:
 
     @property
     def free(self) -> tuple[str, ...]:
-        """Options that can be given: the head set, and what `tune` chooses."""
+        """The options that can be set: the head set, and what `tune` chooses."""
         return tuple(k for k in ("heads", "theta", "paths") if (k == "heads" and self.heads) or k in self.options)
 
     @property
     def loss(self) -> str:
-        """The training losses as its options say them."""
+        """The options of `training` that set losses, mode or targets."""
         return ", ".join(word for word in self.training.split() if word.startswith(("loss.", "mode=", "targets=")))
 
 
@@ -145,6 +146,6 @@ PRESETS: dict[str, Preset] = {
 
 
 def training_command(name: str, model: str) -> str:
-    """The command that trains the heads of a preset."""
+    """The command line that trains the heads of a preset."""
     preset = PRESETS[name]
     return f"speechmtp train heads --model {model} {preset.training} --train DATA --dev DEV --out {name}"

@@ -1,4 +1,4 @@
-"""Batches decoded by strategies: one trunk, its head sets and perhaps a draft model, whatever the prompts are."""
+"""Decode batches with strategies on one model: a trunk, its head sets and optionally a draft model."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +20,8 @@ from speechmtp.types import Request, Trace
 
 @dataclass
 class Runner:
-    """Decodes requests; `name` is what the user calls the model, `draft` the trunk of a draft model."""
+    """Decodes requests with one model. `heads` are its head sets by name, the first is the default; `draft` is the
+    trunk of a draft model; `name` is the model's name in error messages."""
 
     trunk: Trunk
     heads: Mapping[str, HeadSet]
@@ -30,7 +31,7 @@ class Runner:
     _costs: dict[tuple[str, bool], CostTable] = field(default_factory=dict)
 
     def heads_named(self, name: str = "") -> HeadSet:
-        """A head set by name, the default one for the empty name; a ConfigError where there is none."""
+        """The head set of this name, or the default one for the empty name. ConfigError if it is not loaded."""
         found = self.heads.get(name) if name else next(iter(self.heads.values()), None)
         if found is None and not self.heads:
             raise ConfigError("heads: the model has no heads; load it with heads=, or choose another strategy")
@@ -41,8 +42,8 @@ class Runner:
         return found
 
     def prepared(self, strategy: Strategy) -> Strategy:
-        """The strategy for this model: a preset's head set found, draft lengths that nobody chose as long as the heads
-        can. ConfigError for what the model cannot do."""
+        """Adapt a strategy to this model: choose the head set of a preset, and cut draft depths that were not set
+        explicitly to the depth of the heads. ConfigError if the model lacks what the strategy needs."""
         if "model" in strategy.needs and self.draft is None:
             raise ConfigError(f"strategy {strategy.name}: needs a draft model; load one with draft_model=")
         if "heads" not in strategy.needs:
@@ -65,7 +66,8 @@ class Runner:
         return strategy
 
     def _with_heads(self, strategy: Strategy) -> Strategy:
-        """A preset with a head set of its kind: that named, that of its own name, or the first that fits."""
+        """A preset with a head set that fits it: the one named by `heads`, else one of the preset's name, else the
+        first that fits."""
         preset = strategy.preset
         assert preset is not None
         own = [strategy.name] * (strategy.name in self.heads)
@@ -80,9 +82,12 @@ class Runner:
         )
 
     def usable(self, ctc: bool, drawn: bool = False) -> list[Strategy]:
-        """Every row of the table and every preset that this model can run, at its defaults; with `ctc`, those that need
-        a CTC head too, and unless tokens are `drawn` not those that are made for drawing. Those that repeat a previous
-        pass are for windows that overlap, not for requests of their own."""
+        """All strategies and presets that this model can run, with default options; with `ctc` also those that need a
+        CTC head.
+
+        Unless tokens are sampled (`drawn`), lossy strategies are left out whose rule needs sampling or is greedy match
+        at temperature 0. Strategies that draft a previous pass are left out too, as single requests have none.
+        """
         found = []
         for name in (*STRATEGIES, *PRESETS):
             strategy = make_strategy(name, {})
@@ -97,17 +102,18 @@ class Runner:
         self, requests: Sequence[Request], strategies: Sequence[Strategy],
         row_sampling: RowSampling | Sequence[RowSampling] | None = None, recorded: Recorded | None = None,
     ) -> tuple[list[list[int]], list[Trace]]:  # fmt: skip
-        """Tokens and traces of every request, each by its own strategy; none may be without a drafter."""
+        """Decode every request with its own strategy; return tokens and traces. ConfigError for a strategy without a
+        drafter, or one that this model cannot run."""
         chosen = [self.prepared(one) for one in strategies]
         bound = {one: self.bind(one) for one in dict.fromkeys(chosen)}
         return generate(self.trunk, requests, [bound[one] for one in chosen], row_sampling, self.limits, recorded)
 
     def engine(self, slots: int = 16, recorded: Recorded | None = None) -> Engine:
-        """An engine over the trunk that requests join and leave, each by a strategy of its own."""
+        """An engine on this trunk, which requests join and leave, each with its own strategy."""
         return Engine(self.trunk, slots, self.limits, recorded, bind=lambda one: self.bind(self.prepared(one)))
 
     def bind(self, strategy: Strategy) -> BoundStrategy:
-        """A strategy, prepared for this model, with its heads and its draft length."""
+        """Bind a prepared strategy to this model's heads and costs. ConfigError if the strategy calls no trunk."""
         if strategy.drafter is None or strategy.rule is None:
             raise ConfigError(f"strategy {strategy.name}: calls no trunk, expected one that does; choose another")
         heads = self.heads_named(strategy.heads) if strategy.drafter.heads else None
@@ -115,7 +121,7 @@ class Runner:
         return BoundStrategy(strategy.drafter, strategy.rule, heads, length)
 
     def costs(self, name: str = "", heads: HeadSet | None = None) -> CostTable:
-        """What calls and drafts cost on this machine, measured at the first use."""
+        """The costs of calls and drafts on this machine, measured at the first use."""
         key = name, heads is not None
         if key not in self._costs:
             self._costs[key] = measure_costs(self.trunk, heads=heads)

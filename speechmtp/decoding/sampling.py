@@ -1,9 +1,10 @@
-"""How tokens are drawn: logits processors of transformers, applied alike to the trunk and to what drafts for it, and
-the choice of drafted tokens from a drafter's logits, once for all drafters.
+"""Sampling: logits processors of transformers, applied alike to the trunk and to its drafters, and the choice of
+drafted tokens from a drafter's logits.
 
-Every candidate sees its own prefix: what was emitted, and the drafted tokens on its path. Where the trunk takes its
-first choice, so does the drafter. Where tokens are drawn, drafts are drawn by the trunk's own noise (seeded coupling),
-by noise of their own (ratio rules, which need the distribution they were drawn from), or not at all.
+Every candidate token is processed with its own prefix: the emitted tokens and the drafted tokens on its path. In greedy
+decoding drafters take their most probable tokens. In sampling the rule decides how drafts are sampled: with the trunk's
+own noise (seeded coupling), with noise of their own (ratio rules, which need the distribution that a token was sampled
+from), or not at all.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 Prefixes = Callable[[], Sequence[Sequence[Sequence[int]]]]
 
-# These look at the logits alone, so that all candidates can be processed at once.
+# These read only the logits, not the prefix, so that all candidates can be processed in one call.
 _WITHOUT_PREFIX = (
     EpsilonLogitsWarper, EtaLogitsWarper, MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper,
     TopPLogitsWarper, TypicalLogitsWarper,
@@ -43,8 +44,8 @@ _WITHOUT_PREFIX = (
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How tokens are drawn, under transformers' names; temperature 0 takes the likeliest. Row i of a run draws
-    stream i of `seed`, whatever the batch."""
+    """Sampling options under transformers' names; temperature 0 is greedy decoding. The noise of a request depends on
+    `seed` and on its `noise_key`, not on the batch."""
 
     temperature: Annotated[float, Range(0)] = 0.0
     top_k: Annotated[int, Range(0)] = 0
@@ -55,17 +56,17 @@ class SamplingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """ConfigError for a value that is not allowed."""
+        """Raise ConfigError for a value that is not allowed."""
         check_fields(self, "sampling")
 
     @property
     def plain(self) -> bool:
-        """Whether it is greedy decoding with nothing done to the logits."""
+        """Whether this is greedy decoding with unchanged logits."""
         return self.temperature == 0 and self.processors() is None
 
     def processors(self) -> "Processors | None":
-        """The processors it names, in transformers' order; None where there are none."""
-        # Cutting tokens off changes nothing where the likeliest is taken.
+        """The logits processors in transformers' order; None if there are none."""
+        # Temperature and truncation never change the argmax, so greedy decoding leaves them out.
         drawn = self.temperature > 0
         made: list[Any] = []
         if self.repetition_penalty != 1:
@@ -83,14 +84,14 @@ class SamplingConfig:
         return Processors(made) if made else None
 
     def described(self) -> dict[str, Any]:
-        """What differs from the defaults."""
+        """The fields that differ from their defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 class Processors:
-    """A list of transformers' processors. They have to be pure functions of prefix and logits: they are asked about
-    tokens that are refused afterwards, and about many prefixes at once; what one remembers of an earlier call is wrong
-    then."""
+    """A list of transformers' logits processors. They must be pure functions of prefix and logits: they are called for
+    drafted tokens that may be refused afterwards, and for many prefixes at once, so that state kept from an earlier
+    call would be wrong."""
 
     def __init__(self, processors: Sequence[Any]) -> None:
         self._list = LogitsProcessorList(processors)
@@ -99,20 +100,21 @@ class Processors:
         self._reads_sets = all(
             type(p) is RepetitionPenaltyLogitsProcessor and not getattr(p, "prompt_ignore_length", None)
             for p in readers
-        )  # which tokens are there, not where or how often
+        )  # these depend on the set of tokens in the prefix, not on their order or number
 
     def __call__(self, logits: Tensor, prefixes: Prefixes) -> Tensor:
-        """Processed logits [B, N, V]; `prefixes` gives B lists of N token lists, asked only where one is read."""
+        """Processed logits [B, N, V]. `prefixes` returns B lists of N token lists; it is called only if a processor
+        reads them."""
         rows, nodes, size = logits.shape
         flat = logits.reshape(rows * nodes, size)
         if not self.reads_prefix:
             nothing = torch.zeros(len(flat), 0, dtype=torch.long, device=logits.device)
             return self._run(nothing, flat).view(rows, nodes, size)
         lists = [list(prefix) for row in prefixes() for prefix in row]
-        if self._reads_sets:  # a prefix may repeat itself
+        if self._reads_sets:  # pad by repeating the last token, which leaves the set unchanged
             longest = max(map(len, lists))
             lists = [prefix + prefix[-1:] * (longest - len(prefix)) for prefix in lists]
-        # Processors take rectangular ids: padding would count as tokens, so equal lengths go together.
+        # Processors take rectangular ids and would count padding as tokens, so prefixes are grouped by length.
         groups: dict[int, list[int]] = {}
         for i, prefix in enumerate(lists):
             groups.setdefault(len(prefix), []).append(i)
@@ -125,21 +127,22 @@ class Processors:
 
     def _run(self, ids: Tensor, logits: Tensor) -> Tensor:
         run: Any = self._list
-        processed: Tensor = run(ids, logits.clone())  # some write in place
+        processed: Tensor = run(ids, logits.clone())  # some processors write in place
         return processed
 
 
 @dataclass(frozen=True, eq=False)
 class RowSampling:
-    """How a row's tokens are drawn: processors and, unless the likeliest are taken, a seed of 64 bits; the noise is
-    named by the request's `noise_key`."""
+    """Sampling of one row: processors, and a 64-bit seed of the noise (None: greedy decoding). The request's
+    `noise_key` selects the noise stream of the seed."""
 
     processors: Processors | None = None
     seed: int | None = None
 
     @classmethod
     def of(cls, config: SamplingConfig) -> "RowSampling":
-        """What a configuration says; those that differ by their seed alone have one object of processors."""
+        """The row sampling of a configuration. Configurations that differ only in their seed share one `Processors`
+        object."""
         return cls(_processors_of(replace(config, seed=0)), config.seed if config.temperature > 0 else None)
 
 
@@ -150,8 +153,9 @@ def _processors_of(config: SamplingConfig) -> Processors | None:
 
 @dataclass(frozen=True)
 class PickedTokens:
-    """`tokens` [B, N, k] of N nodes, likeliest first; `confidence` [B, N, k] under the (processed) distribution they
-    are from; `q` [B, N, k, V] the distribution that each was drawn from with its elder siblings taken out, or None."""
+    """`tokens` [B, N, k] chosen after N nodes, in order of rank; `confidence` [B, N, k], their probabilities under the
+    (processed) distribution; `q` [B, N, k, V], the distribution that each was sampled from, elder siblings removed and
+    renormalised, or None where it is not needed."""
 
     tokens: Tensor
     confidence: Tensor
@@ -162,11 +166,11 @@ def pick_tokens(
     state: "DecodeState", logits: Tensor, ids: Tensor | None, level: Tensor | int, prefixes: Prefixes, first: int = 0,
     k: int = 1,
 ) -> PickedTokens:  # fmt: skip
-    """The best `k` tokens, or as many draws without replacement, behind each of N nodes.
+    """Choose `k` tokens after each of N nodes: the most probable ones, or samples without replacement.
 
-    `logits` [B, N, V'] are over all tokens, or over those in `ids` [V']. `level` (or [N]) is the depth of the drafted
-    tokens, 1 right behind the base token; `first` the number of the first node, so that every node has its own noise;
-    `prefixes` gives what stands before each.
+    `logits` [B, N, V'] are over all tokens, or over those in `ids` [V']. `level` (an int or [N]) is the depth of the
+    chosen tokens, 1 directly after the base token. `first` is the number of the first node, so that every node has its
+    own noise. `prefixes` returns the tokens before each choice.
     """
     if state.processors is None and (state.noise is None or state.draws == "best"):
         best = logits.topk(k, -1) if k > 1 else logits.max(-1, keepdim=True)
@@ -195,7 +199,7 @@ def pick_tokens(
 
 
 def _spread(logits: Tensor, ids: Tensor | None, size: int) -> Tensor:
-    """Logits over the whole vocabulary; what cannot be drafted has none."""
+    """Logits over the whole vocabulary, with -inf for tokens that cannot be drafted."""
     if ids is None:
         return logits
     whole = logits.new_full((*logits.shape[:-1], size), -torch.inf)
@@ -203,7 +207,7 @@ def _spread(logits: Tensor, ids: Tensor | None, size: int) -> Tensor:
 
 
 def _without_elders(probs: Tensor, tokens: Tensor) -> Tensor:
-    """Distributions [B, N, k, V] of draws without replacement: each knows that those before it are taken."""
+    """Distributions [B, N, k, V] of sampling without replacement: each lacks the tokens chosen before it."""
     distributions = [probs]
     for j in range(tokens.shape[-1] - 1):
         left = distributions[-1].scatter(-1, tokens[..., j : j + 1], 0.0)

@@ -1,5 +1,5 @@
-"""All that changes while requests are decoded: what a row keeps, what rows of one strategy keep together, and what the
-rows of one trunk call share."""
+"""State that changes during decoding: of one row (`Row`), of the rows of one trunk call (`Batch`), and of the rows of
+one strategy (`DecodeState`)."""
 
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,13 +26,13 @@ Draws = Literal["shared", "own", "best"]
 
 @dataclass(eq=False)
 class Row:
-    """A request in a slot of the engine: what it has said, its counts, and what its drafter (`kept`) and its draft
-    length (`adapted`) keep of it alone."""
+    """A request in a slot of the engine, with its emitted tokens and its trace. `kept` is the state of its drafter and
+    `adapted` the state of its draft length, as far as they concern this row alone."""
 
     slot: int
     request: Request
     limit: int
-    seed: int | None = None  # of its noise, where tokens are drawn
+    seed: int | None = None  # of its noise; None: greedy decoding
     tokens: list[int] = field(default_factory=list)
     trace: Trace = field(default_factory=Trace)
     kept: Any = None
@@ -40,21 +40,22 @@ class Row:
 
     @property
     def prefix(self) -> list[int]:
-        """What stands before the next token, as far as it has ids."""
+        """Token ids before the next token: the request's `ids`, then the emitted tokens."""
         return [*self.request.ids, *self.tokens]
 
     @property
     def done(self) -> bool:
-        """Whether nothing more is said."""
+        """Whether the row has emitted an end token or reached its limit."""
         return self.trace.finished or len(self.tokens) >= self.limit
 
     def position(self, index: int) -> int:
-        """Of output token `index`."""
+        """Position of output token `index`, counted from 0."""
         return self.request.first + self.request.prompt.output_positions.offset(index)
 
 
 def positions_of(rows: Sequence[Row], begin: int, count: int, device: torch.device) -> Tensor:
-    """Positions [B, count] of the output tokens from `begin` on, counted from each row's next one."""
+    """Positions [B, count] int64 of output tokens, starting `begin` tokens after each row's next one (-1: at its last
+    one)."""
     output_positions = rows[0].request.prompt.output_positions
     if not output_positions.table and all(row.request.prompt.output_positions == output_positions for row in rows):
         start = torch.tensor([[row.position(len(row.tokens) + begin)] for row in rows], device=device)
@@ -72,8 +73,9 @@ def positions_of(rows: Sequence[Row], begin: int, count: int, device: torch.devi
 
 @dataclass(frozen=True)
 class Recorded:
-    """What traces keep besides counts: `gaps` and `logprobs` of emitted tokens, what acceptance theory expects of
-    drafts (`overlap`), and true drafting times on a GPU too, which then is waited for (`times`)."""
+    """What traces record besides counts: `gaps` (top-1 minus top-2 logit) and `logprobs` of the emitted tokens,
+    `overlap` (the expected acceptance of drafts, see `record_overlap`), and `times`: drafting times on a GPU too, which
+    costs a synchronisation with it."""
 
     gaps: bool = False
     logprobs: bool = False
@@ -83,8 +85,8 @@ class Recorded:
 
 @dataclass(eq=False)
 class Batch:
-    """The rows of one trunk call, in the order of the cache's from `first` on: those behind their prompts, each of
-    which feeds the `base` token that it said last, or those whose `prompt` is fed now."""
+    """The rows of one trunk call, which are the rows of the cache from `first` on. If `prompt` is set, the call runs
+    their prompts; otherwise it feeds `base` [B], the last emitted token of each row."""
 
     trunk: Trunk
     step: "Step"
@@ -97,45 +99,47 @@ class Batch:
 
     @property
     def timed(self) -> bool:
-        """Whether drafting is timed: on a GPU, which is then waited for, only where somebody asked."""
+        """Whether drafting is timed: always on the CPU; on a GPU only if `recorded.times`, since the clock synchronises
+        with it."""
         return self.recorded.times or self.device.type == "cpu"
 
     @property
     def prompted(self) -> bool:
-        """Whether the prompts' call is done."""
+        """Whether the prompts have been run."""
         return self.prompt is None
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of the cache and of all tensors."""
         return self.cache.device
 
     @property
     def entries(self) -> list[int]:
-        """How many entries each row feeds before its draft."""
+        """Number of entries that each row feeds before its draft: those of its prompt, or 1 for the base token."""
         if self.prompt is None:
             return [1] * len(self.rows)
         return [row.request.prompt.embeddings.shape[1] for row in self.rows]
 
     @property
     def memory_sizes(self) -> list[int] | None:
-        """Entries of each row's memory; None where there are none."""
+        """Number of encoder outputs of each row; None if there are none."""
         memories = [row.request.prompt.memory for row in self.rows]
         found = [memory.shape[1] for memory in memories if memory is not None]
         return found or None
 
     @property
     def rules(self) -> list[TokenRules]:
-        """What each row may say."""
+        """Token rules of each row: end tokens and suppressed tokens."""
         return [row.request.rules for row in self.rows]
 
     def focus(self) -> None:
-        """Have the cache's next calls run over these rows."""
+        """Let the cache's next calls run over these rows."""
         if (self.cache.first, self.cache.last) != (self.first, self.first + len(self.rows)):
             self.cache.focus(self.first, self.first + len(self.rows))
 
     def pending(self) -> Prompt:
-        """What the next call feeds before its draft."""
+        """The entries that the next call feeds before its draft: the prompts, or the base tokens as a prompt of one
+        entry."""
         if self.prompt is not None:
             return self.prompt
         assert self.base is not None
@@ -144,17 +148,19 @@ class Batch:
         return Prompt(embedded, positions[:, :1], torch.ones_like(self.base), positions[:, 1])
 
     def ahead(self, count: int, begin: int = 0) -> Tensor:
-        """Positions [B, count] of the tokens behind what is pending, or from `begin` before them on."""
+        """Positions [B, count] of the tokens after the pending entries; a negative `begin` starts that many tokens
+        earlier."""
         return positions_of(self.rows, begin, count, self.device)
 
 
 @dataclass(eq=False)
 class DecodeState:
-    """Live rows of a batch under one strategy; finished ones leave it. This is what a drafter sees.
+    """State of the rows of a batch that share one strategy (a lane); finished rows leave it. Drafters and draft lengths
+    get this object.
 
-    `places` are the rows' places in the batch. `noise` and `processors` are absent where tokens are neither drawn nor
-    processed. `draws` says how drafts are drawn: by the trunk's own noise (`shared`), by noise of their own (`own`), or
-    not at all (`best`). `drafter_state` and `length_state` are what drafter and draft length keep of all rows together.
+    `places` are the rows' indices in the batch. `noise` is None in greedy decoding, `processors` is None if logits are
+    not processed. `drafter_state` and `length_state` are what the drafter and the draft length keep for all rows
+    together.
     """
 
     bound: "BoundStrategy"
@@ -162,69 +168,70 @@ class DecodeState:
     rows: list[Row]
     places: list[int]
     batch: Batch
-    key: object = None  # rows that have the same go along together
+    key: object = None  # lanes with equal keys are joined
     head_state: Any = None
     drafter_state: Any = None
     length_state: Any = None
     noise: Noise | None = None
     processors: Processors | None = None
-    limits: list[int] | None = None  # most tokens to draft this call, a live row each
+    limits: list[int] | None = None  # most tokens to draft in this call, one number per row
 
     @property
     def draws(self) -> Draws:
-        """How drafts are drawn."""
+        """How drafts are sampled: with the trunk's noise (`shared`), with noise of their own (`own`), or not at all:
+        the drafter's most probable tokens (`best`)."""
         return self.rule.draws
 
     @property
     def by_argmax(self) -> bool:
-        """Whether the trunk's first choices are all that is asked of it."""
+        """Whether the trunk's argmax tokens are all that is needed of its logits."""
         kept = self.batch.recorded
         plain = self.noise is None and self.processors is None
         return plain and self.rule.by_argmax and not (kept.gaps or kept.logprobs or kept.overlap)
 
     @property
     def heads(self) -> HeadSet | None:
-        """The head set that drafts."""
+        """The head set; None if the drafter does not use heads."""
         return self.bound.heads if self.bound.drafter.heads else None
 
     @property
     def step(self) -> "Step":
-        """What runs trunk and heads."""
+        """What runs the trunk and the heads."""
         return self.batch.step
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors live."""
+        """Device of all tensors."""
         return self.batch.device
 
     @property
     def rules(self) -> list[TokenRules]:
-        """What each row may say."""
+        """Token rules of each row: end tokens and suppressed tokens."""
         return [row.request.rules for row in self.rows]
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The end tokens; drafters say the first."""
+        """The end tokens; drafters propose the first one."""
         return self.rows[0].request.rules.eos
 
     @property
     def eos(self) -> int:
-        """The end token that drafters say; -1, which no draft has, where nothing ends a text."""
+        """The end token that drafters propose; -1, which is no token, if there are no end tokens."""
         return self.ends[0] if self.ends else -1
 
     @property
     def prompted(self) -> bool:
-        """Whether the prompt's call is done."""
+        """Whether the prompts have been run."""
         return self.batch.prompted
 
     @property
     def drawn(self) -> list[int]:
-        """Output index of the next token of every row."""
+        """Output index of each row's next token."""
         return [len(row.tokens) for row in self.rows]
 
     @property
     def base_index(self) -> Tensor:
-        """`drawn` as a tensor [B]."""
+        """`drawn` as an int64 tensor [B]."""
         return torch.tensor(self.drawn, dtype=torch.long, device=self.device)
 
     def base_tokens(self) -> Tensor:
@@ -234,11 +241,12 @@ class DecodeState:
         return base if len(self.rows) == len(self.batch.rows) else base[torch.tensor(self.places, device=base.device)]
 
     def ahead(self, count: int) -> Tensor:
-        """Positions [B, count] of the entries behind the last committed ones: the base token and what follows it."""
+        """Positions [B, count] of the base token and of the tokens after it."""
         return positions_of(self.rows, -1, count, self.device)
 
     def asked_ahead(self) -> Callable[[int], Tensor]:
-        """`ahead` for a head state, which this state holds and which must not hold it."""
+        """`ahead` as a function for the head state. It refers to this state weakly, since this state holds the head
+        state."""
         mine = weakref.ref(self)
 
         def ahead(count: int) -> Tensor:
@@ -249,12 +257,12 @@ class DecodeState:
         return ahead
 
     def count_draft_calls(self, calls: int = 1) -> None:
-        """Note forwards of a drafter's own model, of every row."""
+        """Count forward passes made for drafting, by a draft model or by the trunk, in every row's trace."""
         for row in self.rows:
             row.trace.draft_calls += calls
 
     def keep(self, kept: list[int]) -> None:
-        """Keep the rows at `kept`, in this order, in all but the batch."""
+        """Keep the rows at `kept`, in this order; the caller updates `places` and the batch."""
         if kept != list(range(len(self.rows))):
             self.rows = [self.rows[i] for i in kept]
             if self.head_state is not None:
@@ -264,7 +272,7 @@ class DecodeState:
             self.drafter_state = self.bound.drafter.keep(self.drafter_state, kept)
 
     def take(self, kept: list[int]) -> "DecodeState":
-        """A state of copies of these rows, of no batch's rows yet."""
+        """A state with copies of the rows at `kept`, which have no place in a batch yet."""
         other = DecodeState(self.bound, self.rule, [self.rows[i] for i in kept], [], self.batch, self.key)
         other.processors, other.length_state = self.processors, self.length_state
         if self.head_state is not None:
@@ -276,7 +284,7 @@ class DecodeState:
         return other
 
     def join(self, other: "DecodeState") -> None:
-        """Another state's rows behind these; the other is of no use any more."""
+        """Append the rows of another state, which must not be used afterwards."""
         self.drafter_state = self.bound.drafter.join(self, other)
         if self.head_state is not None:
             self.head_state.join(other.head_state)
@@ -286,5 +294,5 @@ class DecodeState:
         other.close()
 
     def close(self) -> None:
-        """Let go of all tensors."""
+        """Drop the head state, the drafter's state and the noise, so that their tensors are freed."""
         self.head_state = self.drafter_state = self.noise = None

@@ -1,7 +1,8 @@
-"""The seam of a decoding step: what runs trunk and heads, behind one face.
+"""The interface to what runs the trunk and the heads in a decoding step.
 
-In go tokens, parents, positions and rows; out come choices or logits, states and taps. Here it is the modules called
-one by one; a native call or a captured graph takes its place in `make_step`, the one place that chooses.
+It takes tokens, parents, positions and rows, and returns argmax tokens or logits, hidden states and taps. `EagerStep`
+calls the modules one by one. Another implementation, such as a native call or a captured CUDA graph, is to be chosen in
+`make_step`, the only place that chooses.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +18,14 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, States, TokenRules
 
-TokenPicker = Callable[[Tensor, int], Tensor]  # logits [B, 1, V'] and depth -> tokens [B, 1] to go on behind
+TokenPicker = Callable[[Tensor, int], Tensor]  # logits [B, 1, V'] and depth -> tokens [B, 1] that continue the chain
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """What a trunk call gives: the embeddings `inputs` [B, Q, C] and `positions` [B, Q] that it read, its `states`, and
-    for the last pending entry and every drafted one the `choices` [B, P + 1], or the `logits` [B, P + 1, V], of what
-    follows, by the rows' own rules."""
+    """Result of a trunk call: the embeddings `inputs` [B, Q, C] and `positions` [B, Q] that it read, and its `states`.
+    For the last pending entry and for each drafted token it has the argmax `choices` [B, P + 1] of the next token or
+    its `logits` [B, P + 1, V], with each row's token rules applied."""
 
     inputs: Tensor
     positions: Tensor
@@ -33,48 +34,53 @@ class Stepped:
     logits: Tensor | None
 
     def tapped(self, taps: list[int]) -> "Stepped":
-        """With these of the taps alone."""
+        """The same result with only the taps at these indices."""
         hidden, found = self.states.hidden, self.states.taps
         return replace(self, states=States(hidden, found[:, :, taps] if found is not None and taps else None))
 
     def rows(self, at: Tensor) -> "Stepped":
-        """What heads read of some rows."""
+        """The inputs, positions and states of the rows at `at`, for their heads; `choices` and `logits` stay those of
+        all rows."""
         taps = self.states.taps
         states = States(self.states.hidden[at], None if taps is None else taps[at])
         return replace(self, inputs=self.inputs[at], positions=self.positions[at], states=states)
 
 
 class Step(Protocol):
-    """What runs trunk and heads."""
+    """What runs the trunk and the heads."""
 
     def run(self, batch: Batch, draft: Draft, taps: tuple[int, ...], choices: bool) -> Stepped:
-        """One trunk call over each row's pending entries and its draft; `choices` are enough where no rule, processor
-        or noise looks at logits. Nothing is committed."""
+        """Run one trunk call over each row's pending entries and its draft; nothing is committed. `taps` are the layers
+        whose outputs heads read. With `choices` the result has argmax tokens instead of logits, which is enough if no
+        rule, processor or noise needs logits."""
 
     def advance(
         self, heads: HeadSet, state: Any, stepped: Stepped, keep: Tensor, count: Tensor, counts: Sequence[int]
     ) -> None:
-        """Heads take in the states of the entries `keep` [B, A], of which `count` [B] were committed."""
+        """Update the heads' state with the trunk states of the entries `keep` [B, A], of which `count` [B] were
+        committed; `counts` are the same numbers on the host."""
 
     def level(self, heads: HeadSet, state: Any, d: int, tokens: Tensor, parent: Tensor) -> Tensor:
-        """Logits [B, P, V'] of the heads' level d behind nodes of the level above."""
+        """Logits [B, P, V'] of the heads' level `d` after the nodes `tokens` [B, P] of the level above, whose parents
+        `parent` [B, P] are indices into the level above that."""
 
     def levels(self, heads: HeadSet, state: Any, depth: int) -> Tensor:
-        """Logits [B, depth, V'] of all levels of heads that read no drafted token."""
+        """Logits [B, depth, V'] of all levels, for heads that read no drafted tokens."""
 
     def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
-        """Levels `first` + 1 to `depth` of a chain one after another, each behind what `pick` takes of the one
-        before; `base` [B, 1] is what the first of them stands behind."""
+        """Run the levels `first` + 1 to `depth` of a chain one after another; each level follows the token that `pick`
+        chooses from the logits of the level before. `base` [B, 1] is the token that the first of these levels
+        follows."""
 
 
 class EagerStep:
-    """The modules of a trunk and of its heads, called one by one."""
+    """Calls the modules of a trunk and of its heads one by one."""
 
     def __init__(self, trunk: Trunk) -> None:
         self.trunk = trunk
 
     def run(self, batch: Batch, draft: Draft, taps: tuple[int, ...], choices: bool) -> Stepped:
-        """One trunk call."""
+        """See `Step.run`."""
         inputs, positions, ancestors = lay_out(batch, draft)
         batch.focus()
         states = self.trunk.extend(inputs, positions, ancestors, batch.cache, taps)
@@ -87,33 +93,33 @@ class EagerStep:
     def advance(
         self, heads: HeadSet, state: Any, stepped: Stepped, keep: Tensor, count: Tensor, counts: Sequence[int]
     ) -> None:
-        """Heads take in what was committed."""
+        """See `Step.advance`."""
         heads.advance(state, stepped.states, stepped.inputs, stepped.positions, keep, count, counts)
 
     def level(self, heads: HeadSet, state: Any, d: int, tokens: Tensor, parent: Tensor) -> Tensor:
-        """Logits of one level."""
+        """See `Step.level`."""
         return heads.logits(heads.expand(state, d, tokens, parent), d, state.unembed)
 
     def levels(self, heads: HeadSet, state: Any, depth: int) -> Tensor:
-        """Logits of all levels."""
+        """See `Step.levels`."""
         return heads.all_logits(heads.all_features(state)[:, :depth], state.unembed)
 
     def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
-        """A level after the other."""
+        """See `Step.chain`."""
         tokens, parent = base, torch.zeros_like(base)
         for d in range(first + 1, depth + 1):
             tokens = pick(self.level(heads, state, d, tokens, parent), d)
 
 
 def make_step(trunk: Trunk) -> Step:
-    """What runs this trunk and its heads best, on the device where it is."""
+    """Choose the implementation of `Step` for this trunk and its device; so far there is only `EagerStep`."""
     return EagerStep(trunk)
 
 
 def ruled(logits: Tensor, rules: Sequence[TokenRules], begin: bool) -> Tensor:
-    """Logits [B, P + 1, V] with the lowest number at what each row's rules forbid; where they are of the prompt's call
-    (`prompt_tokens`), the first ones know what may not come first."""
-    # Rows of one model share one object; to hash it would look at every id.
+    """Logits [B, P + 1, V] with the lowest finite number at the tokens that each row's rules suppress. With `begin`,
+    for the call that runs the prompts, the first slot also loses the tokens of `begin_suppress`."""
+    # Rows of one model share one object; hashing it would read every id.
     kinds = rules[:1] if all(rule is rules[0] for rule in rules) else list(dict.fromkeys(rules))
     for kind in kinds:
         rows = None if len(kinds) == 1 else [i for i, rule in enumerate(rules) if rule == kind]
@@ -138,7 +144,7 @@ _KNOWN: dict[tuple[int, torch.device], tuple[tuple[int, ...], Tensor]] = {}
 
 
 def _ids(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    """The ids as a tensor, made once for each tuple; the tuple is kept, so that its number is its own."""
+    """The ids as a tensor, made once per tuple. The cache holds the tuple too, so that its `id` is not reused."""
     found = _KNOWN.get((id(ids), device))
     if found is None:
         if len(_KNOWN) > 64:

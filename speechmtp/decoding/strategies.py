@@ -1,4 +1,5 @@
-"""Strategies: a drafter, a rule and a draft length, made in Python or from their names and options in text."""
+"""Strategies: a drafter, an acceptance rule and a draft length, made in Python or parsed from their names and
+options."""
 
 import dataclasses
 import difflib
@@ -18,18 +19,19 @@ from speechmtp.decoding.rules.table import RULES
 from speechmtp.decoding.strategy_table import STRATEGIES, Option, Row, check_combination
 from speechmtp.errors import ConfigError
 
-_SHOWN = ("depth", "theta", "measure")  # stand in every label, other options where they are not at their defaults
+_SHOWN = ("depth", "theta", "measure")  # always in labels; other options only if they differ from their defaults
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to decode; configuration only. For example `Strategy(HeadChain(depth=3), Typical(epsilon=0.1))`.
+    """A decoding strategy; configuration only. For example `Strategy(HeadChain(depth=3), Typical(epsilon=0.1))`.
 
-    Without a drafter and a rule (`ctc-only`) the trunk is not called at all; `length` None means drafts of fixed
+    Without a drafter and a rule (`ctc-only`) the trunk is not called at all; with `length` None, drafts have a fixed
     length. `heads` names the head set that drafts, empty for the model's default. `name` is that of a row of
-    `STRATEGIES` or of a preset; left out, it is found by the parts, and `given`, the options that somebody chose, are
-    then those that differ from the defaults. `preset` is the published system that it stands for. ConfigError for parts
-    that mean nothing together.
+    `STRATEGIES` or of a preset, and `given` are the options that were set explicitly. If `name` is left out, it is
+    found from the parts, and `given` are the options that differ from their defaults. `preset` is the published system
+    that the strategy stands for. ConfigError if there is a drafter without a rule or a rule without a drafter, or if
+    the two cannot be combined.
     """
 
     drafter: Drafter | None
@@ -53,12 +55,12 @@ class Strategy:
 
     @property
     def exact(self) -> bool:
-        """Whether it follows the trunk's own distribution."""
+        """Whether the output follows the trunk's own distribution."""
         return self.rule is not None and self.rule.exact
 
     @property
     def needs(self) -> set[str]:
-        """What it needs besides a trunk: `heads`, and the names of sources of requests."""
+        """What the strategy needs besides a trunk: `heads`, and names of request sources such as `ctc` or `model`."""
         if self.drafter is None:
             return {"ctc"}
         found = {self.drafter.source.name} if self.drafter.source else set()
@@ -66,13 +68,13 @@ class Strategy:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """Its options by name, without those that have no value."""
+        """Its options by name; options without a value are left out."""
         values = {key: self._value(option) for key, option in self._known.items()}
         return {key: value for key, value in values.items() if value is not None}
 
     @cached_property
     def label(self) -> str:
-        """Name and options as they are written on the command line; those at their defaults are left out."""
+        """Name and options as they are written on the command line; most options at their defaults are left out."""
         if self.preset is not None:
             parts = [f"{key}={value}" for key, value in self.given.items()]
         else:
@@ -81,7 +83,8 @@ class Strategy:
         return ":".join([self.name, *([",".join(parts)] if parts else [])])
 
     def with_max_depth(self, depth: int) -> "Strategy":
-        """The same for heads of `depth`: drafts whose length nobody chose are made as long as these can."""
+        """The strategy for heads of depth `depth`: a draft depth or a tree that was not set explicitly is cut to it.
+        Presets are left as they are."""
         given, drafter = self.given, self.drafter
         if self.preset is not None or drafter is None:
             return self
@@ -95,7 +98,8 @@ class Strategy:
         return replace(self, drafter=drafter, given={**given, "depth": depth})
 
     def _found_name(self) -> str:
-        """The row that makes these parts, one of its own rule first; else the names of their classes."""
+        """The name of the table row that can make these parts, preferably a row with this rule; else the names of their
+        classes."""
         parts = self.drafter, self.rule, self.length
         fitting = [name for name, row in STRATEGIES.items() if row.makes(*parts)]
         own = [name for name in fitting if type(STRATEGIES[name].rule) is type(self.rule)]
@@ -103,24 +107,24 @@ class Strategy:
 
     @property
     def _row(self) -> Row:
-        """Its row of the table; one of its own where it has none."""
+        """Its row of the table; a row of its own parts if there is none."""
         found = STRATEGIES.get(self.name if self.preset is None else self.preset.strategy)
         return found or Row("", self.drafter, self.rule)
 
     @cached_property
     def _known(self) -> dict[str, Option]:
-        """The options that it has, by name."""
+        """The options that it can have, by name."""
         return self._row.options_with(self.rule, self.length)
 
     def _value(self, option: Option) -> Any:
-        """What an option is set to; None if it has no value."""
+        """The value of an option; None if it has none."""
         if option.part == "paths":
             return self.drafter.paths if isinstance(self.drafter, HeadTree) else None
         if option.part == "strategy":
             rule = None if self.rule is None or type(self.rule) is GreedyMatch else self.rule.name
             length = None if self.length is None else self.length.name
             return {"heads": self.heads or None, "rule": rule, "length": length}[option.field]
-        if option.part == "drafter" and option.kind is not type(self.drafter):  # of the chain that a tree replaces
+        if option.part == "drafter" and option.kind is not type(self.drafter):  # of the chain that a tree replaced
             chosen = {**(self.preset.options if self.preset else {}), **self.given}
             return int(chosen.get(option.field, option.default))
         parts = {"drafter": self.drafter, "rule": self.rule, "length": self.length}
@@ -128,7 +132,8 @@ class Strategy:
 
 
 def parse_strategy(text: str) -> Strategy:
-    """A strategy or preset from `name` or `name:key=value,key=value`."""
+    """Parse a strategy or preset from `name` or `name:key=value,key=value`. ConfigError for an unknown name, or for an
+    option that is unknown or not allowed."""
     name, _, rest = text.strip().partition(":")
     if name not in STRATEGIES and name not in PRESETS:
         known = [*STRATEGIES, *PRESETS]
@@ -145,7 +150,8 @@ def parse_strategy(text: str) -> Strategy:
 
 
 def make_strategy(name: str, given: Mapping[str, Any]) -> Strategy:
-    """A strategy of the table, or a preset, with some options, as text or as values; the others keep their defaults."""
+    """Make a strategy of the table or a preset with some options, given as text or as values; the others keep their
+    defaults. `name` must be a known one. ConfigError for an option that is unknown or not allowed."""
     if name in PRESETS:
         return _make_preset(name, given)
     row, where = STRATEGIES[name], f"strategy {name}"
@@ -166,7 +172,7 @@ def make_strategy(name: str, given: Mapping[str, Any]) -> Strategy:
 
 
 def _make_preset(name: str, given: Mapping[str, Any]) -> Strategy:
-    """The strategy of a published system; only its `free` options can be given."""
+    """The strategy of a published system; only its `free` options can be set."""
     preset = PRESETS[name]
     for key in given:
         if key not in preset.free:
@@ -179,7 +185,7 @@ def _make_preset(name: str, given: Mapping[str, Any]) -> Strategy:
 
 
 def _named(table: Mapping[str, type], option: str, name: Any, where: str) -> Any:
-    """A class of a table by its name."""
+    """Look up a class in a table; ConfigError if the name is not there."""
     if name not in table:
         several = "one of " if len(table) > 2 else ""
         raise ConfigError(f"{where}: {option}={name!r}, expected {several}{in_words(list(table))}")
@@ -187,7 +193,7 @@ def _named(table: Mapping[str, type], option: str, name: Any, where: str) -> Any
 
 
 def _read(options: Mapping[str, Option], given: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    """Values of given options, converted and checked, by the part that they belong to and its field."""
+    """Convert and check the given option values; the result maps each part to its fields and their values."""
     found: dict[str, dict[str, Any]] = {part: {} for part in ("drafter", "rule", "length", "paths", "strategy")}
     for key, value in given.items():
         option = options.get(key)
@@ -206,14 +212,14 @@ def _read(options: Mapping[str, Option], given: Mapping[str, Any], where: str) -
 
 
 def _with(config: Any, values: Mapping[str, Any]) -> Any:
-    """A drafter, rule or length with some of its options changed."""
+    """A copy of a drafter, rule or length with some fields changed."""
     return replace(config, **values) if values else config
 
 
 def split_strategies(text: str) -> list[str]:
-    """The parts of a list such as `ar,verify:depth=3,threshold:theta=0.9,depth=5`.
+    """Split a list such as `ar,verify:depth=3,threshold:theta=0.9,depth=5`; ConfigError if it is empty.
 
-    A comma starts a new strategy unless what follows is an option of the one before.
+    A comma starts a new strategy unless an option (`key=value`) follows it.
     """
     groups: list[str] = []
     for part in filter(None, (p.strip() for p in text.split(","))):
@@ -228,5 +234,5 @@ def split_strategies(text: str) -> list[str]:
 
 
 def parse_strategies(text: str) -> list[Strategy]:
-    """The strategies of a list, see `split_strategies`."""
+    """Parse a list of strategies, see `split_strategies`."""
     return [parse_strategy(part) for part in split_strategies(text)]

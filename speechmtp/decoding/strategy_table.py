@@ -1,7 +1,7 @@
-"""The table of strategies, drafter x rule x draft length under a name, and the options that each offers.
+"""The table of strategies: each name stands for a drafter and an acceptance rule, and the options that it offers.
 
-A new strategy is one line of `STRATEGIES`. Its options are the fields of its drafter, rule and length; what each may be
-stands with the field, its default in the line.
+A new strategy is one entry of `STRATEGIES`. Its options are the fields of its drafter, rule and draft length. The
+annotations of the fields say which values are allowed, the objects in the entry hold the defaults.
 """
 
 import dataclasses
@@ -42,8 +42,8 @@ from speechmtp.errors import ConfigError
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a strategy: the `field` of its drafter, rule or length (of class `kind`), or one of the strategy
-    itself: the tree's `paths`, the name of the `heads`, which `rule` and which `length`."""
+    """An option of a strategy: the `field` of its drafter, rule or draft length (of class `kind`), or one of the
+    strategy itself: the `paths` of a tree, the name of the `heads`, the `rule` or the `length`."""
 
     part: Literal["drafter", "rule", "length", "paths", "strategy"]
     field: str
@@ -52,7 +52,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """What it may be, in words."""
+        """The allowed values, in words."""
         if self.kind is not None:
             return allowed_values(self.kind, self.field)
         return {"rule": in_words(list(RULES)), "length": in_words(list(LENGTHS))}.get(self.field, "a name")
@@ -60,10 +60,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Row:
-    """A named strategy: what it does, and its drafter and rule, whose values are the defaults of its options.
+    """A named strategy: a summary, and its drafter and rule, whose field values are the defaults of its options.
 
-    `closed` are fields of the drafter that it does not offer. With `takes_paths` the chain of heads becomes a tree if
-    `paths` are given. Strategies that verify by greedy match offer other rules; and lengths, if their drafter does.
+    `closed` are fields of the drafter that are not offered as options. With `takes_paths` the option `paths` replaces
+    the chain of heads by a tree. Strategies whose rule is greedy match offer the other rules too, and draft lengths if
+    their drafter `adapts`.
     """
 
     summary: str
@@ -74,22 +75,22 @@ class Row:
 
     @property
     def takes_rule(self) -> bool:
-        """Whether another rule can be asked for, `rule=NAME`."""
+        """Whether another rule can be chosen with `rule=NAME`."""
         return type(self.rule) is GreedyMatch and self.drafter is not None and not self.drafter.exact_rules_only
 
     @property
     def takes_length(self) -> bool:
-        """Whether a draft length can be asked for, `length=NAME`."""
+        """Whether a draft length can be chosen with `length=NAME`."""
         return self.takes_rule and self.drafter is not None and self.drafter.adapts
 
     @property
     def options(self) -> dict[str, Option]:
-        """Its options at its own rule and without a length, in the order in which labels have them."""
+        """Its options with its own rule and without a draft length, in the order of labels."""
         return self.options_with(self.rule, None)
 
     def options_with(self, rule: AcceptanceRule | None, length: LengthConfig | None) -> dict[str, Option]:
-        """Its options with a rule and a length that were asked for. Where names clash, the drafter's option has the
-        bare name, the rule's is `rule.NAME` and the length's `length.NAME`."""
+        """Its options with the chosen rule and draft length. Where names clash, the drafter's option has the bare name,
+        the rule's is `rule.NAME` and the length's `length.NAME`."""
         found: dict[str, Option] = {}
         _add_fields(found, "drafter", self.drafter, self.closed)
         if not self.takes_rule:
@@ -107,7 +108,7 @@ class Row:
         return found
 
     def makes(self, drafter: Drafter | None, rule: AcceptanceRule | None, length: LengthConfig | None) -> bool:
-        """Whether its options can say this drafter, rule and length."""
+        """Whether its options can express this drafter, rule and draft length."""
         if type(drafter) is not type(self.drafter) or (type(rule) is not type(self.rule) and not self.takes_rule):
             return False
         if RULES.get(getattr(rule, "name", "")) is not type(rule) and rule is not None:
@@ -116,7 +117,7 @@ class Row:
             return False
         for name, default in _values(self.drafter).items():
             value = getattr(drafter, name)
-            # Closed fields stay as they are, and what has a value by default cannot be given none.
+            # Closed fields are fixed, and an option that has a default value cannot be set to None.
             if value != default and (name in self.closed or value is None):
                 return False
         return True
@@ -125,19 +126,19 @@ class Row:
 def _add_fields(
     found: dict[str, Option], part: Literal["drafter", "rule", "length"], config: Any, closed: tuple[str, ...] = ()
 ) -> None:
-    """Add the fields of a drafter, rule or length."""
+    """Add the fields of a drafter, rule or length to the options in `found`."""
     for field, default in _values(config).items():
         if field not in closed:
             found[f"{part}.{field}" if field in found else field] = Option(part, field, type(config), default)
 
 
 def _values(config: Any) -> dict[str, Any]:
-    """The fields of a drafter, rule or length, and their values."""
+    """The fields of a drafter, rule or length with their values."""
     return {} if config is None else {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
 def check_combination(drafter: Drafter, rule: AcceptanceRule) -> None:
-    """ConfigError for a rule that means nothing with a drafter, by what both say of themselves."""
+    """Raise ConfigError if a rule cannot be used with a drafter, according to their class attributes."""
     if rule.instead_on_trees and drafter.branches:
         raise tree_refused(rule)
     found = f"{rule.name or type(rule).__name__} with {drafter.name or type(drafter).__name__}"
@@ -148,7 +149,7 @@ def check_combination(drafter: Drafter, rule: AcceptanceRule) -> None:
 
 
 def rules_for(drafter: Drafter) -> list[str]:
-    """Names of the rules that mean something with a drafter, each at its defaults."""
+    """Names of the rules that can be used with a drafter, each with its default options."""
     found = []
     for name, kind in RULES.items():
         try:
@@ -159,7 +160,7 @@ def rules_for(drafter: Drafter) -> list[str]:
     return found
 
 
-_UNSURE = ("theta", "measure")  # how a chain of heads ends where they are unsure
+_UNSURE = ("theta", "measure")  # the options by which a chain of heads stops at low confidence
 
 STRATEGIES: dict[str, Row] = {
     "ar": Row(

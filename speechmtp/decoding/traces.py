@@ -1,6 +1,5 @@
-"""What a call emitted: read from the device at once, trimmed at end tokens and limits, and counted in the traces; and
-what looks wrong about an output.
-"""
+"""The outcome of a call: copied to the host, trimmed at end tokens and limits, and counted in the traces; and flags for
+outputs that look wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from speechmtp.types import Accepted, Draft
 
 @dataclass(frozen=True)
 class CallOutcome:
-    """A call's outcome on the host: of each row the drafted `tokens` (-1 absent), the accepted `paths` among them,
-    their `counts`, and the token that comes `next`."""
+    """The outcome of a call on the host, one item per row: the drafted `tokens` (-1: absent), the node indices of the
+    accepted `paths`, their `counts`, and the token `next` that follows them."""
 
     tokens: list[list[int]]
     paths: list[list[int]]
@@ -25,7 +24,7 @@ class CallOutcome:
 
 
 def read_outcome(draft: Draft, accepted: Accepted) -> CallOutcome:
-    """All that the host has to know of a call, as one packed tensor."""
+    """Copy all that the host needs of a call in one packed tensor."""
     size = draft.tokens.shape[1]
     parts = [accepted.count[:, None], accepted.next[:, None], draft.tokens]
     rows = torch.cat(parts if draft.chain else [*parts, accepted.path], 1).tolist()
@@ -38,8 +37,8 @@ def read_outcome(draft: Draft, accepted: Accepted) -> CallOutcome:
 
 
 def record_outcome(batch: Batch, said: CallOutcome) -> list[list[int]]:
-    """Append and count what is emitted, trimmed at end tokens and limits, an end token winning over a limit; that, a
-    row each."""
+    """Append each row's new tokens and update its trace; return the new tokens of each row. They are cut after the
+    first end token and at the row's limit; a row is finished if an end token is among what remains."""
     emitted = []
     for row, entries, drafts, path, following in zip(batch.rows, batch.entries, said.tokens, said.paths, said.next):
         trace, ends = row.trace, row.request.rules.eos
@@ -58,7 +57,7 @@ def record_outcome(batch: Batch, said: CallOutcome) -> list[list[int]]:
         trace.fed += entries + drafted
         trace.emitted += len(new)
         for values in (trace.gaps, trace.logprobs):
-            # What the judge noted of the call goes up to what was emitted of it.
+            # `record_scores` has added values for the whole accepted path; drop those of tokens that were cut.
             del values[len(row.tokens) :]
         if drafted:
             kept = min(len(path), len(new))
@@ -73,8 +72,8 @@ def record_outcome(batch: Batch, said: CallOutcome) -> list[list[int]]:
 
 
 def record_scores(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:
-    """Note, where it is asked for, top-1 minus top-2 logit and log probability of each token that a call chose, all of
-    them: `record_outcome` cuts off what is not emitted."""
+    """Record, if asked for, the top-1 minus top-2 logit and the log probability of each token that a call chose.
+    `record_outcome` drops those of tokens that are not emitted."""
     wanted = state.batch.recorded
     if not (wanted.gaps or wanted.logprobs):
         return
@@ -98,8 +97,9 @@ def record_scores(state: DecodeState, target: Tensor, draft: Draft, accepted: Ac
 
 
 def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:
-    """Add, where a first child was asked (behind the base token and each accepted node), sum over v of min(p, q): the
-    rate at which a single draw from q stays under the ratio rule."""
+    """Add to the trace, for the first child of the base token and of each accepted node, the sum over v of min(p(v),
+    q(v)): the expected acceptance rate of a single sample from q under the ratio rule. For a draft without q, add p of
+    the child."""
     probs = probs_of(target)
     for place, row in enumerate(state.rows):
         trace, parents = row.trace, draft.parent[place].tolist()
@@ -121,8 +121,8 @@ LONGEST_PERIOD, REPEATS, MIN_TOKENS = 16, 4, 12
 
 
 def flags_of(tokens: Sequence[int], ends: Sequence[int]) -> tuple[str, ...]:
-    """`empty`: no token before the end; `limit`: no end token came; `repetition`: the output ends in the same up to 16
-    tokens at least 4 times over, 12 tokens or more."""
+    """Flags of an output. `empty`: no token before the end; `limit`: no end token; `repetition`: the output ends in at
+    least 4 repetitions of the same up to 16 tokens, 12 tokens or more."""
     found = []
     text = [token for token in tokens if token not in ends]
     if not text:

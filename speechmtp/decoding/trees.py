@@ -1,4 +1,4 @@
-"""Shapes of draft trees: which ranks are drafted behind which, and how a shape grows from measured acceptance."""
+"""Shapes of draft trees, and how to grow a shape from measured acceptance rates."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from itertools import accumulate
 from speechmtp.errors import ConfigError
 
 MAX_NODES = 256
-RANKS = 10  # a rank is one digit
+RANKS = 10  # a rank is written as one digit
 
 Path = tuple[int, ...]
 Acceptance = Sequence[Sequence[float]] | Callable[[int, int], float]
@@ -17,14 +17,15 @@ Acceptance = Sequence[Sequence[float]] | Callable[[int, int], float]
 
 @dataclass(frozen=True)
 class TreeShape:
-    """Nodes as paths of ranks: (0, 2) is the third choice behind the first. Level by level, siblings by rank, so that
-    parents stand before their children and siblings in the order in which they are drawn."""
+    """A draft tree as paths of ranks: (0, 2) is the third choice after the first choice. Nodes are sorted by level,
+    siblings by rank, so that parents come before their children and siblings in the order of sampling."""
 
     paths: tuple[Path, ...]
 
     @classmethod
     def parse(cls, text: str) -> "TreeShape":
-        """A shape from its `label`; parents have to be there before their children. ConfigError names a wrong path."""
+        """Parse a shape from its `label`, such as `0.00.1`; parents must come before their children. ConfigError for a
+        wrong path or too many nodes."""
         found: dict[str, Path] = {}
         for part in text.split("."):
             if not (part.isascii() and part.isdigit()):
@@ -42,45 +43,45 @@ class TreeShape:
 
     @classmethod
     def of(cls, paths: Iterable[Path]) -> "TreeShape":
-        """A shape of paths in any order, closed under parents."""
+        """A shape of paths in any order; the parent of every path must be among them."""
         return cls(tuple(sorted(paths, key=lambda path: (len(path), path))))
 
     @property
     def label(self) -> str:
-        """The shape as a strategy's option."""
+        """The shape as text, as the option `paths` of a strategy has it."""
         return ".".join("".join(map(str, path)) for path in self.paths)
 
     @property
     def depth(self) -> int:
-        """The deepest level, 1 right behind the base token; 0 without nodes."""
+        """The deepest level, counted from 1 directly after the base token; 0 without nodes."""
         return len(self.paths[-1]) if self.paths else 0
 
     @cached_property
     def width(self) -> int:
-        """Ranks in use."""
+        """Number of ranks in use."""
         return 1 + max((path[-1] for path in self.paths), default=-1)
 
     @cached_property
     def parents(self) -> tuple[int, ...]:
-        """Each node's parent, -1 for the base token."""
+        """The index of each node's parent, -1 for the base token."""
         index = {path: node for node, path in enumerate(self.paths)}
         return tuple(index.get(path[:-1], -1) for path in self.paths)
 
     @cached_property
     def chain(self) -> bool:
-        """Whether each node stands behind the one before it."""
+        """Whether the tree is a chain: every node's parent is the node before it."""
         return self.parents == tuple(range(-1, len(self.paths) - 1))
 
     @cached_property
     def levels(self) -> tuple[tuple[int, ...], ...]:
-        """Nodes of each level."""
+        """The node indices of each level."""
         found: list[list[int]] = [[] for _ in range(self.depth)]
         for node, path in enumerate(self.paths):
             found[len(path) - 1].append(node)
         return tuple(map(tuple, found))
 
     def cut(self, depth: int) -> "TreeShape":
-        """The shape without what is deeper than `depth`."""
+        """The shape without nodes deeper than `depth`."""
         return self if depth >= self.depth else _cut(self, depth)
 
 
@@ -90,13 +91,15 @@ def _cut(shape: TreeShape, depth: int) -> TreeShape:
 
 
 def grow(acceptance: Acceptance, nodes: int, cost: Callable[[int], float] | None = None) -> TreeShape:
-    """The tree of at most `nodes` nodes with the most expected tokens (Medusa, arXiv 2401.10774, calibrated trees).
+    """Grow the tree of at most `nodes` nodes with the most expected tokens (Medusa, arXiv 2401.10774, calibrated
+    trees).
 
-    `acceptance` gives for depth d and rank j, both from 0, how often that token is right where its path is: a table
-    [D][J], or a function, which is 0 where there is no such depth. It must not rise with the rank. A node's value is
-    the product along its path; a node lets in its first child and its next sibling. With `cost`, the time of a call
-    with n nodes, the tree ends where expected tokens over time are highest: where that is convex, before the first node
-    whose gain is below its cost.
+    `acceptance` gives for depth d and rank j, both from 0, how often that token is right if its path is right: a table
+    [D][J], or a function that returns 0 beyond the deepest level. It must not rise with the rank. The value of a node
+    is the product of these rates along its path. Nodes are added by value; the first child and the next sibling of an
+    added node become candidates. With `cost`, the time of a call with n drafted nodes, the tree ends where the expected
+    tokens per time are highest: if `cost` is convex, before the first node whose gain is below its cost. ConfigError if
+    `nodes` is out of range.
     """
     if not 1 <= nodes <= MAX_NODES:
         raise ConfigError(f"tree: {nodes} nodes, expected 1 to {MAX_NODES}")

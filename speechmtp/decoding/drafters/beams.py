@@ -1,5 +1,5 @@
-"""The likeliest of several beams of a draft model: multi-token assisted decoding's draft (Qin et al. 2024,
-arXiv 2407.09722)."""
+"""Drafts the most probable of several beams of a draft model (multi-token assisted decoding; Qin et al. 2024, arXiv
+2407.09722)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +20,13 @@ from speechmtp.types import Draft, chain_draft
 
 @dataclass(frozen=True)
 class BeamSample(ByModel):
-    """`width` beams of the draft model, up to `depth` tokens; the one of highest probability is drafted, and
-    `confidence` holds its tokens' probabilities under the (processed) distribution of the draft model.
+    """Draft the most probable of `width` beams of the draft model, up to `depth` tokens. `confidence` holds the
+    probabilities of its tokens under the (processed) distribution of the draft model.
 
-    Where tokens are drawn, each step draws the beams to keep, without replacement, by their probability under
-    distributions cut to `top_k` tokens and `top_p` of the mass (0 and 1: no cut); else this is beam search. A beam ends
-    with an end token. Beams share one cache, in which only what was emitted is committed: a step feeds all of the tree
-    again.
+    When tokens are sampled, each step samples the beams to keep, without replacement, by their probability under
+    distributions truncated to `top_k` tokens and `top_p` of the mass (0 and 1: not truncated); otherwise this is beam
+    search. A beam ends with an end token. Beams share one cache in which only emitted tokens are committed: each step
+    feeds the whole tree again.
     """
 
     depth: Annotated[int, Range(0)] = 4
@@ -41,7 +41,7 @@ class BeamSample(ByModel):
         return SamplingConfig(temperature=1.0, top_k=self.top_k, top_p=self.top_p).processors()
 
     def propose(self, state: DecodeState) -> Draft:
-        """A chain a row."""
+        """Draft one chain per row."""
         depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
         if depth == 0:
             return empty_draft(state)
@@ -49,7 +49,7 @@ class BeamSample(ByModel):
         logits, pending = mine.catch_up(state), mine.behind()
         paths, index = Paths.none(len(state.rows), state.device), torch.arange(len(state.rows), device=state.device)
         score = torch.zeros(len(state.rows), 1, device=state.device)
-        chances = score[..., None][..., :0]  # of each beam's tokens [B, n, d]
+        chances = score[..., None][..., :0]  # probabilities of each beam's tokens [B, n, d]
         for d in range(1, depth + 1):
             log_probs = log_probs_of(state, state.rows, logits, paths.ends)
             picks, score = self._step(state, log_probs, score, d)
@@ -65,7 +65,7 @@ class BeamSample(ByModel):
         return chain_draft(up_to_end(paths.ends[index, best], state.ends), chances[index, best])
 
     def _step(self, state: DecodeState, log_probs: Tensor, score: Tensor, d: int) -> tuple[Tensor, Tensor]:
-        """Which `width` of all continuations [B, n * V] go on, and their scores [B, width]."""
+        """Choose `width` of all continuations [B, n * V]: their indices and their scores, [B, width] each."""
         nodes, size = log_probs.shape[1:]
         drawn = state.noise is not None and state.draws != "best"
         if drawn and self._cut is not None:
@@ -74,7 +74,7 @@ class BeamSample(ByModel):
         ranked = total
         if drawn:
             assert state.noise is not None
-            # Node -1 is the base token, then all beams level by level.
+            # Nodes number the noise: -1 is the base token, then come all beams level by level.
             first = -1 if d == 1 else (d - 2) * self.width
             node = torch.arange(first, first + nodes, device=log_probs.device)
             noise = state.noise.gumbel(state.base_index[:, None].expand(-1, nodes), size, DRAFT, node)

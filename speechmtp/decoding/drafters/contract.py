@@ -1,4 +1,4 @@
-"""What every drafter offers."""
+"""The interface of drafters, and helpers that build drafts."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from speechmtp.types import Draft, Request, Source, chain_draft
 
 
 class Drafter:
-    """Configuration only: a frozen dataclass whose fields are its options. What changes while requests are decoded is
-    in `row.kept`, of each row alone, and in `state.drafter_state`, of all rows of a strategy together.
+    """Base class of drafters: configuration only, a frozen dataclass whose fields are its options. State that changes
+    during decoding is in `row.kept`, for one row, and in `state.drafter_state`, for all rows of a strategy together.
 
-    `name` is what it is called in the table of drafters. `heads` says whether it needs a head set, `source` which class
-    of sources it reads of a request; with `source_is_optional` a request may lack it. `wants_choices` says whether
-    `observe` wants the trunk's choices.
+    `name` is its name in the table of drafters. `heads` says whether it needs a head set, `source` which class of
+    request source it reads; with `source_is_optional` a request may lack it. `wants_choices` says whether `observe`
+    needs the trunk's argmax tokens.
 
-    Which rules and lengths go with it is said here too: `gives_probabilities` if its drafts always come with the
-    probabilities of their tokens, `exact_rules_only` if any other rule would mean nothing, `adapts` if strategies offer
-    draft lengths for it; `branches` is whether its drafts may be trees.
+    Other attributes say which rules and draft lengths can be used with it: `gives_probabilities` if its drafts always
+    have the probabilities of their tokens, `exact_rules_only` if lossy rules make no sense with it, `adapts` if
+    strategies offer draft lengths for it, `branches` if its drafts may be trees.
     """
 
     name: ClassVar[str] = ""
@@ -39,64 +39,66 @@ class Drafter:
     adapts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """ConfigError for an option that is not allowed."""
+        """Raise ConfigError for an option that is not allowed."""
         check_fields(self, self.name or type(self).__name__)
 
     @property
     def branches(self) -> bool:
-        """Whether a draft may be a tree; else all of them are chains."""
+        """Whether a draft may be a tree; otherwise all drafts are chains."""
         return False
 
     def start(self, state: DecodeState) -> Any:
-        """Set `kept` of new rows, which `check` has let pass; what it keeps of all of them together comes back."""
+        """Set `row.kept` of new rows, which have passed `check`, and return the state for all of them together."""
 
     def join(self, state: DecodeState, other: DecodeState) -> Any:
-        """What is kept of all rows together when those of `other` go along with those of `state`."""
+        """The state for all rows together when the rows of `other` are appended to those of `state`."""
         return state.drafter_state
 
     def keep(self, kept: Any, rows: Sequence[int]) -> Any:
-        """What is kept of these rows alone, when the others leave."""
+        """The state for the rows at `rows` alone, when the others leave; `kept` is the state before."""
         return kept
 
     def take(self, kept: Any, rows: Sequence[int]) -> Any:
-        """Copies of what is `kept` of some rows."""
+        """A copy of the state `kept` for the rows at `rows`."""
         return kept
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
-        """ConfigError for what this trunk, these heads or this request do not allow, before anything is decoded."""
+        """Raise ConfigError if the trunk, the heads or the request do not suit the drafter; called before anything is
+        decoded."""
 
     def apart(self, request: Request) -> Any:
-        """What requests must have alike to be drafted together."""
+        """A value that must be equal for requests to be drafted together."""
         return None
 
     @abstractmethod
     def propose(self, state: DecodeState) -> Draft:
-        """Tokens behind the base token of every row (behind the prompt at first)."""
+        """Draft tokens after the base token of every row (after the prompt in the first call)."""
 
     def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
-        """Hear what each row has just emitted; `choices` [B, P + 1] are the trunk's first choices behind the base token
-        and behind every drafted one, under its noise where drafts share it; None unless it `wants_choices`."""
+        """Take in the tokens that each row has just emitted. `choices` [B, P + 1] are the trunk's argmax tokens after
+        the base token and after each drafted one, with its noise if drafts share it; they may be None unless the
+        drafter `wants_choices`."""
 
 
 @dataclass(frozen=True)
 class Silent(Drafter):
-    """Drafts nothing: plain decoding, one token a call."""
+    """Drafts nothing: plain decoding, one token per call."""
 
     name: ClassVar[str] = "silent"
     exact_rules_only: ClassVar[bool] = True
 
     def propose(self, state: DecodeState) -> Draft:
-        """An empty draft."""
+        """Return an empty draft."""
         return empty_draft(state)
 
 
 def empty_draft(state: DecodeState) -> Draft:
-    """A draft without tokens."""
+    """A draft without tokens [B, 0]."""
     return chain_draft(torch.zeros(len(state.rows), 0, dtype=torch.long, device=state.device))
 
 
 def pad_lists(lists: list[list[int]], state: DecodeState) -> Draft:
-    """A chain draft from token lists of different lengths."""
+    """A chain draft [B, P] from token lists of different lengths, padded with -1."""
     size = max((len(tokens) for tokens in lists), default=0)
     rows = [tokens + [-1] * (size - len(tokens)) for tokens in lists]
     return chain_draft(torch.tensor(rows, dtype=torch.long, device=state.device).view(len(lists), size))
@@ -104,14 +106,16 @@ def pad_lists(lists: list[list[int]], state: DecodeState) -> Draft:
 
 @dataclass
 class Trie:
-    """Candidate continuations of one row merged into a tree: `tokens` and `parents` (-1: base token) in order."""
+    """Candidate continuations of one row, merged into a tree: `tokens` and `parents` (-1: the base token), parents
+    first."""
 
     tokens: list[int]
     parents: list[int]
 
     @classmethod
     def of(cls, candidates: Sequence[Sequence[int]], max_nodes: int) -> "Trie":
-        """At most `max_nodes` nodes, earlier candidates first; equal beginnings are one path."""
+        """Merge candidates into at most `max_nodes` nodes, earlier candidates first; equal beginnings share their
+        nodes."""
         trie = cls([], [])
         child: dict[tuple[int, int], int] = {}
         for candidate in candidates:
@@ -129,7 +133,7 @@ class Trie:
 
 
 def tree_draft(tries: Sequence[Trie], state: DecodeState) -> Draft:
-    """One draft from a tree a row; a chain draft where all of them are chains."""
+    """One draft from one tree per row; a chain draft if all trees are chains."""
     if all(trie.parents == list(range(-1, len(trie.parents) - 1)) for trie in tries):
         return pad_lists([trie.tokens for trie in tries], state)
     size = max(len(trie.tokens) for trie in tries)

@@ -1,8 +1,9 @@
-"""Drafts from the CTC head's transcript: all of it on the prompt's call, and what is left of it after a mismatch.
+"""Drafts from the CTC head's transcript: all of it in the prompt's call, and the rest of it after a mismatch.
 
-How to go on is the `mode`: not at all (Saon et al., arXiv 2603.11243), at the label behind as many as were emitted,
-where the transcript fits best by edit distance, or at several such places of several transcripts as one tree. A head
-that spells gives characters: the places are then among these, and the rest is made tokens anew.
+`mode` says where to resume: nowhere (`whole`; Saon et al., arXiv 2603.11243), at the label whose index is the number of
+emitted tokens (`resume`), where the transcript fits best by edit distance (`recycle`), or at several such places of
+several hypotheses, as one tree (`tree`). From a CTC head over characters the transcript is a text: the places are then
+found among its characters, and the rest is encoded into tokens anew.
 """
 
 import math
@@ -25,11 +26,11 @@ CtcRow = TokenRow | TextRow
 
 @dataclass(frozen=True)
 class CtcDraft(Drafter):
-    """Draft the CTC labels, or the tokens of its text, and an end token; at most `depth` of them a call if given.
+    """Draft the CTC labels, or the tokens of the CTC text, and an end token; at most `depth` of them per call if given.
 
-    `tree` merges up to `alternatives` hypotheses (edits at least `least` times as likely as what they replace) and,
-    after a mismatch, the `pointers` best rests of them, into one tree of at most `nodes` nodes; the best is never cut.
-    A text has no other hypotheses.
+    The mode `tree` merges up to `alternatives` hypotheses (with edits at least `least` times as probable as what they
+    replace) and, after a mismatch, their `pointers` best rests into one tree of at most `nodes` nodes; the best one is
+    never cut. A text has no other hypotheses.
     """
 
     mode: Mode = "recycle"
@@ -47,7 +48,7 @@ class CtcDraft(Drafter):
         return self.mode == "tree"
 
     def start(self, state: DecodeState) -> None:
-        """Hypotheses of every row."""
+        """Set up the hypotheses of every row."""
         for row in state.rows:
             row.kept = self._row(row.request.source(CtcSource), state)
 
@@ -60,11 +61,11 @@ class CtcDraft(Drafter):
         return TokenRow(found, Pointers([each.tokens for each in found]))
 
     def propose(self, state: DecodeState) -> Draft:
-        """The rest of each row's hypotheses."""
+        """Draft the rests of each row's hypotheses."""
         return merged([[one.tokens for one in rests] for rests in self.rests(state)], self.nodes, state)
 
     def rests(self, state: DecodeState) -> list[list[Hypothesis]]:
-        """What to draft behind the base token of every live row, best first."""
+        """What to draft after the base token of every live row, best first."""
         return [self._rests(row.kept, row.tokens) for row in state.rows]
 
     def _rests(self, row: CtcRow, emitted: list[int]) -> list[Hypothesis]:
@@ -82,9 +83,9 @@ class CtcDraft(Drafter):
 
 @dataclass(frozen=True)
 class CtcHeads(Drafter):
-    """The CTC transcript as `CtcDraft` drafts it, at most `labels` tokens a call if given; and, where one of its next
-    `depth` tokens is less sure than `theta` or none is left, a chain of `depth` tokens of the heads as one more branch
-    of the same tree."""
+    """Draft the CTC transcript as `CtcDraft` does, at most `labels` tokens per call if given. Where the confidence of
+    one of its next `depth` tokens is below `theta`, or no token is left, add a chain of `depth` tokens from the heads
+    as another branch of the same tree."""
 
     depth: Annotated[int, Range(0)] = 7
     theta: Annotated[float, Range(0, 1)] = 0.9
@@ -98,42 +99,42 @@ class CtcHeads(Drafter):
 
     @property
     def branches(self) -> bool:
-        """The heads' chain may stand beside the CTC transcript."""
+        """The heads' chain may be a second branch beside the CTC transcript."""
         return True
 
     @cached_property
     def draft(self) -> CtcDraft:
-        """What drafts from the CTC head."""
+        """The drafter for the CTC transcript."""
         return CtcDraft(self.mode, self.labels, self.pointers, self.alternatives)
 
     @cached_property
     def chain(self) -> HeadChain:
-        """What drafts from the heads."""
+        """The drafter for the heads."""
         return HeadChain(self.depth)
 
     def start(self, state: DecodeState) -> None:
-        """What the CTC draft keeps."""
+        """Set up the CTC hypotheses of every row."""
         self.draft.start(state)
 
     def propose(self, state: DecodeState) -> Draft:
-        """The CTC branches, and the heads' behind the first of them."""
+        """Draft the CTC branches, with the heads' chain after the first of them."""
         rests = self.draft.rests(state)
         unsure = [self._unsure(row[0] if row else None) for row in rests]
         return beside_heads(rests, unsure, self.chain, self.draft.nodes, state)
 
     def _unsure(self, best: Hypothesis | None) -> bool:
-        """Whether a draft may go wrong within the heads' reach; one of an end token alone has run out."""
+        """Whether one of the next `depth` tokens has a low confidence, or no token but an end token is left."""
         return best is None or len(best.tokens) < 2 or any(c < self.theta for c in best.confidence[: self.depth])
 
 
 def beside_heads(
     rests: Sequence[Sequence[Hypothesis]], asked: Sequence[bool], chain: HeadChain, nodes: int, state: DecodeState
 ) -> Draft:
-    """Each row's rests as one tree, with a `chain` of the heads behind the best of them where it is `asked` for; the
-    rests alone at the prompt's call, where the heads have seen no trunk state yet."""
+    """Merge each row's rests into one tree, with a `chain` of the heads after the best rest of rows that are `asked`;
+    the rests alone in the prompt's call, where the heads have no trunk state yet."""
     lists = [[one.tokens for one in row] for row in rests]
     if state.prompted and any(asked):
-        # However the heads' tokens were drawn, here they are as given: ratio rules take a draft without `q` so.
+        # The heads' tokens may have been sampled, but without `q` ratio rules treat them as certain (one-hot).
         chains = chain.propose(state).tokens.tolist()
         for row, drafted, wanted in zip(lists, chains, asked):
             if wanted:
@@ -142,16 +143,17 @@ def beside_heads(
 
 
 def merged(lists: Sequence[Sequence[list[int]]], nodes: int, state: DecodeState) -> Draft:
-    """Each row's candidates as one tree of at most `nodes` nodes; the first candidate is never cut."""
+    """Merge each row's candidates into one tree of at most `nodes` nodes; the first candidate is never cut."""
     return tree_draft([Trie.of(row, max(nodes, len(row[0]) if row else 0)) for row in lists], state)
 
 
 def hypotheses(labels: CtcLabels, count: int, min_ratio: float, size: int, eos: int) -> list[Hypothesis]:
-    """The greedy labels and up to `count` - 1 variants of them, likeliest first, an end token behind each: a label
-    replaced by its runner-up, or left out where that is the blank (no token of `size`), or a missed one put in.
+    """The greedy labels and up to `count` - 1 variants of them, most probable first, each with an end token. A variant
+    replaces labels by their runner-up, drops labels whose runner-up is the blank (any id that is not below `size`), or
+    inserts labels that may have been missed.
 
-    Each edit costs the logarithm of how much less likely it is than what it replaces, at most by the factor
-    `min_ratio`; edits that touch each other exclude each other.
+    The cost of an edit is the logarithm of how much less probable it is than what it replaces. Edits with less than
+    `min_ratio` of that probability are left out; adjacent edits exclude each other.
     """
     found: list[tuple[float, dict[int, tuple[int, float]]]] = [(0.0, {})]
     for cost, place, token, confidence in _edits(labels, min_ratio, size)[: count - 1] if count > 1 else []:
@@ -166,7 +168,8 @@ def hypotheses(labels: CtcLabels, count: int, min_ratio: float, size: int, eos: 
 
 
 def _edits(labels: CtcLabels, min_ratio: float, size: int) -> list[tuple[float, int, int, float]]:
-    """(cost, place, token or -1, posterior), cheapest first; place 2i + 1 is label i, 2i the gap before it."""
+    """(cost, place, token or -1 to drop the label, posterior), cheapest first; place 2i + 1 is label i, 2i the gap
+    before it."""
     odds = [
         (second / max(first, 1e-9), 2 * i + 1, token if token < size else -1, second)
         for i, (first, token, second) in enumerate(
@@ -178,7 +181,7 @@ def _edits(labels: CtcLabels, min_ratio: float, size: int) -> list[tuple[float, 
 
 
 def _edited(labels: CtcLabels, chosen: dict[int, tuple[int, float]], eos: int) -> Hypothesis:
-    """The labels with some edits and an end token; without posteriors all is sure."""
+    """The labels with some edits and an end token; without posteriors every confidence is 1."""
     tokens, confidence = list(labels.labels), list(labels.confidence or [1.0] * len(labels.labels))
     for place in sorted(chosen, reverse=True):
         token, sure = chosen[place]

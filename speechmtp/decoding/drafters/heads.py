@@ -1,4 +1,4 @@
-"""Drafts from multi-token heads: one token of every depth, one chain a row."""
+"""Drafts from multi-token heads: one token of every depth, one chain per row."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -16,10 +16,10 @@ from speechmtp.types import Draft, chain_draft
 
 @dataclass(frozen=True)
 class HeadChain(Drafter):
-    """Up to `depth` tokens; with `theta` a row stops drafting before the first depth whose confidence falls
-    below it: the token's own probability (`token`, and None) or the product of all so far (`product`)
-    (Raj et al. 2024, arXiv 2409.08148). A token drawn for a ratio rule is kept and ends the draft: dropping it because
-    it is unlikely would bias the output."""
+    """Draft up to `depth` tokens. With `theta` a row stops before the first depth whose confidence is below it: the
+    token's own probability (`measure` `token`, or None) or the product of all so far (`product`) (Raj et al. 2024,
+    arXiv 2409.08148). If that token was sampled for a ratio rule, it is kept and ends the draft: dropping it because it
+    is improbable would bias the output."""
 
     depth: Annotated[int, Range(0)] = 7
     theta: Annotated[float | None, Range(0, 1)] = None
@@ -30,11 +30,11 @@ class HeadChain(Drafter):
     adapts: ClassVar[bool] = True
 
     def start(self, state: DecodeState) -> dict[str, int]:
-        """How far into a draft the host looks whether rows are still sure."""
+        """The depth at which the host first checks whether any row still drafts."""
         return {"look": self.depth}
 
     def propose(self, state: DecodeState) -> Draft:
-        """Nothing at the prompt's call, where the heads have seen no trunk state yet."""
+        """Draft one chain per row; nothing in the prompt's call, where the heads have no trunk state yet."""
         depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
         if not state.prompted or depth == 0:
             return empty_draft(state)
@@ -49,13 +49,14 @@ class HeadChain(Drafter):
         return chain_draft(tokens, confidence, q)
 
     def _sure(self, confidence: Tensor) -> Tensor:
-        """bool [B, D]: whether a row drafts up to this depth and beyond, by the confidences of all of its depths."""
+        """bool [B, D]: whether a row drafts this depth, which it does while the confidence reaches `theta` at every
+        depth so far."""
         measured = confidence.cumprod(1) if self.measure == "product" else confidence
         return (measured >= (self.theta or 0)).long().cumprod(1).bool()
 
     def _chosen(self, state: DecodeState, depth: int) -> PickedTokens:
-        """A choice of `depth` nodes; conditioned families get each depth's choice before the next, and with `theta` go
-        no deeper than some row of the batch drafts."""
+        """Choices for `depth` nodes. Heads that read drafted tokens get the choice of each depth before the next; with
+        `theta` they usually stop soon after the longest draft of the batch."""
         heads, mine = state.heads, state.head_state
         assert heads is not None
         prefixed = state.processors is not None and state.processors.reads_prefix
@@ -71,7 +72,7 @@ class HeadChain(Drafter):
             return found[-1].tokens[..., 0]
 
         base = state.base_tokens()[:, None]
-        # Rows are unsure about as early as they were last time: that is where the host has a look, once a draft.
+        # Drafts tend to end at about the same depth as last time, so the host checks once, there.
         look = depth if self.theta is None else min(depth, state.drafter_state["look"])
         state.step.chain(heads, mine, base, look, 0, take)
         if self.theta is not None:
@@ -79,7 +80,7 @@ class HeadChain(Drafter):
             longest = max(lengths)
             if longest == look < depth:
                 state.step.chain(heads, mine, found[-1].tokens[..., 0], depth, look, take)
-            else:  # of a draft that is over, one more stays, as the first that is unsure
+            else:  # keep one token after the longest draft: the first one below theta
                 del found[longest + 1 :]
             state.drafter_state["look"] = min(self.depth, longest + 2)
         q = [choice.q for choice in found if choice.q is not None]
@@ -94,6 +95,6 @@ def _confidence(found: list[PickedTokens]) -> Tensor:
 
 
 def _last_prefix(state: DecodeState, drafted: list[Tensor]) -> list[list[list[int]]]:
-    """What stands before the next token of each row's chain."""
+    """The tokens before the next token of each row's chain."""
     draft = chain_draft(torch.cat(drafted, 1)) if drafted else empty_draft(state)
     return [row[-1:] for row in path_prefixes([row.prefix for row in state.rows], draft)]

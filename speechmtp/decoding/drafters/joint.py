@@ -1,5 +1,5 @@
-"""The joint distribution of the next tokens itself, by the trunk (multi-token joint decoding; Qin et al. 2024,
-arXiv 2407.09722): a reference on small vocabularies, at one trunk call a level of the tree of all continuations."""
+"""Drafts by the trunk's joint distribution of the next tokens (multi-token joint decoding; Qin et al. 2024, arXiv
+2407.09722): a reference for small vocabularies, at one trunk call per level of the tree of all continuations."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -27,11 +27,12 @@ from speechmtp.types import Draft, Request, chain_draft
 
 @dataclass(frozen=True)
 class Joint(Drafter):
-    """The likeliest continuation of `depth` tokens under their joint distribution, of all or of those made of the `top`
-    likeliest tokens behind each node; an end token ends it. To be kept as it is (`KeepDraft`).
+    """Draft the most probable continuation of `depth` tokens under their joint distribution, among all continuations or
+    those made of the `top` most probable tokens after each node; an end token ends it. To be accepted as it is
+    (`KeepDraft`).
 
-    Where tokens are drawn it is a sample of the joint distribution, which is nothing but drawing token by token, so
-    that no tree is needed. In a mixed batch its calls run through all rows.
+    When tokens are sampled, the draft is a sample of the joint distribution, which is the same as sampling token by
+    token, so that no tree is needed. In a mixed batch its trunk calls run over all rows.
     """
 
     depth: Annotated[int, Range(0)] = 2
@@ -39,11 +40,11 @@ class Joint(Drafter):
     name: ClassVar[str] = "joint"
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
-        """ConfigError for a tree that is too large."""
+        """Raise ConfigError if the tree would be too large."""
         check_size("joint", self.depth, self.top, trunk.vocab_size)
 
     def propose(self, state: DecodeState) -> Draft:
-        """A chain a row."""
+        """Draft one chain per row."""
         depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
         if depth == 0:
             return empty_draft(state)
@@ -53,7 +54,7 @@ class Joint(Drafter):
         return chain_draft(up_to_end(self._likeliest(state, depth)[state.places], state.ends))
 
     def _likeliest(self, state: DecodeState, depth: int) -> Tensor:
-        """The best path [B, depth] of every row of the batch."""
+        """The most probable path [B, depth] of every row of the batch."""
         batch, pending = state.batch, state.batch.pending()
         width = min(self.top or batch.trunk.vocab_size, batch.trunk.vocab_size)
         paths = Paths.none(len(batch.rows), state.device)
@@ -72,7 +73,7 @@ class Joint(Drafter):
         return torch.cat([paths.ends[rows, above[rows, at]], tokens[rows, at][:, None]], 1)
 
     def _drawn(self, state: DecodeState, depth: int) -> Draft:
-        """Token by token."""
+        """Sample a chain token by token."""
         batch, places = state.batch, torch.tensor(state.places, device=state.device)
         pending = batch.pending()
         paths, found = Paths.none(len(batch.rows), state.device), []

@@ -14,7 +14,7 @@ from speechmtp.types import Draft
 
 
 class History:
-    """A row's ids and, for each n-gram of them that something followed, where that stands."""
+    """The token ids of a row and, for each n-gram in them that was continued, the index at which it continues."""
 
     def __init__(self, options: "PromptLookup", ids: Sequence[int]) -> None:
         self._options = options
@@ -24,7 +24,7 @@ class History:
             self.emit(token)
 
     def emit(self, token: int) -> None:
-        """Take in one token: as many dictionary entries as there are lengths of n-grams."""
+        """Take in one token, which makes one dictionary entry per length of n-grams."""
         options, ids = self._options, self._ids
         end = len(ids)
         for size in range(options.shortest, min(options.longest, end) + 1):
@@ -34,7 +34,8 @@ class History:
         ids.append(token)
 
     def continuation(self) -> list[int]:
-        """What followed the longest n-gram at the end; a copy that reaches the end goes on with what it copied."""
+        """What followed an earlier occurrence of the longest n-gram at the end; a copy that reaches the end of the text
+        continues with what it has copied."""
         options, ids = self._options, self._ids
         for size in range(min(options.longest, len(ids)), options.shortest - 1, -1):
             start = self._behind.get(tuple(ids[-size:]))
@@ -46,11 +47,12 @@ class History:
 
 @dataclass(frozen=True)
 class PromptLookup(Drafter):
-    """Up to `depth` tokens behind the place where the last `longest` ids stood before, else fewer, down to `shortest`.
+    """Draft up to `depth` tokens that followed an earlier occurrence of the last `longest` ids, or of fewer, down to
+    `shortest`.
 
-    `match` says which place: the `last` before the end, as text takes up again what it said recently, or the `first`,
-    as transformers does. A draft rides on the prompt's call where the prompt has ids. ConfigError for sizes that
-    leave nothing to look up.
+    `match` says which occurrence: the `last` one, since text tends to repeat recent text, or the `first`, as in
+    transformers. If the prompt has ids, the prompt's call has a draft too. ConfigError for an option out of range, or
+    `shortest` above `longest`.
     """
 
     depth: Annotated[int, Range(0)] = 10
@@ -61,23 +63,23 @@ class PromptLookup(Drafter):
     adapts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """ConfigError for an option that is not allowed."""
+        """Raise ConfigError for options that are not allowed."""
         super().__post_init__()
         if self.shortest > self.longest:
             found = f"shortest={self.shortest} and longest={self.longest}"
             raise ConfigError(f"lookup: {found}, expected shortest <= longest")
 
     def start(self, state: DecodeState) -> None:
-        """Each row's prompt ids."""
+        """Store each row's prompt ids."""
         for row in state.rows:
             row.kept = History(self, row.request.ids)
 
     def propose(self, state: DecodeState) -> Draft:
-        """A copy a row; nothing where no n-gram at the end stood before."""
+        """Draft one copy per row; nothing if no n-gram at the end occurred before."""
         return pad_lists([row.kept.continuation() for row in state.rows], state)
 
     def observe(self, state: DecodeState, emitted: list[list[int]], choices: Tensor | None) -> None:
-        """Add what was emitted."""
+        """Take in the emitted tokens."""
         for row, tokens in zip(state.rows, emitted):
             for token in tokens:
                 row.kept.emit(token)

@@ -1,8 +1,9 @@
-"""Multi-token distributions without heads: the trunk's own intermediate tokens summed out (Mehra et al., arXiv
+"""Multi-token distributions without heads: the trunk's own, with the tokens in between summed out (Mehra et al., arXiv
 2502.09419).
 
 p(x_{t+1+d} | x_<=t) = sum over paths x_{t+1}..x_{t+d} of p(path | x_<=t) p(x_{t+1+d} | x_<=t, path). Exact over the
-whole vocabulary at V^d tree nodes; with `top` each node keeps its likeliest m tokens, renormalised, at m^d nodes.
+whole vocabulary, with V^d tree nodes; with `top` each node keeps its m most probable tokens, renormalised, which makes
+m^d nodes.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,9 +27,9 @@ from speechmtp.types import Draft, Prompt, Request, TokenRules, chain_draft
 
 @dataclass(frozen=True)
 class Marginal(Drafter):
-    """The token behind the base token by the trunk's own distribution and `depth` - 1 further ones by their marginal
-    distributions, which know nothing of each other: what independent heads can reach at best. It costs `depth` calls of
-    the trunk a draft, which run through all rows of a mixed batch."""
+    """Draft the token after the base token by the trunk's own distribution, and `depth` - 1 further ones by their
+    marginal distributions, which do not depend on each other's tokens: the best that independent heads can reach. A
+    draft costs `depth` trunk calls, which run over all rows of a mixed batch."""
 
     depth: Annotated[int, Range(0)] = 2
     top: Annotated[int | None, Range(1)] = 8
@@ -36,11 +37,11 @@ class Marginal(Drafter):
     gives_probabilities: ClassVar[bool] = True
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
-        """ConfigError for a tree that is too large."""
+        """Raise ConfigError if the tree would be too large."""
         check_size("marginal", self.depth, self.top, trunk.vocab_size)
 
     def propose(self, state: DecodeState) -> Draft:
-        """A chain a row."""
+        """Draft one chain per row."""
         depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
         if depth == 0:
             return empty_draft(state)
@@ -60,11 +61,11 @@ class Marginal(Drafter):
 
 
 def marginal_probs(trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int, top: int | None = None) -> Tensor:
-    """Marginal distributions [B, depth, V] of x_{t+1+d} for d = 1..depth, t being each row's last pending entry.
+    """Marginal distributions [B, depth, V] of x_{t+1+d} for d = 1..depth, where t is each row's last pending entry.
 
-    `pending` are the entries behind the committed ones of `cache` that the next call would feed: the prompt, or the
-    base token. Nothing is committed. `top` is m (None: the whole vocabulary); the total-variation error of depth 1 is
-    at most 1 - the mass of the m tokens. ConfigError for a negative depth or a `top` below 1.
+    `pending` are the entries that the next call would feed after the committed ones of `cache`: the prompt, or the base
+    token. Nothing is committed. `top` is m (None: the whole vocabulary); the total variation error at depth 1 is at
+    most 1 minus the mass of the m tokens. ConfigError for a negative depth or a `top` below 1.
     """
     if depth == 0 and (top is None or top > 0):
         return pending.embeddings.new_zeros(len(pending.lengths), 0, trunk.vocab_size)
@@ -76,8 +77,8 @@ def next_probs(
     trunk: Trunk, cache: RaggedCache, pending: Prompt, depth: int, top: int | None = None,
     ahead: Callable[[int], Tensor] | None = None, rules: Sequence[TokenRules] = (),
 ) -> Tensor:  # fmt: skip
-    """`marginal_probs` with the trunk's own distribution of x_{t+1} before them: [B, depth + 1, V], by as many
-    calls."""
+    """As `marginal_probs`, preceded by the trunk's own distribution of x_{t+1}: [B, depth + 1, V], at one trunk call
+    per distribution. ConfigError for a negative depth or a `top` below 1."""
     if depth < 0 or (top is not None and top < 1):
         raise ConfigError(f"marginal: depth={depth} and top={top}, expected depth from 0 and top from 1")
     width = trunk.vocab_size if top is None else min(top, trunk.vocab_size)

@@ -22,8 +22,8 @@ from speechmtp.types import Draft, Prompt, Request, Source, chain_draft, stack_p
 
 
 class DraftCache:
-    """A draft trunk's cache of rows: each one's prompt (unless it still waits), its first `true` tokens, and behind
-    them what was `drafted` last."""
+    """The draft model's cache of some rows. It holds each row's prompt (unless `waiting`: not yet run), the first
+    `true` tokens of its output, and the tokens of its last draft (`drafted`)."""
 
     def __init__(self, trunk: Trunk, prompts: list[Prompt]) -> None:
         self.trunk, self.prompts = trunk, prompts
@@ -35,7 +35,7 @@ class DraftCache:
 
     @classmethod
     def start(cls, state: DecodeState) -> "DraftCache":
-        """An empty cache for the rows."""
+        """An empty cache for the rows; their prompts are run at the first draft."""
         sources = [source for row in state.rows if (source := row.request.source(DraftPrompt)) is not None]
         return cls(sources[0].trunk, [source.prompt for source in sources])
 
@@ -57,7 +57,7 @@ class DraftCache:
         return other
 
     def join(self, state: DecodeState, others: "DraftCache", theirs: DecodeState) -> "DraftCache":
-        """Another's rows behind these; prompts that still wait are fed first."""
+        """Append another cache's rows; prompts that have not been run yet are run first."""
         self.feed_prompts(state)
         others.feed_prompts(theirs)
         self.cache.join(others.cache)
@@ -66,7 +66,7 @@ class DraftCache:
         return self
 
     def feed_prompts(self, state: DecodeState) -> Tensor | None:
-        """Logits [B, 1, V] behind the prompts, where they were not fed yet."""
+        """Run the prompts and return the logits [B, 1, V] after them; None if they have been run before."""
         if not self.waiting:
             return None
         self.waiting = False
@@ -75,15 +75,15 @@ class DraftCache:
         return self._run(state, prompt.embeddings, prompt.positions, [p.embeddings.shape[1] for p in self.prompts])
 
     def catch_up(self, state: DecodeState) -> Tensor:
-        """Logits [B, 1, V] behind all that each row has emitted. What was drafted and accepted is there already; the
-        rest of the draft is overwritten."""
+        """Logits [B, 1, V] after all tokens that each row has emitted. Accepted draft tokens are in the cache already;
+        the rest of the draft is overwritten."""
         logits = self.feed_prompts(state)
         texts = [row.tokens for row in state.rows]
         if logits is not None and not any(texts):
             return logits
         for i, text in enumerate(texts):
             for token in self.drafted[i]:
-                # The last token is fed in any case: what follows it is asked for.
+                # The last token is always fed again, since the logits after it are needed.
                 if self.true[i] == len(text) - 1 or token != text[self.true[i]]:
                     break
                 self.true[i] += 1
@@ -96,24 +96,24 @@ class DraftCache:
         return self._run(state, self.trunk.embed(tokens), self._positions(begin, size), list(map(len, new)))
 
     def draft(self, state: DecodeState, tokens: Tensor) -> Tensor:
-        """Logits [B, 1, V] behind one drafted token a row [B, 1]."""
+        """Feed one drafted token per row, `tokens` [B, 1], and return the logits [B, 1, V] after it."""
         begin = [n + len(drafted) for n, drafted in zip(self.true, self.drafted)]
         for drafted, token in zip(self.drafted, tokens[:, 0].tolist()):
             drafted.append(token)
         return self._run(state, self.trunk.embed(tokens), self._positions(begin, 1), [1] * len(begin))
 
     def behind(self) -> Prompt:
-        """No entries, behind what is committed."""
+        """A prompt without entries, which follows the committed entries."""
         none = torch.zeros(len(self.true), 0, dtype=torch.long, device=self.cache.device)
         zeros = none.new_zeros(len(none))
         return Prompt(self.trunk.embed(none), none, zeros, zeros)
 
     def ahead(self, count: int) -> Tensor:
-        """Positions [B, count] of the tokens behind what is committed."""
+        """Positions [B, count] of the tokens after the emitted and drafted ones."""
         return self._positions([n + len(drafted) for n, drafted in zip(self.true, self.drafted)], count)
 
     def _positions(self, begin: Sequence[int], count: int) -> Tensor:
-        """Positions [B, count] of the rows' output tokens from `begin` on."""
+        """Positions [B, count] of the rows' output tokens from index `begin` on."""
         rows = zip(self.first, self.prompts, begin)
         table = [[first + prompt.output_positions.offset(n + i) for i in range(count)] for first, prompt, n in rows]
         return torch.tensor(table, dtype=torch.long, device=self.cache.device).view(len(table), count)
@@ -129,12 +129,12 @@ class DraftCache:
 
 
 class ByModel(Drafter):
-    """Drafters that keep a draft model's cache."""
+    """Base class of drafters that keep a draft model's cache."""
 
     source: ClassVar[type[Source] | None] = DraftPrompt
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
-        """ConfigError for a draft model of another vocabulary."""
+        """Raise ConfigError if the draft model's vocabulary has another size than the trunk's."""
         source = request.source(DraftPrompt)
         if source is not None and source.trunk.vocab_size != trunk.vocab_size:
             raise ConfigError(
@@ -143,21 +143,21 @@ class ByModel(Drafter):
             )
 
     def apart(self, request: Request) -> Any:
-        """The draft model."""
+        """The draft model's trunk."""
         source = request.source(DraftPrompt)
         return None if source is None else source.trunk
 
     def start(self, state: DecodeState) -> DraftCache:
-        """The draft trunk with an empty cache."""
+        """An empty cache of the draft model."""
         return DraftCache.start(state)
 
     def join(self, state: DecodeState, other: DecodeState) -> DraftCache:
-        """Rows join the draft model's cache too."""
+        """Append the other rows' cache of the draft model."""
         mine: DraftCache = state.drafter_state
         return mine.join(state, other.drafter_state, other)
 
     def keep(self, kept: DraftCache, rows: Sequence[int]) -> DraftCache:
-        """Rows leave the draft model's cache too."""
+        """Keep the remaining rows of the draft model's cache."""
         kept.select(rows)
         return kept
 
@@ -168,9 +168,9 @@ class ByModel(Drafter):
 
 @dataclass(frozen=True)
 class DraftModel(ByModel):
-    """Up to `depth` tokens, one forward of the draft model each, from the prompt's call on; an end token ends the
-    draft, and with `theta` so does the first token whose own probability falls below it. One drawn for a ratio rule is
-    kept all the same: dropping it because it is unlikely would bias the output."""
+    """Draft up to `depth` tokens, one forward pass of the draft model each, in the prompt's call too. An end token ends
+    the draft; with `theta`, so does the first token whose own probability is below it. If that token was sampled for a
+    ratio rule, it is kept: dropping it because it is improbable would bias the output."""
 
     depth: Annotated[int, Range(0)] = 4
     theta: Annotated[float | None, Range(0, 1)] = None
@@ -179,7 +179,7 @@ class DraftModel(ByModel):
     adapts: ClassVar[bool] = True
 
     def propose(self, state: DecodeState) -> Draft:
-        """A chain a row."""
+        """Draft one chain per row."""
         depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
         if depth == 0:
             return empty_draft(state)

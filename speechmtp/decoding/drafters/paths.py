@@ -1,4 +1,4 @@
-"""Paths of tokens ahead, as a tree that a trunk is asked about level by level; nothing of it is committed."""
+"""Trees of candidate continuations, which a trunk scores level by level without committing anything to its cache."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,20 +19,21 @@ MAX_NODES = 4096
 
 @dataclass(frozen=True)
 class Paths:
-    """Each row's paths `ends` [B, n, d], which end in the last n nodes of the tree `draft`; at first one of nothing."""
+    """Candidate paths of each row, `ends` [B, n, d] int64: n paths of d tokens, which end in the last n nodes of the
+    tree `draft`."""
 
     draft: Draft
     ends: Tensor
 
     @classmethod
     def none(cls, rows: int, device: torch.device) -> "Paths":
-        """No token yet."""
+        """One path without tokens per row."""
         empty = torch.zeros(rows, 0, dtype=torch.long, device=device)
         seen = torch.zeros(rows, 0, 0, dtype=torch.bool, device=device)
         return cls(Draft(empty, empty, chain=False, seen=seen), empty[:, None])
 
     def grow(self, tokens: Tensor, above: Tensor) -> "Paths":
-        """One level more: `tokens` [B, m], each behind the path of number `above` [B, m]."""
+        """Add one level: `tokens` [B, m], each of which continues the path with index `above` [B, m]."""
         old, size, new = self.draft, self.draft.tokens.shape[1], tokens.shape[1]
         parent = size - self.ends.shape[1] + above
         itself = torch.eye(new, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
@@ -44,8 +45,9 @@ class Paths:
 
 
 def check_size(who: str, depth: int, top: int | None, size: int) -> None:
-    """ConfigError if the paths of `depth` tokens, the `top` likeliest of `size` tokens (None: all) behind each node,
-    make a tree of more than `MAX_NODES` nodes; the last tokens are no nodes."""
+    """Raise ConfigError if the paths of `depth` tokens, with the `top` most probable of `size` tokens (None: all) after
+    each node, make a tree of more than `MAX_NODES` nodes. The last tokens of the paths are not nodes. `who` starts the
+    message."""
     width, nodes = min(top or size, size), 0
     for level in range(1, depth):
         nodes += width**level
@@ -57,7 +59,7 @@ def check_size(who: str, depth: int, top: int | None, size: int) -> None:
 
 
 def children(nodes: int, each: int, like: Tensor) -> Tensor:
-    """Numbers [B, nodes * each] of the nodes that their children, `each` a node, stand behind."""
+    """Parent indices [B, nodes * each] of the next level, if each node has `each` children."""
     return (torch.arange(nodes * each, device=like.device) // each).expand(len(like), -1)
 
 
@@ -66,9 +68,9 @@ def logits_behind(
     trunk: Trunk, cache: RaggedCache, pending: Prompt, paths: Paths, ahead: Callable[[int], Tensor] | None = None,
     rules: Sequence[TokenRules] = (),
 ) -> Tensor:  # fmt: skip
-    """Logits [B, n, V] behind the n paths, which stand behind the committed and the `pending` entries of each row;
-    `ahead` gives the positions [B, n] of the entries to come (None: by the prompt's distribution), `rules` say what may
-    not be said."""
+    """Logits [B, n, V] after the n paths, which follow the committed and the `pending` entries of each row. `ahead`
+    gives the positions [B, n] of the entries to come (None: those of the prompt's `output_positions`). The tokens that
+    `rules` suppress get the lowest finite number."""
     draft, lengths, device = paths.draft, pending.lengths, pending.embeddings.device
     size, last = draft.tokens.shape[1], paths.ends.shape[1]
     slots = lengths[:, None] + torch.arange(size, device=device)
@@ -97,13 +99,13 @@ def logits_behind(
 
 
 def prefixes_behind(rows: Sequence[Row], ends: Tensor) -> Prefixes:
-    """What stands before the token behind each of the paths [B, n, d] of some rows."""
+    """A function that returns the tokens before the next one for each of the paths `ends` [B, n, d] of some rows."""
     return lambda: [[row.prefix + path for path in paths] for row, paths in zip(rows, ends.tolist())]
 
 
 def log_probs_of(state: DecodeState, rows: Sequence[Row], logits: Tensor, ends: Tensor) -> Tensor:
-    """Log of the processed distributions [B, n, V] behind paths, in float32 at least; behind an end token another one
-    follows, so that ended paths are compared with those that go on."""
+    """Processed log probabilities [B, n, V] after each path, in float32 at least. After an end token only the end token
+    has a probability, 1, so that ended paths can be compared with those that continue."""
     if state.processors is not None:
         logits = state.processors(logits, prefixes_behind(rows, ends))
     log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -116,13 +118,13 @@ def log_probs_of(state: DecodeState, rows: Sequence[Row], logits: Tensor, ends: 
 
 
 def ends_text(tokens: Tensor, ends: Sequence[int]) -> Tensor:
-    """Whether tokens [..] are end tokens."""
+    """Whether each of the tokens [..] is an end token, bool [..]."""
     if len(ends) == 1:
         return tokens == ends[0]
     return torch.isin(tokens, torch.tensor(ends, dtype=tokens.dtype, device=tokens.device))
 
 
 def up_to_end(tokens: Tensor, end_tokens: Sequence[int]) -> Tensor:
-    """Tokens [B, P] of which those behind an end token are absent."""
+    """Tokens [B, P] with -1 in place of those after the first end token."""
     ends = ends_text(tokens, end_tokens).long()
     return tokens.masked_fill(ends.cumsum(1) > ends, -1)

@@ -1,4 +1,4 @@
-"""Drafts from the pass before: what was said over an overlapping or growing window is said again, in most places."""
+"""Drafts from the previous pass over an overlapping or growing window, whose output mostly repeats."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +13,14 @@ from speechmtp.decoding.state import DecodeState
 from speechmtp.types import Draft, Source
 from speechmtp.types import PreviousPass as Previous
 
-SKIP = 2  # at most what it costs that the beginning has left the window, in wrong tokens
+SKIP = 2  # the most that a beginning that has left the window costs, in wrong tokens
 
 
 @dataclass(frozen=True)
 class PreviousPass(Drafter):
-    """Draft the tokens of the previous pass and an end token, at most `depth` of them a call if given; after a mismatch
-    its `pointers` best rests by edit distance, as a tree of at most `nodes` nodes whose best branch is never cut. A row
-    without a previous pass drafts nothing."""
+    """Draft the tokens of the previous pass and an end token, at most `depth` of them per call if given. After a
+    mismatch, draft their `pointers` best rests by edit distance, as a tree of at most `nodes` nodes whose best branch
+    is never cut. A row without a previous pass drafts nothing."""
 
     depth: Annotated[int | None, Range(0)] = None
     pointers: Annotated[int, Range(1)] = 3
@@ -35,7 +35,7 @@ class PreviousPass(Drafter):
         return self.pointers > 1
 
     def start(self, state: DecodeState) -> None:
-        """Where each row's previous tokens, with or without their end token, go on."""
+        """Set up where each row's previous tokens resume; an end token is added if they have none."""
         for row in state.rows:
             source = row.request.source(Previous)
             tokens = () if source is None else source.tokens
@@ -43,11 +43,11 @@ class PreviousPass(Drafter):
             row.kept = TokenRow([Hypothesis(said, [1.0] * len(said))], Pointers([said], SKIP))
 
     def propose(self, state: DecodeState) -> Draft:
-        """The rests of each row's previous tokens."""
+        """Draft the rests of each row's previous tokens."""
         return merged([[one.tokens for one in rests] for rests in self.rests(state)], self.nodes, state)
 
     def rests(self, state: DecodeState) -> list[list[Hypothesis]]:
-        """What to draft behind the base token of every live row, best first."""
+        """What to draft after the base token of every live row, best first."""
         found = []
         for row in state.rows:
             mine: TokenRow = row.kept
@@ -59,8 +59,8 @@ class PreviousPass(Drafter):
 
 @dataclass(frozen=True)
 class PreviousHeads(Drafter):
-    """The tokens of the previous pass as `PreviousPass` drafts them on the prompt's call; behind it, where they were
-    wrong or have run out, a chain of the heads, `depth` tokens long, as one more branch beside what is left of them."""
+    """Draft the tokens of the previous pass as `PreviousPass` does. After the prompt's call, when they were wrong or
+    have run out, add a chain of `depth` tokens from the heads as one more branch beside what is left of them."""
 
     depth: Annotated[int, Range(0)] = 7
     pointers: Annotated[int, Range(1)] = 3
@@ -71,24 +71,24 @@ class PreviousHeads(Drafter):
 
     @property
     def branches(self) -> bool:
-        """The heads' chain may stand beside the previous tokens."""
+        """The heads' chain may be a second branch beside the previous tokens."""
         return True
 
     @cached_property
     def draft(self) -> PreviousPass:
-        """What drafts from the previous pass."""
+        """The drafter for the previous pass."""
         return PreviousPass(pointers=self.pointers)
 
     @cached_property
     def chain(self) -> HeadChain:
-        """What drafts from the heads."""
+        """The drafter for the heads."""
         return HeadChain(self.depth)
 
     def start(self, state: DecodeState) -> None:
-        """What the draft from the previous pass keeps."""
+        """Set up where each row's previous tokens resume."""
         self.draft.start(state)
 
     def propose(self, state: DecodeState) -> Draft:
-        """The previous pass's branches, and the heads' behind the first of them."""
+        """Draft the branches of the previous pass, with the heads' chain after the first of them."""
         rests = self.draft.rests(state)
         return beside_heads(rests, [True] * len(rests), self.chain, self.draft.nodes, state)

@@ -1,4 +1,4 @@
-"""Where to go on in drafts made beforehand, and drafts from the reference itself."""
+"""Where to resume in drafts made beforehand, by edit distance; and drafts from the reference itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,12 @@ from speechmtp.types import Draft, Reference, Source
 
 
 class Pointers:
-    """Where in each of several drafts to go on, given what was emitted: a row of each one's edit-distance table, kept
-    up to date."""
+    """Where to resume in each of several drafts after the emitted tokens: one row of each draft's edit distance table,
+    updated with every emitted token."""
 
     def __init__(self, drafts: Sequence[Sequence[int]], skip: int | None = None) -> None:
-        """Leaving out the beginning of a draft costs at most `skip`; without it, each token of it as any other."""
+        """Skipping the beginning of a draft costs at most `skip`; with None, each of its tokens costs 1 as
+        elsewhere."""
         self._drafts = [list(draft) for draft in drafts]
         lengths = np.array([len(draft) for draft in drafts])
         self._tokens = np.full((len(drafts), int(lengths.max())), -1)
@@ -26,8 +27,8 @@ class Pointers:
         self._steps = np.arange(self._tokens.shape[1] + 1)
         self._absent = self._steps > lengths[:, None]
         first = self._steps if skip is None else np.minimum(self._steps, skip)
-        self._row = np.tile(first, (len(drafts), 1))  # distance of nothing to each prefix
-        self.emitted = 0  # how many tokens it knows of
+        self._row = np.tile(first, (len(drafts), 1))  # distance of the empty output to each prefix
+        self.emitted = 0  # number of emitted tokens taken in
 
     def emit(self, token: int) -> None:
         """Take in one emitted token; O(length of the drafts)."""
@@ -40,8 +41,9 @@ class Pointers:
         self.emitted += 1
 
     def best(self, count: int) -> list[tuple[int, int]]:
-        """(draft, length of its prefix) of up to `count` prefixes closest to what was emitted, with a different rest
-        behind each; among equals those of earlier drafts, then those nearest the diagonal."""
+        """Up to `count` pairs (draft, length of its prefix) of the prefixes closest to the emitted tokens, each with a
+        different rest. Ties go to earlier drafts, then to prefixes whose length is closest to the number of emitted
+        tokens."""
         off = np.abs(self._steps - self.emitted)
         size = int(off.max()) + 1
         key = (self._row * len(self._row) + np.arange(len(self._row))[:, None]) * size + off
@@ -61,7 +63,7 @@ class Pointers:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What may have been said: tokens and the posterior of each."""
+    """A hypothesis of the text: tokens and the posterior of each."""
 
     tokens: list[int]
     confidence: list[float]
@@ -69,30 +71,31 @@ class Hypothesis:
 
 @dataclass
 class TokenRow:
-    """What one row keeps of its hypotheses, likeliest first: where each goes on behind what was emitted."""
+    """The hypotheses of one row, most probable first, and where each resumes after the emitted tokens."""
 
     hypotheses: list[Hypothesis]
     pointers: Pointers
 
     @property
     def count(self) -> int:
-        """How many hypotheses there are."""
+        """Number of hypotheses."""
         return len(self.hypotheses)
 
     def take_in(self, emitted: list[int]) -> None:
-        """Take in all that the row has emitted so far."""
+        """Take in the new tokens of `emitted`, which is all that the row has emitted so far."""
         for token in emitted[self.pointers.emitted :]:
             self.pointers.emit(token)
 
     def rest(self, number: int, start: int, max_tokens: int | None) -> Hypothesis:
-        """Up to `max_tokens` tokens of a hypothesis, from a place of its pointer on."""
+        """Up to `max_tokens` tokens (None: all) of hypothesis `number` from index `start` on."""
         one, end = self.hypotheses[number], None if max_tokens is None else start + max_tokens
         return Hypothesis(one.tokens[start:end], one.confidence[start:end])
 
 
 @dataclass(frozen=True)
 class Oracle(Drafter):
-    """Drafts the reference output itself, `depth` tokens a call behind the prompt's: the ceiling of a depth."""
+    """Drafts the reference output itself, `depth` tokens per call after the prompt's: the upper bound for drafts of
+    this depth."""
 
     depth: Annotated[int, Range(0)] = 7
     name: ClassVar[str] = "oracle"
@@ -100,13 +103,14 @@ class Oracle(Drafter):
     exact_rules_only: ClassVar[bool] = True
 
     def start(self, state: DecodeState) -> None:
-        """The reference tokens of every row."""
+        """Store the reference tokens of every row."""
         for row in state.rows:
             source = row.request.source(Reference)
             row.kept = [] if source is None else list(source.tokens)
 
     def propose(self, state: DecodeState) -> Draft:
-        """What comes next in the reference; nothing at the prompt's call, as heads cannot draft there."""
+        """Draft the next tokens of the reference; nothing in the prompt's call, since heads cannot draft there
+        either."""
         lists = []
         for row in state.rows:
             done = len(row.tokens)

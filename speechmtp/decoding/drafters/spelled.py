@@ -1,18 +1,18 @@
-"""Drafts from a text: where it goes on is found among its characters, and what is left is made tokens anew.
+"""Drafts from a text: the place to resume is found among its characters, and the rest is encoded into tokens anew.
 
-One wrong letter changes several tokens, so a place found among tokens would lose more of the text than is wrong.
+One wrong letter changes several tokens, so that a place found among tokens would lose more of the text than is wrong.
 """
 
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers
 from speechmtp.types import CtcText, TokenSpelling
 
-NEXT = 80  # characters of a rest that are drafted at once: its tokens are made, and looked at, at every mismatch
+NEXT = 80  # characters of a rest that are drafted at once, since it is encoded and verified anew at every mismatch
 
 
 class TextRow:
-    """What one row keeps of its text: where it goes on behind what was emitted.
+    """The CTC text of one row, and where it resumes after the emitted tokens.
 
-    Places are counted in letters, digits and spaces; case and punctuation do not matter to them.
+    Places are counted in letters, digits and spaces; case and punctuation are ignored.
     """
 
     count = 1
@@ -24,17 +24,17 @@ class TextRow:
         self.pointers = Pointers([[_folded(self._text[i]) for i in self._kept]])
 
     def take_in(self, emitted: list[int]) -> None:
-        """Take in all that the row has emitted so far."""
+        """Take in the new tokens of `emitted`, which is all that the row has emitted so far."""
         pieces = self._spelling.pieces
-        # A trunk may have more tokens than its tokenizer.
+        # A trunk may have more token ids than its tokenizer.
         said = "".join(pieces[token] for token in emitted[self._known :] if token < len(pieces))
         self._known, self._last = len(emitted), (self._last + said)[-1:]
         for letter in filter(_matters, said):
             self.pointers.emit(_folded(letter))
 
     def rest(self, number: int, start: int, max_tokens: int | None) -> Hypothesis:
-        """Up to `max_tokens` tokens of the text from a place on, and an end token behind the last; behind the prompt
-        the whole text, later whole words of its next `NEXT` characters."""
+        """Up to `max_tokens` tokens of the text from place `start` on, and an end token after the last one: after the
+        prompt the whole text, later whole words of its next `NEXT` characters."""
         begin = self._begin(start)
         text = self._text[begin:]
         cut = self._known > 0 and len(text) > NEXT
@@ -47,7 +47,8 @@ class TextRow:
         return Hypothesis(tokens[:max_tokens], confidence[:max_tokens])
 
     def _begin(self, start: int) -> int:
-        """The character behind as many that matter; behind punctuation that was emitted none is drafted again."""
+        """The index of the character at which place `start` resumes; if punctuation was emitted last, punctuation is
+        skipped."""
         begin = 0 if start == 0 else len(self._text) if start > len(self._kept) else self._kept[start - 1] + 1
         if self._last and not _matters(self._last):
             while begin < len(self._text) and not _matters(self._text[begin]):
@@ -55,7 +56,7 @@ class TextRow:
         return begin
 
     def _confidence(self, tokens: list[int], begin: int) -> list[float]:
-        """Of each token: that of its least sure character."""
+        """The confidence of each token: the lowest one among its characters."""
         found = []
         for token in tokens:
             end = begin + len(self._spelling.pieces[token])
@@ -65,7 +66,7 @@ class TextRow:
 
 
 def _spaced(text: CtcText) -> tuple[str, list[float]]:
-    """The text as a trunk says it, a space before every word, and the posterior of each character."""
+    """The text as the trunk emits it, with a space before every word, and the posterior of each character."""
     letters, sure = [""], [1.0]
     for letter, confidence in zip(" " + text.text, (1.0, *(text.confidence or [1.0] * len(text.text)))):
         if letter != " " or letters[-1] != " ":
@@ -80,5 +81,5 @@ def _matters(letter: str) -> bool:
 
 
 def _folded(letter: str) -> int:
-    """A number that is the same for small and capital letters; one a character, whatever its small form is."""
+    """A number that is the same for small and capital letters, one per character."""
     return ord(letter.lower()[0])

@@ -1,4 +1,4 @@
-"""Trees of the heads' tokens: one shape for all calls, or one grown anew from the heads' confidence at every call."""
+"""Trees of the heads' tokens: of one fixed shape, or grown from the heads' confidence at every call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,15 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Request
 
-# The tree where nobody gives another: likely paths of heads of depth 7.
+# The default tree: probable paths of heads of depth 7.
 PATHS = "0.1.2.00.01.02.10.000.001.010.100.0000.0001.0010.0100.1000.00000.000000.0000000"
 
 
 @dataclass(frozen=True)
 class HeadTree(Drafter):
-    """A tree of one shape, `paths` as in `TreeShape.parse`; a node of rank j is the head's choice (or draw) number j
-    (Medusa, arXiv 2401.10774). Siblings stand in the order in which they were drawn, as the ratio rule asks them."""
+    """A tree of one fixed shape, `paths` as in `TreeShape.parse`; a node of rank j is choice (or sample) number j of
+    the head, counted from 0 (Medusa, arXiv 2401.10774). Siblings are in the order of sampling, in which the ratio rule
+    tests them."""
 
     paths: Annotated[str, Form("ranks from 0 to 9 as in 0.00.1")] = PATHS
     name: ClassVar[str] = "head-tree"
@@ -34,17 +35,17 @@ class HeadTree(Drafter):
     adapts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """ConfigError for a path that is wrong."""
+        """Raise ConfigError for a wrong path."""
         _ = self.shape
 
     @cached_property
     def shape(self) -> TreeShape:
-        """The tree."""
+        """The shape of the tree."""
         return TreeShape.parse(self.paths)
 
     @property
     def depth(self) -> int:
-        """The deepest level; heads must reach it."""
+        """The deepest level; the heads must be at least as deep."""
         return self.shape.depth
 
     @property
@@ -53,11 +54,11 @@ class HeadTree(Drafter):
         return not self.shape.chain
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
-        """ConfigError for more children than there are tokens."""
+        """Raise ConfigError if a node has more children than the heads have tokens."""
         _check_width(heads, self.shape.width)
 
     def propose(self, state: DecodeState) -> Draft:
-        """Nothing at the prompt's call, where the heads have seen no trunk state yet."""
+        """Draft one tree per row; nothing in the prompt's call, where the heads have no trunk state yet."""
         shape = self.shape if state.limits is None else self.shape.cut(max(state.limits))
         if not state.prompted or not shape.paths:
             return empty_draft(state)
@@ -75,9 +76,9 @@ class HeadTree(Drafter):
         )  # fmt: skip
 
     def _level_by_level(self, state: DecodeState, layout: "_TreeLayout") -> list[PickedTokens]:
-        """Chosen tokens of each level; heads are asked behind nodes that have children."""
+        """The chosen tokens of each level; the heads run only for nodes that have children."""
         tokens = state.base_tokens()[:, None]
-        paths = tokens[:, :, None][..., :0]  # drafted tokens before those of the level
+        paths = tokens[:, :, None][..., :0]  # drafted tokens before those of this level
         found: list[PickedTokens] = []
         first = 0
         for d, level in enumerate(layout.levels, 1):
@@ -92,8 +93,9 @@ class HeadTree(Drafter):
 
 @dataclass(frozen=True)
 class _LevelLayout:
-    """`inner` nodes of the level above, counted inside it, that have children here; `parent` of each, counted among the
-    inner ones above those; `picks`: this level's nodes among `width` choices behind each inner one."""
+    """A level as tensors of indices. `inner`: the nodes of the level above that have children here, within that level.
+    `parent`: the parent of each, within the inner nodes of the level above that. `picks`: this level's nodes, within
+    the `width` choices after each inner node."""
 
     inner: Tensor
     parent: Tensor
@@ -103,7 +105,8 @@ class _LevelLayout:
 
 @dataclass(frozen=True)
 class _TreeLayout:
-    """A shape as tensors: `picks` [N] of its nodes among `depth` times `width` choices of all levels at once."""
+    """A shape as tensors; `picks` [N] are the indices of its nodes within `depth` times `width` choices of all levels
+    at once."""
 
     parent: Tensor
     seen: Tensor
@@ -137,15 +140,16 @@ def _layout_of(shape: TreeShape, device: torch.device) -> _TreeLayout:
 
 @dataclass(frozen=True)
 class DynamicTree(Drafter):
-    """The best `nodes` nodes of a tree that the heads' confidence grows (EAGLE-2, arXiv 2406.16858).
+    """The best `nodes` nodes of a tree grown from the heads' confidence (EAGLE-2, arXiv 2406.16858).
 
-    At each level the `width` nodes whose paths are likeliest get `width` children each; of all nodes the best are kept.
-    A node is worth no more than its parent and stands behind it, so that a tie never keeps a child alone.
+    At each level the `width` nodes with the most probable paths get `width` children each; of all nodes the best are
+    kept. A node never has a higher value than its parent and comes after it, so that a tie cannot keep a child without
+    its parent.
 
-    Where tokens are drawn by noise of their own, for a ratio rule, leaving a drawn token out because of what it is
-    would bias the output: those left are likelier than their distribution says. Then every level has its share of the
-    nodes, which is divided among the parents by the distributions of their children, before these are drawn, and all
-    that was drawn is kept. What is drawn decides only which nodes get children.
+    When tokens are sampled with their own noise, for a ratio rule, dropping a sampled token because of its value would
+    bias the output: the remaining ones are more probable than their distribution says. Every level then has its share
+    of the nodes, which is divided among the parents by the distributions of their children before any is sampled, and
+    all samples are kept. The sampled tokens decide only which nodes get children.
     """
 
     depth: Annotated[int, Range(0)] = 7
@@ -162,11 +166,11 @@ class DynamicTree(Drafter):
         return self.width > 1
 
     def check(self, trunk: Trunk, heads: HeadSet | None, request: Request) -> None:
-        """ConfigError for more children than there are tokens."""
+        """Raise ConfigError if a node may get more children than the heads have tokens."""
         _check_width(heads, self.width)
 
     def propose(self, state: DecodeState) -> Draft:
-        """Nothing at the prompt's call, where the heads have seen no trunk state yet."""
+        """Draft one tree per row; nothing in the prompt's call, where the heads have no trunk state yet."""
         depth = min(self.depth, self.nodes, *([] if state.limits is None else [max(state.limits)]))
         if not state.prompted or depth == 0:
             return empty_draft(state)
@@ -184,29 +188,29 @@ class DynamicTree(Drafter):
 
 
 class _Grown:
-    """A tree of a batch of rows while it grows: candidates of all levels, and the nodes that get children next."""
+    """The trees of a batch of rows while they grow: candidates of all levels, and the nodes that get children next."""
 
     def __init__(self, state: DecodeState, width: int) -> None:
         self.state, self.width = state, width
-        self.count = 0  # candidates a row
-        self.asked = 0  # nodes whose children were chosen
+        self.count = 0  # candidates per row
+        self.asked = 0  # nodes whose children have been chosen
         self.tokens = state.base_tokens()[:, None]  # of the nodes that get children
-        self.above = torch.zeros_like(self.tokens)  # place of each one's parent among those of the level above
-        self.node = torch.full_like(self.tokens, -1)  # number of each as a candidate
+        self.above = torch.zeros_like(self.tokens)  # index of each one's parent among the nodes of the level above
+        self.node = torch.full_like(self.tokens, -1)  # index of each among the candidates
         self.prefixed = state.processors is not None and state.processors.reads_prefix
-        self.paths = self.tokens[:, :, None][..., :0]  # kept up where they are read
+        self.paths = self.tokens[:, :, None][..., :0]  # kept only if processors read them
         self.value: Tensor | None = None  # log confidence of their paths, None: 0
         self.levels: list[tuple[Tensor, ...]] = []  # tokens, parent, value, confidence and perhaps q
 
     def ask(self, d: int) -> tuple[Tensor, PickedTokens]:
-        """Logits and `width` choices behind each node, by the heads."""
+        """Logits and `width` choices of the heads after each node."""
         found = _level(self.state, d, self.tokens, self.above, self.paths, self.asked, self.width)
         self.asked += self.tokens.shape[1]
         return found
 
     def share(self, logits: Tensor, choice: PickedTokens, d: int) -> tuple[Tensor, PickedTokens]:
-        """The same where a level's choices do not depend on the nodes. All may share one draw: at most one of them is
-        accepted, which is decided without these tokens."""
+        """The same for heads whose choices at a level do not depend on the nodes. All nodes may share one sample: at
+        most one of them is accepted, and that is decided without these tokens."""
         nodes, one = self.tokens.shape[1], slice(d - 1, d)
         q = None if choice.q is None else choice.q[:, one].expand(-1, nodes, -1, -1)
         shared = PickedTokens(
@@ -215,7 +219,7 @@ class _Grown:
         return logits[:, one].expand(-1, nodes, -1), shared
 
     def children_to_draw(self, logits: Tensor, count: int) -> Tensor:
-        """Which `count` children are to be drawn, from what is known before: places [B, M] among `width` a node."""
+        """Choose which `count` children to sample, before they are sampled: indices [B, M] among `width` per node."""
         likeliest = logits.log_softmax(-1).topk(self.width, -1).values
         if self.value is not None:
             likeliest = likeliest + self.value[..., None]
@@ -224,8 +228,8 @@ class _Grown:
         return order.sort(1).values
 
     def add(self, choice: PickedTokens, kept: Tensor | None, last: bool) -> None:
-        """Make children candidates, those at `kept` or all, and, unless it is the last level, the likeliest of them
-        the next to get children."""
+        """Add children as candidates, those at `kept` or all; unless this is the last level, the most probable of them
+        get children next."""
         value = choice.confidence.log().clamp_max_(0.0)
         if self.value is not None:
             value = value + self.value[..., None]
@@ -247,11 +251,11 @@ class _Grown:
         self.count += tokens.shape[1]
 
     def draft(self, max_nodes: int, chain: bool) -> Draft:
-        """The best `max_nodes` candidates."""
+        """A draft of the best `max_nodes` candidates."""
         tokens, parent, value, confidence, *q = (torch.cat(parts, 1) for parts in zip(*self.levels))
         probs = q[0] if q else None
         if max_nodes < self.count:
-            # Candidates stand level by level, so that a stable order breaks ties by depth.
+            # Candidates are in the order of levels, so that a stable sort breaks ties by depth.
             order = value.sort(dim=1, descending=True, stable=True).indices[:, :max_nodes].sort(1).values
             number = torch.full_like(tokens, -1).scatter(
                 1, order, torch.arange(max_nodes, device=order.device).expand_as(order)
@@ -271,13 +275,13 @@ def _check_width(heads: HeadSet | None, width: int) -> None:
 
 
 def _one_pass(state: DecodeState) -> bool:
-    """Whether choices of all levels are known before any token is."""
+    """Whether the choices of all levels are known before any token is chosen."""
     assert state.heads is not None
     return state.heads.one_pass and not (state.processors is not None and state.processors.reads_prefix)
 
 
 def _all_levels(state: DecodeState, depth: int, k: int) -> tuple[Tensor, PickedTokens]:
-    """Logits [B, depth, V'] and `k` choices of every level of a family that reads no drafted token."""
+    """Logits [B, depth, V'] and `k` choices of every level, for heads that read no drafted tokens."""
     heads = state.heads
     assert heads is not None
     logits = state.step.levels(heads, state.head_state, depth)
@@ -288,7 +292,8 @@ def _all_levels(state: DecodeState, depth: int, k: int) -> tuple[Tensor, PickedT
 def _level(
     state: DecodeState, d: int, tokens: Tensor, parent: Tensor, paths: Tensor, first: int, k: int
 ) -> tuple[Tensor, PickedTokens]:
-    """Logits and `k` choices of level d behind nodes `tokens` [B, N], where drafted `paths` [B, N, d - 1] end."""
+    """Logits and `k` choices of level `d` after the nodes `tokens` [B, N], where the drafted `paths` [B, N, d - 1]
+    end."""
     heads = state.heads
     assert heads is not None
     logits = state.step.level(heads, state.head_state, d, tokens, parent)
@@ -300,6 +305,6 @@ def _level(
 
 
 def _picked(choice: PickedTokens, picks: Tensor) -> PickedTokens:
-    """Some of all choices [B, N, k], in one row [B, M]."""
+    """Some of all choices [B, N, k], flattened to one row [B, M]."""
     q = None if choice.q is None else choice.q.flatten(1, 2)[:, picks]
     return PickedTokens(choice.tokens.flatten(1)[:, picks], choice.confidence.flatten(1)[:, picks], q)

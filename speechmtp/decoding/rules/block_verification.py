@@ -1,4 +1,4 @@
-"""Block verification: a chain is judged as a whole."""
+"""Block verification: a chain is verified as a whole."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,15 +14,15 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class BlockVerification(Ratio):
-    """Block verification (Sun et al., arXiv 2403.10444): all of a chain is judged together; in expectation it never
-    keeps less than `Ratio`. On a tree: ConfigError."""
+    """Block verification (Sun et al., arXiv 2403.10444): all tokens of a chain are verified together; in expectation it
+    never keeps fewer of them than `Ratio`. ConfigError for a tree."""
 
     name: ClassVar[str] = "block"
     instead_on_trees: ClassVar[str] = "ratio"
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """The whole distribution; with P_i the capped running product of p / q, node i is the last kept with h_i if
-        none behind it was."""
+        """With P_i the running product of p / q, capped at 1, node i is the last one kept with probability h_i if no
+        later one was. ConfigError for a tree."""
         if not draft.chain:
             raise tree_refused(self)
         probs = probs_of(target)
@@ -33,7 +33,7 @@ class BlockVerification(Ratio):
         for step in steps.unbind(1):
             products.append((products[-1] * step).clamp_max(1.0))
         product = torch.stack(products, 1)
-        more = torch.cat([draft.tokens >= 0, torch.zeros_like(ones, dtype=torch.bool)], 1)  # something was drafted here
+        more = torch.cat([draft.tokens >= 0, torch.zeros_like(ones, dtype=torch.bool)], 1)  # a drafted token follows
         scaled, q = product[..., None] * probs, torch.cat([q, torch.zeros_like(probs[:, :1])], 1)
         surplus = (scaled - q).clamp_min(0.0).sum(-1)
         whole = surplus + (1 - product)

@@ -1,4 +1,4 @@
-"""Draws from a mixture of trunk and drafter."""
+"""Sampling from a mixture of the trunk's and the drafter's distributions."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -16,8 +16,8 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class Ensemble(Ratio):
-    """Ratio against w p + (1 - w) q instead of p, which is the distribution of every token that was drafted for (the
-    bonus token is the trunk's own); q is that of a node's first child."""
+    """`Ratio` with w p + (1 - w) q in place of p, where w is `weight` and q the distribution of a node's first child.
+    Every token for which there was a draft follows this mixture; the token after a fully accepted draft follows p."""
 
     name: ClassVar[str] = "ensemble"
     needs_probabilities: ClassVar[bool] = True
@@ -25,13 +25,13 @@ class Ensemble(Ratio):
     exact: ClassVar[bool] = False
 
     def greedy(self) -> AcceptanceRule:
-        """There is no mixture to draw from."""
+        """Raise ConfigError: at temperature 0 there is no mixture to sample from."""
         raise ConfigError(
             "ensemble: temperature 0, expected one above 0; the rule mixes two distributions to draw from"
         )
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """`Ratio` with the mixture as the target."""
+        """Those of `Ratio` with the mixture as the target."""
         mixed = probs_of(target).clone()
         at = ((draft.tokens >= 0) & ~elders(draft).any(-1)).nonzero(as_tuple=True)
         above = (at[0], draft.parent[at] + 1)

@@ -1,4 +1,4 @@
-"""Refused tokens are excused where the trunk is unsure and a window of later tokens passes."""
+"""Acceptance of refused tokens where the trunk is uncertain and a window of later tokens passes."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -15,8 +15,9 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class EntropyWindow(Ratio):
-    """A refused token stays after all if the trunk was unsure there and the next `size` drafted tokens pass (Li et al.,
-    FLy, arXiv 2511.22972); unsure: p log(1 / p) over the three likeliest is at least `entropy`. Chains only."""
+    """`Ratio`, but a refused token is kept if the trunk is uncertain there and the next `size` drafted tokens pass (Li
+    et al., FLy, arXiv 2511.22972). Uncertain: p log(1 / p), summed over the three most probable tokens, is at least
+    `entropy`. Chains only."""
 
     name: ClassVar[str] = "window"
     instead_on_trees: ClassVar[str] = "typical"
@@ -25,11 +26,11 @@ class EntropyWindow(Ratio):
     exact: ClassVar[bool] = False
 
     def greedy(self) -> AcceptanceRule:
-        """Passing is being the trunk's choice."""
+        """The same rule for greedy decoding, where the trunk's argmax token passes."""
         return GreedyEntropyWindow(self.size, self.entropy)
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """A window that the draft does not fill excuses nothing."""
+        """A refused token with fewer than `size` drafted tokens after it is never kept. ConfigError for a tree."""
         if not draft.chain:
             raise tree_refused(self)
         probs, size = probs_of(target), draft.tokens.shape[1]
@@ -48,8 +49,8 @@ class EntropyWindow(Ratio):
 
 
 class GreedyEntropyWindow(EntropyWindow):
-    """`EntropyWindow` where nothing is drawn."""
+    """`EntropyWindow` for greedy decoding."""
 
     def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
-        """Sure to stay or sure to go."""
+        """Chance 1 for the argmax of `r` and 0 for other tokens; `r` is returned unchanged."""
         return ((r.argmax(-1) == token) & (token >= 0)).to(r.dtype), r

@@ -1,4 +1,4 @@
-"""Greedy match: the trunk's own first choices stay."""
+"""Greedy match: the trunk's own argmax tokens stay."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,12 +11,12 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class GreedyMatch(ArgmaxRule):
-    """Keep the longest path of tokens that are the trunk's own first choice: exact for greedy decoding, and, with the
-    trunk's noise on its logits, for plain sampling with the same seed (Daliri et al., arXiv 2408.07978)."""
+    """Keep the longest path of tokens that are the trunk's argmax. Exact in greedy decoding and, with the trunk's noise
+    added to its logits, for plain sampling with the same seed (Daliri et al., arXiv 2408.07978)."""
 
     name: ClassVar[str] = "match"
     exact: ClassVar[bool] = True
 
     def matches(self, choices: Tensor, draft: Draft) -> Tensor:
-        """Whether each node is the choice behind its parent; absent ones are no choice."""
+        """Whether each node is the argmax token after its parent: bool [B, P], false for absent nodes."""
         return (choices[:, :-1] if draft.chain else choices.gather(1, draft.parent + 1)) == draft.tokens

@@ -1,4 +1,5 @@
-"""Coarse acceptance: tokens that sound alike stand in for each other (Yanuka et al., arXiv 2511.13732)."""
+"""Acceptance by groups: tokens of one group, such as acoustically similar ones, count as equal (Yanuka et al., arXiv
+2511.13732)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +20,9 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True, eq=False)
 class Groups(Ratio):
-    """`Ratio` on the distribution of groups: the drafted token stands in for any member. `groups` [V] int64 are each
-    token's group, 0 or more. The groups follow the trunk's distribution, as long as it does not tell members apart;
-    which member is emitted does not."""
+    """`Ratio` on the distributions of groups: a drafted token stands for any member of its group. `groups` [V] int64 is
+    the group number of each token, 0 or more; ConfigError otherwise. The groups of the output follow the trunk's
+    distribution, as long as the trunk does not distinguish the members of a group; the members do not."""
 
     groups: Tensor
     name: ClassVar[str] = "groups"
@@ -36,11 +37,11 @@ class Groups(Ratio):
         return int(self.groups.max()) + 1
 
     def greedy(self) -> AcceptanceRule:
-        """A token stays in the group of the trunk's choice."""
+        """The rule by which a token stays if it is in the group of the trunk's argmax token."""
         return GroupMatch(self.groups)
 
     def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
-        """As for tokens, of groups; what is left of a group is shared by its members as in `r`."""
+        """`Ratio.compare` on groups; what is left of a group is shared among its members in proportion to `r`."""
         groups = _on(self.groups, r)
         coarse, drafted = (None if probs is None else self._sums(probs.to(r.dtype), groups) for probs in (r, q))
         assert coarse is not None
@@ -56,7 +57,8 @@ class Groups(Ratio):
 
 @dataclass(frozen=True, eq=False)
 class GroupMatch(NodewiseRule):
-    """A drafted token stays if it is in the group of the trunk's choice, which seeded noise may have a part in."""
+    """A drafted token stays if it is in the group of the trunk's argmax token, which includes the shared noise in
+    sampling."""
 
     groups: Tensor
     name: ClassVar[str] = "groups"
@@ -66,7 +68,7 @@ class GroupMatch(NodewiseRule):
         _check(self.groups)
 
     def kept(self, target: Tensor, draft: Draft) -> Tensor:
-        """Of the same group as the choice behind the parent."""
+        """Whether the node is in the group of the argmax token after its parent."""
         groups = _on(self.groups, target)
         choice = groups[target.argmax(-1)].gather(1, draft.parent + 1)
         return (choice == groups[draft.tokens.clamp_min(0)]) & (draft.tokens >= 0)
@@ -74,20 +76,21 @@ class GroupMatch(NodewiseRule):
 
 @dataclass(frozen=True)
 class AlikeGroups(AcceptanceRule):
-    """`Groups` of the tokens whose embeddings have a cosine above `similarity`; made for each trunk by `for_trunk`."""
+    """`Groups` of the tokens whose embeddings have a cosine similarity above `similarity`; `for_trunk` makes the rule
+    for a trunk."""
 
     name: ClassVar[str] = "groups"
     similarity: Annotated[float, Range(-1, 1)] = 0.6
 
     def for_trunk(self, trunk: Trunk) -> AcceptanceRule:
-        """The rule of this trunk's tokens; groups are found once a trunk."""
+        """The rule for this trunk's tokens; groups are computed once per trunk and similarity."""
         known = _FOUND.setdefault(trunk, {})
         if self.similarity not in known:
             known[self.similarity] = alike_groups(trunk.embed(_all_ids(trunk)), self.similarity)
         return Groups(known[self.similarity])
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """None without a trunk."""
+        """Raise ShapeError: without a trunk there are no groups."""
         raise ShapeError("groups: no trunk, expected one; call for_trunk first")
 
 
@@ -99,8 +102,9 @@ def _all_ids(trunk: Trunk) -> Tensor:
 
 
 def alike_groups(vectors: Tensor, similarity: float) -> Tensor:
-    """Group numbers [V] int64 of `vectors` [V, C]: two share one if a chain of pairs whose cosine is above `similarity`
-    joins them (single linkage), numbered by their first members."""
+    """Group numbers [V] int64 of `vectors` [V, C] by single linkage: two vectors share a group if a chain of pairs with
+    a cosine above `similarity` connects them. Groups are numbered in the order of their first members. ShapeError if
+    `vectors` is not [V, C] with at least one row, ConfigError if `similarity` is not from -1 to 1."""
     if vectors.ndim != 2 or not len(vectors):
         raise ShapeError(f"groups: vectors {list(vectors.shape)}, expected [V, C]; give one vector a token")
     if not -1 <= similarity <= 1:
@@ -108,7 +112,7 @@ def alike_groups(vectors: Tensor, similarity: float) -> Tensor:
     unit = torch.nn.functional.normalize(vectors.detach().to(torch.promote_types(vectors.dtype, torch.float32)))
     size = len(unit)
     label = torch.arange(size, device=unit.device)
-    while True:  # the least label reaches all of its group, twice as far in every round
+    while True:  # the smallest label spreads through its group, at least twice as far in every round
         near = [torch.where(part @ unit.T > similarity, label, size).amin(1) for part in unit.split(1024)]
         found = torch.minimum(label, torch.cat(near))
         found = found[found]
@@ -125,7 +129,7 @@ def _check(groups: Tensor) -> None:
 
 
 def _on(groups: Tensor, probs: Tensor) -> Tensor:
-    """The groups on the distribution's device; ShapeError if they are of another vocabulary."""
+    """The groups on the device of `probs`; ShapeError if they are for another vocabulary."""
     if len(groups) != probs.shape[-1]:
         raise ShapeError(f"groups: of {len(groups)} tokens, expected {probs.shape[-1]}; make them for this vocabulary")
     return groups.to(probs.device)

@@ -17,10 +17,10 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class JointRatio(AcceptanceRule):
-    """Multi-token assisted decoding (Qin et al., arXiv 2407.09722): the longest prefix whose probability under the
-    trunk is above tau times that under the drafter stays, even if a shorter one fails. In a tree the drafter's
-    likeliest prefix of a depth is the measure for all of that depth, the trunk's likeliest wins. Needs a drafter that
-    gives its probabilities, else ConfigError."""
+    """Multi-token assisted decoding (Qin et al., arXiv 2407.09722): the longest prefix stays whose probability under
+    the trunk is more than `tau` times that under the drafter, even if a shorter one fails. In a tree all prefixes of
+    one depth are compared with the drafter's most probable one of that depth, and of the longest that pass, the trunk's
+    most probable one wins. ConfigError for a draft without probabilities."""
 
     name: ClassVar[str] = "joint-ratio"
     needs_probabilities: ClassVar[bool] = True
@@ -28,7 +28,7 @@ class JointRatio(AcceptanceRule):
     draws: ClassVar[Draws] = "own"
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """One-hot `stop`; the trunk's distribution follows."""
+        """One-hot `stop`; `follow` is the trunk's distribution."""
         stop = torch.zeros(target.shape[:2], dtype=torch.float64, device=target.device)
         if not draft.tokens.shape[1]:
             return stop + 1, probs_of(target)

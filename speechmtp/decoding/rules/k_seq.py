@@ -1,4 +1,4 @@
-"""k-SEQ: several siblings drawn from one distribution."""
+"""k-SEQ: verification of several siblings sampled from one distribution."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,15 +16,15 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class KSeq(Ratio):
-    """k-SEQ (Sun et al., SpecTr, arXiv 2310.15141): each of the k children of a node, all drawn from one q with
-    replacement, stays with min(1, p(x) / (rho q(x))); rho is the least that leaves nothing negative. ConfigError where
-    siblings were not drawn so; one child is `Ratio`."""
+    """k-SEQ (Sun et al., SpecTr, arXiv 2310.15141): each of the k children of a node, all sampled from one q with
+    replacement, stays with probability min(1, p(x) / (rho q(x))); rho is the smallest value that leaves no probability
+    negative. On a chain this is `Ratio`. ConfigError if siblings were not sampled in this way."""
 
     name: ClassVar[str] = "k-seq"
     instead_on_trees: ClassVar[str] = "ratio"
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """The whole distribution; a row's nodes may have different numbers of children."""
+        """`stop` and `follow` of the whole draft; the nodes of a row may have different numbers of children."""
         if draft.chain:
             return super().distributions(target, draft)
         left = probs_of(target)
@@ -46,11 +46,11 @@ class KSeq(Ratio):
         return stops(chance, draft), left
 
     def _common_proposal(self, draft: Draft, older: Tensor, dtype: torch.dtype) -> Tensor:
-        """Distributions [B, P, V] of the nodes, found to be the same for siblings."""
+        """The distributions [B, P, V] of the nodes; ConfigError if they differ between siblings."""
         where = "k-seq: siblings"
         if draft.q is None:
             raise ConfigError(f"{where} that were not drawn, expected draws with replacement; use sample-match")
-        first = older.long().argmax(-1)  # of a node without elders some other, which is not looked at
+        first = older.long().argmax(-1)  # any node for those without elders, where it is not used
         rows = torch.arange(len(first), device=first.device)[:, None]
         other = (draft.q != draft.q[rows, first]).any(-1) & older.any(-1) & (draft.tokens >= 0)
         if bool(other.any()):
@@ -58,10 +58,10 @@ class KSeq(Ratio):
         return draft.q.to(dtype)
 
     def _scale(self, p: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """The least valid rho [N] by bisection, and the distribution [N, V] behind k [N] refused children.
+        """The smallest valid rho [N] by bisection, and the distribution [N, V] after k [N] refused children.
 
-        What is left is p - c min(q, p / rho), c the expected number of children looked at: nowhere negative if and
-        only if rho >= c (where p = q, rho is 1).
+        What is left is p - c min(q, p / rho), where c is the expected number of children tested. It is nowhere negative
+        if and only if rho >= c (where p = q, rho is 1).
         """
         low, high = torch.ones_like(p[:, 0]), k.to(p.dtype)
         for _ in range(50):
@@ -72,7 +72,7 @@ class KSeq(Ratio):
         return high, residual(p, looked_at[:, None] * kept, p, torch.ones_like(p[:, :1], dtype=torch.bool))
 
     def _looked_at(self, p: Tensor, q: Tensor, rho: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Expected number [N] of children looked at, and min(q, p / rho) [N, V]."""
+        """The expected number [N] of children tested, and min(q, p / rho) [N, V]."""
         kept = torch.minimum(q, p / rho[:, None])
         beta = kept.sum(-1).clamp_max(1.0)
         some = -torch.expm1(k * torch.log1p(-beta))

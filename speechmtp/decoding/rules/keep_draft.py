@@ -1,4 +1,4 @@
-"""Keeping whatever was drafted."""
+"""Acceptance of whatever was drafted."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,10 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class KeepDraft(ArgmaxRule):
-    """Keep every drafted token without looking: the drafter alone decides what to draft; lossy."""
+    """Keep every drafted token without verification: the drafter alone decides what to draft. Lossy."""
 
     name: ClassVar[str] = "keep-draft"
 
     def matches(self, choices: Tensor, draft: Draft) -> Tensor:
-        """All that is there."""
+        """Whether each node is there (not absent): bool [B, P]."""
         return draft.tokens >= 0

@@ -1,4 +1,4 @@
-"""Rejection sampling: drafted tokens stay by the ratio of the trunk's probability to the drafter's."""
+"""Rejection sampling: a drafted token stays by the ratio of the trunk's probability to the drafter's."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,11 +17,11 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class Ratio(AcceptanceRule):
-    """Rejection sampling (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318), siblings included.
+    """Rejection sampling (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318), extended to siblings.
 
-    A child x, drawn from q, of a node behind which r is left of the trunk's distribution stays with probability
-    min(1, r(x) / q(x)); else r becomes norm(r - q)+ and the next sibling is asked. Where nothing was drawn q is
-    one-hot: x stays with r(x), and r loses x.
+    Let r be what is left of the trunk's distribution after a node. A child x that was sampled from q stays with
+    probability min(1, r(x) / q(x)); otherwise r becomes norm(r - q)+ and the next sibling is tested. If nothing was
+    sampled, q is one-hot: x stays with probability r(x), otherwise r loses x.
     """
 
     name: ClassVar[str] = "ratio"
@@ -29,11 +29,11 @@ class Ratio(AcceptanceRule):
     draws: ClassVar[Draws] = "own"
 
     def greedy(self) -> AcceptanceRule:
-        """Dividing by a temperature of 0 is comparing first choices."""
+        """`GreedyMatch`, which this rule becomes at temperature 0."""
         return GreedyMatch()
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """The whole distribution; siblings are asked in the order in which they were drafted."""
+        """`stop` and `follow` of the whole draft; siblings are tested in the order in which they were drafted."""
         left = probs_of(target)
         if draft.chain or not draft.tokens.shape[1]:
             chance, rest = self.compare(left[:, :-1], draft.q, draft.tokens)
@@ -44,14 +44,14 @@ class Ratio(AcceptanceRule):
         token = torch.where(children < 0, -1, draft.tokens.gather(1, flat).view_as(children))
         q = None if draft.q is None else behind(draft.q, flat).view(*children.shape, size)
         r, chances = behind(left, slots), []
-        for turn in range(children.shape[2]):  # all first children, all second ones, ..
+        for turn in range(children.shape[2]):  # all first children, then all second ones, ..
             chance, r = self.compare(r, None if q is None else q[:, :, turn], token[:, :, turn])
             chances.append(chance)
         left = left.scatter(1, slots[..., None].expand_as(r), r)
         return family_stops(torch.stack(chances, -1), slots, children, draft), left
 
     def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
-        """Chance [..] that `token` [..] (-1: absent) stays, and what is left of r [.., V] if it does not."""
+        """The probability [..] that `token` [..] (-1: absent) stays, and what is left of `r` [.., V] if it does not."""
         chance, possible = ratio(r, q, token)
         q = one_hot(r, token) if q is None else q.to(r.dtype)
         return chance.clamp_max(1.0), residual(r, q, r, possible[..., None])

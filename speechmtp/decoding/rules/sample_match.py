@@ -1,4 +1,4 @@
-"""Sample match: a token drawn from the trunk decides."""
+"""Sample match: a token sampled from the trunk decides."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,12 +11,12 @@ from speechmtp.decoding.state import Draws
 
 @dataclass(frozen=True)
 class SampleMatch(Ratio):
-    """Draw the trunk's token and keep what equals it, whatever the draft was drawn from: in distribution, a one-hot
-    draft."""
+    """Sample the trunk's token and keep a drafted token that equals it, whatever the draft was sampled from: in
+    distribution, this is `Ratio` with a one-hot draft."""
 
     name: ClassVar[str] = "sample"
     draws: ClassVar[Draws] = "best"
 
     def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
-        """As if the draft had been certain."""
+        """`Ratio.compare` as if the drafted token had been certain."""
         return super().compare(r, None, token)

@@ -1,4 +1,4 @@
-"""Drafted siblings of a tree: who their elders are, and where a walk that asks them in turn stops."""
+"""Siblings in draft trees: which were drafted before a node, and where a walk that tests them in turn stops."""
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +8,8 @@ from speechmtp.types import Draft
 
 
 def families(draft: Draft) -> tuple[Tensor, Tensor]:
-    """Slots [B, N] that have children, and these, [B, N, K] nodes as drafted, -1 behind them; rows with fewer such
-    slots are filled up with a leaf."""
+    """Slots [B, N] that have children, and the children as node indices [B, N, K] in draft order, padded with -1. Rows
+    with fewer such slots are padded with the slot of a leaf."""
     found = []
     for tokens, parents in zip(draft.tokens.tolist(), draft.parent.tolist()):
         mine: dict[int, list[int]] = {}
@@ -29,15 +29,15 @@ def families(draft: Draft) -> tuple[Tensor, Tensor]:
 
 
 def behind(distributions: Tensor, slots: Tensor) -> Tensor:
-    """Distributions [B, N, V] at some of all slots."""
+    """Select the distributions [B, N, V] at the slots `slots` [B, N]."""
     return distributions.gather(1, slots[..., None].expand(-1, -1, distributions.shape[-1]))
 
 
 def family_stops(chance: Tensor, slots: Tensor, children: Tensor, draft: Draft) -> Tensor:
-    """`stops` by families: `chance` [B, N, K] of `children` [B, N, K] of `slots` [B, N]."""
+    """`stops` computed from families: `chance` [B, N, K] is that of `children` [B, N, K] of `slots` [B, N]."""
     rows, size = draft.tokens.shape
-    refused = F.pad((1 - chance).cumprod(-1), (1, 0), value=1.0)  # all of the first 0 .. K children
-    chosen = chance.new_zeros(rows, size + 1)  # -1 falls into the last column, which is cut
+    refused = F.pad((1 - chance).cumprod(-1), (1, 0), value=1.0)  # P(first 0 .. K children are refused)
+    chosen = chance.new_zeros(rows, size + 1)  # -1 goes to the last column, which is cut off
     chosen.scatter_(1, children.remainder(size + 1).flatten(1), (chance * refused[..., :-1]).flatten(1))
     reach = torch.where(draft.ancestors, chosen[:, None, :-1], 1.0).prod(-1)
     stay = chance.new_ones(rows, size + 1).scatter_(1, slots, refused[..., -1])
@@ -52,8 +52,8 @@ def elders(draft: Draft) -> Tensor:
 
 
 def stops(chance: Tensor, draft: Draft) -> Tensor:
-    """The probability [B, P + 1] that a slot is the last one kept, if each node stays with `chance` [B, P] once its
-    parent is kept and its elder siblings are refused; 0 for absent nodes."""
+    """The probability [B, P + 1] that a slot is the last one kept, if each node stays with probability `chance` [B, P]
+    once its parent is kept and its elder siblings are refused; 0 for absent nodes."""
     refused = 1 - chance
     chosen = chance * torch.where(elders(draft), refused[:, None], 1.0).prod(-1)
     reach = torch.where(draft.ancestors, chosen[:, None], 1.0).prod(-1)

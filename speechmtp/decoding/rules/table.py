@@ -1,4 +1,4 @@
-"""The table of acceptance rules by the names that strategies ask for them, `rule=NAME`. A new rule is one line here."""
+"""The table of acceptance rules, by the names that strategies use (`rule=NAME`). A new rule is one line here."""
 
 from speechmtp.decoding.rules.block_verification import BlockVerification
 from speechmtp.decoding.rules.contract import AcceptanceRule

@@ -1,4 +1,4 @@
-"""A threshold on the trunk's probability."""
+"""Acceptance by a threshold on the trunk's probability."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -13,15 +13,15 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class Threshold(NodewiseRule):
-    """x stays while the trunk's probability of it (`token`), or of all up to it (`product`), is at least theta; the
-    second gate of Saon et al., arXiv 2603.11243, token by token."""
+    """x stays while the trunk's probability of it (`measure` `token`), or of the whole path up to it (`product`), is at
+    least `theta`: the second gate of Saon et al., arXiv 2603.11243, applied to each token."""
 
     name: ClassVar[str] = "threshold"
     theta: Annotated[float, Range(0, 1)] = 0.2
     measure: Literal["token", "product"] = "token"
 
     def kept(self, target: Tensor, draft: Draft) -> Tensor:
-        """Products run from the base token down."""
+        """Products are taken along the path from the base token to the node."""
         chance = log_chance(target, draft)
         if self.measure == "product":
             chance = along(chance, draft)

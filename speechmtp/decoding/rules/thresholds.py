@@ -1,4 +1,4 @@
-"""The two thresholds of SGLang."""
+"""Acceptance by SGLang's two thresholds."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -14,8 +14,9 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class Thresholds(SampleMatch):
-    """SGLang's rule for its two thresholds: with one coin a node, a child stays if its probability is at least `single`
-    or the coin is at most that of it and its elder siblings, over `acc`. Exact at 1 and 1 only."""
+    """SGLang's rule with two thresholds. One uniform number is drawn per node; a child stays if its probability is at
+    least `single`, or if the number is at most the summed probability of the child and its elder siblings, divided by
+    `acc`. Exact only if both are 1."""
 
     name: ClassVar[str] = "thresholds"
     single: Annotated[float, Range(0, 1, above=True)] = 0.5
@@ -23,17 +24,18 @@ class Thresholds(SampleMatch):
 
     @property
     def exact(self) -> bool:  # type: ignore[override]
-        """At 1 and 1 it is `SampleMatch`."""
+        """Whether both thresholds are 1, where the rule is `SampleMatch`."""
         return self.single == 1 and self.acc == 1
 
     def distributions(self, target: Tensor, draft: Draft) -> tuple[Tensor, Tensor]:
-        """What is left of the trunk's distribution has lost the refused children and is drawn from as it is."""
+        """The token that follows is sampled from the trunk's distribution without the refused children,
+        renormalised."""
         stop, left = super().distributions(target, draft)
         total = left.sum(-1, keepdim=True)
         return stop, torch.where(total > 0, left / total.clamp_min(torch.finfo(left.dtype).tiny), probs_of(target))
 
     def compare(self, r: Tensor, q: Tensor | None, token: Tensor) -> tuple[Tensor, Tensor]:
-        """What is missing from the sum of `r` are the elder siblings' probabilities."""
+        """The sum of `r` is less than 1 by the probabilities of the elder siblings."""
         here, x = token >= 0, token.clamp_min(0)[..., None]
         p = r.gather(-1, x)[..., 0]
         before = (1 - r.sum(-1)).clamp_min(0.0)

@@ -1,4 +1,4 @@
-"""Acceptance of the trunk's k likeliest tokens."""
+"""Acceptance of the trunk's k most probable tokens."""
 
 import math
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from speechmtp.types import Draft
 
 @dataclass(frozen=True)
 class TopK(NodewiseRule):
-    """x stays if it is among the trunk's k likeliest (Stern et al., arXiv 1811.03115, section 5.1)."""
+    """x stays if it is among the trunk's `k` most probable tokens (Stern et al., arXiv 1811.03115, section 5.1)."""
 
     name: ClassVar[str] = "top-k"
     k: Annotated[int, Range(1)] = 2
 
     def kept(self, target: Tensor, draft: Draft) -> Tensor:
-        """Ties with the k-th stay; what the trunk excludes does not."""
+        """Ties with the k-th token stay; tokens with a logit of -inf do not."""
         kth = target.topk(min(self.k, target.shape[-1]), -1).values[..., -1]
         chance = logit_of(target, draft)
         return (chance >= kth.gather(1, draft.parent + 1)) & (chance > -math.inf) & (draft.tokens >= 0)
