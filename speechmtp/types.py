@@ -40,9 +40,9 @@ class Prompt:
     """What the trunk reads before the first output token.
 
     `embeddings` [B, P, C]; `positions` [B, P] rotary positions; `lengths` [B]; `next_position` [B] is the position of
-    the first output token, and `distribution` says where those behind it stand. Zeros past the lengths. `memory` [B, S,
-    E] with `memory_lengths` [B] is the audio of an encoder-decoder trunk, which its layers look at from every entry;
-    None where there is none.
+    the first output token, and `output_positions` says where those behind it stand. Zeros past the lengths. `memory`
+    [B, S, E] with `memory_lengths` [B] is the audio of an encoder-decoder trunk, which its layers look at from every
+    entry; None where there is none.
     """
 
     embeddings: Tensor
@@ -65,8 +65,8 @@ class Prompt:
 
 
 def stack_prompts(prompts: list[Prompt]) -> Prompt:
-    """One padded batch of several single-row prompts; under their distribution where it is one, else under none of
-    theirs."""
+    """One padded batch of several single-row prompts; with their output positions where these are alike, else
+    with the default ones."""
     pad = torch.nn.utils.rnn.pad_sequence
     memories = [p.memory[0] for p in prompts if p.memory is not None]
     lengths = [p.memory_lengths for p in prompts if p.memory_lengths is not None]
@@ -267,7 +267,7 @@ class Request:
 
     `prompt` has one row. `limit` is the most tokens to say, an end token among them (None: the engine's own limits);
     `ids` stand in front of the output, where the prompt has token ids that drafters and processors see; those that
-    merely open every text (Whisper's marks) are the `prompt_tokens`. `sources` are for drafters; `noise_key` names the
+    merely open every text (Whisper's marks) are the `start_tokens`. `sources` are for drafters; `noise_key` names the
     row's noise where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
     nothing to hear, so that the text is empty. `language` is the code of what is spoken, where the model knows. `first`
     is the position of the first output token.

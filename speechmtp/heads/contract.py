@@ -257,7 +257,7 @@ class HeadSet(nn.Module):
         memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> Any:  # fmt: skip
         """A fresh state for `rows` rows and drafts of at most `depth` tokens (None: all depths); `memory`
-        [B, S, E] is a cross-attention trunk's audio, `ahead` the distribution of the positions to come."""
+        [B, S, E] is a cross-attention trunk's audio, `ahead` gives the positions to come."""
 
     @abstractmethod
     def advance(

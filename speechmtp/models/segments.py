@@ -28,7 +28,7 @@ class Segments:
 class SegmentState:
     """What B streams have said so far, each at its own place; it never changes, `heard` gives a new one.
 
-    Sums over the steps of each run: `weight` [B, M, 1] of 1 - p(blank), `distribution` [B, M, V + 1] and `acoustic` [B,
+    Sums over the steps of each run: `weight` [B, M, 1] of 1 - p(blank), `probs` [B, M, V + 1] and `acoustic` [B,
     M, E] weighted by it, `run` [B, M, 1] steps, `gap` [B, M] steps of blank before it, `labels` [B, M]. `counts` [B]
     runs; `steps` [B] heard, `last` [B] the newest label (-1: nothing was heard), `end` [B] steps up to the newest run's
     end.

@@ -75,7 +75,7 @@ class SpeechModel(nn.Module):
     def encoder_alone(self) -> nn.Module:
         """What computes memories, for a CTC head that spells on it; a CheckpointError for models without."""
         raise CheckpointError(
-            f"{self.name}: takes no CTC draft head, which reads what an encoder-decoder's encoder gives; leave ctc= out"
+            f"{self.name}: takes no CTC draft head, which reads an encoder-decoder's encoder outputs; leave ctc= out"
         )
 
     @property

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class EncoderDecoder(EncoderDecoderModel):
     """A folder as transformers has it, its tokenizer `tokenizer.json` or, packed, `tokenizer.json.xz`.
 
-    Its distribution is greedy decoding of at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both of the
+    An output is at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both of the
     settings, but never past the decoder's positions.
     """
 

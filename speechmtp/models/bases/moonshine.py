@@ -10,7 +10,7 @@ from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 
 @dataclass(frozen=True)
 class MoonshineSettings:
-    """`model` in config.yaml: the distribution of its output; everything else stands in transformers' own files."""
+    """`model` in config.yaml: the limits of its output; everything else stands in transformers' own files."""
 
     kind: Literal["moonshine"] = "moonshine"
     tokens_per_second: float = 6.5

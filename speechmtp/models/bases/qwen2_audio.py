@@ -26,7 +26,7 @@ AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 
 @dataclass(frozen=True)
 class Qwen2AudioSettings:
-    """`model` in config.yaml: what it is asked to do, and the distribution of its output: at most
+    """`model` in config.yaml: what it is asked to do, and the limits of its output: at most
     ceil(`tokens_per_second` * seconds) + `extra` tokens. Everything else stands in transformers' own files."""
 
     kind: Literal["qwen2_audio"] = "qwen2_audio"

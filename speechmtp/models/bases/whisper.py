@@ -16,7 +16,7 @@ TASKS = ("transcribe", "translate")
 
 @dataclass(frozen=True)
 class WhisperSettings:
-    """`model` in config.yaml: the distribution of its output, and the `language` and `task` of a multilingual model
+    """`model` in config.yaml: the limits of its output, and the `language` and `task` of a multilingual model
     where nobody chooses; everything else stands in transformers' own files."""
 
     kind: Literal["whisper"] = "whisper"
