@@ -3,13 +3,15 @@
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from speechmtp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -23,7 +25,7 @@ class Lora:
     and `up` [O, rank], at first zero. ConfigError where peft is not installed.
     """
 
-    def __init__(self, model: PreTrainedModel, rank: int, alpha: int, targets: Sequence[str] = ()) -> None:
+    def __init__(self, model: "PreTrainedModel", rank: int, alpha: int, targets: Sequence[str] = ()) -> None:
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
