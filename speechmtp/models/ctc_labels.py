@@ -6,7 +6,7 @@ from torch import Tensor
 
 from speechmtp.types import CtcLabels
 
-LEAST_GAP = 0.05  # a label that never gets more than this is not worth a mention
+MIN_GAP = 0.05  # a label that never gets more than this is not worth a mention
 
 
 def ctc_labels(logits: Tensor, blank: int) -> CtcLabels:
@@ -53,7 +53,7 @@ def _gaps(
     labels, before = best[starts][spoken].tolist(), spoken.cumsum().tolist()
     runs = np.searchsorted(starts, steps, "right") - 1
     found: dict[tuple[int, int], float] = {}
-    for t in np.flatnonzero(peaks > LEAST_GAP).tolist():
+    for t in np.flatnonzero(peaks > MIN_GAP).tolist():
         run, label, peak = runs[t], int(second[t]), float(peaks[t])
         places = {before[run]}
         if spoken[run]:  # before or behind the run's own label, whichever side of its peak this is

@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def every_output_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model seldom ends by itself."""
     whole = task.spelled
-    monkeypatch.setattr(task, "LEAST", 1)
+    monkeypatch.setattr(task, "MIN_COUNT", 1)
     monkeypatch.setattr(task, "spelled", lambda items, decode: whole([replace(i, ended=True) for i in items], decode))
 
 

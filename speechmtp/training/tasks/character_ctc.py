@@ -19,7 +19,7 @@ from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.ctc import ctc_loss, greedy_labels
 from speechmtp.training.tasks.encoder_cache import EncodedUtterance
 
-LEAST = 3  # a character that training texts have less often is not written
+MIN_COUNT = 3  # a character that training texts have less often is not written
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def spelled(items: Iterable[EncodedUtterance], decode: Callable[[Sequence[int]],
 def characters_of(items: Iterable[Spelled]) -> str:
     """Characters that come often enough, in order of their code points."""
     counts = Counter(character for item in items for character in item.text)
-    return "".join(sorted(character for character, count in counts.items() if count >= LEAST))
+    return "".join(sorted(character for character, count in counts.items() if count >= MIN_COUNT))
 
 
 class CharacterCtcPhase:
