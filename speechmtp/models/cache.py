@@ -144,7 +144,7 @@ class RaggedCache(Cache):
         self, layers: int, rows: int, device: torch.device | str = "cpu", capacity: int = 128, slots: int = 0
     ) -> None:
         super().__init__(layers=[RaggedLayer(self) for _ in range(layers)])
-        self._least = self.capacity = capacity
+        self._min_capacity = self.capacity = capacity
         self.slots = max(slots, rows)
         self.device = torch.device(device)
         self.known = [0] * rows
@@ -244,7 +244,7 @@ class RaggedCache(Cache):
             layer.put(same, layer.copied(index, self._used))
         self.known = [self.known[row] for row in kept]
         if not kept:
-            self.width, self.capacity = 0, self._least
+            self.width, self.capacity = 0, self._min_capacity
             for layer in self._each():
                 layer.release()
         self.focus(0, len(kept))

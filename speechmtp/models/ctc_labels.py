@@ -8,7 +8,7 @@ from torch import Tensor
 
 from speechmtp.types import CtcLabels
 
-LEAST_GAP = 0.05  # labels whose posterior never exceeds this are left out of `gaps`
+MIN_GAP = 0.05  # labels whose posterior never exceeds this are left out of `gaps`
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _gaps(
     labels, before = best[starts][spoken].tolist(), spoken.cumsum().tolist()
     runs = np.searchsorted(starts, steps, "right") - 1
     found: dict[tuple[int, int], float] = {}
-    for t in np.flatnonzero(peaks > LEAST_GAP).tolist():
+    for t in np.flatnonzero(peaks > MIN_GAP).tolist():
         run, label, peak = runs[t], int(second[t]), float(peaks[t])
         places = {before[run]}
         if spoken[run]:  # before or behind the run's own label, whichever side of its peak this is

@@ -75,7 +75,7 @@ def test_every_map_of_a_model_is_packed_once_and_what_is_tied_stays_tied(monkeyp
     last.weight = embedding.weight
     model = nn.ModuleDict({"a": embedding, "b": nn.Sequential(nn.SiLU(), last), "c": special})
     names = list(model.state_dict())
-    monkeypatch.setattr(packed_linear, "MOST_BYTES", 10)
+    monkeypatch.setattr(packed_linear, "MAX_BYTES", 10)
     pack(model)
     assert model["b"][1] is last
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from speechmtp.models.ctc_labels import LEAST_GAP, ctc_labels, greedy_labels, label_runs
+from speechmtp.models.ctc_labels import MIN_GAP, ctc_labels, greedy_labels, label_runs
 from speechmtp.types import CtcLabels
 
 BLANK = 3
@@ -61,7 +61,7 @@ def test_labels_and_their_posteriors_are_those_of_a_loop_over_the_steps(seed: in
     assert found.confidence == pytest.approx(wanted.confidence, abs=1e-6)
     assert found.runner_up_confidence == pytest.approx(wanted.runner_up_confidence, abs=1e-6)
     for before, token, peak in found.gaps:
-        assert 0 <= before <= len(found.labels) and token != blank and LEAST_GAP < peak <= 0.5
+        assert 0 <= before <= len(found.labels) and token != blank and MIN_GAP < peak <= 0.5
         assert token not in found.labels[max(before - 1, 0) : before + 1], "its neighbours account for it"
     assert all(isinstance(label, int) for label in found.labels)
 
@@ -87,7 +87,7 @@ def test_without_steps_or_labels_there_is_nothing(dtype: torch.dtype) -> None:
         ([{0: 0.6, 2: 0.38}, sure(0), sure(1)], [(0, 2, 0.38)]),  # on the way to a label's peak: before it
         ([sure(0), {0: 0.6, 2: 0.38}, sure(1)], [(1, 2, 0.38)]),  # past the peak: behind it
         ([sure(1), {0: 0.6, 2: 0.38}, sure(1)], [(1, 2, 0.38), (2, 2, 0.38)]),  # a single step: either side
-        ([sure(0), {BLANK: 0.95, 2: LEAST_GAP - 0.01}, sure(1)], []),  # not worth a mention
+        ([sure(0), {BLANK: 0.95, 2: MIN_GAP - 0.01}, sure(1)], []),  # not worth a mention
     ],
 )
 def test_gaps_are_second_choices_that_no_neighbour_explains(

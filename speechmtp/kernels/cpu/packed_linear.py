@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MOST_BYTES = 2 << 30  # of weights a model: they are kept in both layouts
+MAX_BYTES = 2 << 30  # of weights a model: they are kept in both layouts
 
 
 @cache
@@ -61,9 +61,9 @@ class PackedLinear(nn.Linear):
 
 def pack(model: nn.Module) -> None:
     """Put a `PackedLinear` in the place of every linear map of a model on a CPU in float32, if this PyTorch has them
-    and its weights are at most `MOST_BYTES`."""
+    and its weights are at most `MAX_BYTES`."""
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    if has_packed() and size <= MOST_BYTES:
+    if has_packed() and size <= MAX_BYTES:
         _pack(model)
 
 
