@@ -60,6 +60,18 @@ def test_draw_outcome_follows_both_distributions(parents: tuple[int, ...], seed:
     assert chi_squared(counts.tolist(), (wrong[:, None] * follow).flatten().tolist()) < 1e-9
 
 
+def test_draw_outcome_of_a_tree_without_nodes_draws_what_follows() -> None:
+    """As of an empty chain: a tree all of whose nodes may not be said is cut to this."""
+    rows = 1000
+    empty = torch.zeros(rows, 0).long()
+    stop, follow = torch.ones(rows, 1).double(), torch.tensor([0.5, 0.5, 0.0]).expand(rows, 1, -1)
+    noise, index = Noise(torch.zeros(rows).long(), torch.arange(rows)), torch.zeros(rows).long()
+    tree = draw_outcome(stop, follow, Draft(empty, empty, chain=False), noise, index)
+    chain = draw_outcome(stop, follow, chain_draft(empty), noise, index)
+    assert torch.equal(tree.next, chain.next) and set(tree.next.tolist()) == {0, 1}
+    assert not tree.count.any() and tree.path.shape == (rows, 0)
+
+
 def test_draw_outcome_never_stops_where_it_may_not() -> None:
     """Probability 0 at either end, however the total is rounded."""
     rows = 100_000

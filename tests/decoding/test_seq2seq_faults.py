@@ -185,7 +185,7 @@ def test_fault_timestamps_and_suppressed_ids_are_never_said() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_fault_drawn_tokens_keep_the_distribution_under_every_rule(rule: str) -> None:
+def test_fault_drawn_tokens_are_what_may_be_said_under_every_rule(rule: str) -> None:
     """At a high temperature, where heads draft what the trunk may not say: also what replaces a refused token."""
     drafts = 0
     for seed in range(4):
@@ -197,7 +197,7 @@ def test_fault_drawn_tokens_keep_the_distribution_under_every_rule(rule: str) ->
             tokens, traces = scene.run([text], row_sampling=row_sampling)
             assert all({*said}.isdisjoint(rules.suppress) and said[0] not in rules.begin_suppress for said in tokens)
             drafts += sum(trace.num_draft_tokens for trace in traces)
-    assert drafts > 60
+    assert drafts > (60 if RULES[rule]().exact else 20), "rules that keep more make fewer drafts"
 
 
 def endless(seed: int, whisper: bool) -> Scene:

@@ -186,7 +186,7 @@ def draw_outcome(
 
 def depth_of(last: Tensor, draft: Draft) -> Tensor:
     """Number of nodes [B] on the path from the root to slot `last` [B]."""
-    if draft.chain:
+    if draft.chain or not draft.tokens.shape[1]:  # a tree may have lost all nodes to what may not be said
         return last
     depth = draft.depth.gather(1, (last - 1).clamp_min(0)[:, None])[:, 0] + 1
     return depth.where(last > 0, torch.zeros_like(depth))
