@@ -115,7 +115,7 @@ def random_heads(config: HeadsConfig, seed: int = 0, shape: TrunkShape = SHAPE) 
                 noise = torch.randn(weight.shape, generator=generator(seed), dtype=torch.float64)
                 weight.copy_(noise / weight.shape[-1] ** 0.5)
         if config.taps and config.mix == "weighted":
-            built.input_kind.weight.mul_(10)
+            built.reads.weight.mul_(10)
     return built
 
 

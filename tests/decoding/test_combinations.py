@@ -1,12 +1,15 @@
 """Any rule with any drafter: what is legal decodes, exact rules stay exact, and the rest is refused in one line."""
 
+import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 from engine_runs import RowSampling
 from scenes import EXACT_RULES, Priced, make_scene
 
 from speechmtp.decoding.draft_length import LENGTHS, ByCost, Running
+from speechmtp.decoding.drafters import contract
 from speechmtp.decoding.drafters.beams import BeamSample
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads
@@ -17,7 +20,6 @@ from speechmtp.decoding.drafters.lookup import PromptLookup
 from speechmtp.decoding.drafters.previous import PreviousPass
 from speechmtp.decoding.drafters.recycle import Oracle
 from speechmtp.decoding.drafters.suffix import Suffix
-from speechmtp.decoding.drafters.table import DRAFTERS
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
 from speechmtp.decoding.rules.block_verification import BlockVerification
 from speechmtp.decoding.rules.contract import AcceptanceRule
@@ -50,10 +52,14 @@ def text_of(name: str, rule: str) -> str:
 
 
 def test_the_tables_name_their_classes() -> None:
-    for table in (DRAFTERS, RULES, LENGTHS):
+    for table in (RULES, LENGTHS):
         assert all(kind.name == name and name for name, kind in table.items())  # type: ignore[attr-defined]
-    used = {type(row.drafter) for row in STRATEGIES.values()} | {HeadTree}
-    assert used - {type(None)} == set(DRAFTERS.values()), "every drafter has a strategy"
+    drafters = {type(row.drafter) for row in STRATEGIES.values() if row.drafter is not None}
+    assert len({drafter.name for drafter in drafters}) == len(drafters), "every drafter has a name of its own"
+    heading = re.compile(r"^class (\w+)\((?:ByModel|Drafter)\)", re.M)
+    files = Path(str(contract.__file__)).parent.glob("*.py")
+    defined = {name for file in files for name in heading.findall(file.read_text(encoding="utf-8"))}
+    assert defined - {"ByModel"} == {drafter.__name__ for drafter in drafters}, "and a strategy"
     assert set(OPEN) >= {"verify", "tree", "ctc", "suffix", "jacobi"} and "ar" not in OPEN and "oracle" not in OPEN
 
 
