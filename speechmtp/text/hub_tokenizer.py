@@ -1,4 +1,4 @@
-"""Text to token ids and back by a `tokenizer.json` of transformers, and the strings of its tokens for drafters."""
+"""Tokenizers from a `tokenizer.json` of transformers, and the strings of their tokens for drafters."""
 
 import hashlib
 import json
@@ -22,15 +22,16 @@ _FIRST = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space in a sentencepiece v
 
 
 class HubTokenizer:
-    """A tokenizer of the `tokenizers` library with the face of `Tokenizer`; `bos` and `eos` are the model's ids.
+    """A tokenizer of the `tokenizers` library with the interface of `Tokenizer`; `bos` and `eos` are the model's ids.
 
-    Every added token counts as special, marked so or not (Whisper's timestamps are not): it is never read out of a
-    text, and leaves nothing in one. So does a piece that no merge makes, such as Moonshine's `<<ST_0>>`. `unk` is eos
-    where the vocabulary spells everything.
+    Every added token is special, even if it is not marked as such (Whisper's timestamps are not): it is never encoded
+    from a text, and decodes to nothing. Pieces that no merge produces, such as Moonshine's `<<ST_0>>`, decode to
+    nothing too. `unk` is eos if the vocabulary has no unknown token.
     """
 
     def __init__(self, source: str | bytes, bos: int, eos: int, name: str = PLAIN) -> None:
-        """CheckpointError where `source` is no tokenizer, or has no such ids."""
+        """Parse the JSON of `tokenizer.json`. CheckpointError if it is not a tokenizer, or `bos` or `eos` is not in
+        it."""
         self._settings = _parse(source, name)
         self._tokens = _build(self._settings, name, source)
         self.bos, self.eos = bos, eos
@@ -45,7 +46,7 @@ class HubTokenizer:
 
     @classmethod
     def load(cls, path: str | Path, bos: int, eos: int) -> "HubTokenizer":
-        """The tokenizer stored in a file, `tokenizer.json` or packed with xz; CheckpointError where it is none."""
+        """Load `tokenizer.json`, or one compressed with xz. CheckpointError if the file is not a tokenizer."""
         try:
             data = Path(path).read_bytes()
             return cls(lzma.decompress(data) if Path(path).suffix == ".xz" else data, bos, eos, str(path))
@@ -54,7 +55,8 @@ class HubTokenizer:
             raise CheckpointError(f"{path}: {reason}; a tokenizer.json of transformers is expected") from error
 
     def save(self, path: str | Path, packed: bool = False) -> Path:
-        """Write `tokenizer.json`, packed `tokenizer.json.xz`, into a folder, or a file of any name; its path."""
+        """Write `tokenizer.json` (if `packed`, `tokenizer.json.xz`) to a folder, or to a file of any name; returns the
+        path of the file."""
         path = Path(path)
         path = path / (PACKED if packed else PLAIN) if path.is_dir() else path
         path.write_bytes(lzma.compress(self._json, preset=9 | lzma.PRESET_EXTREME) if packed else self._json)
@@ -68,16 +70,16 @@ class HubTokenizer:
         return _ids(self._tokens, text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, without a space in front; special tokens leave nothing."""
+        """Text of `ids`, without leading spaces and special tokens."""
         return str(self._tokens.decode([int(i) for i in ids if int(i) not in self._special])).lstrip(" ")
 
     def piece(self, token: int) -> str:
-        """The token of one id as the vocabulary has it; nothing for an id beyond it."""
+        """The piece of one id as in the vocabulary; empty for an id outside it."""
         return self._tokens.id_to_token(int(token)) or ""
 
     def spelling(self, size: int = 0) -> TokenSpelling:
-        """What each token adds to a running text, and the ids of a string inside one; `size` is that of the model's
-        vocabulary, where it may be larger than the tokenizer's."""
+        """The string that each token adds to a text, and an encoder of strings inside a text. `size` is the size of the
+        model's vocabulary, which may be larger than the tokenizer's."""
         bytewise = self._of_type("ByteLevel")
 
         def pieces() -> list[str]:
@@ -89,7 +91,7 @@ class HubTokenizer:
         return TokenSpelling(pieces, encode)
 
     def _added_text(self, token: int, bytewise: bool) -> str:
-        """Bytes that are no text on their own add nothing."""
+        """The string that a token adds to a text; empty for bytes that are not a character on their own."""
         piece = "" if token in self._special else self.piece(token)
         if bytewise:
             text = str(ByteLevel().decode([piece]))
@@ -120,7 +122,7 @@ def _ids(tokens: tokenizers.Tokenizer, text: str) -> list[int]:
 def _parse(source: str | bytes, name: str) -> dict[str, Any]:
     try:
         settings = json.loads(source)
-    except ValueError as error:  # of JSON as of UTF-8
+    except ValueError as error:  # invalid JSON or invalid UTF-8
         raise CheckpointError(f"{name}: not JSON ({error}); a tokenizer.json of transformers is expected") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("model"), dict):
         raise CheckpointError(
@@ -130,13 +132,14 @@ def _parse(source: str | bytes, name: str) -> dict[str, Any]:
 
 
 def _build(settings: dict[str, Any], name: str, source: str | bytes | None = None) -> tokenizers.Tokenizer:
-    """A tokenizer that takes no special token out of a text; `source` is the settings' JSON, where it is known."""
+    """Build a tokenizer that does not encode special tokens from a text; `source` is the JSON of the settings, if
+    known."""
     added = settings.get("added_tokens") or []
     if source is None or not all(token.get("special") for token in added):
         source = json.dumps(settings | {"added_tokens": [token | {"special": True} for token in added]})
     try:
         built = tokenizers.Tokenizer.from_str(source if isinstance(source, str) else source.decode())
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises plain Exception
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{name}: not a tokenizer ({reason}); give the model's own tokenizer.json") from error
     built.encode_special_tokens = True
@@ -146,7 +149,7 @@ def _build(settings: dict[str, Any], name: str, source: str | bytes | None = Non
 
 
 def _placeholders(model: dict[str, Any]) -> set[int]:
-    """Ids of byte-pair pieces that no text can give: longer than a character, made by no merge, no fallback byte."""
+    """Ids of BPE pieces that no text is encoded to: longer than a character, not made by a merge, no fallback byte."""
     if model["type"] != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         return set()
     made = {merge.replace(" ", "") if isinstance(merge, str) else "".join(merge) for merge in model["merges"]}
@@ -158,12 +161,12 @@ def _placeholders(model: dict[str, Any]) -> set[int]:
 
 
 def _parts(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    """A normaliser, pre-tokenizer or decoder as the list of those it is made of."""
+    """The parts of a normaliser, pre-tokenizer or decoder, as a list."""
     return part[key] if part is not None and part["type"] == "Sequence" else [part] if part is not None else []
 
 
 def _unprefixed(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same tokenizer with nothing put in front of a text."""
+    """The same tokenizer without a prefix before a text."""
     normalizers = [p for p in _parts(settings.get("normalizer"), "normalizers") if p["type"] != "Prepend"]
     splitters = [
         part

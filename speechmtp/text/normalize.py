@@ -1,7 +1,7 @@
-"""Text normalisers: versioned pure functions applied alike to references and hypotheses.
+"""Text normalisers: versioned pure functions, applied to both references and hypotheses.
 
-A score means something only beside the record of the normaliser that was used: `record()` gives its id,
-version, language and a hash of what it does, and results with different records are not compared.
+Error rates are comparable only if the same normaliser was used. `record()` gives its id, version, language and a hash
+of its specification, and results with different records are not compared.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4", "'"))
 
 @dataclass(frozen=True)
 class Normalizer:
-    """A named text to text function; `spec` says in JSON what it does and is what the hash covers."""
+    """A named function from text to text; `spec` describes it in JSON and is covered by the hash of `record`."""
 
     id: str
     version: int
@@ -33,7 +33,7 @@ class Normalizer:
         return self.function(text)
 
     def record(self) -> dict[str, Any]:
-        """`{id, version, sha256, lang}`, for `whisper-en` also the `spelling_map` (entries, sha256)."""
+        """The record `{id, version, sha256, lang}`; for `whisper-en` also the `spelling_map` (entries, sha256)."""
         body = json.dumps(
             {"id": self.id, "version": self.version, "lang": self.lang, "spec": self.spec}, sort_keys=True
         )
@@ -49,14 +49,15 @@ class Normalizer:
 
 
 def kaldi_basic(text: str) -> str:
-    """`text` in NFKC and upper case, of letters, marks, numbers and apostrophes, with single spaces.
+    """Normalise `text` to NFKC and upper case, with letters, marks, numbers, apostrophes and single spaces only.
 
-    Curly apostrophes become `'`, format characters vanish (a zero-width space parts words), all else is a
-    space. Marks stay only behind a letter or number, apostrophes only in words that have one of those.
+    Curly apostrophes become `'`. Format characters are removed, except that a zero-width space separates words. All
+    other characters become spaces. Marks are kept only after a letter, number or mark, apostrophes only in words that
+    have other characters.
     """
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).translate(_APOSTROPHES)
     kept: list[str] = []
-    in_word = False  # a mark that follows nothing would be a word without a body
+    in_word = False  # a mark without a preceding letter or number would be a word of its own
     for char in unicodedata.normalize("NFKC", text.upper()):
         kind = unicodedata.category(char)
         if kind[0] in "LN" or (kind[0] == "M" and in_word):
@@ -70,16 +71,16 @@ def kaldi_basic(text: str) -> str:
             in_word = False
     words = "".join(kept).split()
     joined = " ".join(word for word in words if word.strip("'"))
-    # dropping a character can bring a base and its mark together
+    # removing a character between a letter and its mark can make them adjacent
     return unicodedata.normalize("NFKC", joined)
 
 
 def get_normalizer(name: str, spelling_map: str | Path | None = None) -> Normalizer:
-    """The normaliser called `name` in `NORMALIZERS`.
+    """Build the normaliser `name` of `NORMALIZERS`.
 
-    `spelling_map` is a JSON file of British to American spellings for `whisper-en` (the `normalizer.json` of
-    a Whisper tokenizer). transformers has the code but not the map, so without the file the map is empty,
-    spellings stay as they are, and the record says so. Raises ConfigError for an unknown name or a bad map.
+    `spelling_map` is a JSON file that maps British to American spellings for `whisper-en` (the `normalizer.json` of a
+    Whisper tokenizer). transformers has the code but not the map, so without the file the map is empty, spellings are
+    not changed, and the record contains 0 entries. ConfigError for an unknown name or an invalid map.
     """
     if name not in NORMALIZERS:
         near = get_close_matches(name, NORMALIZERS, n=1)
@@ -94,12 +95,12 @@ def get_normalizer(name: str, spelling_map: str | Path | None = None) -> Normali
 
 
 def _none() -> Normalizer:
-    """Text as it is."""
+    """The identity."""
     return Normalizer("none", 1, "mul", {"steps": []}, str)
 
 
 def _kaldi_basic() -> Normalizer:
-    """`kaldi_basic`; the hash covers its steps in words."""
+    """`kaldi_basic`; the hash covers a description of its steps."""
     steps = [
         "apostrophes U+2018 U+2019 U+02BC U+00B4 to U+0027",
         "NFKC",
@@ -112,7 +113,7 @@ def _kaldi_basic() -> Normalizer:
 
 
 def _whisper_english(spellings: Mapping[str, str] | None = None) -> Normalizer:
-    """transformers' Whisper normaliser over `spellings`; the hash covers the source of its module."""
+    """transformers' English Whisper normaliser with a spelling map; the hash covers the source of its module."""
     spellings = dict(spellings or {})
     try:
         from transformers.models.whisper import english_normalizer
@@ -130,7 +131,7 @@ def _whisper_english(spellings: Mapping[str, str] | None = None) -> Normalizer:
 
 
 def _read_spelling_map(path: str | Path | None) -> dict[str, str]:
-    """The word to word map in the JSON file `path`; empty for None."""
+    """Read the map from words to words in the JSON file `path`; empty for None."""
     if path is None:
         return {}
     try:
@@ -142,7 +143,7 @@ def _read_spelling_map(path: str | Path | None) -> dict[str, str]:
     return spellings
 
 
-# Every normaliser by name: a new one is one function and one line.
+# All normalisers by name; a new one is one function and one line here.
 NORMALIZERS: dict[str, Callable[[], Normalizer]] = {
     "none": _none,
     "kaldi-basic": _kaldi_basic,

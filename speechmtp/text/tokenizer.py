@@ -1,4 +1,4 @@
-"""Text to token ids and back, by sentencepiece."""
+"""Tokenizers of sentencepiece."""
 
 import hashlib
 import io
@@ -30,14 +30,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """The tokenizer stored in a file."""
+        """Load a tokenizer from a file. CheckpointError if it cannot be read or is not a sentencepiece model."""
         try:
             return cls(Path(path).read_bytes(), str(path))
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}; a sentencepiece model is expected") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the sentencepiece model as it is."""
+        """Write the sentencepiece model to a file, unchanged."""
         Path(path).write_bytes(self.model)
 
     def __len__(self) -> int:
@@ -48,24 +48,26 @@ class Tokenizer:
         return list(self._pieces.EncodeAsIds(text))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; control tokens leave nothing."""
+        """Text of `ids`, without bos and eos."""
         return str(self._pieces.DecodeIds([int(i) for i in ids if int(i) not in (self.bos, self.eos)]))
 
     def piece(self, token: int) -> str:
-        """The piece of one id, with sentencepiece's word mark."""
+        """The piece of one id, in which sentencepiece marks the start of a word with U+2581."""
         return str(self._pieces.IdToPiece(int(token)))
 
     @property
     def sha256(self) -> str:
-        """Digest of the stored model, for checking that two models share a vocabulary."""
+        """SHA-256 digest of the model, for checking that two models share a vocabulary."""
         return hashlib.sha256(self.model).hexdigest()
 
 
 def train_tokenizer(lines: Iterable[str], vocab_size: int, kind: str = "unigram", hard_limit: bool = True) -> Tokenizer:
-    """A sentencepiece tokenizer of exactly `vocab_size` pieces, unk, bos and eos among them.
+    """Train a sentencepiece tokenizer of `vocab_size` pieces, including unk, bos and eos (without `hard_limit`, of at
+    most that many).
 
-    Single-threaded, since sentencepiece's vocabulary depends on the number of threads; identity
-    normalisation, since normalising is `text/normalize.py`'s work.
+    Training uses one thread, since sentencepiece's vocabulary depends on the number of threads, and no normalisation,
+    since `text/normalize.py` does that. DataError for empty text, ConfigError for a vocabulary size that does not fit
+    the text.
     """
     texts = [line for line in lines if line.strip()]
     if not texts:

@@ -1,7 +1,7 @@
-"""Training state on disk that a kill at any moment cannot tear.
+"""Atomic training checkpoints, which stay valid if the process is killed at any moment.
 
-A checkpoint is written into a temporary folder, flushed, marked `COMMITTED` with the digests of its
-files, and renamed; loading takes the newest folder whose digests hold.
+A checkpoint is written to a temporary folder, flushed to disk, completed by a file `COMMITTED` with the SHA-256 digests
+of its files, and renamed. Loading takes the newest folder whose digests match.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def _digest(path: Path) -> str:
 
 
 def write_group(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Store named tensors whole or not at all; tied ones are stored under every name."""
+    """Write named tensors to a safetensors file atomically; tied tensors are stored under each of their names."""
     temporary = path.with_name(path.name + ".tmp")
     save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, temporary)
     temporary.replace(path)
@@ -42,7 +42,7 @@ def write_group(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], optimiser: Any, state: Mapping[str, Any]
 ) -> Path:
-    """Write `folder/ckpt-<step>` whole or not at all; `tensors` are named groups, a file each."""
+    """Write `folder/ckpt-<step>` atomically and return its path. `tensors` are named groups, one file per group."""
     final = folder / f"ckpt-{step:08d}"
     temporary = folder / f"{final.name}.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -63,7 +63,7 @@ def save_checkpoint(
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file of the checkpoint is there with the digest it was written with."""
+    """Whether every file of the checkpoint exists and matches its digest in `COMMITTED`."""
     try:
         digests = json.loads((checkpoint / "COMMITTED").read_text())
         return all(_digest(checkpoint / name) == digest for name, digest in digests.items())
@@ -72,17 +72,17 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints of a folder, oldest first; temporary ones are not among them."""
+    """Checkpoints in a folder, oldest first, without temporary ones."""
     return sorted(p for p in folder.glob("ckpt-*") if p.name[5:].isdigit())
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None."""
+    """The newest complete checkpoint in a folder, or None."""
     return next((path for path in reversed(checkpoints(folder)) if is_whole(path)), None)
 
 
 def read_group(checkpoint: Path, name: str) -> dict[str, Tensor]:
-    """One group of tensors of a checkpoint."""
+    """Read one group of tensors of a checkpoint. CheckpointError if its file is missing or invalid."""
     try:
         return load_file(checkpoint / f"{name}.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
@@ -90,9 +90,9 @@ def read_group(checkpoint: Path, name: str) -> dict[str, Tensor]:
 
 
 def prune(folder: Path, keep: int, step: int) -> None:
-    """Remove all but the newest `keep` checkpoints up to `step`, and what an interrupted save left behind.
+    """Remove all but the newest `keep` checkpoints up to `step`, and temporary folders of interrupted saves.
 
-    Later ones are torn, since the run went on from an earlier one; they must not count as kept.
+    Checkpoints after `step` are incomplete, since the run was resumed from an earlier one, so they are not counted.
     """
     for path in [p for p in checkpoints(folder) if int(p.name[5:]) <= step][:-keep]:
         shutil.rmtree(path, ignore_errors=True)
@@ -102,7 +102,7 @@ def prune(folder: Path, keep: int, step: int) -> None:
 
 
 def mean_of(groups: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several states; integer tensors are taken from the last."""
+    """The mean of several state dicts; tensors that are not floating-point are taken from the last one."""
     last = groups[-1]
     return {
         k: torch.stack([g[k].double() for g in groups]).mean(0).to(v.dtype) if v.is_floating_point() else v

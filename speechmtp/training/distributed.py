@@ -1,4 +1,4 @@
-"""What one process of several must know, under torchrun; a single process needs nothing."""
+"""Helpers for distributed training under torchrun; in a single process they do nothing."""
 
 import os
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def start(device: torch.device | None = None) -> tuple[int, int]:
-    """(rank, world size); joins the process group that torchrun's environment names, for training on `device`."""
+    """Join the process group of torchrun's environment, for training on `device`; returns (rank, world size)."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device is not None and device.type == "cuda" else "gloo")
@@ -17,7 +17,7 @@ def start(device: torch.device | None = None) -> tuple[int, int]:
 
 
 def own_device(name: str) -> torch.device:
-    """This process's device: `cuda` means the one that torchrun's LOCAL_RANK names."""
+    """The device of this process; `cuda` without an index is the GPU of torchrun's LOCAL_RANK."""
     device = torch.device(name)
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -38,7 +38,7 @@ def total(value: float) -> float:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum gradients over all processes, in one flat message; what has none anywhere keeps None."""
+    """Sum gradients over all processes in one all-reduce. A parameter without a gradient in any process keeps None."""
     if not dist.is_initialized():
         return
     members = list(parameters)
@@ -48,7 +48,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     dist.all_reduce(flat)
     *parts, used = flat.split([*(g.numel() for g in gradients), len(members)])
     for parameter, gradient, part, users in zip(members, gradients, parts, used.tolist()):
-        # A zero gradient would move an unused weight by its decay, which one process alone does not do.
+        # With a zero gradient, weight decay would change an unused weight, which does not happen in a single process.
         parameter.grad = gradient.copy_(part.view_as(gradient)) if users else None
 
 

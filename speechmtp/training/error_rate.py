@@ -1,4 +1,4 @@
-"""Error rates of tokens, words or characters on development sets, from edit distances."""
+"""Error rates of tokens, words or characters from edit distances."""
 
 from collections.abc import Hashable, Iterable, Sequence
 
@@ -8,7 +8,8 @@ Pair = tuple[Sequence[Hashable], Sequence[Hashable]]
 
 
 def count_errors(pairs: Iterable[Pair]) -> tuple[int, int]:
-    """Substitutions, deletions and insertions, and the length of the references, of all (reference, found) pairs."""
+    """Count the errors (substitutions, deletions and insertions) and the total length of the references in
+    (reference, hypothesis) pairs."""
     errors = length = 0
     for reference, found in pairs:
         errors += Levenshtein.distance(reference, found)
@@ -17,7 +18,7 @@ def count_errors(pairs: Iterable[Pair]) -> tuple[int, int]:
 
 
 def error_rate(pairs: Iterable[Pair]) -> float:
-    """Errors over the length of the references, in percent, of all (reference, found) pairs; empty references count as
-    one unit."""
+    """The error rate in percent of (reference, hypothesis) pairs: errors divided by the total length of the references,
+    which is at least 1."""
     errors, length = count_errors(pairs)
     return 100 * errors / max(1, length)

@@ -1,4 +1,4 @@
-"""Progress on the terminal, and `train.jsonl` as the truth of a run."""
+"""Training log: progress on the terminal, and the record of a run in `train.jsonl`."""
 
 import json
 import sys
@@ -15,7 +15,11 @@ LINE_SECONDS = 30.0
 
 
 class TrainingLog:
-    """Rows of figures per update and evaluation; truncated to the step that a run resumes from."""
+    """Writes a row of values per update and per evaluation to `train.jsonl`, and progress to the terminal.
+
+    Rows after step `start`, from which a run resumes, are removed. A log that is not `active` writes nothing.
+    ConfigError if `tensorboard` is asked for but not installed.
+    """
 
     def __init__(self, out: Path, name: str, steps: int, start: int, active: bool, tensorboard: bool) -> None:
         self._name, self._steps, self._active = name, steps, active
@@ -27,7 +31,7 @@ class TrainingLog:
             return
         rows = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [row for row in rows if _step_of(row) <= start]
-        temporary = self._path.with_name("train.jsonl.tmp")  # a kill while truncating must not lose the log
+        temporary = self._path.with_name("train.jsonl.tmp")  # if the process is killed here, the log is not lost
         temporary.write_text("".join(row + "\n" for row in kept))
         temporary.replace(self._path)
         self._file = self._path.open("a")
@@ -59,7 +63,7 @@ class TrainingLog:
             self._writer.close()
 
     def step(self, step: int, figures: dict[str, float], waited: float, seconds: float) -> None:
-        """One update, counted from 1."""
+        """Log one update. `step` counts from 1; `waited` (for data) and `seconds` (in total) are durations."""
         if not self._active:
             return
         self._write({"step": step, **figures, "data_wait": round(waited, 4), "step_s": round(seconds, 4)})
@@ -71,7 +75,7 @@ class TrainingLog:
             print(f"{self._name} {step}/{self._steps} {shown} step_s {seconds:.2f}", file=sys.stderr, flush=True)
 
     def evaluation(self, step: int, figures: dict[str, float], candidate: str = "ema") -> None:
-        """Figures on the development set of one candidate state."""
+        """Log the development metrics of one candidate state."""
         if not self._active:
             return
         self._write({"step": step, "candidate": candidate, **{f"dev_{k}": v for k, v in figures.items()}})
@@ -79,7 +83,7 @@ class TrainingLog:
         self.note(f"{self._name} {step}/{self._steps} dev ({candidate}) {shown}")
 
     def note(self, line: str) -> None:
-        """One line for the reader; it is not part of the record."""
+        """Print one line to the terminal; it is not written to `train.jsonl`."""
         if not self._active:
             return
         if self._progress:

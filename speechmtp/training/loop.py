@@ -1,7 +1,7 @@
-"""The one training loop: every phase of every task, one process to many machines, exact resume.
+"""The training loop for all phases of all tasks, in one or several processes, with exact resume.
 
-Batches and every random draw are functions of (seed, phase, step, micro-batch), so the state of a
-run is its weights, its optimiser and a step number.
+Batches and all random numbers are functions of (seed, phase, step, micro-batch), so the state of a run consists of the
+weights (and their moving average), the optimiser state and the step number.
 """
 
 import json
@@ -26,47 +26,48 @@ MAX_BAD_STEPS = 3
 
 
 class TrainingStopped(SpeechMTPError):
-    """A signal asked the run to stop; its state is saved."""
+    """Raised when a signal stopped the run, after its state was saved."""
 
 
 class Phase(Protocol):
-    """One stretch of training with its own data, loss and optimiser."""
+    """One phase of training with its own data, loss and optimiser."""
 
     @property
     def name(self) -> str:
-        """Name of its folder and in the log."""
+        """Name in the log."""
 
     @property
     def steps(self) -> int:
-        """Updates."""
+        """Number of updates."""
 
     @property
     def optim(self) -> OptimConfig:
-        """Optimiser and schedule."""
+        """Options of optimiser and schedule."""
 
     @property
     def module(self) -> nn.Module:
-        """What is trained and stored."""
+        """The module whose state is trained and stored."""
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
         """Trained parameters and their learning-rate factors."""
 
     def batch(self, number: int) -> Any:
-        """Micro-batch `number`, a pure function of it."""
+        """Micro-batch `number`, a pure function of the number."""
 
     def weight(self, batch: Any) -> float:
-        """What the summed loss of this batch is divided by, together with all others of the update."""
+        """The weight of a batch; the summed loss of an update is divided by the total weight of its batches."""
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Summed loss, and sums for the log (each divided by `weight` too)."""
+        """The summed loss, and sums for the log, which are divided by the weight too."""
 
     def evaluate(self) -> dict[str, float]:
-        """Figures on the development set; `score` among them, lower is better."""
+        """Metrics on the development set, among them `score` (lower is better)."""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """Intervals in updates; `average` is how many evaluated states the averaged candidate takes."""
+    """Options of the loop. `evaluate_every` and `save_every` are intervals in updates; `keep` is the number of
+    checkpoints kept, and `average` the number of the last evaluated states whose mean is a candidate for the result."""
 
     evaluate_every: int = 500
     save_every: int = 250
@@ -80,18 +81,18 @@ class LoopConfig:
 
 
 def finished(out: Path) -> bool:
-    """Whether the phase in this folder has run to its end."""
+    """Whether the phase in this folder is finished."""
     return (out / "final.json").exists()
 
 
 def load_finished(module: nn.Module, out: Path) -> dict[str, float]:
-    """Load what a finished phase left into `module`; returns its figures."""
+    """Load the result of a finished phase into `module` and return its development metrics."""
     module.load_state_dict(store.read_group(out, "final"))
     return dict(json.loads((out / "final.json").read_text())["figures"])
 
 
 class _Stop:
-    """Notes SIGTERM and SIGUSR1, so that the loop can finish its step and save."""
+    """Records SIGTERM and SIGUSR1, so that the loop can finish its step and save."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -111,7 +112,7 @@ class _Stop:
 
 
 def seed_step(*key: object) -> None:
-    """Seed torch's generators for one micro-batch by what it is, not by what came before."""
+    """Seed torch's generators for one micro-batch by `key`, so that random numbers do not depend on earlier steps."""
     digest = 0
     for part in repr(key).encode():
         digest = (digest * 1099511628211 + part) % (1 << 63)
@@ -119,9 +120,11 @@ def seed_step(*key: object) -> None:
 
 
 def run_phase(phase: Phase, out: Path, config: LoopConfig, seed: int, resume: bool) -> dict[str, float]:
-    """Train `phase` to its end (going on from `out`'s newest checkpoint if `resume`), load the best
-    candidate among last, moving average and mean of the last evaluated states into its module, and
-    return that candidate's figures.
+    """Train a phase to its end and return the development metrics of the best state, which is loaded into its module.
+
+    With `resume` the newest checkpoint in `out` is continued. Candidates for the best state are the last weights, their
+    moving average, and the mean of the last evaluated moving averages. TrainingStopped after a signal; SpeechMTPError
+    after several updates in a row whose gradients are not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
     rank, _ = distributed.start()
@@ -159,7 +162,7 @@ class _Run:
         state = json.loads((folder / "state.json").read_text())
         self.phase.module.load_state_dict(store.read_group(folder, "model"))
         for name, value in store.read_group(folder, "ema").items():
-            self.ema.state[name].copy_(value)  # stays on the module's device
+            self.ema.state[name].copy_(value)  # in place, so that it stays on the module's device
         self.optimiser.load_state_dict(torch.load(folder / "optim.pt", weights_only=True))
         self.step, self.bad, self.scores = state["step"], state["bad"], state["scores"]
 
@@ -168,7 +171,7 @@ class _Run:
             while self.step < self.phase.steps:
                 self._update()
                 done = self.step == self.phase.steps
-                # Signals reach processes at different moments; all must leave after the same step.
+                # Signals reach processes at different times, but all processes must stop after the same step.
                 asked = distributed.total(float(stop.asked)) > 0
                 if self.step % self.config.evaluate_every == 0 and not done:
                     self._evaluate()
@@ -226,7 +229,7 @@ class _Run:
             )
 
     def _figures(self, state: dict[str, Tensor]) -> dict[str, float]:
-        """Figures of another state of the module, which is put back afterwards."""
+        """Development metrics of another state of the module, whose own state is restored afterwards."""
         own = {k: v.detach().clone() for k, v in self.phase.module.state_dict().items()}
         self.phase.module.load_state_dict(state)
         self.phase.module.eval()
@@ -253,7 +256,7 @@ class _Run:
         distributed.barrier()
 
     def _choose(self) -> dict[str, float]:
-        """Load the candidate with the best development score."""
+        """Load the candidate with the best development score and return its metrics."""
         candidates = {"last": dict(self.phase.module.state_dict()), "ema": self.ema.state}
         recent = [store.read_group(self.out, p.stem) for p in sorted(self.out.glob("recent-*.safetensors"))]
         if len(recent) > 1:

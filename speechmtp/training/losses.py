@@ -1,4 +1,4 @@
-"""Losses of several depths, in chunks of rows so that the logits of all depths never stand in memory at once."""
+"""Losses of several depths, in chunks of rows so that the logits of all depths are never in memory at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,16 +16,18 @@ Kind = Literal["ce", "kd", "reverse_kl", "tv", "lk_alpha", "lk_hybrid"]
 
 @dataclass(frozen=True)
 class MultiTokenConfig:
-    """L = base * L_0 + sum_d w_d L_d, w_d = scale * decay^d, or with `normalise` that divided so that all w_d
-    sum to `scale`.
+    """Options of the multi-token loss L = base * L_0 + sum_d w_d L_d with w_d = scale * decay^d; with `normalise` the
+    weights w_d are scaled to sum to `scale`.
 
     Published weights: VocalNet and Medusa-1 scale 1 decay 0.8; Gloeckle scale 1 decay 1; DeepSeek-V3 scale 0.3
     decay 1 normalise (lambda / D); FastMTP scale 1 decay 0.6 normalise base 0 (0.51, 0.31, 0.18 at D = 3); Medusa-2
     scale 0.2 with `warmup` (updates over which the w_d rise from 0).
 
-    `kind` of the heads' loss against the trunk's own distribution p at the same place, q the head's: `ce` of the label,
-    `kd` KL(p, q), `reverse_kl` KL(q, p), `tv` 1 - alpha, alpha = sum min(p, q) the expected acceptance, `lk_alpha` -log
-    alpha, `lk_hybrid` l KL(p, q) + (1 - l) (1 - alpha), l = exp(-eta alpha) a row, held fixed (arXiv 2602.23881).
+    `kind` is the heads' loss L_d. `ce` is the cross-entropy of the label. The others compare the head's distribution q
+    with the trunk's distribution p of the same token: `kd` is KL(p, q); `reverse_kl` is KL(q, p); `tv` is 1 - alpha,
+    where alpha = sum min(p, q) is the expected acceptance rate; `lk_alpha` is -log alpha; `lk_hybrid` is
+    l KL(p, q) + (1 - l) (1 - alpha), where l = exp(-eta alpha) of each row has no gradient (arXiv 2602.23881).
+    `smoothing` is the label smoothing of cross-entropies, `chunk` the number of rows whose logits are computed at once.
     """
 
     kind: Kind = "ce"
@@ -44,7 +46,7 @@ class MultiTokenConfig:
 
 
 def depth_weights(config: MultiTokenConfig, depth: int, step: int | None = None) -> list[float]:
-    """Weights of depths 0..D at an update (None: behind the warm-up)."""
+    """Weights of depths 0..D at update `step`; None means after the warm-up."""
     raw: list[float] = [config.decay**d for d in range(1, depth + 1)]
     whole = float(sum(raw))
     total = whole if config.normalise and whole else 1.0
@@ -53,7 +55,7 @@ def depth_weights(config: MultiTokenConfig, depth: int, step: int | None = None)
 
 
 def in_chunks(run: Callable[..., Tensor], chunk: int, *rows: Tensor) -> Tensor:
-    """Sum of `run` over chunks of rows; what a chunk computes is freed and computed again in the backward pass."""
+    """Sum of `run` over chunks of rows with activation checkpointing: each chunk is recomputed in the backward pass."""
     total = rows[0].new_zeros((), dtype=torch.float32 if rows[0].dtype != torch.float64 else torch.float64)
     again = torch.is_grad_enabled()
     for start in range(0, len(rows[0]), chunk):
@@ -68,8 +70,11 @@ def rows_ce(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def rows_against_teacher(logits: Tensor, target: Tensor, ids: Tensor | None, config: MultiTokenConfig) -> Tensor:
-    """Summed loss of a head's logits [R, V'] against the trunk's [R, V]; `ids` [V'] are the head's tokens where it
-    has a shortlist: acceptance counts the trunk's distribution as it is there, divergences renormalise it."""
+    """Summed loss of a head's logits [R, V'] against the trunk's logits [R, V].
+
+    `ids` [V'] are the head's tokens if it has a shortlist. Divergences then renormalise the trunk's distribution over
+    the shortlist; the expected acceptance rate uses it as it is.
+    """
     q = _wide(logits).log_softmax(-1)
     p = _wide(target).log_softmax(-1)
     if ids is not None:

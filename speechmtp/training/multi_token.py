@@ -1,4 +1,4 @@
-"""The trunk's multi-token loss on sequences of prompt and text: one way for every phase that trains heads."""
+"""The multi-token loss on sequences of prompt and text, shared by all phases that train heads."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +17,11 @@ from speechmtp.types import States
 
 @dataclass(frozen=True)
 class Sequences:
-    """Rows of entries as decoding sees them: prompt, then text, then padding.
+    """Rows of entries in the same layout as in decoding: prompt, then text, then padding.
 
-    `embeddings` [B, L, C]; `positions`, `ids` (-1: no token), `segments` (-1: padding) [B, L]; `starts` [B, L] where
-    a call can start; `wanted` [B, L] the loss mask over target tokens, None for all; `memory` [B, S, E] with its
-    lengths [B] is the audio of an encoder-decoder trunk.
+    `embeddings` [B, L, C]; `positions`, `ids` (-1: no token), `segments` (-1: padding) [B, L]; `starts` [B, L] marks
+    entries at which a decoder call can start; `wanted` [B, L] is the loss mask over target tokens, None for all.
+    `memory` [B, S, E] with `memory_lengths` [B] are the encoder outputs for an encoder-decoder trunk.
     """
 
     embeddings: Tensor
@@ -35,14 +35,15 @@ class Sequences:
 
 
 def pad_text(texts: Sequence[Sequence[int]], bos: int, eos: int) -> tuple[Tensor, Tensor]:
-    """ids [B, L] of `bos text eos`, padded with eos, and lengths [B]."""
+    """Token ids [B, L] of `bos text eos`, padded with eos, and their lengths [B]."""
     rows = [torch.tensor([bos, *text, eos]) for text in texts]
     lengths = torch.tensor([len(r) for r in rows])
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=eos), lengths
 
 
 def lay_behind(trunk: Trunk, audio: AudioPrompt, ids: Tensor, lengths: Tensor) -> Sequences:
-    """Texts `ids` [B, L] (start token first) of `lengths` [B] behind their audio, without padding between."""
+    """Place texts `ids` [B, L] (start token first) of `lengths` [B] directly after their audio prompts, without padding
+    in between."""
     prompt_size, size = audio.embeddings.shape[1], int((audio.lengths + lengths).max())
     index = torch.arange(size, device=ids.device)
     text = index - audio.lengths[:, None]  # index into the text
@@ -59,8 +60,8 @@ def lay_behind(trunk: Trunk, audio: AudioPrompt, ids: Tensor, lengths: Tensor) -
 
 
 def anchors_of(labels: Tensor, max_anchors: int = 0) -> Tensor:
-    """Indices [B, A] of the entries that have a label at any depth; at most `max_anchors` a row, drawn at
-    random (0: all)."""
+    """Indices [B, A] of the entries that have a label at any depth; at most `max_anchors` per row, sampled at random
+    (0: all)."""
     asked = (labels != IGNORED).any(-1)
     size = max(1, int(asked.sum(1).max()))
     key = (~asked).to(torch.float32)
@@ -74,11 +75,12 @@ def multi_token_loss(
     trunk: Trunk, heads: HeadSet, sequences: Sequences, config: MultiTokenConfig, step: int | None = None,
     frozen: bool = False, anchors: int = 0, teacher: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
-    """Summed loss of all depths, each scaled to the number of depth 0's labels, and sums for the log.
+    """The summed loss of all depths, each scaled to the number of labels of depth 0, and sums for the log.
 
-    `frozen` leaves the trunk out of the graph. `teacher` [B, L, C], if given, are trunk states whose distribution
-    depth 0 is to keep (self-distillation: those of the weights before training) in place of the labels. `anchors` is
-    the largest number of block starts a row (0: all).
+    With `frozen` the trunk gets no gradients and depth 0 has no loss. `teacher` [B, L, C] are trunk states of the
+    weights before training; if given, the loss of depth 0 is the KL divergence from their distribution in place of the
+    cross-entropy of the labels (self-distillation). `anchors` is the largest number of entries per row for which the
+    heads are trained, sampled at random (0: all).
     """
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         states = trunk(
@@ -134,7 +136,7 @@ def _base_loss(
 
 @dataclass
 class _HeadsLoss:
-    """The heads' part: weighted losses a depth, one after another."""
+    """The heads' part of the loss: the weighted losses of the depths, one after another."""
 
     trunk: Trunk
     heads: HeadSet
@@ -148,12 +150,12 @@ class _HeadsLoss:
         self.values: dict[str, float] = {}
 
     def parts(self, hidden: Tensor, taps: Tensor | None) -> Iterator[Tensor]:
-        """Weighted losses of depths 1..D from trunk states (handed in, so that they may be detached)."""
+        """Weighted losses of depths 1..D from trunk states, which are arguments so that they may be detached."""
         batch = replace(self.batch, states=States(hidden, taps))
         extra = self.heads.regulariser(batch)
         if extra is not None:
             yield extra * self.base * self.weights[0]
-        index = self.heads.places(self.labels)  # what cannot be drafted is not asked for
+        index = self.heads.places(self.labels)  # tokens outside the shortlist have no loss
         for d, features in enumerate(self.heads.train_depths(batch), 1):
             labels = index[..., d - 1]
             rows = labels >= 0
@@ -174,7 +176,7 @@ class _HeadsLoss:
                 return rows_ce(heads.logits(f, d, unembed), y, config.smoothing)
 
             return in_chunks(ce, config.chunk, features, labels)
-        # The trunk's distribution where x_{t+1+d} is predicted: its own row t + d, held fixed.
+        # The trunk predicts x_{t+1+d} from its state at t + d, which gets no gradient here.
         teacher = self.batch.at_anchors(self.batch.ahead(hidden, d))[rows].detach()
 
         def against(f: Tensor, h: Tensor) -> Tensor:

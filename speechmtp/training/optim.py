@@ -13,7 +13,12 @@ from speechmtp.errors import ConfigError
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up and a schedule; `decay` is the share of the steps that the wsd schedule decays over."""
+    """Options of AdamW and its learning-rate schedule.
+
+    `lr` is the peak learning rate, reached after `warmup` updates. The schedule `wsd` (warmup-stable-decay) decays over
+    the last share `decay` of the updates. `clip` is the largest gradient norm, `accumulate` the number of micro-batches
+    per update, and `ema` the decay of the moving average of the weights.
+    """
 
     lr: float = 1e-3
     warmup: int = 300
@@ -34,7 +39,7 @@ class OptimConfig:
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """The learning rate of update `step` (from 0) of `steps`."""
+    """The learning rate of update `step` (counted from 0) of `steps`."""
     warm = min(1.0, (step + 1) / max(1, config.warmup))
     if config.schedule == "cosine":
         done = min(1.0, max(0, step - config.warmup) / max(1, steps - config.warmup))
@@ -46,7 +51,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def make_optimiser(parameters: Iterable[tuple[nn.Parameter, float]], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over (parameter, learning-rate factor) pairs; vectors are not decayed."""
+    """Build AdamW over (parameter, learning-rate factor) pairs, without weight decay for vectors and scalars."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter, factor in parameters:
         groups.setdefault((factor, parameter.dim() > 1), []).append(parameter)
@@ -59,7 +64,7 @@ def make_optimiser(parameters: Iterable[tuple[nn.Parameter, float]], config: Opt
 
 
 class Ema:
-    """Exponential moving average of a module's state, with a short memory at the start."""
+    """Exponential moving average of a module's state, with a smaller decay in the first updates."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._decay = decay
@@ -67,7 +72,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
-        """Take in the module's state after update `step` (from 0)."""
+        """Update the average with the module's state after update `step` (counted from 0)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         for name, value in module.state_dict().items():
             if value.is_floating_point():
@@ -77,5 +82,5 @@ class Ema:
 
 
 def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale gradients to a total norm of at most `limit`; returns the norm before."""
+    """Scale gradients to a total norm of at most `limit`; returns the norm before scaling."""
     return nn.utils.clip_grad_norm_(parameters, limit)

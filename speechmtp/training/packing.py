@@ -1,4 +1,4 @@
-"""Texts packed into rows of one size, so that a batch of text has little padding."""
+"""Packing of texts into rows of equal size, so that a batch has little padding."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens `begin` to `end` (not with it) of text number `text`, the piece number `place` of its row."""
+    """Tokens `begin` to `end` (exclusive) of text number `text`; `place` is the index of the piece in its row."""
 
     text: int
     begin: int
@@ -20,10 +20,10 @@ class Piece:
 
 
 def pack_rows(lengths: Sequence[int], order: Iterable[int], size: int, cut: bool) -> list[list[Piece]]:
-    """Rows of at most `size` tokens from texts of these `lengths`, laid one after another in `order`.
+    """Pack texts of these `lengths`, in `order`, into rows of at most `size` tokens.
 
-    With `cut` a text that a row ends in goes on in the next row, so that all rows but the last are full; else it moves
-    there whole, and no text may be longer than `size`. Texts without tokens are left out.
+    With `cut`, a text that does not fit continues in the next row, so that all rows but the last are full. Otherwise it
+    moves to the next row as a whole, and no text may be longer than `size`. Texts without tokens are left out.
     """
     rows: list[list[Piece]] = []
     room = 0
@@ -43,8 +43,8 @@ def pack_rows(lengths: Sequence[int], order: Iterable[int], size: int, cut: bool
 def fill_rows(
     rows: Sequence[Sequence[Piece]], size: int, padding: int, values: Callable[[Piece], ArrayLike]
 ) -> Tensor:  # fmt: skip
-    """An int64 tensor [rows, size]: for each piece its `values`, one number for all its tokens or one each, and
-    `padding` behind them."""
+    """Build an int64 tensor [rows, size] from the `values` of each piece (one number for all its tokens, or one number
+    per token), filled up with `padding`."""
     found = np.full((len(rows), size), padding, dtype=np.int64)
     for row, pieces in zip(found, rows):
         used = 0
@@ -56,7 +56,7 @@ def fill_rows(
 
 
 def positions_in(segments: Tensor) -> Tensor:
-    """Positions [B, L] that count from 0 anew wherever the numbers `segments` [B, L] change, also in padding."""
+    """Positions [B, L] that restart from 0 wherever the value of `segments` [B, L] changes, also in padding."""
     index = torch.arange(segments.shape[1])
     begins = torch.nn.functional.pad((segments[:, 1:] != segments[:, :-1]).long(), (1, 0)) * index
     return index - begins.cummax(1).values

@@ -1,4 +1,4 @@
-"""Depths one after another: forward and backward of each before the next (Gloeckle et al., arXiv 2404.19737, §2)."""
+"""Sequential depths: forward and backward of each depth before the next (Gloeckle et al., arXiv 2404.19737, §2)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ Losses = Callable[[Tensor, Tensor | None], Iterator[Tensor]]
 
 
 class _OneByOne(torch.autograd.Function):
-    """Runs a depth's forward and backward at once; its own backward only scales and hands on what was found."""
+    """Computes losses and gradients depth by depth in `forward`; `backward` only scales and returns the gradients."""
 
     @staticmethod
     def forward(ctx: Any, losses: Losses, hidden: Tensor, taps: Tensor | None, *parameters: Tensor) -> Tensor:
@@ -31,26 +31,27 @@ class _OneByOne(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        found, ctx.found = ctx.found, None  # scaled where they stand: a copy would need their memory again
+        found, ctx.found = ctx.found, None  # scaled in place, to save the memory of a copy
         if found is None:
             raise RuntimeError("one by one: second backward pass, expected one; compute the loss again")
         return (None, *(None if g is None else g.mul_(scale) for g in found))
 
 
 def _add(found: list[Tensor | None], places: Sequence[int], gradients: Sequence[Tensor | None]) -> None:
-    """Add gradients to those found, in place: a sum of its own would stand beside both."""
+    """Add gradients to `found` in place, to save the memory of a third tensor."""
     for i, gradient in zip(places, gradients):
         if gradient is not None:
             kept = found[i]
-            # What autograd hands out may be shared with other gradients, so that the first is copied.
+            # Autograd may return a tensor that is shared with other gradients, so the first one is copied.
             found[i] = gradient.clone() if kept is None else kept.add_(gradient)
 
 
 def one_by_one(losses: Losses, hidden: Tensor, taps: Tensor | None, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Sum of the scalars that `losses(hidden, taps)` yields, each freed before the next is computed.
+    """Sum of the scalars that `losses(hidden, taps)` yields; the graph of each is freed before the next is computed.
 
-    `parameters` are all trained ones behind it. Gradients equal those of the sum; one backward pass of the trunk
-    follows, on their sum. Without gradients the losses are only added up.
+    `parameters` are all trained parameters that the losses use. The gradients equal those of the sum, and the trunk
+    needs one backward pass for all depths. If gradients are disabled, the losses are only summed. RuntimeError at a
+    second backward pass through the result.
     """
     if not torch.is_grad_enabled():
         return sum(losses(hidden, taps), hidden.new_zeros(()))

@@ -1,8 +1,8 @@
-"""Noisy CTC segments for texts without audio, as the encoder would have recognised them.
+"""Simulation of noisy CTC segments for texts without audio.
 
-Real segments of augmented training audio are sorted into a bank by (reference token, recognised label);
-a text is turned into segments by drawing substitutions, deletions and insertions with the rates that
-were counted there (scaled per utterance), and a real segment for every event.
+A bank holds real segments of augmented training audio by (reference token, recognised label). To simulate the segments
+of a text, substitutions, deletions and insertions are sampled at the rates counted there (scaled per utterance), and a
+real segment is sampled for every resulting label.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,8 @@ from speechmtp.models.segments import SEGMENT_FEATURES, Segments
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """Error rates are scaled per utterance by a number drawn from `scale`; `smooth` is the share of uniform
-    confusions; `clean` the share of utterances without errors."""
+    """Options of simulated errors: error rates are multiplied by a factor sampled uniformly from the range `scale` per
+    utterance; `smooth` is the share of uniform confusions, `clean` the share of utterances without errors."""
 
     scale: tuple[float, ...] = (0.3, 2.0)
     smooth: float = 0.1
@@ -32,7 +32,7 @@ class NoiseConfig:
 
 @dataclass(frozen=True)
 class Event:
-    """One segment seen in real audio: the token it stands for (V: none, an insertion) and its label."""
+    """One segment of real audio: its reference token (V: none, an insertion), its label, posterior and features."""
 
     reference: int
     label: int
@@ -41,7 +41,7 @@ class Event:
 
 
 class SegmentBank:
-    """Real segments by (reference, label), and the rates at which they occurred."""
+    """Real segments by (reference, label), and the rates of substitutions, deletions and insertions."""
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -50,7 +50,8 @@ class SegmentBank:
         self._pairs = np.zeros((vocab_size + 1, vocab_size + 1))  # [reference or none, label or none]
 
     def add(self, reference: Sequence[int], labels: Sequence[int], posterior: np.ndarray, features: np.ndarray) -> None:
-        """Take in one utterance: its reference tokens and its segments."""
+        """Add one utterance: its reference tokens, and `labels`, `posterior` [n, V + 1] and `features` [n, 4] of its
+        segments."""
         none = self.vocab_size
         for operation in Levenshtein.opcodes(reference, labels):
             left = list(range(operation.src_start, operation.src_end))
@@ -67,11 +68,12 @@ class SegmentBank:
 
     @property
     def error_rate(self) -> float:
-        """Errors of the collected labels over reference tokens."""
+        """Errors of the collected labels divided by the number of reference tokens."""
         return float((self._pairs.sum() - np.trace(self._pairs)) / max(1.0, self._references.sum()))
 
     def freeze(self, smooth: float, error_rate: float | None = None) -> None:
-        """Sort the events and turn counts into rates, scaled to `error_rate` (0..1) if given."""
+        """Sort the events and compute rates from the counts, scaled to `error_rate` (0..1) if given. DataError if there
+        is no segment."""
         if not self._events:
             raise DataError("text stage: no segment was recognised in the training audio; train the CTC phase first")
         size = self.vocab_size
@@ -97,7 +99,7 @@ class SegmentBank:
         self.confusion = (probs / probs.sum(1, keepdims=True)).cumsum(1)
         self.insertion = len(self.insertions) / max(1.0, self._references.sum())
         if error_rate is not None:
-            # Over the rates with their half counts, which would else be scaled beyond any measure where errors are few.
+            # The rates include the added half counts, which would otherwise be scaled far too much if errors are few.
             tokens = self._references[:size]
             rate = (tokens * (self.deletion + self.substitution)).sum() / max(1.0, tokens.sum()) + self.insertion
             scale = error_rate / rate
@@ -107,8 +109,8 @@ class SegmentBank:
     def draw(
         self, reference: np.ndarray, label: np.ndarray, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A real posterior [n, V + 1] and features [n, 4] for every (reference, label); pairs that were never
-        seen borrow another confusion's segment, its two tokens exchanged for these."""
+        """Sample a real posterior [n, V + 1] and features [n, 4] for every (reference, label). Pairs that never
+        occurred use the segment of another confusion, with its two tokens exchanged for these."""
         first, count = self.first[reference, label], self.count[reference, label]
         index = first + (random.random(len(label)) * count).astype(int)
         missing = np.flatnonzero(count == 0)
@@ -119,7 +121,7 @@ class SegmentBank:
             drawn, old = int(self.label[index[place]]), int(self.reference[index[place]])
             _exchange(posterior[place], drawn, int(label[place]))
             if reference[place] < self.vocab_size and old < self.vocab_size and reference[place] != label[place]:
-                source = drawn if old == label[place] else old  # where the reference's share stands by now
+                source = drawn if old == label[place] else old  # the old reference's column after the first exchange
                 if source != label[place]:
                     _exchange(posterior[place], source, int(reference[place]))
         return posterior, features
@@ -132,7 +134,7 @@ def _exchange(row: np.ndarray, a: int, b: int) -> None:
 def simulate(
     texts: Sequence[Sequence[int]], bank: SegmentBank, config: NoiseConfig, random: np.random.Generator
 ) -> Segments:
-    """Noisy segments of token lists, as a padded batch without acoustics."""
+    """Simulate noisy segments of token lists, as a padded batch without acoustic states."""
     rows = np.repeat(np.arange(len(texts)), [len(t) for t in texts])
     tokens = np.concatenate([np.asarray(t, dtype=np.int64) for t in texts])
     low, high = config.scale
@@ -174,7 +176,7 @@ def _pad(rows: int, row: np.ndarray, label: np.ndarray, posterior: np.ndarray, f
 
 def collect(bank: SegmentBank, references: Iterable[Sequence[int]], segments: Segments) -> None:
     """Add a batch of real segments to a bank."""
-    # Half precision: a bank holds some 10^5 segments.
+    # Half precision to save memory: a bank holds about 10^5 segments.
     posterior, features = segments.posterior.cpu().half().numpy(), segments.features.cpu().half().numpy()
     for row, (reference, length) in enumerate(zip(references, segments.lengths.tolist())):
         labels = segments.labels[row, :length].tolist()

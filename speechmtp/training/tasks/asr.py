@@ -1,4 +1,4 @@
-"""Task `asr`: a speech LLM from Kaldi data directories, phase by phase."""
+"""Task `asr`: train a speech LLM from Kaldi data directories, phase by phase."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -35,10 +35,11 @@ PhaseConfig = CtcPhaseConfig | TextPhaseConfig | JointPhaseConfig
 
 @dataclass(frozen=True)
 class AsrConfig:
-    """Everything about one training: the model, the phases that train it, and how they are logged.
+    """Options of one training: features, tokenizer, model, heads, phases and loop.
 
-    `encoder_from` is a model folder, or an embedded model by name, whose encoder is taken over and stays as it is:
-    one encoder can then serve both models.
+    `encoder_from` is a model folder, or the name of an embedded model, whose encoder is used and stays frozen, so that
+    one encoder can serve both models. `cache_mb` is the size of the feature cache. ConfigError for options that do not
+    fit together.
     """
 
     seed: int = 0
@@ -68,7 +69,7 @@ class AsrConfig:
                     f"phases: {other[0]} trains the encoder, but that of encoder_from stays as it is; have only phases "
                     f"of kind text"
                 )
-            return  # its features are known once it is loaded
+            return  # the features of `encoder_from` are known only when it is loaded
         bins, expected = self.features.num_mels, self.model.encoder.features
         if bins != expected:
             raise ConfigError(f"model.encoder.features: {expected}, expected features.num_mels, which is {bins}")
@@ -76,7 +77,7 @@ class AsrConfig:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: the parts of a model folder, and the last phase's development figures."""
+    """The result of a training: model, heads, and the development metrics of the last phase."""
 
     model: FeatureModel
     heads: HeadSet
@@ -87,8 +88,9 @@ def train_asr(
     config: AsrConfig, train: DataDir, dev: DataDir, out: Path, resume: bool = False, allow_pipes: bool = False,
     device: str = "cpu", report: Callable[[dict[str, object]], None] = lambda _: None,
 ) -> Trained:  # fmt: skip
-    """Run all phases into `out`, a folder each; `out` must be new, or `resume` given. `report` is
-    given, on the first process, what each phase leaves out and what it reaches."""
+    """Run all phases, each in a folder of `out`, which must be new unless `resume` is given. In the first process,
+    `report` is called with the utterances that a phase drops and with its metrics. ConfigError if `out` holds a
+    training already, CheckpointError if it was started with another configuration."""
     if (out / "config.yaml").exists() and not resume:
         raise ConfigError(f"{out}: holds a training already; give resume=True to go on, or another out=")
     tokenizer = Tokenizer.load(config.tokenizer)
@@ -125,7 +127,7 @@ def train_asr(
 
 
 def fresh_model(config: AsrConfig, tokenizer: Tokenizer) -> FeatureModel:
-    """A model with fresh weights, behind the frozen encoder of `encoder_from` where that is given."""
+    """Build a model with new weights, with the frozen encoder of `encoder_from` if that is given."""
     if not config.encoder_from:
         return new_model(config.model, tokenizer, config.features)
     source = encoder_source(config, tokenizer).feature_model
@@ -135,7 +137,8 @@ def fresh_model(config: AsrConfig, tokenizer: Tokenizer) -> FeatureModel:
 
 
 def encoder_source(config: AsrConfig, tokenizer: Tokenizer) -> Bundle:
-    """The model of `encoder_from`; a ConfigError where features, normaliser, tokenizer or sizes are not its own."""
+    """Load the model of `encoder_from`. ConfigError if its features, normaliser, tokenizer or encoder sizes differ from
+    the configuration."""
     name = config.encoder_from
     source = load_without_heads(name)
     model = source.feature_model
@@ -162,7 +165,7 @@ def make_phase(
     phase: PhaseConfig, config: AsrConfig, model: EncoderLM, heads: HeadSet, data: dict[str, AudioData],
     tokenizer: Tokenizer, precision: torch.dtype,
 ) -> Phase:  # fmt: skip
-    """The phase that a configuration names; making one may read the training audio."""
+    """Build a phase from its configuration; this may read the training audio."""
     train, dev, seed = data["train"], data["dev"], config.seed
     normalize = get_normalizer(config.normalizer)
     if isinstance(phase, CtcPhaseConfig):
@@ -174,7 +177,7 @@ def make_phase(
 
 
 def phase_module(phase: PhaseConfig, model: EncoderLM, heads: HeadSet) -> nn.Module:
-    """What a phase trains and stores."""
+    """The module that a phase trains and stores."""
     if isinstance(phase, CtcPhaseConfig):
         return model.encoder
     if isinstance(phase, TextPhaseConfig):
@@ -183,7 +186,7 @@ def phase_module(phase: PhaseConfig, model: EncoderLM, heads: HeadSet) -> nn.Mod
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of autocast: bfloat16 where the hardware multiplies it, if `auto`."""
+    """The dtype of autocast; `auto` is bfloat16 if the hardware supports it, otherwise float32."""
     if name != "auto":
         return torch.float32 if name == "float32" else torch.bfloat16
     if device.type == "cuda":
@@ -192,7 +195,8 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def seconds_of(utterance: Utterance) -> float:
-    """Duration from the data directory, else from the header of its audio."""
+    """Duration in seconds, from the data directory or else from the header of the audio file. DataError for a command
+    without a known duration."""
     if utterance.duration is not None:
         return utterance.duration
     if utterance.pipe:
@@ -206,7 +210,8 @@ def audio_data(
     data: DataDir, features: FbankConfig, normalizer_id: str, tokenizer: Tokenizer, allow_pipes: bool = False,
     cache_mb: float = 2000.0,
 ) -> AudioData:  # fmt: skip
-    """Features on demand, token ids and durations of a data directory."""
+    """Features (computed on demand), token ids and durations of a data directory. DataError for a transcript with
+    characters that the tokenizer lacks."""
     normalizer = get_normalizer(normalizer_id)
     tokens, durations = {}, {}
     for utterance in data.utterances:

@@ -1,4 +1,4 @@
-"""Task `ctc`: a CTC head of characters on the encoder of a pretrained recogniser, which stays as it is."""
+"""Task `ctc`: train a character CTC head on the frozen encoder of a pretrained recogniser."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -21,14 +21,18 @@ from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.ctc import ctc_loss
 from speechmtp.training.tasks.encoded_utterances import EncodedUtterance
 
-MIN_COUNT = 3  # a character that training texts have less often gets no class
+MIN_COUNT = 3  # characters that occur less often in the training texts get no class
 
 
 @dataclass(frozen=True)
 class CharacterCtcTrainConfig:
-    """One training. `ctc.characters`, if empty, are those of the training texts; `targets`: `own` is what the model
-    itself says, `text` the transcripts; `passes` over the training audio, all but the first at other speeds, drawn by
-    `prompts_seed`; `masks` are SpecAugment's (arXiv 1904.08779) over encoder states."""
+    """Options of one training.
+
+    If `ctc.characters` is empty, the characters of the training texts are used. `targets`: `own` are the model's own
+    outputs, `text` the transcripts. `passes` is the number of passes over the training audio, all but the first at
+    other speeds, sampled with `prompts_seed`. `masks` are those of SpecAugment (arXiv 1904.08779), applied to encoder
+    outputs.
+    """
 
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -45,7 +49,7 @@ class CharacterCtcTrainConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(evaluate_every=250, save_every=250))
 
     def __post_init__(self) -> None:
-        """ConfigError for a count below 1."""
+        """Check the counts. ConfigError for one below 1."""
         for name in ("steps", "rows", "passes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"ctc: {name} {getattr(self, name)}, expected 1 or more")
@@ -53,7 +57,7 @@ class CharacterCtcTrainConfig:
 
 @dataclass(frozen=True)
 class CharacterText:
-    """An utterance: encoder states `memory` [S, E] and its text."""
+    """An utterance: encoder outputs `memory` [S, E] and text."""
 
     memory: Tensor
     text: str
@@ -62,7 +66,7 @@ class CharacterText:
 def character_texts(
     items: Iterable[EncodedUtterance], decode: Callable[[Sequence[int]], str]
 ) -> list[CharacterText]:  # fmt: skip
-    """Texts of utterances that ended by themselves. DataError where there is none."""
+    """Decode the texts of utterances that ended with an end token. DataError if there are none."""
     found = [CharacterText(item.memory, decode(item.text)) for item in items if item.ended and item.text]
     if not found:
         raise DataError("ctc: no utterance with a text; check the data directory")
@@ -70,13 +74,16 @@ def character_texts(
 
 
 def frequent_characters(items: Iterable[CharacterText]) -> str:
-    """Characters that come at least MIN_COUNT times, in order of their code points."""
+    """Characters that occur at least MIN_COUNT times, in order of their code points."""
     counts = Counter(character for item in items for character in item.text)
     return "".join(sorted(character for character, count in counts.items() if count >= MIN_COUNT))
 
 
 class CharacterCtcPhase:
-    """A character CTC head on encoder outputs of about one length a batch."""
+    """Training of a character CTC head on batches of encoder outputs of similar length.
+
+    DataError if no training text has known characters and fits its encoder outputs.
+    """
 
     def __init__(
         self, config: CharacterCtcTrainConfig, head: CharacterCtcHead, train: Sequence[CharacterText],
@@ -92,20 +99,20 @@ class CharacterCtcPhase:
             raise DataError("ctc: no text has these characters and fits its encoder states; give more data")
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
-        """All of the head."""
+        """All parameters of the head, at the full learning rate."""
         return ((p, 1.0) for p in self._head.parameters())
 
     def batch(self, number: int) -> list[CharacterText]:
-        """Rows of about one length."""
+        """Rows of similar length."""
         sizes, config = [len(item.memory) for item in self._train], self._config
         return [self._train[i] for i in pooled_rows("speller", config.seed, number, sizes, config.rows)]
 
     def weight(self, batch: Sequence[CharacterText]) -> float:
-        """Characters."""
+        """Number of characters."""
         return float(sum(len(item.text) for item in batch))
 
     def loss(self, batch: Sequence[CharacterText], step: int) -> tuple[Tensor, dict[str, float]]:
-        """CTC loss of masked encoder states."""
+        """Summed CTC loss on masked encoder outputs."""
         device = self._head.out.weight.device
         memory, lengths = _padded(batch)
         generator = torch.Generator().manual_seed(int(torch.randint(1 << 30, ())))
@@ -121,7 +128,7 @@ class CharacterCtcPhase:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Character and word error rates in percent, against what the recogniser says, of greedy texts."""
+        """Character and word error rates of greedy CTC texts in percent; the references are the development texts."""
         device, characters = self._head.out.weight.device, self._head.config.characters
         pairs: list[tuple[str, str]] = []
         for indices in batches_by_size([len(item.memory) for item in self._dev], ROWS):

@@ -1,4 +1,4 @@
-"""Phase `ctc`: the encoder and its CTC head on audio, with consistency between two augmented views.
+"""Phase `ctc`: train the encoder and its CTC head on audio, with consistency between two augmented views.
 
 Consistency-regularised CTC: arXiv 2410.05101; intermediate CTC: arXiv 2102.03216; dynamic chunks: arXiv 2012.05481.
 """
@@ -25,7 +25,7 @@ from speechmtp.training.optim import OptimConfig
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation of one view: masks, warped frequency axis (vocal tract length), level."""
+    """Augmentation of one view: masks, warping of the frequency axis (vocal tract length), and level."""
 
     masks: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
     warp: float = 0.1  # frequency axis scaled by 1 +- this
@@ -34,7 +34,8 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class ChunkConfig:
-    """Attention context drawn per batch: the whole utterance with probability `full`, else a chunk."""
+    """Attention context, sampled per batch: the whole utterance with probability `full`, else a chunk size from
+    `chunks` and a left context from `left`."""
 
     full: float = 0.6
     chunks: tuple[int, ...] = (4, 8, 16)
@@ -43,7 +44,7 @@ class ChunkConfig:
 
 @dataclass(frozen=True)
 class CtcPhaseConfig:
-    """Training of the encoder alone."""
+    """Options of the phase that trains the encoder alone."""
 
     kind: Literal["ctc"] = "ctc"
     name: str = "ctc"
@@ -58,7 +59,8 @@ class CtcPhaseConfig:
 
 @dataclass(frozen=True)
 class AudioBatch:
-    """Features [B, T, F] before augmentation and targets without end tokens, padded with 0."""
+    """Features `frames` [B, T, F] before augmentation, and `targets` [B, U] without end tokens, padded with 0; both
+    with their lengths [B]."""
 
     ids: tuple[str, ...]
     frames: Tensor
@@ -69,7 +71,7 @@ class AudioBatch:
 
 @dataclass(frozen=True)
 class AudioData:
-    """Features and token ids of a data directory; `dropped` utterances were too short for CTC."""
+    """Features, token ids and durations (seconds) of a data directory; `dropped` utterances were too short for CTC."""
 
     store: FeatureStore
     tokens: dict[str, list[int]]
@@ -77,7 +79,7 @@ class AudioData:
     dropped: tuple[str, ...] = ()
 
     def collate(self, items: Iterable[Item]) -> AudioBatch:
-        """The batch of some utterances at some speeds."""
+        """The batch of (utterance, speed) pairs."""
         items = list(items)
         frames, lengths = pad([self.store.get(*item) for item in items])
         ids = [torch.tensor(self.tokens[name], dtype=torch.long) for name, _ in items]
@@ -86,7 +88,8 @@ class AudioData:
         return AudioBatch(tuple(name for name, _ in items), frames, lengths, targets, target_lengths)
 
     def usable(self, fastest: float, stride: int, hop_s: float, limit: float = 0.005) -> "AudioData":
-        """Without utterances too short for CTC; more than `limit` of them are an error, not a silent loss."""
+        """The data without utterances that are too short for CTC at speed `fastest`. DataError if their share is above
+        `limit`."""
         short = [
             name for name, ids in self.tokens.items()
             if not feasible(int((self.durations[name] / fastest - 0.025) / hop_s) // stride, ids)
@@ -101,7 +104,7 @@ class AudioData:
 
 
 def augment(frames: Tensor, lengths: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """One augmented view of normalised features [B, T, F]."""
+    """Augment normalised features [B, T, F] of `lengths` [B]."""
     rows = len(frames)
     if config.warp:
         factors = 1 + config.warp * (2 * torch.rand(rows, generator=generator) - 1)
@@ -112,13 +115,14 @@ def augment(frames: Tensor, lengths: Tensor, config: AugmentConfig, generator: t
 
 
 def ctc_loss(logits: Tensor, lengths: Tensor, targets: Tensor, target_lengths: Tensor, blank: int) -> Tensor:
-    """Summed CTC loss over [B, S, V + 1] logits; impossible rows count as zero (they are filtered before)."""
+    """Summed CTC loss of logits [B, S, V + 1]. Rows that are too short for their targets count as zero."""
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)
     return F.ctc_loss(log_probs, targets, lengths, target_lengths, blank, reduction="sum", zero_infinity=True)
 
 
 def consistency_loss(logits: Tensor, lengths: Tensor) -> Tensor:
-    """Symmetric KL between the two halves of a doubled batch, each towards the other held fixed."""
+    """Summed symmetric KL divergence between the two halves of a doubled batch of logits [2 B, S, V + 1]; in each
+    direction the target half gets no gradient."""
     log_probs = logits.float().log_softmax(-1)
     first, second = log_probs.chunk(2)
     valid = torch.arange(first.shape[1], device=log_probs.device) < lengths[: len(first), None]
@@ -129,7 +133,7 @@ def consistency_loss(logits: Tensor, lengths: Tensor) -> Tensor:
 
 
 class CtcPhase:
-    """Encoder on audio batches."""
+    """Training of the encoder on audio batches."""
 
     def __init__(
         self, config: CtcPhaseConfig, encoder: Encoder, train: AudioData, dev: AudioData, seed: int,
@@ -153,7 +157,8 @@ class CtcPhase:
         return float(batch.target_lengths.sum())
 
     def encode(self, batch: AudioBatch, views: int, key: tuple[object, ...]) -> EncoderOutput:
-        """Encoder output of `views` augmented copies of a batch, stacked along rows."""
+        """Encoder output of `views` augmented copies of a batch, stacked along the batch axis. All random choices are
+        functions of the seed and `key`."""
         random = seeded("augment", self._seed, *key)
         generator = torch.Generator().manual_seed(int(random.integers(1 << 62)))
         cpu = (batch.frames - self._encoder.mean.cpu()) / self._encoder.std.cpu()
@@ -168,7 +173,7 @@ class CtcPhase:
 
     def loss(self, batch: AudioBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         views = 2 if self._config.consistency else 1
-        # The draw depends on the torch generator that the loop seeds per micro-batch.
+        # The random key comes from torch's generator, which the loop seeds for each micro-batch.
         out = self.encode(batch, views, (self.name, int(torch.randint(1 << 30, ()))))
         targets = batch.targets.repeat(views, 1).to(self._device)
         sizes = batch.target_lengths.repeat(views).to(self._device)
@@ -186,7 +191,7 @@ class CtcPhase:
         return loss, values
 
     def evaluate(self) -> dict[str, float]:
-        """Token error rate in percent of greedy CTC labels with full context."""
+        """Token error rate in percent of greedy CTC labels with full context, and the CTC loss per token."""
         rate, loss = ctc_error_rate(self._encoder, self._dev)
         return {"score": 100 * rate, "ter": 100 * rate, "loss": loss}
 
@@ -208,7 +213,7 @@ def ctc_error_rate(encoder: Encoder, data: AudioData) -> tuple[float, float]:
 
 
 def evaluation_batches(data: AudioData, rows: int = ROWS) -> Iterable[AudioBatch]:
-    """All utterances, as recorded, by length."""
+    """Batches of all utterances, at their recorded speed, sorted by length."""
     names = list(data.tokens)
     for batch in batches_by_size([data.durations[name] for name in names], rows):
         yield data.collate((names[index], 1.0) for index in batch)
@@ -216,7 +221,7 @@ def evaluation_batches(data: AudioData, rows: int = ROWS) -> Iterable[AudioBatch
 
 @torch.no_grad()
 def set_statistics(encoder: Encoder, data: AudioData, max_utterances: int = 1000) -> None:
-    """Store mean and deviation per feature bin over the training audio, of which about `max_utterances` are read."""
+    """Set the encoder's mean and standard deviation per feature bin from about `max_utterances` training utterances."""
     names = sorted(data.tokens)
     frames = torch.cat([data.store.get(name) for name in names[:: max(1, len(names) // max_utterances)]]).double()
     encoder.mean.copy_(frames.mean(0))

@@ -1,4 +1,4 @@
-"""What heads of an encoder-decoder are trained on: encoder outputs of utterances, with the texts behind them."""
+"""Training data for heads of an encoder-decoder model: encoder outputs of utterances, and their texts."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from speechmtp.training.tasks.encoder_cache import EncoderCache, audio_facts
 from speechmtp.types import Prompt, stack_prompts
 
 Note = Callable[[int, int], None]
-SPEEDS = 0.85, 1.15  # of audio in all passes but the first
-TOGETHER = 128  # utterances that are encoded before they are decoded, by length
+SPEEDS = 0.85, 1.15  # range of the speed of audio in all passes but the first
+TOGETHER = 128  # utterances that are encoded before they are decoded in batches of similar length
 
 
 @dataclass(frozen=True)
 class EncodedUtterance:
-    """An utterance: its encoder states `memory` [S, E] in half precision, its token ids without an end token, whether
-    they ended by themselves, and its duration in seconds."""
+    """An utterance: encoder outputs `memory` [S, E] in half precision, token ids `text` without an end token, whether
+    they `ended` with one, and the duration in seconds."""
 
     id: str
     memory: Tensor
@@ -43,9 +43,9 @@ def encoded_utterances(
     bundle: Bundle, data: Sequence[DataDir], targets: str, file: Path | None, allow_pipes: bool, note: Note,
     passes: int = 1, seed: int = 0,
 ) -> list[EncodedUtterance]:  # fmt: skip
-    """The utterances of data directories, with the model's own outputs (targets `own`) or the transcripts (`text`), in
-    each of several `passes`, all but the first at other speeds. With `file` they are computed once and kept there;
-    DataError for a file of other utterances."""
+    """Encode the utterances of data directories, with the model's own outputs (targets `own`) or the transcripts
+    (`text`) as texts, in each of several `passes`, all but the first at other speeds. With `file` they are computed
+    once and stored there; DataError if the file holds other utterances."""
     model, own = bundle.encoder_decoder_model, targets == "own"
     utterances = [u for directory in data for u in directory.utterances]
     total = passes * len(utterances)
@@ -76,9 +76,9 @@ def encode_utterances(
     allow_pipes: bool = False, rows: int = ROWS, note: Note = lambda done, total: None, pass_number: int = 0,
     seed: int = 0,
 ) -> list[EncodedUtterance]:  # fmt: skip
-    """Encode utterances, each alone, with `texts` or, without them, the model's own outputs (self-distillation: heads
-    learn the distribution that they will be verified against). In passes from 1 on they are played at a speed drawn
-    from SPEEDS by `seed`, no slower than the longest audio that the model takes allows."""
+    """Encode utterances one at a time, with `texts` or, if None, the model's own greedy outputs (self-distillation:
+    heads learn the distribution that will verify them). From pass 1 on, the speed of each utterance is sampled from
+    SPEEDS with `seed`, but no slower than the model's longest audio allows."""
     device = model.trunk.unembedding().weight.device
     found: list[EncodedUtterance] = []
     for start in range(0, len(utterances), TOGETHER):
@@ -104,8 +104,8 @@ def encode_utterances(
 
 
 def load_samples(model: SpeechModel, utterance: Utterance, allow_pipes: bool, pass_number: int, seed: int) -> Tensor:
-    """Samples [N] of an utterance: in pass 0 as they are, later at a speed drawn from SPEEDS by `seed`. DataError for
-    audio that is too long or too short for the model."""
+    """Load samples [N] of an utterance, in pass 0 unchanged, in later passes at a speed sampled from SPEEDS with
+    `seed`. DataError for audio that is too long or too short for the model."""
     samples = utterance.load(model.rate, allow_pipes)
     if pass_number:
         low = max(SPEEDS[0], len(samples) / model.rate / model.longest)
@@ -119,7 +119,7 @@ def load_samples(model: SpeechModel, utterance: Utterance, allow_pipes: bool, pa
 
 
 def at_speed(model: SpeechModel, samples: np.ndarray, speed: float) -> np.ndarray:
-    """Samples [N] at a speed, no slower than the longest audio that the model takes allows."""
+    """Change the speed of samples [N], but make them no slower than the model's longest audio allows."""
     slowest = len(samples) / model.rate / model.longest
     return speed_perturb(samples, model.rate, round(max(speed, slowest), 3))[: int(model.longest * model.rate)]
 
@@ -127,8 +127,8 @@ def at_speed(model: SpeechModel, samples: np.ndarray, speed: float) -> np.ndarra
 def own_outputs(
     model: EncoderDecoderModel, memories: Sequence[Tensor], limits: Sequence[int], rows: int = ROWS
 ) -> list[list[int]]:
-    """The model's greedy outputs behind encoder states [1, S, E] each, with at most `limits` tokens, `rows` utterances
-    of about one length at a time."""
+    """The model's greedy outputs for encoder outputs [1, S, E] each, with at most `limits` tokens each, decoded in
+    batches of `rows` utterances of similar length."""
     found: list[list[int]] = [[] for _ in memories]
     for group in batches_by_size([memory.shape[1] for memory in memories], rows):
         prompt = stack_prompts([model.prompt(memories[i]) for i in group])
@@ -139,8 +139,11 @@ def own_outputs(
 
 
 class EncodedUtterances:
-    """Batches of encoded utterances of about one length each, every one once an epoch. DataError where there is none
-    that has a text and ended by itself: outputs that were cut off teach repetitions."""
+    """Batches of encoded utterances of similar length, each utterance once per epoch.
+
+    Utterances without a text, or whose output reached the limit before an end token, are left out: outputs that were
+    cut off would teach repetitions. DataError if none is left.
+    """
 
     def __init__(self, model: EncoderDecoderModel, items: Iterable[EncodedUtterance], rows: int, seed: int) -> None:
         self._items = [item for item in items if item.text and item.ended]
@@ -149,16 +152,16 @@ class EncodedUtterances:
         self._model, self._rows, self._seed = model, rows, seed
 
     def batch(self, number: int) -> list[EncodedUtterance]:
-        """Rows of about one length."""
+        """Rows of similar length."""
         sizes = [len(item.text) for item in self._items]
         return [self._items[i] for i in pooled_rows("memories", self._seed, number, sizes, self._rows)]
 
     def count(self, batch: Sequence[EncodedUtterance]) -> int:
-        """Tokens with their end tokens."""
+        """Number of tokens, including end tokens."""
         return sum(len(item.text) + 1 for item in batch)
 
     def sequences(self, batch: Sequence[EncodedUtterance]) -> Sequences:
-        """The rows as decoding sees them: start tokens, text, end token."""
+        """The rows in the same layout as in decoding: start tokens, text, end token."""
         trunk = self._model.trunk
         like = trunk.unembedding().weight
         start_tokens = list(self._model.start_tokens())
@@ -176,11 +179,11 @@ class EncodedUtterances:
         )  # fmt: skip
 
     def tokens(self) -> Sequence[Sequence[int]]:
-        """Texts with their end token."""
+        """The token ids of all texts, each with an end token."""
         return [[*item.text, self._model.eos[0]] for item in self._items]
 
 
 def prompts_of(model: EncoderDecoderModel, items: Sequence[EncodedUtterance]) -> list[Prompt]:
-    """A prompt for each item, one row each."""
+    """A prompt of one row for each item."""
     like = model.trunk.unembedding().weight
     return [model.prompt(item.memory[None].to(like)) for item in items]

@@ -1,4 +1,4 @@
-"""A file that keeps what a model's encoder computed of audio, so that the next training need not compute it again."""
+"""A cache file for encoder outputs, so that later trainings need not compute them again."""
 
 import dataclasses
 import hashlib
@@ -21,11 +21,11 @@ NUMBERS: dict[Any, torch.dtype] = {int: torch.long, float: torch.float64, bool: 
 
 
 class EncoderCache(Generic[Item]):
-    """Items of one dataclass in one safetensors file.
+    """Stores items of one dataclass in one safetensors file.
 
     `item` is the dataclass, whose fields are tensors [N, ...] of any N, lists of token ids, numbers or strings. `path`
-    is the file; with None nothing is kept. `facts` are all that the items depend on (the model's weights and options,
-    the audio), as JSON has it; a file that was written for others is refused.
+    is the file; with None nothing is stored. `facts` are JSON values that describe everything the items depend on (the
+    model's weights and options, the audio); a file that was written for other facts is rejected.
     """
 
     def __init__(self, path: Path | None, item: type[Item], facts: Sequence[object]) -> None:
@@ -36,8 +36,8 @@ class EncoderCache(Generic[Item]):
         self.key = hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
     def get(self, compute: Callable[[], list[Item]]) -> list[Item]:
-        """The items of the file or, where there is none, those that `compute` gives, which the file keeps from then
-        on. DataError where the file was written for other facts or cannot be read or written."""
+        """The items of the file. If it does not exist, compute the items with `compute` and write the file. DataError
+        if the file was written for other facts or cannot be read or written."""
         if self.path is not None and self.path.exists():
             return self.read(self.path)
         items = compute()
@@ -46,7 +46,7 @@ class EncoderCache(Generic[Item]):
         return items
 
     def write(self, path: Path, items: Sequence[Item]) -> None:
-        """Keep at least one item, whole or not at all. DataError where the file cannot be written."""
+        """Write at least one item atomically. DataError if the file cannot be written."""
         tensors: dict[str, Tensor] = {}
         texts = {"format": "pt", "key": self.key}
         for name, kind in self._fields.items():
@@ -71,7 +71,7 @@ class EncoderCache(Generic[Item]):
             raise DataError(f"{path}: cannot be written: {_one_line(error)}; name a file elsewhere") from error
 
     def read(self, path: Path) -> list[Item]:
-        """The items of a file. DataError where it was written for other facts or cannot be read."""
+        """Read the items of a file. DataError if it was written for other facts or cannot be read."""
         try:
             with safe_open(path, framework="pt") as file:
                 texts = file.metadata() or {}
@@ -87,7 +87,7 @@ class EncoderCache(Generic[Item]):
 
     @staticmethod
     def _column(name: str, kind: Any, tensors: dict[str, Tensor], texts: dict[str, str]) -> Iterable[Any]:
-        """The values of one field, an item each."""
+        """The values of one field, one per item."""
         if kind is str:
             values: list[Any] = json.loads(texts[name])
             return values
@@ -98,7 +98,7 @@ class EncoderCache(Generic[Item]):
 
 
 def audio_facts(utterances: Iterable[Utterance], transcripts: bool) -> list[list[object]]:
-    """What encoder outputs of utterances depend on: audio and, with `transcripts`, texts."""
+    """The facts that encoder outputs of utterances depend on: audio and, with `transcripts`, texts."""
     return [[u.id, u.text if transcripts else "", u.audio, u.start, u.end, u.channel] for u in utterances]
 
 

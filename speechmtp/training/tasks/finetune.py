@@ -1,6 +1,6 @@
-"""Task `finetune`: a pretrained recogniser goes on learning on transcribed audio.
+"""Task `finetune`: fine-tune a pretrained recogniser on transcribed audio.
 
-Its own greedy transcripts serve as second targets, of the same audio or of other audio, so that it keeps what it knew
+Its own greedy transcripts, of the same audio or of other audio, can be additional targets, so that it forgets less
 (sequence-level self-distillation, arXiv 1606.07947).
 """
 
@@ -24,11 +24,11 @@ from speechmtp.training.multi_token import Sequences
 from speechmtp.training.tasks.encoded_utterances import EncodedUtterance, at_speed
 from speechmtp.training.tasks.finetune_data import DevSet, FinetuneConfig, Pool, word_error_rate
 
-CHUNK = 1024  # rows of logits at a time
+CHUNK = 1024  # rows whose logits are computed at a time
 
 
 def adapter_targets(model: EncoderDecoderModel) -> list[str]:
-    """Names of the query and value projections of the decoder, of self-attention and of attention to the memory."""
+    """Names of the query and value projections in the decoder's self-attention and cross-attention."""
     trunk = model.trunk.model
     decoder = {id(part) for part in trunk.get_decoder().modules()}
     return [
@@ -38,7 +38,7 @@ def adapter_targets(model: EncoderDecoderModel) -> list[str]:
 
 
 class FinetunePhase:
-    """The trained parts of a recogniser on batches of one part a pool."""
+    """Training of a recogniser's chosen parts on batches that hold rows of every pool."""
 
     def __init__(
         self, config: FinetuneConfig, bundle: Bundle, pools: Sequence[Pool], dev: Sequence[DevSet],
@@ -57,18 +57,18 @@ class FinetunePhase:
             self.lora = Lora(trunk.model, config.lora_rank, config.lora_alpha, adapter_targets(self._model))
             self.lora.draw_normal(config.seed)
             self.module = self.lora.adapters()
-        elif config.parts == "decoder":  # the output layer may share its weights with the decoder or not
+        elif config.parts == "decoder":  # the output layer is named too, since it may have weights of its own
             self.module = nn.ModuleList([trunk.model.get_decoder(), trunk.unembedding()])
         self.module.requires_grad_(True)
         trunk.train()
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
-        """The encoder at its factor, all else at the full learning rate."""
+        """The encoder's parameters at `encoder_factor` of the learning rate, all others at the full learning rate."""
         for parameter in self.module.parameters():
             yield parameter, self._config.encoder_factor if id(parameter) in self._encoder else 1.0
 
     def batch(self, number: int) -> list[list[EncodedUtterance]]:
-        """Rows of every pool; where the encoder moves, `memory` holds samples [N]."""
+        """Rows of every pool; if the encoder is trained, their `memory` holds samples [N]."""
         draw = seeded("finetune", self._config.seed, number)
         return [[self._row(pool, item, draw) for item in pool.data.batch(number)] for pool in self._pools]
 
@@ -78,18 +78,18 @@ class FinetunePhase:
             item = replace(item, text=pool.base_texts[item.id])
         if item.id not in pool.audio:
             return item
-        audio = pool.audio[item.id].load(self._model.rate, allow_pipes=True)  # allowed or refused at reading
+        audio = pool.audio[item.id].load(self._model.rate, allow_pipes=True)  # checked when the data was read
         if speed != 1:
             audio = at_speed(self._model, audio, speed)
         return replace(item, memory=torch.from_numpy(audio))
 
     def weight(self, batch: Sequence[Sequence[EncodedUtterance]]) -> float:
-        """Tokens with their end tokens."""
+        """Number of tokens, including end tokens."""
         return float(sum(pool.data.count(rows) for pool, rows in zip(self._pools, batch)))
 
     def loss(self, batch: Sequence[Sequence[EncodedUtterance]], step: int) -> tuple[Tensor, dict[str, float]]:
-        """Summed cross-entropy of texts and end tokens, of kept audio the divergence from the distribution before;
-        suppressed ids are not held against a transcript."""
+        """Summed cross-entropy of texts and end tokens; for kept audio with `kl_to_base`, the KL divergence from the
+        distribution before training. Logits are not masked, so suppressed ids in a transcript are allowed."""
         device = self._model.trunk.unembedding().weight.device
         total = torch.zeros((), device=device)
         for pool, rows in zip(self._pools, batch):
@@ -116,7 +116,7 @@ class FinetunePhase:
 
     @staticmethod
     def _states(model: EncoderDecoderModel, pool: Pool, rows: Sequence[EncodedUtterance]) -> tuple[Tensor, Tensor]:
-        """States [B, L, C] of the decoder behind rows and their labels [B, L]."""
+        """Decoder states [B, L, C] of rows, and their labels [B, L]."""
         s = on_trunk(model, pool.data.sequences(encode_rows(model, rows) if pool.audio else rows))
         hidden = model.trunk(s.embeddings, s.positions, s.segments, (), s.memory, s.memory_lengths).hidden
         return hidden, shifted_labels(s.ids, s.segments, 0, s.wanted, s.starts)[..., 0]
@@ -133,13 +133,13 @@ class FinetunePhase:
 
 
 def on_trunk(model: EncoderDecoderModel, sequences: Sequences) -> Sequences:
-    """Sequences with the embeddings of this model, which need not be the one that they were made for."""
+    """Replace the embeddings of sequences by those of this model, which may differ from the model that built them."""
     return replace(sequences, embeddings=model.trunk.embed(sequences.ids.clamp_min(0)))
 
 
 def encode_rows(model: EncoderDecoderModel, rows: Sequence[EncodedUtterance]) -> list[EncodedUtterance]:
-    """Rows with encoder states in place of samples; the encoder takes those of one length together, since it knows no
-    padding."""
+    """Replace the samples of rows by encoder outputs. Rows of equal length are encoded together, since the encoder does
+    not handle padding."""
     features = [model.inputs(row.memory.to(model.device)) for row in rows]
     memories: dict[int, Tensor] = {}
     for shape in {f.shape for f in features}:
@@ -152,7 +152,8 @@ def finetune(
     config: FinetuneConfig, bundle: Bundle, pools: Sequence[Pool], dev: Sequence[DevSet], precision: torch.dtype,
     out: Path, resume: bool = False,
 ) -> tuple[dict[str, float], dict[str, float]]:  # fmt: skip
-    """Train the bundle's model in place, in a folder of `out`; development figures before and after."""
+    """Fine-tune the bundle's model in place, with its checkpoints in a folder of `out`; returns the development metrics
+    before and after."""
     phase = FinetunePhase(config, bundle, pools, dev, precision)
     model, folder = bundle.encoder_decoder_model, out / phase.name
     before = phase.evaluate()

@@ -1,4 +1,4 @@
-"""What a fine-tuning learns from: its options, utterances with their targets, development sets."""
+"""Options and data of fine-tuning: utterances with their targets, and development sets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,16 +30,17 @@ Case = Literal["as-is", "lower", "sentence"]
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """One fine-tuning.
+    """Options of one fine-tuning.
 
-    `parts`: `full` trains everything, the encoder at `encoder_factor` times the learning rate; `decoder` leaves the
-    encoder alone, so that audio is encoded once; `lora` moves the decoder's query and value projections by low-rank
-    adapters, merged at the end. `target_case`: transcripts `as-is`, in `lower` case, or as a `sentence`, the way that
-    the bases write: a capital first, single letters but `a` in capitals, a full stop. A share `base_targets` of the
-    rows is taught what the base itself says in place of the transcript. With audio to keep, `keep_share` of the `rows`
-    of a batch are from there, at `keep_weight` times the weight, held with `kl_to_base` to the base's whole
-    distribution behind each token (learning without forgetting, arXiv 1606.09282), else to what it says. `speeds`:
-    audio is played at one of these (`full` only). `smoothing` of labels.
+    `parts`: `full` trains everything, the encoder at `encoder_factor` times the learning rate; `decoder` freezes the
+    encoder, so that audio is encoded once; `lora` trains low-rank adapters of the decoder's query and value
+    projections, which are merged at the end. `target_case`: transcripts `as-is`, in `lower` case, or as a `sentence`
+    (first letter and single letters except `a` in capitals, full stop at the end), which is how the base models write.
+    A share `base_targets` of the rows has the base model's own output as its target in place of the transcript. If
+    there is audio to keep, `keep_share` of the `rows` of a batch are taken from it, with a loss weight of
+    `keep_weight`. Their target is the base model's distribution at each token with `kl_to_base` (learning without
+    forgetting, arXiv 1606.09282), otherwise its output. `speeds` are sampled from for each row (`full` only).
+    `smoothing` is the label smoothing.
     """
 
     seed: int = 0
@@ -81,7 +82,7 @@ class FinetuneConfig:
 
 
 def target_text(text: str, case: Case) -> str:
-    """A transcript as the model is to write it."""
+    """Convert a transcript to the form in which the model should write it."""
     if case == "as-is":
         return text
     words = text.lower().split()
@@ -94,10 +95,11 @@ def target_text(text: str, case: Case) -> str:
 
 @dataclass(frozen=True)
 class Pool:
-    """Utterances with their targets, the base's own outputs `base_texts`, and, where the encoder moves, their audio.
+    """Utterances with their targets, the base model's own outputs `base_texts` and, if the encoder is trained, the
+    audio.
 
-    `kept` are those held to what the base says. `dropped` have no target, or one that the model's limit of tokens would
-    cut short.
+    `kept` says whether the targets are the base model's own outputs. `dropped` utterances have no target, or one that
+    reaches the model's token limit.
     """
 
     data: EncodedUtterances
@@ -112,8 +114,11 @@ def make_pool(
     bundle: Bundle, data: DataDir, config: FinetuneConfig, keep: bool = False, rows: int | None = None,
     file: Path | None = None, allow_pipes: bool = False, note: Note = lambda done, total: None,
 ) -> Pool:  # fmt: skip
-    """Utterances to learn, or with `keep` those whose targets are the base's own transcripts; encoder outputs that
-    are needed are computed once and, with `file`, kept there."""
+    """Build a pool of utterances whose targets are their transcripts or, with `keep`, the base model's own outputs.
+
+    Encoder outputs, if needed, are computed once and, with `file`, stored there. DataError if no utterance has a usable
+    target, or a transcript has characters that the tokenizer lacks.
+    """
     model, moves = bundle.encoder_decoder_model, config.parts == "full"
     if keep or config.base_targets or not moves:
         items = encoded_utterances(bundle, [data], "own", file, allow_pipes, note)
@@ -152,7 +157,7 @@ def _check_characters(bundle: Bundle, data: DataDir, targets: Mapping[str, list[
 
 
 def _checked_seconds(utterance: Utterance, model: EncoderDecoderModel) -> float:
-    """Duration of an utterance. DataError for one that is too long or too short for the model."""
+    """Duration of an utterance in seconds. DataError if it is too long or too short for the model."""
     length = seconds_of(utterance)
     if not model.shortest <= length * model.rate <= model.longest * model.rate:
         raise DataError(
@@ -164,7 +169,8 @@ def _checked_seconds(utterance: Utterance, model: EncoderDecoderModel) -> float:
 
 @dataclass(frozen=True)
 class DevSet:
-    """What word error rates are measured on: encoder states [S, E] or, where the encoder moves, samples [N]."""
+    """Data for measuring word error rates: `inputs` are encoder outputs [S, E] or, if the encoder is trained (`moves`),
+    samples [N]; `limits` are token limits, `words` the normalised references."""
 
     inputs: list[Tensor]
     moves: bool
@@ -176,7 +182,7 @@ def make_dev(
     bundle: Bundle, data: DataDir, config: FinetuneConfig, file: Path | None = None, allow_pipes: bool = False,
     note: Note = lambda done, total: None,
 ) -> DevSet:  # fmt: skip
-    """The development set of a data directory."""
+    """Build the development set of a data directory."""
     model, moves, normalize = bundle.encoder_decoder_model, config.parts == "full", get_normalizer(bundle.normalizer)
     words = [normalize(u.text or "").split() for u in data.utterances]
     if moves:
@@ -190,7 +196,7 @@ def make_dev(
 
 @torch.no_grad()
 def word_error_rate(bundle: Bundle, dev: DevSet) -> float:
-    """WER in percent of the model's greedy transcripts, normalised as the bundle says."""
+    """WER in percent of the model's greedy transcripts, with the bundle's normaliser."""
     model, normalize = bundle.encoder_decoder_model, get_normalizer(bundle.normalizer)
     like = model.trunk.unembedding().weight
     memories = [model.memory(x.to(like.device)) if dev.moves else x[None].to(like) for x in dev.inputs]

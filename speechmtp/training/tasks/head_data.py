@@ -1,4 +1,4 @@
-"""What the training of heads asks of its data."""
+"""The interface of training data for heads."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,13 +10,13 @@ class HeadData(Protocol):
     """Batches for the phase that trains heads."""
 
     def batch(self, number: int) -> Any:
-        """What batch `number` is made of, a pure function of the number."""
+        """The items of batch `number`, a pure function of the number."""
 
     def count(self, batch: Any) -> int:
-        """Tokens of a batch that the trunk's own head is asked for."""
+        """Number of tokens of a batch that the trunk's own head predicts."""
 
     def sequences(self, batch: Any) -> Sequences:
-        """The batch with the trunk's embeddings as they are now."""
+        """The sequences of a batch, with the trunk's present embeddings."""
 
     def tokens(self) -> Sequence[Sequence[int]]:
-        """Every target text, for a shortlist of what can be drafted."""
+        """The token ids of all target texts, from which a shortlist of draft tokens is built."""

@@ -1,4 +1,4 @@
-"""Task `heads`: multi-token heads for a trained trunk, which stays as it is or goes on learning with them."""
+"""Task `heads`: train multi-token heads for a trained trunk, which is frozen or trained with them."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
@@ -28,15 +28,16 @@ Mode = Literal["frozen", "joint", "lora", "two_stage"]
 
 @dataclass(frozen=True)
 class HeadsTrainConfig:
-    """One training of heads.
+    """Options of one training of heads.
 
-    `mode`: `frozen` trains the heads alone; `joint` trunk and heads; `lora` low-rank adapters of the trunk (merged at
-    the end) and heads; `two_stage` heads alone for `first_share` of the steps, then both (Medusa-2, arXiv 2401.10774).
-    The trunk's learning rate is `trunk_factor` times the heads'. `targets`: `own` is what the model itself says
-    (self-distillation), `text` the transcripts. `kl_to_base` holds depth 0 to the distribution that the trunk had
-    before. `rows` a batch; `anchors` block starts a row, 0 for all. Audio: `passes` over the training audio, all but
-    the first augmented (for a pretrained recogniser played at other speeds), at random by `prompts_seed`. Text: packed
-    rows of `size` tokens, of which the first `prompt_tokens` of each text are its prompt.
+    `mode`: `frozen` trains the heads alone; `joint` trains trunk and heads; `lora` trains low-rank adapters of the
+    trunk (merged at the end) and heads; `two_stage` trains the heads alone for `first_share` of the steps, then both
+    (Medusa-2, arXiv 2401.10774). The trunk's learning rate is `trunk_factor` times the heads'. `targets`: `own` are the
+    model's own outputs (self-distillation), `text` the transcripts. With `kl_to_base` the target of depth 0 is the
+    trunk's distribution before training. `rows` is the batch size; `anchors` the largest number of entries per row for
+    which the heads are trained, 0 for all. For audio, `passes` is the number of passes over the training audio, all but
+    the first augmented (for a pretrained recogniser, at other speeds) at random with `prompts_seed`. For text, rows
+    hold up to `size` tokens of packed texts, and the first `prompt_tokens` tokens of each text are its prompt.
     """
 
     seed: int = 0
@@ -76,11 +77,11 @@ class HeadsTrainConfig:
             raise ConfigError("heads: depth 0 has nothing to train, expected 1 or more")
 
 
-Evaluate = Callable[[HeadSet, bool], dict[str, float]]  # heads, whether the trunk has moved
+Evaluate = Callable[[HeadSet, bool], dict[str, float]]  # arguments: heads, whether the trunk is trained too
 
 
 class HeadsPhase:
-    """Heads on a trunk; `moves` says whether the trunk is trained too."""
+    """Training of heads on a trunk; `moves` says whether the trunk is trained too."""
 
     def __init__(
         self, config: HeadsTrainConfig, name: str, steps: int, trunk: Trunk, heads: HeadSet, data: HeadData,
@@ -98,7 +99,7 @@ class HeadsPhase:
         self.module.train()
 
     def parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
-        """Heads at the full learning rate, the trunk at its factor."""
+        """The heads' parameters at the full learning rate, the trunk's at `trunk_factor` of it."""
         for parameter in self._heads.parameters():
             yield parameter, 1.0
         for parameter in self._trunk.parameters() if self._moves else ():
@@ -106,15 +107,15 @@ class HeadsPhase:
                 yield parameter, self._config.trunk_factor
 
     def batch(self, number: int) -> Any:
-        """What batch `number` is made of; embeddings come later, since a moving trunk changes them."""
+        """The items of batch `number`. Embeddings are computed in `loss`, since training may change them."""
         return self._data.batch(number)
 
     def weight(self, batch: Any) -> float:
-        """Entries that start a call."""
+        """Number of tokens that the trunk's own head predicts."""
         return float(self._data.count(batch))
 
     def loss(self, batch: Any, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The multi-token loss of one batch."""
+        """The multi-token loss of one batch, and sums for the log."""
         with torch.set_grad_enabled(self._moves):
             sequences = self._data.sequences(batch)
         with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
@@ -125,7 +126,7 @@ class HeadsPhase:
 
     @torch.no_grad()
     def _teacher(self, sequences: Sequences) -> Tensor | None:
-        """Trunk states of the weights before training, where depth 0 is to keep their distribution."""
+        """Trunk states of the weights before training, if depth 0 is trained to keep their distribution."""
         if not self._moves or not self._config.kl_to_base:
             return None
         before = self._before or self._trunk
@@ -136,7 +137,7 @@ class HeadsPhase:
             ).hidden  # fmt: skip
 
     def evaluate(self) -> dict[str, float]:
-        """Development figures; trunk and heads stand as they are evaluated."""
+        """Development metrics of the present trunk and heads."""
         training = self._trunk.training
         self._trunk.eval()
         figures = self._evaluate(self._heads, self._moves)
@@ -148,14 +149,14 @@ def train_heads(
     config: HeadsTrainConfig, trunk: Trunk, heads: HeadSet, data: HeadData, evaluate: Evaluate, precision: torch.dtype,
     out: Path, resume: bool = False,
 ) -> dict[str, float]:  # fmt: skip
-    """Train `heads` (and the trunk, as `config.mode` says) in place, phase by phase in folders of `out`; returns
-    the development figures of the last one."""
+    """Train `heads`, and the trunk depending on `config.mode`, in place, each phase in a folder of `out`; returns the
+    development metrics of the last phase."""
     steps = config.steps
     phases: list[tuple[str, int]] = [(config.mode, steps)]
     if config.mode == "two_stage":
         first = round(config.first_share * steps)
         phases = [(mode, n) for mode, n in (("frozen", first), ("joint", steps - first)) if n]
-    torch.manual_seed(config.seed)  # adapters start at random, whatever was drawn before
+    torch.manual_seed(config.seed)  # so that the adapters' random start does not depend on earlier random numbers
     lora = Lora(trunk.model, config.lora_rank, config.lora_alpha) if config.mode == "lora" else None
     figures: dict[str, float] = {}
     for name, count in phases:
@@ -175,8 +176,8 @@ def train_heads(
 
 
 def likely_tokens(texts: Sequence[Sequence[int]], size: int, vocab_size: int, always: Sequence[int]) -> Tensor:
-    """The `size` most frequent tokens of the training texts in order of id, `always` among them; where the texts
-    have fewer, the lowest ids fill up."""
+    """The `size` most frequent tokens of the training texts, in order of id, with the tokens `always` included. If the
+    texts have fewer, the lowest other ids are added."""
     tokens = torch.tensor([token for text in texts for token in text], dtype=torch.long)
     counts = tokens.bincount(minlength=vocab_size)
     counts[list(always)] = len(tokens) + 1

@@ -1,4 +1,4 @@
-"""Phase `joint`: the whole model on audio, mixed with text-only batches."""
+"""Phase `joint`: train the whole model on audio, mixed with text-only batches."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -32,7 +32,7 @@ from speechmtp.training.tasks.trunk_loss import decoded_error_rate, trunk_loss
 
 @dataclass(frozen=True)
 class JointPhaseConfig:
-    """Training of everything; each update takes one audio batch and, if `text` is given, one of its batches."""
+    """Options of the joint phase; each micro-batch is an audio batch and, if `text` is given, a text batch."""
 
     kind: Literal["joint"] = "joint"
     name: str = "joint"
@@ -49,7 +49,7 @@ class JointPhaseConfig:
 
 
 class JointPhase:
-    """Encoder, adapter, trunk and heads on real audio."""
+    """Training of encoder, adapter, trunk and heads on real audio."""
 
     def __init__(
         self, config: JointPhaseConfig, model: EncoderLM, heads: HeadSet, train: AudioData, dev: AudioData,
@@ -99,7 +99,7 @@ class JointPhase:
         return loss, values
 
     def _trunk_loss(self, out: EncoderOutput, audio: AudioBatch, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Posteriors are held fixed: the trunk moves the encoder through its acoustic states only."""
+        """The trunk's loss; CTC posteriors get no gradient, so it reaches the encoder only through acoustic states."""
         adapter = self._model.adapter
         parts = adapter.segments(out)
         if isinstance(parts, Segments):

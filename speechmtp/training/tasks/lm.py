@@ -1,4 +1,4 @@
-"""Task `lm`: a causal language model of transformers, and its byte-level BPE tokenizer, from plain text alone."""
+"""Task `lm`: train a causal language model of transformers, and its byte-level BPE tokenizer, from plain text."""
 
 import gzip
 import math
@@ -22,16 +22,16 @@ from speechmtp.training.packing import Piece, fill_rows, pack_rows, positions_in
 
 SPECIAL = ("<pad>", "<s>", "</s>")
 BYTES = 256
-CHUNK = 1024  # tokens whose logits stand in memory at a time
+CHUNK = 1024  # tokens whose logits are in memory at a time
 
 
 @dataclass(frozen=True)
 class LmConfig:
-    """One training of a language model.
+    """Options of one training of a language model.
 
-    `tokenizer`: a folder with a tokenizer of transformers; none: a byte-level BPE of `vocab_size` pieces is trained on
-    the text. `lines` consecutive lines of a text file make a document; `held_out` of the last documents are the
-    development set where no file is given. `rows` of `size` tokens a batch.
+    `tokenizer` is a folder with a tokenizer of transformers; if empty, a byte-level BPE of `vocab_size` pieces is
+    trained on the text. `lines` consecutive lines of a text file make a document; the last `held_out` documents are the
+    development set if no file is given for it. A batch has `rows` rows of `size` tokens.
     """
 
     seed: int = 0
@@ -59,7 +59,7 @@ class LmConfig:
 
 @dataclass(frozen=True)
 class LmBatch:
-    """Tokens, the token behind each (-1: none), positions and documents (-1: padding), all [B, L]."""
+    """Token ids, labels (the next token of each, -1: none), positions and documents (-1: padding), all [B, L]."""
 
     ids: Tensor
     labels: Tensor
@@ -68,7 +68,8 @@ class LmBatch:
 
 
 def read_documents(path: str | Path, lines: int) -> list[str]:
-    """Documents of `lines` consecutive lines joined by blanks; `.gz` files are unpacked, empty lines left out."""
+    """Read documents of `lines` consecutive lines, joined by spaces; `.gz` files are decompressed, empty lines left
+    out. DataError for a file that cannot be read, is not UTF-8 or has no text."""
     packed = Path(path).suffix == ".gz"
     try:
         raw = Path(path).read_bytes()
@@ -84,8 +85,8 @@ def read_documents(path: str | Path, lines: int) -> list[str]:
 
 
 def train_bpe(documents: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer of at most `vocab_size` pieces as a fast tokenizer of transformers, which puts `<s>`
-    before a text and knows `</s>` as its end."""
+    """Train a byte-level BPE tokenizer of at most `vocab_size` pieces; returns a fast tokenizer of transformers, which
+    adds the start token `<s>` to a text and whose end token is `</s>`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -104,7 +105,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Any:
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer in a folder of transformers; one without an end token is an error."""
+    """Load a tokenizer of transformers from a folder. ConfigError if it cannot be loaded or has no end token."""
     from transformers import AutoTokenizer
 
     try:
@@ -118,17 +119,18 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def encode_documents(tokenizer: Any, documents: Sequence[str]) -> list[list[int]]:
-    """Token ids of documents, with the start token where the tokenizer has one, the end token behind them."""
+    """Token ids of documents, with the start token, if the tokenizer has one, and the end token."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
     return [[*bos, *ids, tokenizer.eos_token_id] for ids in encoded]
 
 
 class PackedDocuments:
-    """Documents laid end to end, in another order each epoch, and cut into rows of `size` tokens.
+    """Documents packed into rows of `size` tokens, in another order each epoch.
 
-    A document that a row ends in goes on in the next row, whose first token is the one that the last row's last token
-    was asked for: every token but a document's first is asked for once an epoch. Batch n is a function of n.
+    A document that does not fit into a row continues in the next row, whose first input token is the last label of the
+    row before. Every token except a document's first is a label once per epoch. Batch n is a function of n and the
+    seed. DataError if no document has two tokens.
     """
 
     def __init__(self, texts: Sequence[Sequence[int]], rows: int, size: int, seed: int) -> None:
@@ -136,18 +138,18 @@ class PackedDocuments:
         if not self._texts:
             raise DataError("lm: no document of two tokens or more; give a longer text")
         self._together, self._size, self._seed = rows, size, seed
-        self._lengths = [len(text) - 1 for text in self._texts]  # tokens asked for
+        self._lengths = [len(text) - 1 for text in self._texts]  # numbers of labels
         self.tokens = sum(self._lengths)
         self.rows = math.ceil(self.tokens / size)  # of an epoch
         self._epoch = lru_cache(maxsize=1)(self._make_epoch)
 
     def batch(self, number: int) -> LmBatch:
-        """Batch `number`; epochs follow one another without end."""
+        """Batch `number`; epochs are unlimited."""
         places = (divmod(number * self._together + i, self.rows) for i in range(self._together))
         return self._batch([self._epoch(epoch)[place] for epoch, place in places])
 
     def epoch(self) -> Iterable[LmBatch]:
-        """Batches of every row once."""
+        """The batches of one epoch, each row once."""
         packed = self._epoch(0)
         for start in range(0, self.rows, self._together):
             yield self._batch(packed[start : start + self._together])
@@ -165,7 +167,7 @@ class PackedDocuments:
 
 
 class LmPhase:
-    """A causal LM on packed documents."""
+    """Training of a causal LM on packed documents."""
 
     name = "lm"
 
@@ -186,11 +188,11 @@ class LmPhase:
         return self._train.batch(number)
 
     def weight(self, batch: LmBatch) -> float:
-        """Tokens asked for."""
+        """Number of labels."""
         return float((batch.labels >= 0).sum())
 
     def loss(self, batch: LmBatch, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Summed cross-entropy of the tokens asked for."""
+        """Summed cross-entropy of the labels."""
         with torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32):
             return self._nats(batch), {}
 
@@ -204,7 +206,7 @@ class LmPhase:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Nats a token and perplexity on the development set."""
+        """Cross-entropy in nats per token and perplexity on the development set."""
         nats = sum(float(self._nats(batch)) for batch in self._dev.epoch()) / self._dev.tokens
         return {"score": nats, "nats": nats, "perplexity": math.exp(nats)}
 
@@ -213,8 +215,8 @@ def train_lm(
     config: LmConfig, tokenizer: Any, train: Sequence[str], dev: Sequence[str], out: Path, precision: torch.dtype,
     resume: bool = False, device: torch.device | None = None,
 ) -> tuple[Trunk, dict[str, float]]:  # fmt: skip
-    """Train a model on documents `train`, its checkpoints chosen on `dev`, in folder `out`; returns it with its
-    development figures."""
+    """Train a model on documents `train` in folder `out`, with its final weights selected on `dev`; returns the model
+    and its development metrics."""
     torch.manual_seed(config.seed)
     trunk = build_trunk(config.model, len(tokenizer)).to(device)
     set_special_tokens(trunk, tokenizer)
@@ -232,7 +234,7 @@ def train_lm(
 
 
 def set_special_tokens(trunk: Trunk, tokenizer: Any) -> None:
-    """Tell a model which of its tokens start, end and pad a text."""
+    """Set the ids of start, end and padding token in a model's configuration."""
     from transformers import GenerationConfig
 
     names = ("bos_token_id", "eos_token_id", "pad_token_id")

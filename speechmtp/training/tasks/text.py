@@ -1,4 +1,4 @@
-"""Phase `text`: adapter, trunk and heads on text alone, turned into simulated CTC segments."""
+"""Phase `text`: train adapter, trunk and heads on text alone, with simulated CTC segments in place of audio."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -24,12 +24,12 @@ from speechmtp.training.simulate import NoiseConfig, SegmentBank, collect, simul
 from speechmtp.training.tasks.ctc import AudioData, AugmentConfig, augment, ctc_error_rate
 from speechmtp.training.tasks.trunk_loss import decoded_error_rate, trunk_loss
 
-POOL = 8  # batches drawn together
+POOL = 8  # batches whose texts are sampled together
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """A text file (one sentence a line; `kaldi`: an id before it) and how often it is drawn from."""
+    """A text file (one sentence per line; with `kaldi`, an id before it) and its sampling weight."""
 
     path: str
     weight: float = 1.0
@@ -38,7 +38,7 @@ class TextSource:
 
 @dataclass(frozen=True)
 class TextPhaseConfig:
-    """Training of adapter, trunk and heads without audio."""
+    """Options of the phase that trains adapter, trunk and heads on text. ConfigError for missing or invalid values."""
 
     kind: Literal["text"] = "text"
     name: str = "text"
@@ -48,8 +48,8 @@ class TextPhaseConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3, warmup=300, schedule="cosine", clip=1.0))
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     loss: MultiTokenConfig = field(default_factory=MultiTokenConfig)
-    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # of augmentation, tried in this order
-    passes: int = 3  # over the training audio, for the bank
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # augmentation strengths, tried in this order
+    passes: int = 3  # passes over the training audio to collect segments
 
     def __post_init__(self) -> None:
         if not self.texts or not self.strengths or self.rows < 1 or min(t.weight for t in self.texts) <= 0:
@@ -58,7 +58,7 @@ class TextPhaseConfig:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Texts and their simulated segments."""
+    """Simulated segments, and the token ids [B, L] and lengths [B] of their texts."""
 
     segments: Segments
     ids: Tensor
@@ -66,7 +66,8 @@ class TextBatch:
 
 
 def read_texts(source: TextSource, tokenizer: Tokenizer, normalize: Callable[[str], str] = str) -> list[list[int]]:
-    """Token ids of every line that the tokenizer can spell, normalised like the transcripts."""
+    """Token ids of all lines without unknown tokens, normalised like the transcripts. DataError for a file that cannot
+    be read, is not UTF-8 or has no such line."""
     try:
         lines = Path(source.path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -96,7 +97,7 @@ class TextStream:
 
     def batch(self, number: int) -> TextBatch:
         """Batch `number`."""
-        # Texts are drawn a pool at a time and sorted, so that a batch holds texts of one length.
+        # Texts are sampled a pool at a time and sorted, so that a batch holds texts of similar length.
         random = seeded("texts", self._seed, number // POOL)
         sources = random.choice(len(self._texts), POOL * self._config.rows, p=self._weights)
         pool = [self._texts[s][int(random.integers(len(self._texts[s])))] for s in sources]
@@ -110,8 +111,9 @@ class TextStream:
 
 @torch.no_grad()
 def build_bank(model: EncoderLM, train: AudioData, dev_rate: float, config: TextPhaseConfig, seed: int) -> SegmentBank:
-    """A bank of segments of training audio, augmented as strongly as gives the development set's CTC error
-    rate `dev_rate` (on plain training audio CTC is nearly perfect and would teach nothing)."""
+    """Collect a bank of segments from training audio, augmented strongly enough to reach the CTC error rate `dev_rate`
+    of the development set. Without augmentation, CTC makes almost no errors on training audio. ConfigError for an
+    adapter other than `ctc_merge`."""
     if not isinstance(model.adapter, CtcMerge):
         raise ConfigError("model.adapter: the text phase simulates CTC segments; set its kind to ctc_merge")
     names = sorted(train.tokens)
@@ -149,7 +151,7 @@ def _collect(
 
 
 class TextPhase:
-    """Adapter, trunk and heads on simulated batches."""
+    """Training of adapter, trunk and heads on simulated segments."""
 
     def __init__(
         self, config: TextPhaseConfig, model: EncoderLM, heads: HeadSet, train: AudioData, dev: AudioData,
@@ -185,7 +187,7 @@ class TextPhase:
 def text_loss(
     model: EncoderLM, heads: HeadSet, batch: TextBatch, config: MultiTokenConfig, step: int | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    """The trunk's loss on simulated segments."""
+    """The multi-token loss on a batch of simulated segments, and sums for the log."""
     device = model.encoder.mean.device
     s = batch.segments
     moved = replace(s, posterior=s.posterior.to(device), features=s.features.to(device), lengths=s.lengths.to(device))

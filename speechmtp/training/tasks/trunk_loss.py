@@ -1,4 +1,4 @@
-"""What the text and joint phases share: the trunk's multi-token loss on a prompt, and its development score."""
+"""Functions of the text and joint phases: the multi-token loss after an audio prompt, and development error rates."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ def trunk_loss(
     model: EncoderLM, heads: HeadSet, audio: AudioPrompt, ids: Tensor, lengths: Tensor, config: MultiTokenConfig,
     step: int | None = None,
 ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
-    """Summed multi-token loss of texts `ids` [B, L] (start and end token included) behind audio prompts."""
+    """Summed multi-token loss of texts `ids` [B, L] of `lengths` [B] (start and end token included) after audio
+    prompts."""
     return multi_token_loss(model.trunk, heads, lay_behind(model.trunk, audio, ids, lengths), config, step)
 
 
@@ -28,7 +29,7 @@ def trunk_loss(
 def decoded_error_rate(model: EncoderLM, data: AudioData, tokenizer: Tokenizer) -> dict[str, float]:
     """Word and token error rates, in percent, of plain decoding and of the CTC labels on a development set.
 
-    `score` adds the trunk's two rates: words are what counts, tokens are the finer scale.
+    `score` is the sum of the two rates of plain decoding, since the token error rate is finer than the word error rate.
     """
     pairs: dict[str, list[tuple[list[int], list[int]]]] = {"": [], "ctc_": []}
     device = model.encoder.mean.device

@@ -1,4 +1,4 @@
-"""What a kind of input for heads is given, and what it makes of it."""
+"""The interface of the kinds of training input for heads."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ Note = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """What heads are to be trained on: Kaldi data directories (one for `train`, one for `dev`) or, for a text LM, text
-    files. `cache` is the file that keeps what the encoder computes of the training audio."""
+    """Model, options and data of a training of heads: Kaldi data directories (one for `train`, one for `dev`) or, for a
+    text LM, text files. `cache` is the file in which encoder outputs of the training audio are stored."""
 
     bundle: Bundle
     config: HeadsTrainConfig
@@ -28,7 +28,7 @@ class HeadInputs:
     allow_pipes: bool = False
 
     def directories(self, need_text: bool) -> tuple[DataDir, DataDir]:
-        """The directories of `train` and `dev`. ConfigError where either names another number than one."""
+        """Read the directories of `train` and `dev`. ConfigError if either is not exactly one directory."""
         for name, given in (("train", self.train), ("dev", self.dev)):
             if len(given) != 1:
                 raise ConfigError(f"heads: {name}= has {len(given)} data directories, expected one; combine them")

@@ -1,4 +1,4 @@
-"""Audio prompts that were computed once, with texts behind them, as training data of heads."""
+"""Training data for heads: audio prompts that are computed once, and the texts that follow them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class EncodedPrompt:
 
 
 class EncodedPrompts:
-    """Texts behind audio prompts, between start token `bos` and end token `eos`. DataError where there is none."""
+    """Batches of texts after audio prompts, between start token `bos` and end token `eos`. DataError for no items."""
 
     def __init__(self, trunk: Trunk, items: Sequence[EncodedPrompt], rows: int, bos: int, eos: int, seed: int) -> None:
         if not items:
@@ -32,16 +32,16 @@ class EncodedPrompts:
         self._trunk, self._items, self._rows, self._bos, self._eos, self._seed = trunk, items, rows, bos, eos, seed
 
     def batch(self, number: int) -> list[EncodedPrompt]:
-        """Rows of about one length."""
+        """Rows of similar length."""
         sizes = [len(item.positions) + len(item.text) for item in self._items]
         return [self._items[i] for i in pooled_rows("heads", self._seed, number, sizes, self._rows)]
 
     def count(self, batch: Sequence[EncodedPrompt]) -> int:
-        """Tokens with their end tokens."""
+        """Number of tokens, including end tokens."""
         return sum(len(item.text) + 1 for item in batch)
 
     def sequences(self, batch: Sequence[EncodedPrompt]) -> Sequences:
-        """Texts behind their prompts."""
+        """The texts after their prompts."""
         items = batch
         pad = torch.nn.utils.rnn.pad_sequence
         device = self._trunk.unembedding().weight.device
@@ -55,5 +55,5 @@ class EncodedPrompts:
         return lay_behind(self._trunk, audio, ids.to(device), lengths.to(device))
 
     def tokens(self) -> Sequence[Sequence[int]]:
-        """Texts with their end token."""
+        """The token ids of all texts, each with an end token."""
         return [[*item.text, self._eos] for item in self._items]

@@ -1,4 +1,4 @@
-"""Input of heads for models that read features of ours: their audio prompts, augmented in all passes but the first."""
+"""Training input of heads for speechmtp's own speech LLMs: audio prompts, augmented in all passes but the first."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ from speechmtp.training.tasks.head_inputs.encoded_prompts import EncodedPrompt, 
 from speechmtp.training.tasks.heads import HeadsTrainConfig
 from speechmtp.types import Prompt, TokenRules
 
-TOGETHER = 16  # utterances in one batch of the encoder, for each of which a speed is drawn
+TOGETHER = 16  # utterances in one batch of the encoder, for each of which a speed is sampled
 
 
 def feature_input(asked: HeadInputs, note: Note) -> HeadInput:
-    """Audio prompts of transcribed data directories."""
+    """Training data and development set from transcribed data directories."""
     train, dev = asked.directories(need_text=True)
     held_out = feature_dev(asked.bundle, dev, asked.allow_pipes)
     return feature_data(asked.bundle, train, asked.config, asked.cache, asked.allow_pipes, note), held_out
@@ -36,7 +36,7 @@ def feature_input(asked: HeadInputs, note: Note) -> HeadInput:
 def feature_data(
     bundle: Bundle, data: DataDir, config: HeadsTrainConfig, file: Path | None, allow_pipes: bool, note: Note
 ) -> EncodedPrompts:
-    """Training data; prompts are computed once and, with `file`, kept there."""
+    """Build the training data; prompts are computed once and, with `file`, stored there."""
     model, tokenizer = bundle.feature_model, bundle.feature_model.tokenizer
 
     def compute() -> list[EncodedPrompt]:
@@ -56,7 +56,7 @@ def feature_data(
 
 @torch.no_grad()
 def feature_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
-    """The development set."""
+    """Build the development set."""
     model, tokenizer = bundle.feature_model, bundle.feature_model.tokenizer
     audio = audio_data(data, model.features, bundle.normalizer, tokenizer, allow_pipes)
     device = model.encoder.mean.device
@@ -68,7 +68,7 @@ def feature_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
         names += batch.ids
 
     @torch.no_grad()
-    def prompts() -> list[Prompt]:  # the start token is one of the trunk's
+    def prompts() -> list[Prompt]:  # computed at each call, since training may change the start token's embedding
         return [p.row(i) for p in map(model.close_prompt, encoded) for i in range(len(p.lengths))]
 
     def word_errors(found: Sequence[Sequence[int]]) -> float:
@@ -83,10 +83,10 @@ def encode_prompts(
     model: EncoderLM, data: AudioData, passes: int, settings: AugmentConfig, eos: int, own: bool, seed: int,
     note: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[EncodedPrompt]:  # fmt: skip
-    """Prompts of all utterances: once as recorded, then in `passes` - 1 augmented forms.
+    """Compute the prompts of all utterances, once as recorded and then `passes` - 1 times augmented.
 
-    Texts are the transcripts or, with `own`, the model's own output behind each prompt (self-distillation: the heads
-    learn the distribution that they will be verified against).
+    Texts are the transcripts or, with `own`, the model's own output after each prompt (self-distillation: the heads
+    learn the distribution that will verify them).
     """
     random = seeded("head-prompts", seed)
     generator = torch.Generator().manual_seed(seed)

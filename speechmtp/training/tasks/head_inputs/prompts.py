@@ -1,4 +1,4 @@
-"""Input of heads for models whose prompts are made of whole recordings: the prompts, with texts behind them."""
+"""Training input of heads for models that read a recording as a prompt (Qwen2-Audio): the prompts and their texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ from speechmtp.types import Request, stack_prompts
 
 
 def prompt_input(asked: HeadInputs, note: Note) -> HeadInput:
-    """Prompts of data directories."""
+    """Training data and development set from data directories."""
     train, dev = asked.directories(need_text=asked.config.targets == "text")
     held_out = prompt_dev(asked.bundle, dev, asked.allow_pipes)
     return prompt_data(asked.bundle, train, asked.config, asked.cache, asked.allow_pipes, note), held_out
@@ -33,8 +33,9 @@ def prompt_input(asked: HeadInputs, note: Note) -> HeadInput:
 def prompt_data(
     bundle: Bundle, data: DataDir, config: HeadsTrainConfig, file: Path | None, allow_pipes: bool, note: Note
 ) -> EncodedPrompts:
-    """Training data; prompts are computed once and, with `file`, kept there. The last token of a prompt, the same in
-    all of them, is the start token of the text. ConfigError for a mode that moves the trunk, DataError for no text."""
+    """Build the training data; prompts are computed once and, with `file`, stored there. The last token of a prompt,
+    which is the same for all utterances, is the start token of the text. ConfigError for a mode that trains the trunk,
+    DataError if no utterance has a text."""
     model = bundle.model
     if config.mode != "frozen":
         raise ConfigError(
@@ -62,7 +63,7 @@ def prompt_data(
 
 
 def prompt_dev(bundle: Bundle, data: DataDir, allow_pipes: bool) -> HeldOut:
-    """The development set."""
+    """Build the development set."""
     model, normalize = bundle.model, get_normalizer(bundle.normalizer)
     _check_utterances(data)
     requests = make_requests(model, data.utterances, allow_pipes)
@@ -80,7 +81,7 @@ def make_requests(
     model: SpeechModel, utterances: Sequence[Utterance], allow_pipes: bool, passes: int = 1, seed: int = 0,
     note: Note = lambda done, total: None,
 ) -> list[Request]:  # fmt: skip
-    """A request for each utterance in each of several passes, all but the first at other speeds."""
+    """Build a request for each utterance in each of several passes, all but the first at other speeds."""
     found: list[Request] = []
     for number in range(passes):
         for utterance in utterances:
@@ -90,7 +91,7 @@ def make_requests(
 
 
 def greedy_outputs(model: SpeechModel, requests: Sequence[Request]) -> list[list[int]]:
-    """The output of plain decoding (`ar`) for each request, end tokens included."""
+    """The output of plain decoding (`ar`) for each request, including end tokens."""
     found: list[list[int]] = []
     for start in range(0, len(requests), ROWS):
         group = requests[start : start + ROWS]
@@ -114,12 +115,12 @@ def _no_utterance(data: DataDir) -> DataError:
 
 
 def _ended_text(row: list[int], model: SpeechModel) -> list[int]:
-    """An output without its end token; nothing where it never ended, since that teaches repetitions."""
+    """An output without its end token; empty if it has none, since outputs that were cut off teach repetitions."""
     return row[:-1] if row and row[-1] in model.eos else []
 
 
 def _encoded_prompt(request: Request, text: list[int]) -> EncodedPrompt:
-    """All of a prompt but its last token, at whose position the text starts."""
+    """A prompt without its last token, at whose position the text starts."""
     prompt = request.prompt
     embeddings, positions = prompt.embeddings[0, :-1].cpu().clone(), prompt.positions[0, :-1].cpu().clone()
     return EncodedPrompt(embeddings, positions, int(prompt.positions[0, -1]), text)

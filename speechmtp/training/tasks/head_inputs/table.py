@@ -1,4 +1,4 @@
-"""Training data and development sets of heads, by what a model reads: a kind is one file here and one line below."""
+"""Training data and development sets of heads by input kind of the model; a new kind is one file and one line below."""
 
 from collections.abc import Mapping
 
@@ -18,5 +18,5 @@ HEAD_INPUTS: Mapping[InputKind, MakeHeadInput] = {
 
 
 def make_head_input(asked: HeadInputs, note: Note) -> HeadInput:
-    """Training data and development set; `note` is told how much of the audio is done, and how much there is."""
+    """Build training data and development set; `note` is called with the number of utterances done and the total."""
     return HEAD_INPUTS[asked.bundle.model.input_kind](asked, note)

@@ -1,4 +1,4 @@
-"""Input of heads for text LMs: texts packed into rows, the first tokens of each being its prompt."""
+"""Training input of heads for text LMs: texts packed into rows, with the first tokens of each text as its prompt."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from speechmtp.types import TokenRules
 
 
 def text_input(asked: HeadInputs, note: Note) -> HeadInput:
-    """Packed texts of text files. ConfigError for a cache, since there is no audio to encode."""
+    """Training data and development set from text files. ConfigError for a cache, since there is no audio to encode."""
     lm, config = asked.bundle.text_model, asked.config
     if asked.cache:
         raise ConfigError(f"heads: cache={asked.cache} is for encoder outputs, but {lm.name} reads text; leave it out")
@@ -28,7 +28,8 @@ def text_input(asked: HeadInputs, note: Note) -> HeadInput:
 
 
 def text_data(lm: TextModel, files: Sequence[str], config: HeadsTrainConfig) -> "PackedTexts":
-    """Training data from text files, a text a line; with targets `own` the model itself goes on behind each prompt."""
+    """Build training data from text files with one text per line; with targets `own` the texts after the prompts are
+    the model's own."""
     texts = [text[: config.size] for text in read_texts(lm, files)]
     if config.targets == "own":
         texts = own_continuations(lm.trunk, texts, config.prompt_tokens, lm.eos[0])
@@ -36,8 +37,9 @@ def text_data(lm: TextModel, files: Sequence[str], config: HeadsTrainConfig) -> 
 
 
 class PackedTexts:
-    """Token lists packed into rows of `size` entries, a segment each; positions start anew with each. No call starts
-    before the last of a text's first `prompt_tokens` tokens, which are its prompt; texts without more are left out."""
+    """Token lists packed into rows of `size` entries; each text is a segment with positions from 0. The first
+    `prompt_tokens` tokens of a text are its prompt, and texts without more tokens are left out. DataError if none is
+    left."""
 
     def __init__(
         self, trunk: Trunk, texts: Sequence[Sequence[int]], rows: int, size: int, prompt_tokens: int, seed: int
@@ -53,7 +55,7 @@ class PackedTexts:
         self._packed = pack_rows([len(text) for text in self._texts], order, size, cut=False)
 
     def batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, segments and positions [B, L]: packed rows, each once before any comes again."""
+        """Ids, segments and positions [B, L] of packed rows; each row is used once per epoch."""
         rows = self._drawn(number)
         ids = fill_rows(rows, self._size, -1, lambda piece: self._texts[piece.text])
         segments = fill_rows(rows, self._size, -1, lambda piece: piece.place)
@@ -69,29 +71,29 @@ class PackedTexts:
         return found
 
     def count(self, batch: tuple[Tensor, Tensor, Tensor]) -> int:
-        """Tokens behind the prompts."""
+        """Number of tokens after the prompts."""
         _, segments, positions = batch
         return int(((segments >= 0) & (positions >= self._prompt_tokens)).sum())
 
     def sequences(self, batch: tuple[Tensor, Tensor, Tensor]) -> Sequences:
-        """The rows with their embeddings."""
+        """The rows with their embeddings, and starts from the last token of each prompt on."""
         device = self._trunk.unembedding().weight.device
         ids, segments, positions = (part.to(device) for part in batch)
         starts = (segments >= 0) & (positions >= self._prompt_tokens - 1)
         return Sequences(self._trunk.embed(ids.clamp_min(0)), positions, ids, segments, starts)
 
     def tokens(self) -> Sequence[Sequence[int]]:
-        """The texts behind their prompts."""
+        """The token ids of all texts without their prompts."""
         return [text[self._prompt_tokens :] for text in self._texts]
 
 
 def own_continuations(trunk: Trunk, texts: Sequence[Sequence[int]], prompt_tokens: int, eos: int) -> list[list[int]]:
-    """Texts whose tokens behind the first `prompt_tokens` are the model's own greedy ones, as many as there were; texts
-    without more are left out."""
+    """Texts whose tokens after the first `prompt_tokens` are replaced by at most as many greedy tokens of the model;
+    texts without more tokens are left out."""
     known = [list(text) for text in texts if len(text) > prompt_tokens]
     found: list[list[int]] = []
     rules = TokenRules((eos,))
-    for indices in batches_by_size([len(text) for text in known], ROWS):  # few finish long before their batch
+    for indices in batches_by_size([len(text) for text in known], ROWS):  # rows of a batch end at similar times
         group = [known[index] for index in indices]
         size = len(group[-1]) - prompt_tokens
         prompt = text_prompt(trunk, [text[:prompt_tokens] for text in group])

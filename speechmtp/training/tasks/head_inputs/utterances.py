@@ -1,4 +1,4 @@
-"""Input of heads for encoder-decoders: encoder outputs of utterances beside their texts."""
+"""Training input of heads for encoder-decoder models: encoder outputs of utterances and their texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,8 @@ from speechmtp.training.tasks.heads import HeadsTrainConfig
 
 
 def utterance_input(asked: HeadInputs, note: Note) -> HeadInput:
-    """Encoded utterances of data directories, those of the development set kept beside the others as `dev_...`."""
+    """Training data and development set from data directories; encoder outputs of the latter are stored in a file
+    `dev_...` next to the cache of the former."""
     train, dev = asked.directories(need_text=asked.config.targets == "text")
     file = asked.cache
     dev_file = None if file is None else file.with_name(f"dev_{file.name}")
@@ -26,7 +27,7 @@ def utterance_input(asked: HeadInputs, note: Note) -> HeadInput:
 def utterance_data(
     bundle: Bundle, data: Sequence[DataDir], config: HeadsTrainConfig, file: Path | None, allow_pipes: bool, note: Note
 ) -> EncodedUtterances:
-    """Training data; utterances are encoded once and, with `file`, kept there."""
+    """Build the training data; encoder outputs are computed once and, with `file`, stored there."""
     items = encoded_utterances(
         bundle, data, config.targets, file, allow_pipes, note, config.passes, config.prompts_seed
     )  # fmt: skip
@@ -36,7 +37,7 @@ def utterance_data(
 def utterance_dev(
     bundle: Bundle, data: Sequence[DataDir], file: Path | None, allow_pipes: bool, note: Note
 ) -> HeldOut:  # fmt: skip
-    """The development set; outputs that reached their limit are left out. DataError where none is left."""
+    """Build the development set without outputs that are empty or have no end token. DataError if none is left."""
     model = bundle.encoder_decoder_model
     items = [i for i in encoded_utterances(bundle, data, "own", file, allow_pipes, note) if i.ended and i.text]
     if not items:
