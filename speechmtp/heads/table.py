@@ -1,4 +1,4 @@
-"""The families of heads: one file and one line each."""
+"""The table of head families; each is one file and one line here."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ FAMILIES: dict[type[FamilyConfig], type[HeadSet]] = {
 
 
 def build_heads(config: HeadsConfig, shape: TrunkShape) -> HeadSet:
-    """The head set that a configuration names, at its starting point."""
+    """Build the untrained head set that `config` selects; ConfigError for values that do not fit the trunk."""
     if config.depth < 0:
         raise ConfigError(f"heads: depth {config.depth}, expected 0 or more")
     wrong = [t for t in config.taps if not 0 <= t <= shape.layers]

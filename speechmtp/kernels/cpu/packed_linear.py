@@ -16,8 +16,8 @@ MOST_BYTES = 2 << 30  # of weights per model: they are kept in both layouts
 
 @cache
 def has_packed() -> bool:
-    """Whether this PyTorch has oneDNN's linear layer with packed weights, which its compiled models use. Tried once on a
-    small layer, since build and processor decide."""
+    """Whether this PyTorch has oneDNN's linear layer with packed weights, which its compiled models use. Tried once on
+    a small layer, since it depends on build and processor."""
     if not torch.backends.mkldnn.is_available():
         return False
     try:

@@ -138,7 +138,7 @@ class SpeechModel(nn.Module):
                 raise ConfigError(f"{self.name}: {name}={value!r}: {self.title} has no {name} to choose; leave it out")
 
     def check_draft(self, draft: "SpeechModel", source: object) -> None:
-        """Raise CheckpointError unless `draft` can draft for this model; `draft` may share weights with it from then on.
+        """Raise CheckpointError unless `draft` can draft for this model; `draft` may then share weights with it.
         `source` is the folder or name that this model was loaded from."""
         raise CheckpointError(f"draft model {draft.name}: {self.title} takes none; leave draft_model= out")
 
