@@ -62,6 +62,7 @@ class Subsampling(nn.Module):
         self.out = nn.Linear(config.channels * bins, config.width)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Return [B, (T - 3) // 4, E] for frames [B, T, F]."""
         x = F.relu(self.second(F.relu(self.first(frames[:, None]))))
         return self.out(x.transpose(1, 2).flatten(2))
 
@@ -118,6 +119,7 @@ class ConformerBlock(nn.Module):
         return self.conv_out(F.silu(self.depthwise_norm(mixed))), line[:, :, line.shape[2] - self.kernel + 1 :]
 
     def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor], valid: Tensor) -> Tensor:
+        """Process x [B, S, E]; `mask` bool [B, 1, S, S] for attention, `valid` bool [B, S] for the convolution."""
         x = x + 0.5 * self.ff1(x)
         x = x + self.drop(self._attend(x, mask, rotary, None)[0])
         x = x + self.drop(self._convolve(x, valid, None)[0])

@@ -63,7 +63,7 @@ class SpeechModel(nn.Module):
 
     @classmethod
     def default_settings(cls) -> Any:
-        """Return the configuration of a transformers folder that has no config.yaml of ours."""
+        """Return the configuration of a transformers folder that has no config.yaml."""
         return cls.settings()
 
     def stored_as(self, storage: Storage) -> Storage:
@@ -106,7 +106,7 @@ class SpeechModel(nn.Module):
         return getattr(self.tokenizer, "unk", None)
 
     def spelling(self) -> TokenSpelling:
-        """Return how the vocabulary spells text, for drafters of text; ConfigError if the tokenizer cannot say."""
+        """Return the tokens' strings and an encoder, for drafters of text; ConfigError if the tokenizer has none."""
         make = getattr(self.tokenizer, "spelling", None)
         if make is None:
             raise ConfigError(f"{self.name}: its tokenizer cannot spell for drafters; leave ctc= out")
