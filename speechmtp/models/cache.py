@@ -115,7 +115,7 @@ class RaggedLayer(CacheLayerMixin):
         self.is_initialized = False
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
-        """Return width and offset of a mask; unused, since the trunk is always given its mask."""
+        """Return width and offset of a mask, for transformers; the trunk always passes a complete mask."""
         return self._cache.width, 0
 
     def get_seq_length(self) -> int:
@@ -123,7 +123,7 @@ class RaggedLayer(CacheLayerMixin):
         return self._cache.longest
 
     def get_query_offset(self) -> int:
-        """Return the longest committed length; unused, since positions are always given."""
+        """Return the longest committed length, for transformers; the trunk always passes positions."""
         return self._cache.longest
 
     def get_max_length(self) -> int:
