@@ -1,8 +1,8 @@
-"""A model folder: configuration, weights, and as far as there are any a tokenizer, a normaliser, heads, a card.
+"""A model folder: configuration, weights, and optionally a tokenizer, a normaliser, heads and a card.
 
-`config.yaml`, what the model's kind writes (`models/bases/`), `normalizer.json`, `card.md`, and a folder for each head
-set, `heads/<name>/`, which carries the digest of the trunk it was trained on. A pretrained model of transformers is a
-folder as transformers has it, with or without a `config.yaml` of ours.
+It holds `config.yaml`, the files that the model's kind writes (`models/bases/`), `normalizer.json`, `card.md`, and for
+each head set a folder `heads/<name>/` with the digest of the trunk it was trained on. A pretrained transformers model
+is a folder in transformers' format, with or without our `config.yaml`.
 """
 
 import json
@@ -37,8 +37,8 @@ from speechmtp.models.character_ctc import CharacterCtcHead
 from speechmtp.models.storage import Storage, file_digest
 
 FORMAT = 1
-WEIGHTS = "model.safetensors"  # in folders of ours, and in most of transformers
-OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # of the same weights, in hub folders
+WEIGHTS = "model.safetensors"  # in our folders, and in most of transformers'
+OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # the same weights in other formats
 EMBEDDED = ("default", "an4")  # models inside the package
 
 Drafts = Literal["float32", "int8"]
@@ -46,20 +46,20 @@ Drafts = Literal["float32", "int8"]
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """`config.yaml` of a model folder. `model` is the configuration of a kind (`models/bases/table.py`); `features` are
-    those of models that read frames of ours; an empty `normalizer` leaves texts as they are."""
+    """`config.yaml` of a model folder. `model` is the configuration of a kind (`models/bases/table.py`); `features` is
+    for models that read our filterbank frames; an empty `normalizer` leaves texts unchanged."""
 
     format_version: int = FORMAT
     features: FbankConfig | None = None
     model: Any = None
     normalizer: str = ""
-    strategy: str = ""  # what decodes where nobody chose
+    strategy: str = ""  # the default decoding strategy
     drafts: Drafts = "float32"  # how heads compute on a CPU
 
 
 @dataclass
 class Bundle:
-    """The parts of a model folder, loaded; `heads` by name, the default set first, and where all of it was read."""
+    """The loaded parts of a model folder and where they were read; `heads` by name, the default set first."""
 
     config: BundleConfig
     model: SpeechModel
@@ -68,40 +68,40 @@ class Bundle:
     name: str = ""
     folder: Path = field(default_factory=Path)
     head_folders: dict[str, Path] = field(default_factory=dict)
-    trunk_sha256: str = ""  # of the trunk as loaded, known where heads were
-    ctc: CharacterCtcHead | None = None  # draft head on the memories of a pretrained recogniser
-    codec: Codec | None = None  # what makes sound of its tokens, where they are speech
+    trunk_sha256: str = ""  # digest of the trunk as loaded, set if heads were loaded
+    ctc: CharacterCtcHead | None = None  # draft head on the encoder outputs of a pretrained recogniser
+    codec: Codec | None = None  # turns its tokens into audio, if they are speech tokens
 
     @property
     def tokenizer(self) -> Any:
-        """The model's tokenizer; None where its tokens are no text."""
+        """The model's tokenizer; None if its tokens are not text."""
         return self.model.tokenizer
 
     @property
     def normalizer(self) -> str:
-        """The name of the normaliser that texts are scored with."""
+        """The name of the normaliser for scoring texts, `none` if there is none."""
         return self.config.normalizer or "none"
 
     @property
     def feature_model(self) -> FeatureModel:
-        """The model, if it reads frames of ours; a CheckpointError for another."""
+        """The model, if it reads our filterbank frames; CheckpointError otherwise."""
         expect(self.model, "features")
         return cast(FeatureModel, self.model)
 
     @property
     def encoder_decoder_model(self) -> EncoderDecoderModel:
-        """The model, if audio is a memory beside its text; a CheckpointError for another."""
+        """The model, if it is an encoder-decoder; CheckpointError otherwise."""
         expect(self.model, "encoder_outputs")
         return cast(EncoderDecoderModel, self.model)
 
     @property
     def text_model(self) -> TextModel:
-        """The model, if it reads token ids alone; a CheckpointError for another."""
+        """The model, if it reads only token ids; CheckpointError otherwise."""
         expect(self.model, "texts")
         return cast(TextModel, self.model)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Bundle":
-        """Move all weights."""
+        """Move all weights to a device and dtype; return this bundle."""
         self.model.to(device=device, dtype=dtype)
         for heads in self.heads.values():
             heads.to(device=device, dtype=dtype)
@@ -111,14 +111,14 @@ class Bundle:
 
 
 def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> None:
-    """Write a model folder; heads beside weights of `uint8`, which rounds nothing, are stored as `int8`."""
+    """Write a model folder. With `uint8`, which rounds no weights, heads are stored as `int8`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_yaml(folder / "config.yaml", {k: v for k, v in to_dict(bundle.config).items() if v is not None})
     bundle.model.save(folder, storage)
     if bundle.config.normalizer:
         (folder / "normalizer.json").write_text(json.dumps({"id": bundle.config.normalizer}) + "\n")
     (folder / "card.md").write_text(bundle.card, encoding="utf-8")
-    # Heads are bound to trunk and encoder as they will be loaded, after rounding.
+    # Heads carry the digests of trunk and encoder as they will be loaded, after rounding.
     base, rounded = bundle.name or folder.name, bundle.model.stored_as(storage)
     digest = trunk_digest(bundle.model, rounded)
     own: Storage = "int8" if storage == "uint8" else storage
@@ -131,7 +131,10 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
 
 
 def locate(name: str) -> Path:
-    """The folder of a model: a path, a model inside the package, or a hub name such as `owner/model`."""
+    """Return the folder of a model, given by path, name of an embedded model, or hub name such as `owner/model`.
+
+    CheckpointError if there is none, or if the hub cannot be reached.
+    """
     if Path(name).is_dir():
         return Path(name)
     if name in EMBEDDED:
@@ -146,7 +149,7 @@ def locate(name: str) -> Path:
 
 
 def _download(name: str) -> Path:
-    """The folder of a model on the Hugging Face hub, from its local cache where it is there."""
+    """Return the folder of a Hugging Face hub model, downloaded unless it is in the local cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -158,7 +161,7 @@ def _download(name: str) -> Path:
 
 
 def load_without_heads(name: str) -> Bundle:
-    """A model folder, or an embedded model by name, on the CPU in float32, its heads left alone."""
+    """Load a model as `load_bundle` does, but without heads; CheckpointError if it is no model folder."""
     folder = locate(name)
     where = folder / "config.yaml"
     if where.exists():
@@ -183,7 +186,7 @@ def load_without_heads(name: str) -> Bundle:
 
 
 def reads_text(name: str) -> bool:
-    """Whether a name is that of a model that reads text alone, before it is loaded."""
+    """Whether the named model reads only text, found without loading it."""
     folder = locate(name)
     where = folder / "config.yaml"
     raw = read_yaml(where).get("model") if where.exists() else None
@@ -192,8 +195,8 @@ def reads_text(name: str) -> bool:
 
 
 def load_draft_model(name: str, base: Bundle) -> SpeechModel:
-    """A small model that drafts for `base`, on the base's device and in its dtype; one that cannot is a
-    CheckpointError."""
+    """Load a small model that drafts for `base`, on the base's device and in its dtype; CheckpointError if it cannot
+    draft for it."""
     draft = load_without_heads(name).model
     base.model.check_draft(draft, base.name if base.name in EMBEDDED else base.folder)
     like = base.model.trunk.unembedding().weight
@@ -201,10 +204,11 @@ def load_draft_model(name: str, base: Bundle) -> SpeechModel:
 
 
 def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str] = (), ctc: str = "") -> Bundle:
-    """A model folder, or an embedded model by name, on the CPU in float32.
+    """Load a model on the CPU in float32; `name` is that of a folder, an embedded model or a hub model.
 
-    `heads` are names in its `heads/` or head folders anywhere, the first being the default; with none given it
-    has all of its own. `ctc` is the folder of a CTC draft head (default: its own `ctc/`, where there is one).
+    `heads` are names in its `heads/` or paths of head folders, the first being the default; if none are given, all of
+    its own are loaded. `ctc` is the folder of a CTC draft head (default: its own `ctc/`, if there is one). Heads that
+    were trained on another trunk or encoder are a StaleHeadsError unless `allow_stale_heads`.
     """
     with paused_collector():
         bundle = load_without_heads(name)

@@ -1,4 +1,4 @@
-"""Python's collector of cycles, put aside while many objects are made that all stay: imports, vocabularies."""
+"""Pausing Python's garbage collector while many long-lived objects are made: imports, vocabularies."""
 
 import gc
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """A context without collections of cycles; behind it they are as they were before.
+    """Return a context without garbage collection of cycles; afterwards the earlier setting is restored.
 
-    Importing PyTorch and transformers makes millions of objects, which the collector looks through again and again: a
-    tenth of the time of an import.
+    Importing PyTorch and transformers makes millions of objects, which the collector would scan repeatedly; that takes
+    a tenth of the import's time.
     """
     enabled = gc.isenabled()
     gc.disable()

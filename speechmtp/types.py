@@ -1,4 +1,4 @@
-"""What crosses rooms: plain data, no behaviour beyond small derivations.
+"""Data types that several packages share: plain data with small derived values.
 
 Letters: B rows, P prompt or draft entries, Q fed entries, C trunk width, D depth, V vocabulary, n taps.
 """
@@ -19,14 +19,14 @@ from speechmtp.errors import ConfigError, ShapeError
 
 @dataclass(frozen=True)
 class OutputPositions:
-    """Where output tokens stand, counted from the prompt's `next_position`: token k = 0, 1, .. at `stride` * k, or at
-    `table`[k]; behind the table's end it goes on by `stride` a token. Tokens may share or skip positions."""
+    """Positions of output tokens, relative to the prompt's `next_position`: token k = 0, 1, .. is at `stride` * k or
+    `table`[k]; after the table's end positions grow by `stride` per token. Tokens may share or skip positions."""
 
     stride: int = 1
     table: tuple[int, ...] = ()
 
     def offset(self, index: int) -> int:
-        """Of output token `index`."""
+        """Return the relative position of output token `index`; ShapeError if it is negative."""
         if index < 0:
             raise ShapeError(f"positions: output token {index}, expected 0 or more")
         if not self.table:
@@ -37,12 +37,11 @@ class OutputPositions:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the trunk reads before the first output token.
+    """The trunk's input before the first output token.
 
-    `embeddings` [B, P, C]; `positions` [B, P] rotary positions; `lengths` [B]; `next_position` [B] is the position of
-    the first output token, and `output_positions` says where those behind it stand. Zeros past the lengths. `memory`
-    [B, S, E] with `memory_lengths` [B] is the audio of an encoder-decoder trunk, which its layers look at from every
-    entry; None where there is none.
+    `embeddings` [B, P, C], `positions` [B, P] and `lengths` [B], with zeros past the lengths. `next_position` [B] is
+    the position of the first output token; `output_positions` gives those of later ones. `memory` [B, S, E] with
+    `memory_lengths` [B] are the encoder outputs that the layers of an encoder-decoder trunk attend to; else None.
     """
 
     embeddings: Tensor
@@ -54,7 +53,7 @@ class Prompt:
     output_positions: OutputPositions = OutputPositions()
 
     def row(self, index: int) -> "Prompt":
-        """One row without padding."""
+        """Return one row without padding."""
         size = int(self.lengths[index])
         one = slice(index, index + 1)
         memory, lengths = self.memory, self.memory_lengths
@@ -65,8 +64,8 @@ class Prompt:
 
 
 def stack_prompts(prompts: list[Prompt]) -> Prompt:
-    """One padded batch of several single-row prompts; with their output positions where these are alike, else
-    with the default ones."""
+    """Stack single-row prompts into one padded batch; it keeps their output positions if these are equal, and has the
+    default ones otherwise."""
     pad = torch.nn.utils.rnn.pad_sequence
     memories = [p.memory[0] for p in prompts if p.memory is not None]
     lengths = [p.memory_lengths for p in prompts if p.memory_lengths is not None]
@@ -85,23 +84,23 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
 
 @dataclass(frozen=True)
 class States:
-    """Trunk output of one call: `hidden` [B, Q, C] feeds the unembedding; `taps` [B, Q, n, C] or None."""
+    """Trunk output of one call: `hidden` [B, Q, C] after the final norm; `taps` [B, Q, n, C] of n layers, or None."""
 
     hidden: Tensor
     taps: Tensor | None = None
 
 
 def ancestors_of(parent: Tensor) -> Tensor:
-    """Bool [B, P, P] from parents [B, P] (-1: none), which stand before their children: row i is true at i and at
-    all its ancestors."""
+    """Return bool [B, P, P], true in row i at i and at all its ancestors. `parent` [B, P] are indices of parents, -1
+    for none; parents come before their children."""
     return _ancestors_on_host(parent) if parent.device.type == "cpu" else ancestors_by_products(parent)
 
 
 def ancestors_by_products(parent: Tensor) -> Tensor:
-    """The same without a look at the values."""
+    """Return the same as `ancestors_of` by matrix products, without reading values from the device."""
     rows, size = parent.shape
     seen = torch.zeros(rows, size, size + 1, device=parent.device)
-    seen.scatter_(2, parent.remainder(size + 1)[..., None], 1.0)  # -1 falls into the last column, which is cut
+    seen.scatter_(2, parent.remainder(size + 1)[..., None], 1.0)  # -1 goes to the last column, which is dropped
     seen = seen[..., :size] + torch.eye(size, device=parent.device)
     reach = 1
     while reach < size:  # paths of up to 2, 4, 8 .. steps
@@ -110,7 +109,7 @@ def ancestors_by_products(parent: Tensor) -> Tensor:
 
 
 def _ancestors_on_host(parent: Tensor) -> Tensor:
-    """A row as the bits of an integer: a fifth of the time."""
+    """Keep each row as the bits of an integer, which takes a fifth of the time."""
     (rows, size), width = parent.shape, -(-parent.shape[1] // 8)
     packed: list[bytes] = []
     for parents in parent.tolist():
@@ -124,13 +123,13 @@ def _ancestors_on_host(parent: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Draft:
-    """Drafted tokens [B, P], -1 = absent, only behind a row's last node; `parent` [B, P], -1 = base token, always
-    before its children.
+    """Drafted tokens: `tokens` [B, P], -1 (absent) only after a row's last node, and `parent` [B, P], -1 for the base
+    token; parents come before their children.
 
-    `confidence` [B, P] is the drafter's probability of each token, where it knows one. `chain` says that
-    node i's parent is node i - 1 in every row. `q` [B, P, V] is the distribution that each token was really drawn from,
-    siblings before it taken out; None where nothing was drawn (argmax, top-k, lists), or by noise that the trunk
-    shares. `seen` are the ancestors, where the drafter knows them.
+    `confidence` [B, P] is the drafter's probability of each token, if known. `chain` says that node i's parent is node
+    i - 1 in every row. `q` [B, P, V] is the distribution that each token was sampled from, without its earlier
+    siblings; None if nothing was sampled (argmax, top-k, lists), or with noise shared with the trunk. `seen`: the
+    ancestors, if the drafter has them.
     """
 
     tokens: Tensor
@@ -142,12 +141,12 @@ class Draft:
 
     @property
     def count(self) -> Tensor:
-        """Drafted tokens per row [B]."""
+        """Number of drafted tokens per row [B]."""
         return (self.tokens >= 0).sum(1)
 
     @cached_property
     def ancestors(self) -> Tensor:
-        """Bool [B, P, P]: row i is true at node i and at all its ancestors."""
+        """Bool [B, P, P], true in row i at node i and at all its ancestors."""
         if self.seen is not None:
             return self.seen
         size = self.tokens.shape[1]
@@ -158,34 +157,34 @@ class Draft:
 
     @cached_property
     def depth(self) -> Tensor:
-        """Depth [B, P] of each node, counted from 0 under the base token."""
+        """Depth [B, P] of each node; children of the base token have depth 0."""
         if self.chain:
             return torch.arange(self.tokens.shape[1], device=self.tokens.device).expand_as(self.tokens)
         return self.ancestors.sum(-1) - 1
 
 
 def chain_draft(tokens: Tensor, confidence: Tensor | None = None, q: Tensor | None = None) -> Draft:
-    """A draft in which every token follows the one before; tokens [B, P], -1 absent."""
+    """Build a draft in which each token's parent is the token before; tokens [B, P], -1 for absent."""
     parent = torch.arange(-1, tokens.shape[1] - 1, device=tokens.device).expand_as(tokens)
     return Draft(tokens, parent, confidence, q=q)
 
 
 class Source:
-    """What a drafter may know of a request besides its prompt; a drafter names the class that it reads, and `name` is
-    what strategies and errors call it."""
+    """Base class of a drafter's inputs besides the prompt. A drafter names the class that it reads; `name` is its name
+    in strategies and errors."""
 
     name: ClassVar[str] = ""
 
 
 class CtcSource(Source):
-    """What a CTC head says."""
+    """Output of a CTC head."""
 
     name = "ctc"
 
 
 @dataclass(frozen=True)
 class Reference(Source):
-    """The tokens that plain decoding says."""
+    """The tokens that decoding without drafts emits."""
 
     tokens: tuple[int, ...]
     name: ClassVar[str] = "reference"
@@ -193,7 +192,7 @@ class Reference(Source):
 
 @dataclass(frozen=True)
 class PreviousPass(Source):
-    """The tokens of the pass before, over an overlapping or growing window."""
+    """The tokens of the previous pass over an overlapping or growing window."""
 
     tokens: tuple[int, ...]
     name: ClassVar[str] = "previous"
@@ -201,8 +200,8 @@ class PreviousPass(Source):
 
 @dataclass(frozen=True)
 class CtcLabels(CtcSource):
-    """Greedy CTC labels of one utterance; `confidence` is each one's mean posterior over its run, `runner_up` the
-    likeliest other label there (the blank's number says: perhaps none) and `runner_up_confidence` its own.
+    """Greedy CTC labels of one utterance. `confidence` is each label's mean posterior over its run, `runner_up` the
+    second most likely class there (the blank: the label may be spurious) and `runner_up_confidence` its posterior.
     `gaps` are labels that may have been missed: (labels before it, label, highest posterior)."""
 
     labels: tuple[int, ...]
@@ -214,16 +213,16 @@ class CtcLabels(CtcSource):
 
 @dataclass(frozen=True)
 class CtcText:
-    """Greedy characters of one utterance by a CTC head that spells, and the posterior of each."""
+    """Greedy text of one utterance by a character CTC head, and the posterior of each character."""
 
     text: str
     confidence: tuple[float, ...] = ()
 
 
 class TokenSpelling:
-    """How a vocabulary spells text: the string that each token adds, and the tokens of a string.
+    """The string that each token of a vocabulary adds to a text, and the tokens of a string.
 
-    Both are made at their first use, since a vocabulary is large and most strategies do without.
+    Both are made at first use, since a vocabulary is large and most strategies do not need them.
     """
 
     def __init__(self, pieces: Callable[[], Sequence[str]], encode: Callable[[], Callable[[str], list[int]]]) -> None:
@@ -236,13 +235,13 @@ class TokenSpelling:
 
     @cached_property
     def encode(self) -> Callable[[str], list[int]]:
-        """Token ids of a string that stands inside a text."""
+        """The function that returns the token ids of a string inside a text."""
         return self._make_encode()
 
 
 @dataclass(frozen=True)
 class CtcCharacters(CtcSource):
-    """Characters to draft from, and what makes tokens of them."""
+    """Characters of a CTC head to draft from, and the vocabulary that turns them into tokens."""
 
     text: CtcText
     spelling: TokenSpelling
@@ -250,8 +249,8 @@ class CtcCharacters(CtcSource):
 
 @dataclass(frozen=True)
 class TokenRules:
-    """What a model may say: any of `eos` ends a text, and drafters say the first of them; `suppress` ids are never
-    said, `begin_suppress` ids never first (transformers' names)."""
+    """Which tokens a model may emit: any of `eos` ends a text, and drafters use the first of them; ids in `suppress`
+    are never emitted, ids in `begin_suppress` never first (transformers' names)."""
 
     eos: tuple[int, ...]
     suppress: tuple[int, ...] = ()
@@ -263,14 +262,14 @@ S = TypeVar("S", bound=Source)
 
 @dataclass(frozen=True)
 class Request:
-    """One utterance or text, ready to decode, alone and unpadded: the same for every strategy and batch.
+    """One utterance or text, ready to decode, unpadded, the same for every strategy and batch.
 
-    `prompt` has one row. `limit` is the most tokens to say, an end token among them (None: the engine's own limits);
-    `ids` stand in front of the output, where the prompt has token ids that drafters and processors see; those that
-    merely open every text (Whisper's marks) are the `start_tokens`. `sources` are for drafters; `noise_key` names the
-    row's noise where tokens are drawn. `audio_seconds` were heard in `listen_seconds`; `empty` says that there was
-    nothing to hear, so that the text is empty. `language` is the code of what is spoken, where the model knows. `first`
-    is the position of the first output token.
+    `prompt` has one row. `limit` is the most tokens to emit, the end token included (None: the engine's limits). `ids`
+    are the prompt's token ids, if it has any that drafters and logits processors should see; fixed ones in front of
+    every text (Whisper's special tokens) are `start_tokens` instead. `sources` are for drafters; `noise_key` selects
+    the row's noise if tokens are sampled. `audio_seconds` of audio were encoded in `listen_seconds`; `empty` says that
+    there was no speech, so that the text is empty. `language` is the language code, if known. `first` is the position
+    of the first output token. ShapeError for a prompt of several rows, ConfigError for a negative limit.
     """
 
     prompt: Prompt
@@ -284,7 +283,7 @@ class Request:
     empty: bool = False
     language: str | None = None
     start_tokens: tuple[int, ...] = ()
-    first: int = field(init=False, repr=False, compare=False)  # on the host: no step reads it
+    first: int = field(init=False, repr=False, compare=False)  # on the host, so that no step reads the device
 
     def __post_init__(self) -> None:
         at = self.prompt.next_position
@@ -295,20 +294,20 @@ class Request:
         object.__setattr__(self, "first", int(at[0]) if at.numel() else 0)
 
     def source(self, kind: type[S]) -> S | None:
-        """The source of a class, or of one below it; None where there is none."""
+        """Return the source of this class or of a subclass; None if there is none."""
         return next((source for source in self.sources if isinstance(source, kind)), None)
 
     def knowing(self, *sources: Source) -> "Request":
-        """The same request with these sources, in place of those of the same name."""
+        """Return a copy of the request with these sources, which replace those of the same names."""
         names = {source.name for source in sources}
-        other = copy(self)  # `first` is known: nothing is read again
+        other = copy(self)  # not `replace`, which would read `first` from the device again
         object.__setattr__(other, "sources", (*(s for s in self.sources if s.name not in names), *sources))
         return other
 
     @property
     def size(self) -> int:
-        """What batches are sorted by: a prompt's entries, or the milliseconds of audio where prompts are all alike
-        beside a memory (Whisper's memories are all of one length too)."""
+        """The sort key of batches: the prompt's entries, or milliseconds of audio for encoder-decoder requests, whose
+        prompts have one length (as do Whisper's encoder outputs)."""
         if self.prompt.memory is not None:
             return round(1000 * self.audio_seconds)
         return int(self.prompt.lengths[0])
@@ -316,8 +315,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Accepted:
-    """`path` [B, A] node indices of the accepted tokens in order, -1 behind them; `count` [B]; `next` [B]
-    the token that follows them."""
+    """Accepted tokens: `path` [B, A] are their node indices in order, -1 after them; `count` [B]; `next` [B] is the
+    token that follows them."""
 
     path: Tensor
     count: Tensor
@@ -326,10 +325,10 @@ class Accepted:
 
 @dataclass
 class Trace:
-    """Counts of one utterance's decoding, with vLLM's names where it has them.
+    """Counts of one utterance's decoding, named as in vLLM where it has them.
 
-    A call is one trunk forward that yields output, the prompt's included; `emitted` counts tokens after
-    trimming, an end token among them.
+    A call is one trunk forward that yields output, the prompt's included; `emitted` counts tokens after trimming, the
+    end token included.
     """
 
     calls: int = 0
@@ -344,25 +343,25 @@ class Trace:
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
     # Log probability of each emitted token under the trunk's distribution, processors applied, if recorded.
     logprobs: list[float] = field(default_factory=list)
-    finished: bool = False  # by an end token, not by the limit
-    flags: tuple[str, ...] = ()  # what looks wrong about the output: `empty`, `limit`, `repetition`
+    finished: bool = False  # ended by an end token, not by the limit
+    flags: tuple[str, ...] = ()  # warnings about the output: `empty`, `limit`, `repetition`
     examined: int = 0  # drafted tokens up to a row's first rejected one, if overlaps are recorded
-    overlap: float = 0.0  # sum over them of min(p, q), the acceptance that theory expects
-    draft_seconds: float = field(default=0.0, compare=False)  # drafting; a batch's time is divided among its rows
+    overlap: float = 0.0  # sum over them of min(p, q), the expected acceptance
+    draft_seconds: float = field(default=0.0, compare=False)  # a batch's time is divided among its rows
 
     @property
     def tokens_per_call(self) -> float | None:
-        """Emitted tokens over calls."""
+        """Emitted tokens per call; None without calls."""
         return self.emitted / self.calls if self.calls else None
 
     @property
     def mean_acceptance_length(self) -> float | None:
-        """1 + accepted / drafts, as vLLM counts it."""
+        """1 + accepted tokens / drafts, as in vLLM; None without drafts."""
         return 1 + self.num_accepted_tokens / self.num_drafts if self.num_drafts else None
 
 
 def sum_traces(traces: Iterable[Trace]) -> Trace:
-    """Counts of several utterances together; gaps and log probabilities are left out."""
+    """Sum the counts of several utterances; gaps, log probabilities and flags are left out."""
     total = Trace(finished=True)
     for trace in traces:
         for name in ("calls", "prompt_calls", "draft_calls", "fed", "emitted", "draft_seconds", "examined", "overlap"):
@@ -377,7 +376,7 @@ def sum_traces(traces: Iterable[Trace]) -> Trace:
 
 @dataclass(frozen=True)
 class Event:
-    """What a step said in a slot: `tokens`, an end token among them, and whether it was the last."""
+    """The tokens that a step emitted in a slot, the end token included; `done` if the slot has finished."""
 
     slot: int
     tokens: tuple[int, ...]
@@ -386,8 +385,8 @@ class Event:
 
 @dataclass(frozen=True)
 class Result:
-    """One decoded request: the text of its tokens, empty where they are none, and the `audio` of speech tokens, where
-    the model has a codec: samples [N] float32 and their rate in Hz."""
+    """One decoded request: `text` of its tokens, empty if they are not text, and `audio` of speech tokens if the model
+    has a codec: samples [N] float32 and their rate in Hz."""
 
     text: str
     tokens: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What makes sound of speech tokens."""
+"""The interface of codecs that turn speech tokens into audio."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,9 +7,9 @@ import numpy as np
 
 
 class Codec(Protocol):
-    """The decoding half of a speech codec; `rate` in Hz."""
+    """The decoder of a speech codec; `rate` is the sample rate in Hz."""
 
     rate: int
 
     def decode(self, tokens: Sequence[int]) -> np.ndarray:
-        """Samples [N] float32 in [-1, 1] of token ids, end tokens left out."""
+        """Decode token ids, without end tokens, to samples [N], float32 in [-1, 1]."""

@@ -1,10 +1,10 @@
-"""Block-parallel drafting: the known next token and D masks go in, D tokens come out of one pass.
+"""Block-parallel drafting: one pass over the known next token and D masks predicts D tokens.
 
-DFlash (arXiv 2602.06036). The block [x_{t+1}, mask, ..., mask] stands at the positions of entries t + 1 to
-t + 1 + D; its place d predicts the token of that place, x_{t+1+d}, so nothing is shifted inside it. In each draft
-layer queries come from the block alone; keys and values come from the trunk's states of entries up to t, injected
-through the layer's own projections, and from the block. Revealed prefixes (D2SD, arXiv 2606.04446) put true tokens
-into the first places, so that the same head can draft again behind a partly accepted block.
+DFlash (arXiv 2602.06036). The block [x_{t+1}, mask, ..., mask] has the positions of entries t + 1 to t + 1 + D. Slot d
+of the block predicts its own token x_{t+1+d}, without a shift. In each draft layer the queries come only from the
+block; keys and values come from the trunk's states of entries up to t, through the layer's own projections, and from
+the block. Revealed prefixes (D2SD, arXiv 2606.04446) put true tokens into the first slots, so that the same head can
+draft again after a partly accepted block.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,15 +36,15 @@ from speechmtp.models.rotary import rotary
 from speechmtp.models.shape import TrunkShape
 from speechmtp.types import States
 
-KeysOf = Callable[[int, Tensor], tuple[Tensor, Tensor]]  # layer and its normed input -> all keys and values to read
-INIT_STD = 0.02  # of weights that the trunk has no counterpart for
+KeysOf = Callable[[int, Tensor], tuple[Tensor, Tensor]]  # (layer, its normed input) -> all keys and values to read
+INIT_STD = 0.02  # for weights without a counterpart in the trunk
 
 
 @dataclass(frozen=True)
 class BlockHeadsConfig(FamilyConfig):
-    """`layers` draft layers; `inside` is the attention among the places of a block; `correction` adds a recurrent
-    head that reads the tokens one after another. In training an anchor's block has, with probability `reveal`, a
-    prefix of 0 to D - 1 true tokens, and `chunk` anchors are in memory at a time."""
+    """`layers` draft layers; `inside` is the attention among the slots of a block; `correction` adds a recurrent head
+    that reads the drafted tokens in order. In training, an anchor's block starts with 0 to D - 1 true tokens with
+    probability `reveal`, and `chunk` anchors are computed at a time."""
 
     kind: Literal["block"] = "block"
     layers: int = 1
@@ -54,7 +54,7 @@ class BlockHeadsConfig(FamilyConfig):
     chunk: int = 64
 
     def __post_init__(self) -> None:
-        """Check the values; ConfigError names the wrong one."""
+        """Raise ConfigError for a value out of range."""
         if self.layers < 1:
             raise ConfigError(f"heads: layers {self.layers}, expected 1 or more")
         if self.chunk < 1:
@@ -65,37 +65,37 @@ class BlockHeadsConfig(FamilyConfig):
 
 @dataclass
 class BlockState(LayeredState):
-    """`features` [B, depth, C] of the block last drafted; `serial` [B, P, C] the correction's states of the nodes
-    last handed in; `position` [B] of each row's last committed entry."""
+    """`features` [B, depth, C] of the last drafted block; `serial` [B, P, C], the correction's states of the nodes of
+    the last `expand`; `position` [B] of each row's last committed entry."""
 
     serial: Tensor | None = None
     position: Tensor | None = None
 
     def pick(self, rows: Tensor) -> None:
-        """Keep these rows of all that is replaced, not written into."""
+        """Keep only these rows, in tensors that calls replace (not in caches, which calls write into)."""
         features = self.features
         super().pick(rows)
         self.features, self.serial = picked(features, rows), picked(self.serial, rows)
         self.position = picked(self.position, rows)
 
     def join(self, other: Any) -> None:
-        """Another state's rows behind these."""
+        """Append the rows of another state."""
         super().join(other)
         self.position, self.serial = joined(self.position, other.position), None
 
     def places_ahead(self, count: int) -> Tensor:
-        """Positions [B, count] of the entries behind each row's last committed one."""
+        """Return the positions [B, count] of the entries after each row's last committed one."""
         if self.ahead is not None or self.position is None:
             return super().places_ahead(count)
         return self.position[:, None] + torch.arange(1, count + 1, device=self.position.device)
 
 
 class BlockHeads(HeadSet):
-    """All depths from one pass over a block; it needs the base token, so it drafts through `expand`.
+    """Heads that compute all depths in one pass over a block. They need the base token, so they draft by `expand`.
 
-    `revealed_count` [B, A] is set when `train_depths` yields its first depth: how many tokens behind each anchor
-    its block was told, None where none were. The loss leaves depths d <= `revealed_count` out, since they read
-    their own label.
+    `revealed_count` [B, A] is set when `train_depths` yields its first depth: the number of true tokens in each
+    anchor's block, None if there were none. The loss leaves out depths d <= `revealed_count`, since they read their own
+    label.
     """
 
     reads_raw = True
@@ -111,16 +111,16 @@ class BlockHeads(HeadSet):
         self.revealed_count: Tensor | None = None
 
     def at_layer(self, index: int) -> DecoderLayer:
-        """Draft layer `index` from 0."""
+        """Return draft layer `index`, counted from 0."""
         layer = self.layers[index]
         assert isinstance(layer, DecoderLayer)
         return layer
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Copy the trunk's last layer into each, its norms, and the mean embedding into the mask.
+        """Copy the trunk's last layer into every layer, its norms, and the mean embedding into the mask.
 
-        Unlike other families this one cannot begin at the base head: a mask says nothing until a layer has read
-        the context, so the layers keep the trunk's output projections.
+        Unlike other families, this one cannot start with the trunk's own predictions: a mask carries no information
+        until a layer has read the context. The layers therefore keep the trunk's output projections.
         """
         weights = trunk.last_layer()
         with torch.no_grad():
@@ -141,17 +141,17 @@ class BlockHeads(HeadSet):
             self.mask.copy_(total / len(ids))
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Logits of depth d."""
+        """Return the logits [..., V] of depth d."""
         return unembed(features)
 
     def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits of all depths by one product."""
+        """Return the logits of all depths by one product."""
         return unembed(features)
 
     def _through(
         self, x: Tensor, turn: tuple[Tensor, Tensor], keys_of: KeysOf, seen: Tensor, memory: Sequence[Memory | None]
     ) -> Tensor:
-        """Normed output [B, Q, C] of all layers for blocks [B, Q, C]; `seen` bool [B, Q, S] over `keys_of`'s keys."""
+        """Return the normed output [B, Q, C] of all layers for blocks [B, Q, C]; `seen` bool [B, Q, S] masks keys."""
         for i in range(len(self.layers)):
             layer = self.at_layer(i)
             normed = layer.input_layernorm(x)
@@ -164,7 +164,7 @@ class BlockHeads(HeadSet):
     # Training.
 
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
-        """One block an anchor, `chunk` anchors at a time; each chunk is computed again in the backward pass."""
+        """Run one block per anchor, `chunk` anchors at a time; each chunk is recomputed in the backward pass."""
         self.revealed_count = None
         if not self.depth:
             return
@@ -189,7 +189,7 @@ class BlockHeads(HeadSet):
         yield from torch.cat(parts, 1).unbind(2)
 
     def _draw_revealed(self, anchors: Tensor) -> Tensor | None:
-        """How many true tokens [B, A] each anchor's block is told."""
+        """Sample how many true tokens [B, A] each anchor's block gets; None outside training or without `reveal`."""
         if not self.training or self.config.reveal == 0:
             return None
         told = torch.rand(anchors.shape, device=anchors.device) < self.config.reveal
@@ -199,8 +199,8 @@ class BlockHeads(HeadSet):
         self, batch: TrainBatch, anchors: Tensor, revealed: Tensor, injected: Sequence[tuple[Tensor, Tensor]],
         memory: Sequence[Memory | None],
     ) -> Tensor:  # fmt: skip
-        """Features [B, A, D, C] of anchors [B, A] with `revealed` [B, A] tokens, over the context's keys and values
-        `injected`, a layer each."""
+        """Return features [B, A, D, C] of anchors [B, A] with `revealed` [B, A] true tokens; `injected` are the
+        context's keys and values for each layer."""
         rows, size = batch.segments.shape
         places = torch.arange(self.depth + 1, device=anchors.device)
         index = (anchors[..., None] + 1 + places).clamp(max=size - 1)
@@ -228,7 +228,7 @@ class BlockHeads(HeadSet):
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
         memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> BlockState:  # fmt: skip
-        """A fresh state, with the audio's keys and values if there is a memory."""
+        """Return a new state, with the cross-attention keys and values if there is a memory."""
         cache = RaggedCache(len(self.layers), rows, trunk.unembedding().weight.device)
         depth = self.depth if depth is None else depth
         state = BlockState(trunk.embed, self.narrow(trunk), depth, cache=cache, ahead=ahead)
@@ -239,11 +239,11 @@ class BlockHeads(HeadSet):
         self, state: BlockState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
         counts: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
-        """Make the entries before these final, and these fresh: their keys are written with the next draft's."""
+        """Commit the earlier fresh entries and take in these; their keys are written with the next draft."""
         if state.depth == 0:
             return
         if state.fresh is not None:
-            if state.level == 0:  # nothing was drafted since
+            if state.level == 0:  # no draft since
                 state.cache.begin(state.fresh.hidden.shape[1])
                 context = self.context_norm(state.fresh.hidden)
                 turn = rotary(state.fresh.positions, self.shape, context.dtype)
@@ -256,8 +256,8 @@ class BlockHeads(HeadSet):
         state.fresh, state.level, state.features, state.serial = fresh, 0, None, None
 
     def expand(self, state: BlockState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
-        """Features [B, P, C] of level d; level 1 runs the block for all levels, and only the correction tells nodes
-        of later ones apart. `given` [B, R] at level 1 takes the place of the first masks, -1 leaves one."""
+        """Return features [B, P, C] of level d. Level 1 runs the block for all levels; without a correction, all nodes
+        of a level have the same features. `given` [B, R] at level 1 replaces the first masks, except where it is -1."""
         if d == 1:
             self._run_block(state, tokens[:, :1], given)
         assert state.features is not None
@@ -275,11 +275,11 @@ class BlockHeads(HeadSet):
         return features + added
 
     def _run_block(self, state: BlockState, anchor: Tensor, given: Tensor | None) -> None:
-        """Features of all levels behind the base token `anchor` [B, 1]; the fresh entries' keys go into the cache,
-        and the block's behind them, where the next call overwrites them."""
+        """Compute the features of all levels after the base token `anchor` [B, 1]. Writes the fresh entries' keys into
+        the cache, and after them the block's, which the next call overwrites."""
         fresh, cache = state.fresh, state.cache
         assert fresh is not None and state.position is not None
-        # A bidirectional place reads all others: a shorter block would say something else.
+        # A bidirectional slot reads all others: a shorter block would give other predictions.
         width = (state.depth if self.causal else self.depth) + 1
         x = self._fill(state, anchor, given, width)
         places = torch.arange(width, device=x.device)
@@ -300,7 +300,7 @@ class BlockHeads(HeadSet):
             state.serial = self.correction.begin(out[:, :1])
 
     def _fill(self, state: BlockState, anchor: Tensor, given: Tensor | None, width: int) -> Tensor:
-        """The block [B, width, C]: anchor [B, 1], given tokens [B, R], masks."""
+        """Return the block [B, width, C]: anchor [B, 1], given tokens [B, R], masks."""
         assert state.fresh is not None
         ids = anchor if given is None else torch.cat([anchor, given], 1)
         ids = F.pad(ids[:, :width], (0, max(0, width - ids.shape[1])), value=-1)

@@ -2,12 +2,12 @@
 
 z^d = Layer_d(M_d [norm(E x_{t+d}); norm(z^{d-1})]), logits = U norm(z^d), z^0 the trunk's state before its final
 norm. DeepSeek-V3 (arXiv 2412.19437, §2.2) and VITA-Audio (2505.03739) have D layers of their own, FastMTP
-(2509.18362) and EAGLE (2401.15077) one layer used again and again (`shared`).
+(2509.18362) and EAGLE (2401.15077) use one layer for all depths (`shared`).
 
-Attention, in training as in decoding. An entry of depth d stands in slot j = t + d - 1, that of the token x_{j+1}
-it reads. `roll`: depth d sees the slots of depth d up to its own (DeepSeek, FastMTP), so the last d - 1 slots are
-drafts and are computed anew each time. `ttt` (training-time test, EAGLE-3, 2503.01840; one shared layer): a draft
-sees the committed slots of depth 1, whose trunk states are true, and its own chain.
+Attention is the same in training and decoding. An entry of depth d is in slot j = t + d - 1 and reads the token
+x_{j+1}. `roll`: depth d sees the slots of depth d up to its own (DeepSeek, FastMTP), so the last d - 1 slots are drafts
+and are recomputed each time. `ttt` (training-time test, EAGLE-3, 2503.01840; one shared layer): a draft sees the
+committed slots of depth 1, which have true trunk states, and its own chain.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +32,8 @@ from speechmtp.types import States, ancestors_by_products
 
 @dataclass(frozen=True)
 class ChainHeadsConfig(FamilyConfig):
-    """`layers`: one of their own for each depth, or one shared by all. `order` of the joined halves is that of
-    the checkpoint. `checkpoint` recomputes each depth in the backward pass, which saves its activations."""
+    """`layers`: one for each depth, or one shared by all. `order` is the order of embedding and hidden state in the
+    joined input, as in the checkpoint. `checkpoint` recomputes each depth in the backward pass to save memory."""
 
     kind: Literal["chain"] = "chain"
     layers: Literal["own", "shared"] = "shared"
@@ -47,7 +47,7 @@ class ChainHeadsConfig(FamilyConfig):
 
 
 class ChainHeads(HeadSet):
-    """D depths, one after another."""
+    """Heads whose depths are computed one after another."""
 
     reads_raw = True
 
@@ -59,24 +59,24 @@ class ChainHeads(HeadSet):
         self.rolls = config.attention == "roll"
 
     def at_depth(self, d: int) -> ChainModule:
-        """The module of depth d."""
+        """Return the module of depth d."""
         module = self.modules_[min(d, len(self.modules_)) - 1]
         assert isinstance(module, ChainModule)
         return module
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Every depth passes the trunk's state on."""
+        """Initialise every depth so that it passes the trunk's state on."""
         for d in range(len(self.modules_)):
             self.at_depth(d + 1).start_from(trunk)
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Logits of depth d."""
+        """Return the logits [..., V] of depth d."""
         return unembed(features)
 
     # Training.
 
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
-        """One depth after another; with `checkpoint` each is computed again in the backward pass."""
+        """Compute one depth after another; with `checkpoint` each is recomputed in the backward pass."""
         if not self.depth:
             return
         memory = [self.at_depth(d + 1).layer.remember(batch.memory, batch.memory_lengths)
@@ -127,8 +127,8 @@ class ChainHeads(HeadSet):
         self, x: Tensor, turn: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, seen: Tensor,
         own: Sequence[Tensor], memory: Memory | None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """One drafted level of ttt: [B, A, C] behind committed keys [B, H, S, d], of which `seen` [B, A, S], and
-        behind each query's own chain; with the new keys and values."""
+        """Compute one drafted level of ttt for inputs [B, A, C]. Queries attend to committed keys [B, H, S, d], masked
+        by `seen` [B, A, S], and to their own chain. Return the output and the new keys and values."""
         layer = self.at_depth(1).layer
         normed = layer.input_layernorm(x)
         key, value = layer.self_attn.keys_values(normed, turn)
@@ -148,7 +148,7 @@ class ChainHeads(HeadSet):
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
         memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> ChainState:  # fmt: skip
-        """A fresh state, with the audio's keys and values if there is a memory."""
+        """Return a new state, with the cross-attention keys and values if there is a memory."""
         depth = self.depth if depth is None else depth
         layers = depth if self.rolls else min(1, depth)
         cache = RaggedCache(layers, rows, trunk.unembedding().weight.device)
@@ -160,7 +160,7 @@ class ChainHeads(HeadSet):
         self, state: ChainState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
         counts: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
-        """Make the entries before these final, and these fresh."""
+        """Commit the earlier fresh entries and take in these."""
         if state.depth == 0:
             return
         fresh = take_fresh(self.fused, states, inputs, positions, keep, count, counts)
@@ -170,7 +170,7 @@ class ChainHeads(HeadSet):
         state.known, state.draft, state.drafted, state.own = {}, None, None, []
 
     def _finish(self, state: ChainState, following: Tensor) -> None:
-        """Write what no draft has written yet of the fresh entries; `following` [B, C] comes behind them."""
+        """Write the keys of fresh entries that no draft has written; `following` [B, C] is the entry after them."""
         fresh = state.fresh
         assert fresh is not None
         state.drafted = None
@@ -183,7 +183,7 @@ class ChainHeads(HeadSet):
             state.carry[d] = last if old is None else last.where((fresh.count > 0)[:, None], old)
 
     def _fresh_level(self, state: ChainState, d: int, following: Tensor | None) -> Tensor:
-        """z^d [B, A + drafted, C] of the fresh slots and, in roll, of the drafted slots of all nodes behind."""
+        """Return z^d [B, A + drafted, C] of the fresh slots and, in roll, of the drafted slots of all nodes."""
         fresh, module = state.fresh, self.at_depth(d)
         assert fresh is not None
         rows, size, _ = fresh.hidden.shape
@@ -201,14 +201,14 @@ class ChainHeads(HeadSet):
         turn = rotary(positions, self.shape, x.dtype)
         state.cache.begin(x.shape[1])
         seen = ragged_mask(state.cache, x.shape[1], ancestors)
-        if d > 1:  # slots without a state of depth d - 1 of their own sample
+        if d > 1:  # the first slots have no state of depth d - 1 to read
             seen = seen & (torch.arange(state.cache.width, device=x.device) >= d - 1)
         z = module.layer(x, turn, seen, state.store(d - 1), state.memory[min(d, len(state.memory)) - 1])
         state.known[d] = z[:, :size]
         return z
 
     def _lay_out(self, state: ChainState, d: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Inputs, positions and ancestors with each node's d - 1 drafted slots behind the row's fresh ones."""
+        """Return inputs, positions and ancestors, with each node's d - 1 drafted slots after the row's fresh ones."""
         fresh, drafted, draft = state.fresh, state.drafted, state.draft
         assert fresh is not None and drafted is not None and draft is not None
         rows, nodes, steps, width = drafted.shape
@@ -226,13 +226,13 @@ class ChainHeads(HeadSet):
             return inputs, positions, None
         parent = torch.arange(-1, size + nodes * steps - 1, device=x.device).repeat(rows, 1)
         above = torch.where(step == 0, fresh.count[:, None] - 1, slots - 1)
-        # The first slot of depth d, behind a prompt shorter than that: what it follows has no state of depth d - 1.
+        # Slot d - 1 is the first valid one of depth d; after a shorter prompt it is a draft without a parent.
         first = (state.cache.lengths + fresh.count)[:, None] + step == d - 1
         parent.scatter_(1, slots, above.masked_fill(first, -1))
         return inputs, positions, ancestors_by_products(parent)
 
     def expand(self, state: ChainState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
-        """Features [B, P, C] of level d; its keys are provisional."""
+        """Return features [B, P, C] of level d; its keys are provisional."""
         assert state.fresh is not None
         state.level = max(state.level, d)
         embedded = state.embed(tokens).to(state.fresh.hidden.dtype)

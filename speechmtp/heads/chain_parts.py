@@ -1,4 +1,4 @@
-"""Parts of chained heads: what a depth owns, what a batch carries between calls, attention over a draft's own chain."""
+"""Parts of chained heads: the module of a depth, the decoding state, and attention over a draft's own chain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from speechmtp.models.shape import TrunkShape
 
 
 class ChainModule(nn.Module):
-    """What one depth owns."""
+    """The module of one depth (or of all, if shared): norms, joining projection and decoder layer."""
 
     def __init__(self, embedding_first: bool, shape: TrunkShape) -> None:
         super().__init__()
@@ -27,13 +27,13 @@ class ChainModule(nn.Module):
         self.norm = norm_of(shape)
 
     def join(self, nexts: Tensor, hidden: Tensor) -> Tensor:
-        """The layer's input [..., C] of embeddings and states [..., C]."""
+        """Return the layer's input [..., C] for embeddings and states [..., C]."""
         halves = [self.enorm(nexts), self.hnorm(hidden)]
         out: Tensor = self.eh_proj(torch.cat(halves if self.embedding_first else halves[::-1], -1))
         return out
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Pass the state on and unembed it as the trunk does."""
+        """Initialise so that the state is passed on and normed as in the trunk."""
         weights = trunk.last_layer()
         self.layer.start_from(weights)
         width = self.norm.weight.shape[0]
@@ -46,9 +46,10 @@ class ChainModule(nn.Module):
 
 @dataclass
 class ChainState(LayeredState):
-    """`carry[d]` [B, C]: z^d in the last committed slot before the fresh ones; `known[d]` [B, A, C]: z^d in the
-    fresh slots; `draft[d]` [B, P, d - 1, C] (roll) or [B, P, 1, C] (ttt): z^d in drafted slots of each node;
-    `drafted` [B, P, d - 1, C]: embeddings of the nodes' paths; `own`: keys and values of a ttt draft, a level each."""
+    """`carry[d]` [B, C]: z^d in the last committed slot before the fresh ones; `known[d]` [B, A, C]: z^d in the fresh
+    slots; `draft` [B, P, d, C] (roll: the last fresh slot, then the drafted ones) or [B, P, 1, C] (ttt): z^d of each
+    node of the last level d; `drafted` [B, P, d - 1, C]: embeddings of the nodes' paths; `own`: keys and values of a
+    ttt draft, one pair per level."""
 
     carry: dict[int, Tensor] = field(default_factory=dict)
     known: dict[int, Tensor] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class ChainState(LayeredState):
     own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def pick(self, rows: Tensor) -> None:
-        """Keep these rows of all that is replaced, not written into."""
+        """Keep only these rows, in tensors that calls replace (not in caches, which calls write into)."""
         super().pick(rows)
         at = rows if self.fresh is None else rows.to(self.fresh.count.device)
         self.carry = {d: z[at] for d, z in self.carry.items()}
@@ -66,8 +67,8 @@ class ChainState(LayeredState):
         self.own = [(k[at], v[at]) for k, v in self.own]
 
     def join(self, other: Any) -> None:
-        """Another state's rows behind these; one that has committed nothing yet carries nothing."""
-        if self.fresh is None or other.fresh is None:  # nothing is drafted
+        """Append the rows of another state; a state that has committed nothing yet carries zeros."""
+        if self.fresh is None or other.fresh is None:  # nothing has been drafted
             super().join(other)
             return
         sizes, like = (len(self.fresh.counts), len(other.fresh.counts)), self.fresh.hidden
@@ -81,10 +82,10 @@ class ChainState(LayeredState):
 def attend_with_chain(
     q: Tensor, keys: Tensor, values: Tensor, seen: Tensor, own_keys: Sequence[Tensor], own_values: Sequence[Tensor]
 ) -> Tensor:
-    """Attention [B, A, H d] of queries [B, H, A, d] over shared keys [B, K, S, d], of which `seen` [B, A, S], and
-    over keys [B, K, A, d] that belong to one query each."""
+    """Return the attention [B, A, H d] of queries [B, H, A, d] over shared keys [B, K, S, d], masked by `seen` bool
+    [B, A, S], and over `own_keys` [B, K, A, d], of which each query sees only its own."""
     group = q.shape[1] // keys.shape[1]
-    if q.shape[2] == 1:  # one query: all keys are its own
+    if q.shape[2] == 1:  # with one query all keys are its own
         k, v = (
             torch.cat([part.to(q.dtype) for part in parts], 2) for parts in ((keys, *own_keys), (values, *own_values))
         )

@@ -1,8 +1,8 @@
-"""What every family of multi-token heads offers (`docs/data_flow.md`): head d = 1..D predicts x_{t+1+d}.
+"""The interface of every family of multi-token heads (`docs/data_flow.md`): head d = 1..D predicts x_{t+1+d}.
 
 Letters: B rows, L entries, A anchors, P nodes, C trunk width, F feature width of a family, D depth,
 V tokens a head can draft (the vocabulary, or a shortlist of it).
-The unembedding is handed in, not owned: a shared one must not be saved or trained twice.
+The shared unembedding is passed in, not owned, so that it is not saved or trained twice.
 """
 
 from abc import abstractmethod
@@ -24,29 +24,29 @@ Unembed = Callable[[Tensor], Tensor]
 
 
 class TrunkFace(Protocol):
-    """What heads see of a trunk."""
+    """The interface of a trunk that heads use."""
 
     @property
     def shape(self) -> TrunkShape:
-        """Its sizes."""
+        """The sizes of the trunk."""
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embeddings [..., C] of token ids [...]."""
+        """Return embeddings [..., C] of token ids [...]."""
 
     def unembedding(self) -> nn.Linear:
-        """The shared unembedding [V, C]."""
+        """Return the output layer, weight [V, C]."""
 
     def last_layer(self) -> Mapping[str, Tensor]:
-        """Weights of the last layer under transformers' names, and `final_norm.weight`."""
+        """Return the last layer's weights under transformers' names, and `final_norm.weight`."""
 
 
 @dataclass(frozen=True)
 class FamilyConfig:
     """Options of every family; the families add their `kind` and their own.
 
-    `taps` are trunk layers read besides the last state (0: embeddings; the last layer's number: the state before
-    the final norm), `mix` says how: through one matrix, or as a learned weight a layer (the weighted hidden
-    states of arXiv 2502.09419). `shortlist` is the number of tokens that can be drafted, 0 for all.
+    `taps` are the trunk layers read besides the last state (0: embeddings; the last layer's number: the state before
+    the final norm). `mix` says how they are added: through one matrix, or with one learned weight per layer (the
+    weighted hidden states of arXiv 2502.09419). `shortlist` is the number of tokens that can be drafted, 0 for all.
     """
 
     depth: int = 7
@@ -58,11 +58,11 @@ class FamilyConfig:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """A teacher-forced batch behind the trunk; entries are prompt and text in one row, padding at its end.
+    """A teacher-forced batch after the trunk; a row holds prompt and text entries, with padding at the end.
 
-    `states` of the trunk; `inputs` [B, L, C] embeddings that the trunk consumed; `ids` [B, L], -1 where an entry
-    is no token; `positions` [B, L]; `segments` [B, L] says which sample an entry belongs to, -1 is padding;
-    `anchors` [B, A] are the indices asked for, None is every index.
+    `states` of the trunk; `inputs` [B, L, C], the embeddings that the trunk read; `ids` [B, L], -1 for entries without
+    a token; `positions` [B, L]; `segments` [B, L], the sample that an entry belongs to, -1 for padding; `anchors`
+    [B, A], the indices to predict from, None for all.
     """
 
     states: States
@@ -71,21 +71,21 @@ class TrainBatch:
     positions: Tensor
     segments: Tensor
     embed: Callable[[Tensor], Tensor]
-    unembed: Unembed  # over what the heads can draft (`HeadSet.narrow`)
+    unembed: Unembed  # over the tokens that the heads can draft (`HeadSet.narrow`)
     memory: Tensor | None = None
     memory_lengths: Tensor | None = None
     anchors: Tensor | None = None
 
     def at_anchors(self, values: Tensor) -> Tensor:
-        """[B, A, ...] of values [B, L, ...]."""
+        """Return values [B, A, ...] at the anchors of values [B, L, ...]."""
         if self.anchors is None:
             return values
         rows = torch.arange(len(values), device=values.device)[:, None]
         return values[rows, self.anchors]
 
     def positions_behind(self, anchors: Tensor, count: int) -> Tensor:
-        """Positions [B, A, count] of the entries behind each of `anchors` [B, A]; where the sample has ended, those of
-        one step more each."""
+        """Return the positions [B, A, count] of the entries after each of `anchors` [B, A]; past the sample's end, the
+        anchor's position plus 1, 2, .."""
         steps = torch.arange(1, count + 1, device=anchors.device)
         index = anchors[..., None] + steps
         inside = index.clamp(max=self.positions.shape[1] - 1)
@@ -94,21 +94,21 @@ class TrainBatch:
         return torch.where(same, self.positions[rows, inside], self.positions.gather(1, anchors)[..., None] + steps)
 
     def ahead(self, values: Tensor, steps: int) -> Tensor:
-        """`values` [B, L, ...] moved so that index t holds what stood at t + steps; the last ones repeat."""
+        """Shift `values` [B, L, ...] so that index t holds the value at t + steps; values at the edge repeat."""
         index = (torch.arange(values.shape[1], device=values.device) + steps).clamp(0, values.shape[1] - 1)
         return values[:, index]
 
 
-Ahead = Callable[[int], Tensor]  # n -> positions [B, n] of the entries behind each row's last committed one
+Ahead = Callable[[int], Tensor]  # n -> positions [B, n] of the entries after each row's last committed one
 
 
 @dataclass
 class HeadState:
-    """What a batch of rows carries between calls; families add to it. Rows leave (`select`), are put aside (`take`) and
-    join between an `advance` and the next `expand`.
+    """The decoding state of a batch of rows; families add to it. Rows can be removed (`select`), copied (`take`) and
+    appended (`join`) between an `advance` and the next `expand`.
 
-    `depth` is the deepest level that will be asked for; `ahead` says where the next tokens stand (None: one position
-    further each).
+    `depth` is the deepest level that will be drafted; `ahead` gives the positions of the next tokens (None: each one
+    position after the last).
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -119,38 +119,38 @@ class HeadState:
     ahead: Ahead | None = field(default=None, repr=False)
 
     def select(self, rows: Tensor | Sequence[int]) -> None:
-        """Keep these rows, in this order."""
+        """Keep only these rows, in this order."""
         self.pick(torch.as_tensor(rows, dtype=torch.long))
 
     def take(self, rows: Sequence[int]) -> "HeadState":
-        """A state of copies of these rows."""
+        """Return a new state with copies of these rows."""
         other = copy(self)
         other.pick(torch.as_tensor(rows, dtype=torch.long))
         return other
 
     def pick(self, rows: Tensor) -> None:
-        """Keep these rows of all that is replaced, not written into."""
+        """Keep only these rows, in tensors that calls replace (not in caches, which calls write into)."""
         self.hidden = picked(self.hidden, rows)
         self.features = None
 
     def join(self, other: Any) -> None:
-        """Copies of all rows of another state of the same heads behind those that are there."""
+        """Append copies of all rows of another state of the same heads."""
         self.hidden = joined(self.hidden, other.hidden)
         self.features = None
 
 
 def picked(values: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Rows [n, ...] of values [B, ...], where there are any."""
+    """Return rows [n, ...] of values [B, ...]; None for None."""
     return None if values is None else values[rows.to(values.device)]
 
 
 def joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Both one behind the other, where both are there."""
+    """Concatenate two tensors along the rows; None if either is None."""
     return None if first is None or second is None else torch.cat([first, second])
 
 
 class FeatureReader(nn.Module):
-    """What heads take from the trunk: its last state plus, started at zero, what other layers add."""
+    """The heads' input: the trunk's last state plus a learned mix of other layers, initialised to zero."""
 
     def __init__(self, config: FamilyConfig, shape: TrunkShape) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class FeatureReader(nn.Module):
             self.weight = nn.Parameter(torch.zeros(shape.width, size) if config.mix == "linear" else torch.zeros(size))
 
     def forward(self, base: Tensor, taps: Tensor | None) -> Tensor:
-        """[..., C] of the base state [..., C] and taps [..., n, C]."""
+        """Return [..., C] for the base state [..., C] and taps [..., n, C]."""
         if self.count:
             assert taps is not None
             read = [norm(taps[..., i, :]) for i, norm in enumerate(self.norms)]
@@ -175,12 +175,12 @@ class FeatureReader(nn.Module):
 
 
 class HeadSet(nn.Module):
-    """A family of heads of some depth D; `taps` are the trunk layers it reads besides the last state."""
+    """Base class of head sets of depth D; `taps` are the trunk layers that are read besides the last state."""
 
-    one_pass = False  # all depths are known from the trunk's states alone
-    independent = False  # and no depth needs another's computation, so that training may go one by one
+    one_pass = False  # all depths depend only on the trunk's states
+    independent = False  # and no depth needs another's result, so that they can be trained one by one
     reads_raw = False  # the base state is that before the final norm (the last of `taps`)
-    revealed_count: Tensor | None = None  # [B, A] depths that the last `train_depths` was shown, not asked for
+    revealed_count: Tensor | None = None  # [B, A] depths whose tokens the last `train_depths` read: no loss
 
     def __init__(self, config: Any, shape: TrunkShape) -> None:
         super().__init__()
@@ -191,12 +191,14 @@ class HeadSet(nn.Module):
         self.vocab_size: int = config.shortlist or shape.vocab_size
         self.shortlist: Tensor | None
         self.register_buffer("shortlist", torch.arange(config.shortlist) if config.shortlist else None)
-        self._narrow: Unembed | None = None  # where it is not made anew for every batch
+        self._narrow: Unembed | None = None  # set by `draft_in_int8`
 
     def draft_in_int8(self, trunk: TrunkFace) -> None:
-        """From here on draft with 8-bit weights and inputs (`kernels/cpu/int8_linear.py`), on a CPU in float32: what is
-        drafted changes a little, and with the other rows of a batch; what exact rules accept of it stays the trunk's.
-        For decoding only."""
+        """Draft with 8-bit weights and inputs from now on (`kernels/cpu/int8_linear.py`); only for float32 on a CPU.
+
+        Drafts change a little, and depend on the other rows of a batch. With exact acceptance rules the output is still
+        the trunk's. The heads can no longer be trained or stored.
+        """
         in_int8(self)
         module, ids = trunk.unembedding(), slice(None) if self.shortlist is None else self.shortlist
         self._narrow = Int8Linear(module.weight[ids], None if module.bias is None else module.bias[ids])
@@ -207,7 +209,7 @@ class HeadSet(nn.Module):
         return self._narrow is not None
 
     def fused(self, states: States) -> Tensor:
-        """What the family reads of trunk states: [..., C]."""
+        """Return the heads' input [..., C] of trunk states."""
         taps = states.taps
         if self.reads_raw:
             assert taps is not None
@@ -215,7 +217,7 @@ class HeadSet(nn.Module):
         return self.reads(states.hidden, taps)
 
     def narrow(self, trunk: TrunkFace, frozen: bool = False) -> Unembed:
-        """The trunk's unembedding over the tokens that can be drafted; if `frozen`, its weights get no gradient."""
+        """Return the trunk's unembedding for the tokens that can be drafted; if `frozen`, without gradients."""
         if self._narrow is not None:
             return self._narrow
         module = trunk.unembedding()
@@ -232,11 +234,11 @@ class HeadSet(nn.Module):
         return lambda hidden: F.linear(hidden, weight, bias)
 
     def token_ids(self, index: Tensor) -> Tensor:
-        """Token ids of indices into the logits."""
+        """Return the token ids of indices into the logits."""
         return index if self.shortlist is None else self.shortlist[index]
 
     def places(self, tokens: Tensor) -> Tensor:
-        """Indices into the logits of token ids; -1 where a token cannot be drafted, or there is none (negative)."""
+        """Return the indices into the logits of token ids; -1 for tokens that cannot be drafted and negative ids."""
         if self.shortlist is None:
             return tokens.clamp_min(-1)
         place = tokens.new_full((self.shape.vocab_size,), -1)
@@ -244,60 +246,60 @@ class HeadSet(nn.Module):
         return place[tokens.clamp_min(0)].where(tokens >= 0, -1)
 
     def regulariser(self, batch: TrainBatch) -> Tensor | None:
-        """A further loss a labelled anchor, if the family needs one."""
+        """Return an additional loss per labelled anchor; None if the family needs none."""
         return None
 
     @abstractmethod
     def start_from(self, trunk: TrunkFace) -> None:
-        """Begin training at the base head: every depth says what the trunk itself says next."""
+        """Initialise from the trunk before training: every depth predicts what the trunk itself predicts next."""
 
     @abstractmethod
     def start(
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
         memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> Any:  # fmt: skip
-        """A fresh state for `rows` rows and drafts of at most `depth` tokens (None: all depths); `memory`
-        [B, S, E] is a cross-attention trunk's audio, `ahead` gives the positions to come."""
+        """Return a new state for `rows` rows, drafts of at most `depth` tokens (None: all depths). `memory` [B, S, E]
+        are the encoder outputs of a cross-attention trunk; `ahead` gives the positions of the next tokens."""
 
     @abstractmethod
     def advance(
         self, state: Any, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
         counts: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
-        """Take in a call's trunk states: entries `keep` [B, K] of it were committed, `count` [B] per row.
+        """Take in the trunk states of a call, of which the entries `keep` [B, K] were committed, `count` [B] per row.
 
-        `inputs` [B, Q, C] are the embeddings that the trunk consumed, `positions` [B, Q] their positions; `counts` are
-        the numbers of `count`, where the host has them already.
+        `inputs` [B, Q, C] are the embeddings that the trunk read, `positions` [B, Q] their positions; `counts` are the
+        values of `count`, if they are known on the host.
         """
 
     @abstractmethod
     def expand(self, state: Any, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
-        """Features [B, P, F] of level d under the nodes `tokens` [B, P] of level d - 1 (level 0: the base token).
+        """Return features [B, P, F] of level d for the nodes `tokens` [B, P] of level d - 1 (level 0: the base token).
 
-        `parent` [B, P] are indices into the nodes of level d - 2. Levels are asked for in order from 1; what is
-        written is provisional until the next `advance`. `given` [B, R] are revealed tokens behind the anchor.
+        `parent` [B, P] are indices into the nodes of level d - 2. Levels are computed in order from 1; their cache
+        entries are provisional until the next `advance`. `given` [B, R] are revealed tokens after the anchor.
         """
 
     @abstractmethod
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Logits [..., V] of level d from features [..., F]; `unembed` is that of `narrow`."""
+        """Return logits [..., V] of level d from features [..., F]; `unembed` is that of `narrow`."""
 
     def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits [..., D', V] of features [..., D', F] of levels 1..D'."""
+        """Return logits [..., D', V] of features [..., D', F] of levels 1..D'."""
         return torch.stack([self.logits(features[..., i, :], i + 1, unembed) for i in range(features.shape[-2])], -2)
 
     def all_features(self, state: Any) -> Tensor:
-        """Features [B, D', F] of levels 1..D' = `state.depth` of a one-pass family."""
+        """Return features [B, D', F] of levels 1..D' = `state.depth`; only for one-pass families."""
         raise NotImplementedError
 
     @abstractmethod
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
-        """Teacher-forced features [B, A, F] of depth 1, 2, ..., D, one after another; at index t depth d predicts
-        x_{t+1+d} knowing entries up to t and, in families that condition on tokens, x_{t+1}..x_{t+d}."""
+        """Yield the teacher-forced features [B, A, F] of depths 1, 2, ..., D. At index t depth d predicts x_{t+1+d}
+        from entries up to t and, in families that condition on tokens, x_{t+1}..x_{t+d}."""
 
 
 class OneStateHeads(HeadSet):
-    """Families that read one trunk state, that of the last committed entry, and no other entry."""
+    """Base class of families that read only the trunk state of the last committed entry."""
 
     state_type: type[HeadState] = HeadState
 
@@ -305,14 +307,14 @@ class OneStateHeads(HeadSet):
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
         memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> HeadState:  # fmt: skip
-        """A fresh state; audio memory is not read."""
+        """Return a new state; `memory` is not read."""
         return self.state_type(trunk.embed, self.narrow(trunk), self.depth if depth is None else depth, ahead=ahead)
 
     def advance(
         self, state: HeadState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
         counts: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
-        """Remember the state of each row's last committed entry (rows that committed nothing keep theirs)."""
+        """Keep the trunk state of each row's last committed entry; rows that committed nothing keep their old one."""
         last = keep.gather(1, (count - 1).clamp_min(0)[:, None])[:, 0]
         rows = torch.arange(len(last), device=last.device)
         taps = None if states.taps is None else states.taps[rows, last]
@@ -323,17 +325,17 @@ class OneStateHeads(HeadSet):
 
 
 class IndependentHeads(OneStateHeads):
-    """Families whose depths read one trunk state alone, and no token either."""
+    """Base class of families whose depths read only one trunk state, and no tokens."""
 
     one_pass = True
     independent = True
 
     @abstractmethod
     def depth_features(self, hidden: Tensor, d: int) -> Tensor:
-        """Features [..., F] of depth d from fused trunk states [..., C]."""
+        """Return features [..., F] of depth d from fused trunk states [..., C]."""
 
     def all_features(self, state: HeadState) -> Tensor:
-        """Features of all depths of the state."""
+        """Return the features [B, D', F] of all depths, computed once per state."""
         if state.features is None:
             assert state.hidden is not None
             state.features = torch.stack(
@@ -342,10 +344,10 @@ class IndependentHeads(OneStateHeads):
         return state.features
 
     def expand(self, state: HeadState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
-        """Features of level d, the same for every node."""
+        """Return features [B, P, F] of level d, the same for every node."""
         return self.all_features(state)[:, d - 1 : d].expand(-1, tokens.shape[1], -1)
 
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
-        """Each depth by itself, from the trunk's states on: its graph can be freed before the next is built."""
+        """Compute each depth separately from the trunk's states, so that its graph can be freed before the next."""
         for d in range(1, self.depth + 1):
             yield self.depth_features(batch.at_anchors(self.fused(batch.states)), d)

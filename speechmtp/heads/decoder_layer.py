@@ -1,8 +1,8 @@
-"""One transformer layer for heads: pre-norm attention with rotary positions, gated MLP, and cross-attention
-where the trunk has an audio memory. Named as transformers names it, so that a trunk's layer can be copied in.
+"""A transformer layer for heads: pre-norm attention with rotary positions, a gated MLP, and cross-attention if the
+trunk has it. Parameters are named as in transformers, so that a trunk's layer can be copied.
 
-transformers' own layers take one sequence and one cache; heads need keys from elsewhere (injected trunk
-states, other depths, own drafts), which is why this one is ours.
+transformers' own layers are not used, since they take one sequence and one cache, while heads also need keys from
+injected trunk states, other depths and their own drafts.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,14 +16,14 @@ from speechmtp.models.masks import length_mask
 from speechmtp.models.rotary import rotate
 from speechmtp.models.shape import TrunkShape
 
-Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values -> all that are to be read
+Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new keys and values -> all keys and values to read
 
 
 class RmsNorm(nn.RMSNorm):
-    """Root-mean-square norm that also takes half-precision input with float32 weights, as autocast gives it."""
+    """An RMS norm that also takes half-precision input with float32 weights, as under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normed x [..., C], in x's dtype."""
+        """Return the normed x [..., C], in x's dtype."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
@@ -31,20 +31,20 @@ class LayerNorm(nn.LayerNorm):
     """A layer norm that also takes half-precision input with float32 weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normed x [..., C], in x's dtype."""
+        """Return the normed x [..., C], in x's dtype."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
 
 
 def norm_of(shape: TrunkShape) -> RmsNorm | LayerNorm:
-    """A norm over the trunk's width, of the trunk's kind."""
+    """Build a norm of the trunk's kind over its width."""
     if shape.norm == "rms":
         return RmsNorm(shape.width, shape.eps)
     return LayerNorm(shape.width, shape.eps, bias=shape.norm_bias)
 
 
 def start_norm(norm: nn.Module, weights: Mapping[str, Tensor], name: str) -> None:
-    """Copy the trunk's norm `name`, where it is among the weights of its last layer."""
+    """Copy the parameters of the trunk's norm `name` from `weights`, if they are there with the same shapes."""
     with torch.no_grad():
         for part, own in norm.named_parameters():
             found = weights.get(f"{name}.{part}")
@@ -54,7 +54,7 @@ def start_norm(norm: nn.Module, weights: Mapping[str, Tensor], name: str) -> Non
 
 @dataclass(frozen=True)
 class Memory:
-    """Keys and values [B, H, S, head_dim] of the audio for one layer, and which of them are there [B, 1, 1, S]."""
+    """Cross-attention keys and values [B, H, S, head_dim] of a layer; `seen` bool [B, 1, 1, S] or None (no padding)."""
 
     keys: Tensor
     values: Tensor
@@ -62,7 +62,7 @@ class Memory:
 
 
 class Attention(nn.Module):
-    """Projections of one attention; queries from [.., C], keys and values from [.., source]."""
+    """The projections of one attention: queries from [.., C], keys and values from [.., source]."""
 
     def __init__(self, shape: TrunkShape, source: int) -> None:
         super().__init__()
@@ -77,20 +77,20 @@ class Attention(nn.Module):
             self.k_norm = RmsNorm(size, shape.eps)
 
     def queries(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
-        """[B, H, Q, head_dim] of x [B, Q, C]."""
+        """Return queries [B, H, Q, head_dim] of x [B, Q, C], rotated by `turn` if given."""
         q = self.q_proj(x).unflatten(-1, (self.shape.heads, -1))
         q = (self.q_norm(q) if self.shape.qk_norm else q).transpose(1, 2)
         return q if turn is None else rotate(q, turn)
 
     def keys_values(self, x: Tensor, turn: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """[B, kv heads, S, head_dim] twice, of x [B, S, source]."""
+        """Return keys and values [B, kv heads, S, head_dim] of x [B, S, source], keys rotated by `turn` if given."""
         k = self.k_proj(x).unflatten(-1, (self.shape.kv_heads, -1))
         k = (self.k_norm(k) if self.shape.qk_norm else k).transpose(1, 2)
         v = self.v_proj(x).unflatten(-1, (self.shape.kv_heads, -1)).transpose(1, 2)
         return (k if turn is None else rotate(k, turn)), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
-        """[B, Q, C] of queries, keys and values; `seen` bool [B or 1, 1, Q, S]."""
+        """Return the projected attention output [B, Q, C]; `seen` bool [B or 1, 1, Q, S] is the mask."""
         out = F.scaled_dot_product_attention(
             q, k.to(q.dtype), v.to(q.dtype), seen, enable_gqa=self.shape.kv_heads != self.shape.heads
         )
@@ -108,13 +108,13 @@ class GatedMlp(nn.Module):
         self.down_proj = nn.Linear(shape.ff_width, shape.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., C] of x [..., C]."""
+        """Apply the MLP to x [..., C]."""
         out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return out
 
 
 class DecoderLayer(nn.Module):
-    """Attention, cross-attention where there is a memory, MLP; each on a normed input, added to it."""
+    """Self-attention, cross-attention if the trunk has it, and MLP, each pre-normed with a residual connection."""
 
     def __init__(self, shape: TrunkShape) -> None:
         super().__init__()
@@ -128,8 +128,8 @@ class DecoderLayer(nn.Module):
             self.encoder_attn_layernorm = norm_of(shape)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy the trunk's layer where names and shapes agree, and start as the identity: what the layer adds
-        is zero at first, so that training begins at what went in."""
+        """Copy the trunk's layer where names and shapes agree, and zero the output projections, so that the layer is
+        the identity at first."""
         own = dict(self.named_parameters())
         with torch.no_grad():
             for name, weight in weights.items():
@@ -143,7 +143,7 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor | None, store: Store | None = None,
         memory: Memory | None = None,
     ) -> Tensor:  # fmt: skip
-        """[B, Q, C] of x [B, Q, C]; `seen` bool [B or 1, Q, S] over the keys that `store` gives back."""
+        """Return the output [B, Q, C] for x [B, Q, C]; `seen` bool [B or 1, Q, S] masks the keys from `store`."""
         normed = self.input_layernorm(x)
         k, v = self.self_attn.keys_values(normed, turn)
         if store is not None:
@@ -152,7 +152,7 @@ class DecoderLayer(nn.Module):
         return self.finish(x + self.self_attn.attend(q, k, v, None if seen is None else seen[:, None]), memory)
 
     def finish(self, x: Tensor, memory: Memory | None) -> Tensor:
-        """What follows self-attention."""
+        """Apply cross-attention and MLP to x [B, Q, C], the residual stream after self-attention."""
         if memory is not None:
             normed = self.encoder_attn_layernorm(x)
             attention = self.encoder_attn
@@ -161,7 +161,7 @@ class DecoderLayer(nn.Module):
         return out
 
     def remember(self, memory: Tensor | None, lengths: Tensor | None) -> Memory | None:
-        """Keys and values of the audio [B, S, E] with lengths [B], computed once a row."""
+        """Return the cross-attention keys and values of encoder outputs [B, S, E] with lengths [B]; None without."""
         if memory is None or self.shape.memory_width is None:
             return None
         seen = None

@@ -1,5 +1,5 @@
-"""Folders of what drafts beside a model: head sets, `heads/<name>/`, which carry the digest of the trunk that they were
-trained on, and a CTC draft head, `ctc/`, which carries that of the encoder."""
+"""Folders of a model's draft heads: head sets, `heads/<name>/`, with the digest of the trunk that they were trained on,
+and a CTC draft head, `ctc/`, with that of the encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class HeadFolderConfig:
     heads: HeadsConfig = field(default_factory=LatentHeadsConfig)
     base: str = ""
     trunk_sha256: str = ""  # `trunk_digest` of the base
-    weights_sha256: str = ""  # `file_digest` of the base's model.safetensors, where that is known
+    weights_sha256: str = ""  # `file_digest` of the base's model.safetensors, if known
     taps: tuple[int, ...] = ()
 
 
@@ -47,36 +47,36 @@ class CtcFolderConfig:
     ctc: CharacterCtcConfig = field(default_factory=CharacterCtcConfig)
     base: str = ""
     encoder_sha256: str = ""  # `encoder_digest` of the base
-    weights_sha256: str = ""  # `file_digest` of the base's model.safetensors, where that is known
+    weights_sha256: str = ""  # `file_digest` of the base's model.safetensors, if known
 
 
 class HasTrunk(Protocol):
-    """A speech LLM of ours, or a causal LM of transformers."""
+    """Any model with a trunk."""
 
     @property
     def trunk(self) -> Trunk:
-        """What heads stand on."""
+        """The trunk that heads are trained on."""
 
 
 def trunk_digest(model: HasTrunk, storage: Storage = "float32") -> str:
-    """`weights_digest` of the trunk."""
+    """Return the `weights_digest` of the trunk."""
     return weights_digest(model.trunk, storage)
 
 
 class BaseDigests:
-    """What the folders of draft heads name their base by, each computed when it is first asked for.
+    """The digests by which folders of draft heads identify their base, each computed at first use.
 
-    A folder names the digest of the unpacked weights of the trunk or the encoder, and in most cases that of the file
-    they were read from. Where the file is the same, its weights are not looked at.
+    A folder has the digest of the unpacked weights of the trunk or the encoder, and in most cases that of the file they
+    were read from. If the file's digest is the same, the weights' digest is not computed.
     """
 
     def __init__(self, model: SpeechModel, weights: Path | None = None) -> None:
-        """`weights` is the file that `model` was read from, unchanged since then; None where there is no such file."""
+        """`weights` is the file that `model` was read from, unchanged since; None if there is no such file."""
         self._model, self._weights = model, weights
 
     @cached_property
     def file(self) -> str:
-        """Digest of the file of weights; the empty string where there is none."""
+        """`file_digest` of the weights file; the empty string if there is none."""
         return "" if self._weights is None else file_digest(self._weights)
 
     @cached_property
@@ -92,7 +92,7 @@ class BaseDigests:
     def is_trunk_of(self, config: HeadFolderConfig) -> bool:
         """Whether the heads of a folder were trained on this trunk."""
         if config.weights_sha256 and config.weights_sha256 == self.file:
-            self.trunk = config.trunk_sha256  # of these very weights
+            self.trunk = config.trunk_sha256  # the digest of the same weights
             return True
         return config.trunk_sha256 == self.trunk
 
@@ -106,9 +106,8 @@ class BaseDigests:
 def save_heads(
     heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage, card: str = "", weights_sha256: str = ""
 ) -> None:
-    """Write a head folder; `digest` is that of the trunk that the heads belong to, `weights_sha256` that of the base's
-    file of weights, where it is known. CheckpointError for heads that draft in 8 bits, whose weights are no longer
-    there."""
+    """Write a head folder. `digest` is that of the heads' trunk, `weights_sha256` that of the base's weights file, if
+    known. CheckpointError for heads that draft in 8 bits, which have no float weights any more."""
     if heads.drafts_in_int8:
         raise CheckpointError(f"{folder}: heads that draft in 8 bits cannot be stored; load them with drafts='float32'")
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +121,10 @@ def save_heads(
 def load_heads(
     folder: Path, model: SpeechModel, allow_stale: bool = False, digests: BaseDigests | None = None
 ) -> HeadSet:
-    """A head set trained on this very trunk; another trunk's is an error unless allowed.
+    """Load a head set. StaleHeadsError if it was trained on another trunk, unless `allow_stale`; CheckpointError if it
+    reads other layers or its tensors do not fit.
 
-    `digests` are those of the model, where they are kept (default: they are computed anew).
+    `digests` are those of the model, if already made (default: they are computed).
     """
     config = load_config(HeadFolderConfig, folder / "config.yaml")
     if not (digests or BaseDigests(model)).is_trunk_of(config) and not allow_stale:
@@ -144,21 +144,21 @@ def load_heads(
 
 
 def start_heads(heads: HeadSet, folder: Path) -> None:
-    """Give heads the weights of a head folder, to be trained further; sizes that differ are a CheckpointError."""
-    load_config(HeadFolderConfig, folder / "config.yaml")  # a folder that is none has one clear line
+    """Load the weights of a head folder into `heads`, to train them further; CheckpointError if sizes differ."""
+    load_config(HeadFolderConfig, folder / "config.yaml")  # one clear error for other folders
     load_state(heads, unpack(read_weights(folder / "heads.safetensors")), folder)
 
 
 def own_heads(folder: Path) -> dict[str, Path]:
-    """Head folders inside a model folder, by name."""
+    """Return the head folders inside a model folder, by name."""
     found = sorted((folder / "heads").glob("*"))
     return {path.name: path for path in found if (path / "config.yaml").exists()}
 
 
 def find_heads(model: Path, wanted: Sequence[str]) -> dict[str, Path]:
-    """Head folders by name, in the order wanted: names in the model's `heads/`, or any head folders by path.
+    """Return head folders by name, in the order of `wanted`: names in the model's `heads/`, or paths of head folders.
 
-    An unknown name, a folder without config.yaml and a name given twice are CheckpointErrors.
+    CheckpointError for an unknown name, a folder without config.yaml, or two folders of one name.
     """
     own = own_heads(model)
     found: dict[str, Path] = {}
@@ -183,12 +183,12 @@ def find_heads(model: Path, wanted: Sequence[str]) -> dict[str, Path]:
 
 
 def stored_parameters(path: Path) -> int:
-    """Numbers in a file of heads, scales and whole-number tables left out."""
+    """Return the number of parameters in a file of heads, without scales and integer tensors."""
     return sum(tensor.numel() for tensor in unpack(read_weights(path)).values() if tensor.is_floating_point())
 
 
 def encoder_digest(model: SpeechModel, storage: Storage = "float32") -> str:
-    """`weights_digest` of a pretrained recogniser's encoder; a CheckpointError for a model that has none apart."""
+    """Return the `weights_digest` of a recogniser's encoder; CheckpointError for a model without a separate one."""
     return weights_digest(model.encoder_alone(), storage)
 
 
@@ -196,8 +196,8 @@ def save_ctc_head(
     ctc: CharacterCtcHead, folder: Path, base: str, digest: str, storage: Storage, card: str = "",
     weights_sha256: str = "",
 ) -> None:  # fmt: skip
-    """Write the folder of a CTC draft head; `digest` is that of the encoder that it belongs to, `weights_sha256` that
-    of the base's file of weights, where it is known."""
+    """Write the folder of a CTC draft head. `digest` is that of the head's encoder, `weights_sha256` that of the base's
+    weights file, if known."""
     folder.mkdir(parents=True, exist_ok=True)
     write_yaml(folder / "config.yaml", CtcFolderConfig(ctc.config, base, digest, weights_sha256))
     save_file(pack(ctc.state_dict(), storage), folder / "ctc.safetensors", {"format": "pt"})
@@ -208,9 +208,9 @@ def save_ctc_head(
 def load_ctc_head(
     folder: Path, model: SpeechModel, allow_stale: bool = False, digests: BaseDigests | None = None
 ) -> CharacterCtcHead:
-    """A CTC draft head trained on this very encoder; another encoder's is an error unless allowed.
+    """Load a CTC draft head. StaleHeadsError if it was trained on another encoder, unless `allow_stale`.
 
-    `digests` are those of the model, where they are kept (default: they are computed anew).
+    `digests` are those of the model, if already made (default: they are computed).
     """
     config = load_config(CtcFolderConfig, folder / "config.yaml")
     if not (digests or BaseDigests(model)).is_encoder_of(config) and not allow_stale:

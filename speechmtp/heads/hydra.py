@@ -1,6 +1,6 @@
-"""Hydra heads (arXiv 2402.05109): depth d is an MLP over the trunk state and the embeddings of the d tokens that
-follow it, MLP_d([h_t; E x_{t+1}; ...; E x_{t+d}]). Its first block maps (d + 1) C to C with a projected residual,
-further ones are residual SiLU blocks.
+"""Hydra heads (arXiv 2402.05109): depth d is an MLP over the trunk state and the embeddings of the d tokens after it,
+MLP_d([h_t; E x_{t+1}; ...; E x_{t+d}]). Its first block maps (d + 1) C to C with a projected residual; the others are
+residual SiLU blocks.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from speechmtp.models.shape import TrunkShape
 
 @dataclass(frozen=True)
 class HydraHeadsConfig(FamilyConfig):
-    """`blocks` a depth, the joining one among them; `unembedding`: the trunk's, or one of its own for each depth."""
+    """`blocks` per depth, the first (joining) one included; `unembedding`: the trunk's, or one for each depth."""
 
     kind: Literal["hydra"] = "hydra"
     blocks: int = 1
@@ -31,7 +31,7 @@ class HydraHeadsConfig(FamilyConfig):
 
 
 class HydraModule(nn.Module):
-    """What depth d owns."""
+    """The MLP of depth d."""
 
     def __init__(self, d: int, width: int, blocks: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class HydraModule(nn.Module):
         self.start()
 
     def start(self) -> None:
-        """Pass the trunk's state on and add nothing."""
+        """Initialise so that the trunk's state is passed on and nothing is added."""
         with torch.no_grad():
             for weight in self.parameters():
                 weight.zero_()
@@ -49,7 +49,7 @@ class HydraModule(nn.Module):
             self.residual.weight[:, :width] = torch.eye(width)
 
     def forward(self, joined: Tensor) -> Tensor:
-        """[..., C] of the state and the path's embeddings side by side [..., (d + 1) C]."""
+        """Return [..., C] for the concatenated state and path embeddings [..., (d + 1) C]."""
         z: Tensor = self.residual(joined) + F.silu(self.join(joined))
         for block in self.blocks:
             z = z + F.silu(block(z))
@@ -63,18 +63,18 @@ class HydraState(HeadState):
     paths: Tensor | None = None
 
     def pick(self, rows: Tensor) -> None:
-        """Keep these rows of all that is replaced."""
+        """Keep only these rows."""
         super().pick(rows)
         self.paths = picked(self.paths, rows)
 
     def join(self, other: Any) -> None:
-        """Another state's rows behind these."""
+        """Append the rows of another state."""
         super().join(other)
-        self.paths = None  # of a draft that is over
+        self.paths = None  # belongs to a finished draft
 
 
 class HydraHeads(OneStateHeads):
-    """D token-conditioned MLPs; no keys or values to keep."""
+    """D token-conditioned MLPs, without keys and values."""
 
     state_type = HydraState
 
@@ -85,7 +85,7 @@ class HydraHeads(OneStateHeads):
         self.unembedding = OwnUnembedding(config.depth, self.vocab_size, shape.width) if own else None
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Every depth passes the trunk's state on."""
+        """Initialise every depth so that it passes the trunk's state on."""
         for module in self.modules_:
             assert isinstance(module, HydraModule)
             module.start()
@@ -93,14 +93,14 @@ class HydraHeads(OneStateHeads):
             self.unembedding.start_from(trunk, self.shortlist)
 
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
-        """Each depth by itself, from the trunk's states and the true tokens on."""
+        """Compute each depth separately, from the trunk's states and the true tokens."""
         path: list[Tensor] = []
         for d, module in enumerate(self.modules_, 1):
             path.append(batch.at_anchors(batch.ahead(batch.inputs, d)))
             yield module(torch.cat([batch.at_anchors(self.fused(batch.states)), *path], -1))
 
     def expand(self, state: HydraState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
-        """Features [B, P, C] of level d, of each node's own path."""
+        """Return features [B, P, C] of level d, one for each node's path."""
         assert state.hidden is not None
         rows, nodes = tokens.shape
         path = state.embed(tokens).to(state.hidden.dtype)[:, :, None]
@@ -114,9 +114,9 @@ class HydraHeads(OneStateHeads):
         return features
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Logits of depth d."""
+        """Return the logits [..., V] of depth d."""
         return unembed(features) if self.unembedding is None else self.unembedding(features, d)
 
     def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits of all depths by one product."""
+        """Return the logits of all depths by one product."""
         return unembed(features) if self.unembedding is None else self.unembedding.all_depths(features)

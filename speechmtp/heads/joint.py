@@ -1,10 +1,10 @@
-"""A joint distribution over the block: a mixture of r products of distributions, one a depth.
+"""A joint distribution over the drafted tokens: a mixture of r products of one distribution per depth.
 
 q(x_{t+2}..x_{t+1+D} | h) = sum_a w_a prod_d p_a^{(d)}(x_{t+1+d}), a rank-r CP decomposition of the table of all blocks
-(arXiv 2410.17765). p_a^{(d)} = softmax(U A_{a,d} h) with the trunk's unembedding U, w = softmax(W h + b); depth 0 stays
-the trunk's own. Level d's distribution given the tokens so far is the mixture under the posterior of its component,
-pi_a ~ w_a prod_{k<d} p_a^{(k)}(x_k): a true conditional, so that the sum of the depths' cross-entropies is the block's
-exact likelihood. With r = 1 the heads are those of `latent`.
+(arXiv 2410.17765). p_a^{(d)} = softmax(U A_{a,d} h) with the trunk's unembedding U, w = softmax(W h + b); depth 0 is
+the trunk's own. The distribution of level d given the tokens so far is the mixture weighted by the posterior of the
+component, pi_a ~ w_a prod_{k<d} p_a^{(k)}(x_{t+1+k}). It is the exact conditional, so that the sum of the depths'
+cross-entropies is the exact negative log likelihood of the block. With r = 1 the heads are those of `latent`.
 """
 
 import math
@@ -21,13 +21,13 @@ from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, 
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.models.shape import TrunkShape
 
-_NOISE = 1e-3  # tells components apart at the start; relative to the state
-_LOGITS = 1 << 24  # at most so many logits stand in memory for the posterior
+_NOISE = 1e-3  # initial difference between components, relative to the state
+_LOGITS = 1 << 24  # the most logits computed at once for the posterior
 
 
 @dataclass(frozen=True)
 class JointHeadsConfig(FamilyConfig):
-    """`rank` components; `balance` weighs the term that keeps all of them in use (0: none)."""
+    """`rank` components; `balance` is the weight of the load-balancing loss (0: none)."""
 
     kind: Literal["joint"] = "joint"
     rank: int = 4
@@ -42,25 +42,25 @@ class JointHeadsConfig(FamilyConfig):
 
 @dataclass
 class JointState(HeadState):
-    """`posterior` [B, P, r]: log posterior of the component at each node of the last level asked for."""
+    """`posterior` [B, P, r]: log posterior of the component at each node of the last expanded level."""
 
     posterior: Tensor | None = None
 
     def pick(self, rows: Tensor) -> None:
-        """Keep these rows of all that is replaced."""
+        """Keep only these rows."""
         super().pick(rows)
         self.posterior = picked(self.posterior, rows)
 
     def join(self, other: Any) -> None:
-        """Another state's rows behind these."""
+        """Append the rows of another state."""
         super().join(other)
-        self.posterior = None  # of a draft that is over
+        self.posterior = None  # belongs to a finished draft
 
 
 class JointHeads(IndependentHeads):
-    """r components whose depths are independent; tied together by which component it is.
+    """r components whose depths are independent given the component.
 
-    Features [.., r C + r] of level d are the components' features, then their log posterior.
+    Features [.., r C + r] of level d are the components' features, then the components' log posterior.
     """
 
     one_pass = False
@@ -73,26 +73,26 @@ class JointHeads(IndependentHeads):
         noise = torch.randn(
             config.depth, config.rank, shape.width, shape.width, generator=torch.Generator().manual_seed(0)
         )
-        noise[:, 0] = 0  # equal components would stay equal
+        noise[:, 0] = 0  # the others get noise, since equal components would stay equal
         self.weight = nn.Parameter(torch.eye(shape.width) + noise * (_NOISE / shape.width**0.5))
         self.gate = nn.Linear(shape.width, config.rank)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Nothing to copy: the unembedding is shared."""
+        """Copy nothing: the unembedding is shared."""
 
     def depth_features(self, hidden: Tensor, d: int) -> Tensor:
-        """The components' features [..., r C] of depth d from fused trunk states [..., C]."""
+        """Return the components' features [..., r C] of depth d from fused trunk states [..., C]."""
         return torch.einsum("...c,rec->...re", hidden, self.weight[d - 1]).flatten(-2)
 
     def prior(self, hidden: Tensor) -> Tensor:
-        """log w [..., r] of fused trunk states [..., C]."""
+        """Return log w [..., r] of fused trunk states [..., C]."""
         out: Tensor = self.gate(hidden).log_softmax(-1)
         return out
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Log-probabilities [..., V] of depth d given the tokens before."""
+        """Return the log probabilities [..., V] of depth d given the tokens before it."""
         parts, posterior = features[..., : -self.rank], features[..., -self.rank :]
         log_probs = unembed(parts.unflatten(-1, (self.rank, -1))).log_softmax(-1)
         return (log_probs + posterior[..., None]).logsumexp(-2)
@@ -100,7 +100,7 @@ class JointHeads(IndependentHeads):
     # Training.
 
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
-        """Depth by depth; the posterior learns the sample's own tokens and stays as it is where they end."""
+        """Compute depth by depth; true tokens update the posterior, which no longer changes after the sample's end."""
         if not self.depth:
             return
         hidden = batch.at_anchors(self.fused(batch.states))
@@ -115,9 +115,9 @@ class JointHeads(IndependentHeads):
                 posterior = (posterior + said).log_softmax(-1)
 
     def _log_probabilities(self, parts: Tensor, places: Tensor, unembed: Unembed) -> Tensor:
-        """log p_a(y) [B, A, r] at `places` [B, A] of features [B, A, r C], 0 where a place is negative.
+        """Return log p_a(y) [B, A, r] for token indices `places` [B, A] and features [B, A, r C]; 0 for negative ones.
 
-        In chunks, each computed again in the backward pass: logits [.., r, V] of all depths would not fit.
+        Computed in chunks that are recomputed in the backward pass, since logits [.., r, V] would not fit in memory.
         """
         rows = places >= 0
         wanted, index = parts[rows], places[rows]
@@ -133,17 +133,17 @@ class JointHeads(IndependentHeads):
         return found.new_zeros(*places.shape, self.rank).index_put((rows,), found)
 
     def _say(self, parts: Tensor, places: Tensor, unembed: Unembed) -> Tensor:
-        """log p_a(y) [N, r] at `places` [N] of features [N, r C]."""
+        """Return log p_a(y) [N, r] for token indices `places` [N] and features [N, r C]."""
         logits = unembed(parts.unflatten(-1, (self.rank, -1)))
         chosen = logits.gather(-1, places[:, None, None].expand(-1, self.rank, 1))[..., 0]
         return chosen - logits.logsumexp(-1)
 
     def regulariser(self, batch: TrainBatch) -> Tensor | None:
-        """Load balance: `balance` * KL(u, m), u uniform, m the mean of w over labelled anchors (tokens whose
-        x_{t+2}, the first head's, is of the same sample); zero iff m is uniform.
+        """Return the load-balancing loss `balance` * KL(u, m), zero iff m is uniform; None if it is off.
 
-        One number for the batch, to be counted once a labelled anchor (as a mean cross-entropy is). In this
-        direction of KL a component that is never used still gets a gradient.
+        u is uniform, m the mean of w over labelled anchors (tokens whose x_{t+2}, the first head's target, belongs to
+        the same sample). It is one number for the batch, counted once per labelled anchor (like a mean cross-entropy).
+        In this direction of KL, a component that is never used still gets a gradient.
         """
         if self.rank == 1 or not self.depth or not self.config.balance:
             return None
@@ -159,7 +159,7 @@ class JointHeads(IndependentHeads):
     # Decoding.
 
     def expand(self, state: HeadState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
-        """Features [B, P, r C + r] of level d: those of the row, with each node's posterior."""
+        """Return features [B, P, r C + r] of level d: those of the row, and each node's log posterior."""
         assert isinstance(state, JointState) and state.hidden is not None
         parts = self.all_features(state)
         nodes = tokens.shape[1]
@@ -174,7 +174,7 @@ class JointHeads(IndependentHeads):
         return torch.cat([parts[:, d - 1 : d].expand(-1, nodes, -1), posterior], -1)
 
     def _said(self, parts: Tensor, places: Tensor, unembed: Unembed) -> Tensor:
-        """log p_a(y) [B, P, r] at `places` [B, P] of the rows' features [B, r C], 0 where a place is negative."""
+        """Return log p_a(y) [B, P, r] for token indices `places` [B, P] and features [B, r C]; 0 for negative ones."""
         log_probs = unembed(parts.unflatten(-1, (self.rank, -1))).log_softmax(-1)
         found = log_probs.gather(-1, places.clamp_min(0)[:, None].expand(-1, self.rank, -1)).transpose(1, 2)
         return found.masked_fill((places < 0)[..., None], 0)

@@ -1,4 +1,4 @@
-"""The one table of labels: what head d at index t is asked to predict."""
+"""Labels of the heads: the token that head d predicts at index t."""
 
 import torch
 from torch import Tensor
@@ -9,11 +9,11 @@ IGNORED = -100
 def shifted_labels(
     ids: Tensor, segments: Tensor, depth: int, wanted: Tensor | None = None, starts: Tensor | None = None
 ) -> Tensor:
-    """Labels [B, L, D + 1] of depths 0..D for ids [B, L]: index t, depth d holds ids[t + 1 + d], or -100.
+    """Return labels [B, L, D + 1] of depths 0..D for ids [B, L]: at index t, depth d, ids[t + 1 + d] or -100.
 
-    Labels end with their sample (`segments` [B, L], -1 is padding) and never are entries without an id (-1).
-    `wanted` [B, L] is the loss mask, true at tokens that count as targets; `starts` [B, L] is true where a call
-    can start (from the last entry of the prompt on). The shift happens here and nowhere else.
+    A label is -100 if it is in another sample (`segments` [B, L], -1 is padding) or has no id (-1). `wanted` bool
+    [B, L] is the loss mask over target tokens; `starts` bool [B, L] is true at the indices where a call can start (from
+    the last entry of the prompt on). Labels are shifted only here.
     """
     size = ids.shape[1]
     target = torch.arange(size, device=ids.device)[:, None] + 1 + torch.arange(depth + 1, device=ids.device)

@@ -12,36 +12,36 @@ from speechmtp.models.shape import TrunkShape
 
 @dataclass(frozen=True)
 class LatentHeadsConfig(FamilyConfig):
-    """One matrix C x C a depth."""
+    """One matrix C x C per depth."""
 
     kind: Literal["latent"] = "latent"
 
 
 class LatentHeads(IndependentHeads):
-    """D square matrices, started at identity, so that training begins at the base head."""
+    """D square matrices, initialised to the identity, so that every depth starts with the trunk's prediction."""
 
     def __init__(self, config: LatentHeadsConfig, shape: TrunkShape) -> None:
         super().__init__(config, shape)
         self.weight = nn.Parameter(torch.eye(shape.width).repeat(config.depth, 1, 1))
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Nothing to copy: the unembedding is shared."""
+        """Copy nothing: the unembedding is shared."""
 
     def depth_features(self, hidden: Tensor, d: int) -> Tensor:
-        """The expanded state [..., C]."""
+        """Return A_d h [..., C]."""
         return hidden @ self.weight[d - 1].T
 
     def all_features(self, state: HeadState) -> Tensor:
-        """All depths by one product."""
+        """Return the features of all depths by one product."""
         if state.features is None:
             assert state.hidden is not None
             state.features = torch.einsum("bc,dec->bde", state.hidden, self.weight[: state.depth])
         return state.features
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Logits of depth d."""
+        """Return the logits [..., V] of depth d."""
         return unembed(features)
 
     def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits of all depths by one product."""
+        """Return the logits of all depths by one product."""
         return unembed(features)

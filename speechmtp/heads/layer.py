@@ -1,8 +1,8 @@
 """Transformer-layer heads (Gloeckle et al., arXiv 2404.19737): depth d is a decoder layer of its own on the trunk's
-state before the final norm, logits are U norm_d(Layer_d(h)), U the trunk's unembedding.
+state before the final norm; logits are U norm_d(Layer_d(h)), with the trunk's unembedding U.
 
-`LayerPerDepth` is what they share with other families of one layer a depth that read no drafted token: all depths
-are computed together over the entries committed last, whose keys and values the next `advance` makes final.
+`LayerPerDepth` is shared with other families that have one layer per depth and read no drafted tokens. All depths are
+computed together over the last committed entries; the next `advance` commits their keys and values.
 """
 
 from abc import abstractmethod
@@ -25,13 +25,13 @@ from speechmtp.types import States
 
 @dataclass(frozen=True)
 class LayerHeadsConfig(FamilyConfig):
-    """One decoder layer and one norm a depth."""
+    """One decoder layer and one norm per depth."""
 
     kind: Literal["layer"] = "layer"
 
 
 class LayerModule(nn.Module):
-    """What one depth owns."""
+    """The layer and norm of one depth."""
 
     def __init__(self, shape: TrunkShape) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class LayerModule(nn.Module):
         self.norm = norm_of(shape)
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """A layer that passes its input on, and the trunk's final norm."""
+        """Initialise to a layer that passes its input on, and the trunk's final norm."""
         weights = trunk.last_layer()
         self.layer.start_from(weights)
         start_norm(self.norm, weights, "final_norm")
@@ -47,25 +47,25 @@ class LayerModule(nn.Module):
 
 @dataclass
 class ParallelState(LayeredState):
-    """`features` [B, D', C] are there once the keys and values of the fresh entries are written; `kept` are those
-    from before the last `advance`, for rows that committed nothing in it."""
+    """`features` [B, D', C] are set once the keys and values of the fresh entries are written; `kept` are the features
+    before the last `advance`, for rows that committed nothing in it."""
 
     kept: Tensor | None = None
 
     def pick(self, rows: Tensor) -> None:
-        """Keep these rows of all that is replaced, not written into."""
+        """Keep only these rows, in tensors that calls replace (not in caches, which calls write into)."""
         features = self.features
         super().pick(rows)
         self.features, self.kept = picked(features, rows), picked(self.kept, rows)
 
     def join(self, other: Any) -> None:
-        """Another state's rows behind these; both have just advanced, so that every row has fresh entries."""
+        """Append the rows of another state; both have just advanced, so that every row has fresh entries."""
         super().join(other)
         self.kept = None
 
 
 class LayerPerDepth(HeadSet):
-    """D layers and norms; `chained` says whether a layer reads the one before it or the trunk's state."""
+    """Base class with D layers and norms; a layer reads the one before it if `chained`, else the trunk's state."""
 
     one_pass = True
     reads_raw = True
@@ -76,13 +76,13 @@ class LayerPerDepth(HeadSet):
         self.modules_ = nn.ModuleList(LayerModule(shape) for _ in range(config.depth))
 
     def at_depth(self, d: int) -> LayerModule:
-        """The module of depth d."""
+        """Return the module of depth d."""
         module = self.modules_[d - 1]
         assert isinstance(module, LayerModule)
         return module
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Every depth passes the trunk's state on and norms it as the trunk does."""
+        """Initialise every depth so that it passes the trunk's state on and norms it as the trunk does."""
         for d in range(1, self.depth + 1):
             self.at_depth(d).start_from(trunk)
 
@@ -90,7 +90,7 @@ class LayerPerDepth(HeadSet):
         self, rows: int, trunk: TrunkFace, depth: int | None = None, memory: Tensor | None = None,
         memory_lengths: Tensor | Sequence[int] | None = None, ahead: Ahead | None = None,
     ) -> ParallelState:  # fmt: skip
-        """A fresh state with one cache layer a depth, and the audio's keys and values if there is a memory."""
+        """Return a new state with one cache layer per depth, and cross-attention keys and values given a memory."""
         depth = self.depth if depth is None else depth
         cache = RaggedCache(depth, rows, trunk.unembedding().weight.device)
         state = ParallelState(trunk.embed, self.narrow(trunk), depth, cache=cache, ahead=ahead)
@@ -101,7 +101,7 @@ class LayerPerDepth(HeadSet):
         self, state: ParallelState, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
         counts: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
-        """Make the entries before these final (writing their keys if nothing was drafted since), and these fresh."""
+        """Commit the earlier fresh entries (writing their keys if no draft has) and take in these."""
         if state.depth == 0:
             return
         if state.fresh is not None:
@@ -110,7 +110,7 @@ class LayerPerDepth(HeadSet):
         state.fresh, state.features = take_fresh(self.fused, states, inputs, positions, keep, count, counts), None
 
     def all_features(self, state: ParallelState) -> Tensor:
-        """Features [B, D', C] of each row's last committed entry; keys and values of the fresh ones are written."""
+        """Return features [B, D', C] of each row's last committed entry; write keys and values of the fresh ones."""
         if state.features is None:
             assert state.fresh is not None
             features = self._run_fresh(state)
@@ -120,7 +120,7 @@ class LayerPerDepth(HeadSet):
         return state.features
 
     def _run_fresh(self, state: ParallelState) -> Tensor:
-        """All depths over the fresh entries; where no further depth reads it, the last entry's query alone."""
+        """Run all depths over the fresh entries; only the last entry's query where no later depth reads the others."""
         fresh = state.fresh
         assert fresh is not None
         last, z = fresh.last[:, None], fresh.hidden
@@ -141,21 +141,21 @@ class LayerPerDepth(HeadSet):
     def expand(
         self, state: ParallelState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None
     ) -> Tensor:
-        """Features of level d, the same for every node."""
+        """Return features [B, P, C] of level d, the same for every node."""
         return self.all_features(state)[:, d - 1 : d].expand(-1, tokens.shape[1], -1)
 
     @abstractmethod
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
-        """Teacher-forced features [B, A, C], depth by depth (see `HeadSet.train_depths`)."""
+        """Yield the teacher-forced features [B, A, C], depth by depth (see `HeadSet.train_depths`)."""
 
 
 class LayerHeads(LayerPerDepth):
-    """D layers side by side."""
+    """D independent layers."""
 
     independent = True
 
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
-        """Each depth by itself, from the trunk's states on: its graph can be freed before the next is built."""
+        """Compute each depth separately from the trunk's states, so that its graph can be freed before the next."""
         seen = causal_mask(batch.segments)
         for d in range(1, self.depth + 1):
             module, hidden = self.at_depth(d), self.fused(batch.states)
@@ -164,11 +164,11 @@ class LayerHeads(LayerPerDepth):
             yield module.norm(run_at(module.layer, hidden, batch.anchors, turn, seen, None, memory))
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Logits of depth d."""
+        """Return the logits [..., V] of depth d."""
         return unembed(features)
 
     def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits of all depths by one product."""
+        """Return the logits of all depths by one product."""
         return unembed(features)
 
 
@@ -176,8 +176,8 @@ def run_at(
     layer: DecoderLayer, x: Tensor, index: Tensor | None, turn: tuple[Tensor, Tensor], seen: Tensor,
     store: Store | None, memory: Memory | None,
 ) -> Tensor:  # fmt: skip
-    """Outputs [B, A, C] of a layer at entries `index` [B, A] of x [B, L, C] (None: all of them): keys and values of
-    every entry, queries and what follows attention at these alone."""
+    """Return the outputs [B, A, C] of a layer at entries `index` [B, A] of x [B, L, C] (None: all). Keys and values are
+    computed for every entry, all else only at these."""
     if index is None:
         out: Tensor = layer(x, turn, seen, store, memory)
         return out

@@ -1,4 +1,4 @@
-"""What families with layers of their own share while decoding: fresh entries, keys and values, ragged rows."""
+"""Decoding state shared by families with layers: fresh entries, keys and values, ragged rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,28 +17,28 @@ from speechmtp.types import States
 
 @dataclass
 class Fresh:
-    """Committed entries whose keys are not final yet, `count` [B] a row, rubbish behind: fused trunk states
-    `hidden` [B, A, C], embeddings `nexts` [B, A, C] of the entries that follow each (the last one's is known
-    when the next base token is), `positions` [B, A]."""
+    """Entries that the trunk has committed but the heads' cache has not: `count` [B] per row, undefined values after
+    them. `hidden` [B, A, C] are fused trunk states, `nexts` [B, A, C] the embeddings of the entries after each (of the
+    last one only once the next base token is known), `positions` [B, A]."""
 
     hidden: Tensor
     nexts: Tensor
     positions: Tensor
     count: Tensor
-    counts: list[int]  # the same, on the host
+    counts: list[int]  # `count` on the host
 
     @cached_property
     def last(self) -> Tensor:
-        """Index [B] of each row's last entry."""
+        """Index [B] of each row's last fresh entry (0 without any)."""
         return (self.count - 1).clamp_min(0)
 
     def select(self, rows: Tensor) -> "Fresh":
-        """These rows, in this order."""
+        """Return these rows, in this order."""
         at, counts = rows.to(self.count.device), [self.counts[row] for row in rows.tolist()]
         return Fresh(self.hidden[at], self.nexts[at], self.positions[at], self.count[at], counts)
 
     def join(self, other: "Fresh") -> "Fresh":
-        """Another's rows behind these."""
+        """Return these rows, followed by another's."""
         size = max(self.hidden.shape[1], other.hidden.shape[1])
         pairs = zip((self.hidden, self.nexts, self.positions), (other.hidden, other.nexts, other.positions))
         hidden, nexts, positions = (torch.cat([_wide(a, size), _wide(b, size)]) for a, b in pairs)
@@ -46,26 +46,26 @@ class Fresh:
 
 
 def _wide(values: Tensor, size: int) -> Tensor:
-    """Values [B, A, ...] with zeros up to A = `size`."""
+    """Pad values [B, A, ...] with zeros up to A = `size`."""
     room = (0, 0) * (values.dim() - 2) + (0, size - values.shape[1])
     return F.pad(values, room) if size > values.shape[1] else values
 
 
 @dataclass
 class LayeredState(HeadState):
-    """Keys and values of committed entries, slot j for entry j of the trunk; `fresh` ones are written by the
-    next draft and committed by the next `advance`."""
+    """Keys and values of committed entries, in slot j for entry j of the trunk. Those of `fresh` entries are written by
+    the next draft and committed by the next `advance`."""
 
     cache: RaggedCache = field(default_factory=lambda: RaggedCache(0, 0))
-    memory: list[Memory | None] = field(default_factory=list)  # a layer
+    memory: list[Memory | None] = field(default_factory=list)  # for each layer
     fresh: Fresh | None = None
-    level: int = 0  # the deepest level asked for since `advance`
-    audio: MemorySlots | None = None  # where `memory` lives
+    level: int = 0  # the deepest level expanded since `advance`
+    audio: MemorySlots | None = None  # the storage of which `memory` holds views
 
     def remember(
         self, layers: Sequence[DecoderLayer], memory: Tensor | None, lengths: Tensor | Sequence[int] | None
     ) -> None:
-        """Keys and values of each row's audio [B, S, E] for these layers, in slots of their own."""
+        """Compute and keep these layers' cross-attention keys and values of the rows' encoder outputs [B, S, E]."""
         found = [layer.remember(memory, None) for layer in layers]
         states = [(part.keys, part.values) for part in found if part is not None]
         if memory is None or not states:
@@ -82,7 +82,7 @@ class LayeredState(HeadState):
             self.memory = [Memory(k, v, None if seen is None else seen[:, None, None]) for k, v in views]
 
     def select(self, rows: Tensor | Sequence[int]) -> None:
-        """Keep these rows, in this order."""
+        """Keep only these rows, in this order."""
         super().select(rows)
         self.cache.select(rows)
         if self.audio is not None:
@@ -90,7 +90,7 @@ class LayeredState(HeadState):
             self._view()
 
     def take(self, rows: Sequence[int]) -> "LayeredState":
-        """A state of copies of these rows."""
+        """Return a new state with copies of these rows."""
         other = super().take(rows)
         assert isinstance(other, LayeredState)
         other.cache = self.cache.take(rows)
@@ -99,12 +99,12 @@ class LayeredState(HeadState):
         return other
 
     def pick(self, rows: Tensor) -> None:
-        """Keep these rows of all that is replaced, not written into."""
+        """Keep only these rows, in tensors that calls replace (not in caches, which calls write into)."""
         super().pick(rows)
         self.fresh = None if self.fresh is None else self.fresh.select(rows)
 
     def join(self, other: Any) -> None:
-        """Another state's rows behind these."""
+        """Append the rows of another state."""
         super().join(other)
         self.cache.join(other.cache)
         self.fresh = None if self.fresh is None or other.fresh is None else self.fresh.join(other.fresh)
@@ -113,7 +113,7 @@ class LayeredState(HeadState):
             self._view()
 
     def places_ahead(self, count: int) -> Tensor:
-        """Positions [B, count] of the entries behind each row's last committed one."""
+        """Return the positions [B, count] of the entries after each row's last committed one."""
         if self.ahead is not None:
             return self.ahead(count)
         assert self.fresh is not None
@@ -121,7 +121,7 @@ class LayeredState(HeadState):
         return last + torch.arange(1, count + 1, device=last.device)
 
     def store(self, layer: int) -> Store:
-        """Writes a layer's keys and values behind the committed ones (`cache.begin` has said where)."""
+        """Return the function that writes a layer's keys and values to the slots that `cache.begin` chose."""
         slots = self.cache.layers[layer]
         assert isinstance(slots, RaggedLayer)
         update: Store = slots.update
@@ -132,7 +132,7 @@ def take_fresh(
     fuse: Callable[[States], Tensor], states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
     counts: Sequence[int] | None = None,
 ) -> Fresh:  # fmt: skip
-    """The entries that a call committed (see `HeadSet.advance`)."""
+    """Collect the entries that a call committed (arguments as in `HeadSet.advance`)."""
     known = count.tolist() if counts is None else list(counts)
     index = keep[:, : max(1, *known)]
     rows = torch.arange(len(index), device=index.device)[:, None]
@@ -144,5 +144,5 @@ def take_fresh(
 
 
 def at(values: Tensor, index: Tensor) -> Tensor:
-    """Rows [B, C] of values [B, A, C] at index [B]."""
+    """Return values [B, C] at index [B] of values [B, A, C]."""
     return values[torch.arange(len(values), device=values.device), index]

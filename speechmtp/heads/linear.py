@@ -12,13 +12,13 @@ from speechmtp.models.shape import TrunkShape
 
 @dataclass(frozen=True)
 class LinearHeadsConfig(FamilyConfig):
-    """One matrix V x C a depth."""
+    """One matrix V x C per depth."""
 
     kind: Literal["linear"] = "linear"
 
 
 class LinearHeads(IndependentHeads):
-    """D unembeddings of their own, started as copies of the trunk's."""
+    """D unembedding matrices, initialised as copies of the trunk's."""
 
     def __init__(self, config: LinearHeadsConfig, shape: TrunkShape) -> None:
         super().__init__(config, shape)
@@ -31,18 +31,18 @@ class LinearHeads(IndependentHeads):
             self.weight.copy_((rows if self.shortlist is None else rows[self.shortlist]).expand_as(self.weight))
 
     def depth_features(self, hidden: Tensor, d: int) -> Tensor:
-        """The trunk state itself, for every depth."""
+        """Return the trunk state itself."""
         return hidden
 
     def all_features(self, state: HeadState) -> Tensor:
-        """The trunk state, D times."""
+        """Return the trunk state [B, D', C], repeated for every depth."""
         assert state.hidden is not None
         return state.hidden[:, None].expand(-1, state.depth, -1)
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Logits of depth d."""
+        """Return the logits [..., V] of depth d."""
         return features @ self.weight[d - 1].T
 
     def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits of all depths by one product."""
+        """Return the logits of all depths by one product."""
         return torch.einsum("...dc,dvc->...dv", features, self.weight[: features.shape[-2]])

@@ -15,7 +15,7 @@ from speechmtp.models.shape import TrunkShape
 
 @dataclass(frozen=True)
 class ResidualHeadsConfig(FamilyConfig):
-    """`blocks` residual blocks a depth; `unembedding`: the trunk's, or one of its own for each depth."""
+    """`blocks` residual blocks per depth; `unembedding`: the trunk's, or one for each depth."""
 
     kind: Literal["residual"] = "residual"
     blocks: int = 1
@@ -27,7 +27,7 @@ class ResidualHeadsConfig(FamilyConfig):
 
 
 class ResidualHeads(IndependentHeads):
-    """D stacks of n blocks, each with weights of its own: `weight` [D, n, C, C], `bias` [D, n, C]."""
+    """D stacks of n blocks: `weight` [D, n, C, C], `bias` [D, n, C]."""
 
     def __init__(self, config: ResidualHeadsConfig, shape: TrunkShape) -> None:
         super().__init__(config, shape)
@@ -37,7 +37,7 @@ class ResidualHeads(IndependentHeads):
         self.unembedding = OwnUnembedding(config.depth, self.vocab_size, shape.width) if own else None
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Blocks that add nothing: weights and biases are zero (a bias alone would already move the state)."""
+        """Initialise the blocks so that they add nothing: weights and biases are zero."""
         with torch.no_grad():
             self.weight.zero_()
             self.bias.zero_()
@@ -45,13 +45,13 @@ class ResidualHeads(IndependentHeads):
             self.unembedding.start_from(trunk, self.shortlist)
 
     def depth_features(self, hidden: Tensor, d: int) -> Tensor:
-        """The state [..., C] behind the blocks of depth d."""
+        """Return the state [..., C] after the blocks of depth d."""
         for weight, bias in zip(self.weight[d - 1], self.bias[d - 1]):
             hidden = hidden + F.silu(F.linear(hidden, weight, bias))
         return hidden
 
     def all_features(self, state: HeadState) -> Tensor:
-        """All depths of a block by one product."""
+        """Return the features of all depths, each block by one product over the depths."""
         if state.features is None:
             assert state.hidden is not None
             z = state.hidden[:, None].expand(-1, state.depth, -1)
@@ -63,9 +63,9 @@ class ResidualHeads(IndependentHeads):
         return state.features
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Logits of depth d."""
+        """Return the logits [..., V] of depth d."""
         return unembed(features) if self.unembedding is None else self.unembedding(features, d)
 
     def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits of all depths by one product."""
+        """Return the logits of all depths by one product."""
         return unembed(features) if self.unembedding is None else self.unembedding.all_depths(features)

@@ -35,7 +35,7 @@ else:
 
 
 def build_heads(config: HeadsConfig, shape: TrunkShape) -> HeadSet:
-    """The head set that a configuration names, at its starting point."""
+    """Build the untrained head set that `config` selects; ConfigError for values that do not fit the trunk."""
     if config.depth < 0:
         raise ConfigError(f"heads: depth {config.depth}, expected 0 or more")
     wrong = [t for t in config.taps if not 0 <= t <= shape.layers]

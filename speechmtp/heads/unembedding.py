@@ -1,4 +1,4 @@
-"""Unembeddings that depths own, for the families that may have one a depth instead of sharing the trunk's."""
+"""Unembeddings per depth, for families that can have their own instead of sharing the trunk's."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from speechmtp.heads.contract import TrunkFace
 
 
 class OwnUnembedding(nn.Module):
-    """`weight` [D, V, C] and, where asked for, `bias` [D, V]; V is what the heads can draft."""
+    """One unembedding per depth: `weight` [D, V, C] and optionally `bias` [D, V], over the V tokens to draft."""
 
     bias: Tensor | None
 
@@ -18,7 +18,7 @@ class OwnUnembedding(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.zeros(depth, vocab_size)) if bias else None)
 
     def start_from(self, trunk: TrunkFace, shortlist: Tensor | None) -> None:
-        """Copy the trunk's rows (and bias, where both have one) of the tokens that can be drafted into each depth."""
+        """Copy the trunk's rows (and bias, if both have one) of the tokens that can be drafted to each depth."""
         module = trunk.unembedding()
         with torch.no_grad():
             rows = module.weight.detach()
@@ -30,11 +30,11 @@ class OwnUnembedding(nn.Module):
                     self.bias.copy_((own if shortlist is None else own[shortlist]).expand_as(self.bias))
 
     def forward(self, features: Tensor, d: int) -> Tensor:
-        """Logits [..., V] of depth d from features [..., C]."""
+        """Return logits [..., V] of depth d from features [..., C]."""
         return F.linear(features, self.weight[d - 1], None if self.bias is None else self.bias[d - 1])
 
     def all_depths(self, features: Tensor) -> Tensor:
-        """Logits [..., D', V] of features [..., D', C] of depths 1..D' by one product."""
+        """Return logits [..., D', V] of features [..., D', C] of depths 1..D' by one product."""
         count = features.shape[-2]
         logits = torch.einsum("...dc,dvc->...dv", features, self.weight[:count])
         return logits if self.bias is None else logits + self.bias[:count]

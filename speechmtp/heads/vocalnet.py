@@ -1,7 +1,7 @@
-"""VocalNet's heads (arXiv 2504.04060), as released: a layer a depth, chained on hidden states only.
+"""VocalNet's heads (arXiv 2504.04060), as released: one layer per depth, chained on hidden states only.
 
 z^d = Layer_d(z^{d-1}) in the same slot, z^0 the trunk's state before its final norm; logits of depth d are
-U_d norm_d(z^d) + b_d. No depth sees the token that another drafted.
+U_d norm_d(z^d) + b_d. No depth sees a drafted token.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ from speechmtp.models.shape import TrunkShape
 
 @dataclass(frozen=True)
 class VocalnetHeadsConfig(FamilyConfig):
-    """`unembedding`: one of its own with a bias for each depth, or the trunk's. `checkpoint` recomputes each depth
-    in the backward pass, which saves its activations."""
+    """`unembedding`: one with a bias for each depth, or the trunk's. `checkpoint` recomputes each depth in the backward
+    pass to save memory."""
 
     kind: Literal["vocalnet"] = "vocalnet"
     unembedding: Literal["own", "shared"] = "own"
@@ -31,7 +31,7 @@ class VocalnetHeadsConfig(FamilyConfig):
 
 
 class VocalnetHeads(LayerPerDepth):
-    """D layers, one after another."""
+    """D layers, each on the output of the one before."""
 
     chained = True
 
@@ -41,13 +41,13 @@ class VocalnetHeads(LayerPerDepth):
         self.unembedding = OwnUnembedding(config.depth, self.vocab_size, shape.width, bias=True) if own else None
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Every depth passes the trunk's state on and unembeds it as the trunk does."""
+        """Initialise every depth so that it passes the trunk's state on and unembeds it as the trunk does."""
         super().start_from(trunk)
         if self.unembedding is not None:
             self.unembedding.start_from(trunk, self.shortlist)
 
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:
-        """One depth after another; with `checkpoint` each is computed again in the backward pass."""
+        """Compute one depth after another; with `checkpoint` each is recomputed in the backward pass."""
         if not self.depth:
             return
         z, seen = self.fused(batch.states), causal_mask(batch.segments)
@@ -63,9 +63,9 @@ class VocalnetHeads(LayerPerDepth):
             yield module.norm(z if d == self.depth else batch.at_anchors(z))
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
-        """Logits of depth d."""
+        """Return the logits [..., V] of depth d."""
         return unembed(features) if self.unembedding is None else self.unembedding(features, d)
 
     def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
-        """Logits of all depths by one product."""
+        """Return the logits of all depths by one product."""
         return unembed(features) if self.unembedding is None else self.unembedding.all_depths(features)

@@ -1,4 +1,4 @@
-"""Adapters: encoder output to the trunk's audio prompt."""
+"""Adapters: map the encoder output to the audio entries of the trunk's prompt."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from speechmtp.models.segments import SEGMENT_FEATURES, Segments, merge_segments
 
 @dataclass(frozen=True)
 class StackConfig:
-    """`frames` encoder steps are joined and projected; text positions follow the audio's."""
+    """Stack `frames` encoder steps and project them; text positions continue after the audio's."""
 
     kind: Literal["stack"] = "stack"
     frames: int = 4
@@ -23,10 +23,10 @@ class StackConfig:
 
 @dataclass(frozen=True)
 class CtcMergeConfig:
-    """One segment per CTC label, on one position axis with the text.
+    """Merge encoder steps into one entry per CTC label; audio and text positions both count from 0.
 
-    `absent` is the share of training utterances whose acoustic vectors are replaced by a learned one, so
-    that text-only training stays in distribution.
+    `acoustics` adds the encoder states to the entries. `absent` is the share of training utterances whose acoustic
+    vectors are replaced by a learned one, so that text-only training stays in distribution.
     """
 
     kind: Literal["ctc_merge"] = "ctc_merge"
@@ -39,8 +39,8 @@ AdapterConfig = CtcMergeConfig | StackConfig
 
 @dataclass(frozen=True)
 class AudioPrompt:
-    """Prompt entries for the audio: `embeddings` [B, P, C], `positions` [B, P], `lengths` [B]; the first text
-    entry stands at `text_position` [B]."""
+    """Prompt entries of the audio: `embeddings` [B, P, C], `positions` [B, P], `lengths` [B]; `text_position` [B] is
+    the position of the first text entry."""
 
     embeddings: Tensor
     positions: Tensor
@@ -49,21 +49,22 @@ class AudioPrompt:
 
 
 class Adapter(nn.Module):
-    """What every adapter offers."""
+    """Base class of adapters."""
 
     config: Any
 
     @abstractmethod
     def segments(self, out: EncoderOutput) -> Any:
-        """What the adapter embeds: merged segments, or the encoder's output as it is."""
+        """Return the input of `forward`: merged segments, or the encoder output unchanged."""
 
     @abstractmethod
     def forward(self, segments: Any, without: Tensor | None = None) -> AudioPrompt:
-        """Prompt entries of the audio; rows in `without` [B] are heard without acoustics, if the kind can."""
+        """Return the prompt entries of the audio. Rows where `without` [B] bool is true use no acoustic vectors;
+        adapters that cannot do without them ignore it."""
 
 
 class CtcMerge(Adapter):
-    """Segments to prompt entries at the positions of their labels, with an end mark behind them."""
+    """One prompt entry per segment, at positions 0, 1, .., followed by a learned end entry."""
 
     def __init__(self, config: CtcMergeConfig, encoder_width: int, classes: int, width: int) -> None:
         super().__init__()
@@ -79,11 +80,11 @@ class CtcMerge(Adapter):
         nn.init.normal_(self.features.weight, std=0.1)
 
     def segments(self, out: EncoderOutput) -> Segments:
-        """Segments of an encoded batch."""
+        """Merge the steps of an encoded batch into segments."""
         return merge_segments(out.states, out.logits, out.lengths)
 
     def forward(self, segments: Segments, without: Tensor | None = None) -> AudioPrompt:
-        """Prompt entries; rows in `without` [B] bool get the learned vector instead of acoustics."""
+        """Return the prompt entries; rows in `without` [B] bool get the learned vector instead of acoustics."""
         x = self.posterior(segments.posterior.to(self.kind.dtype))
         x = x + self.features(segments.features.to(self.kind.dtype)) + self.kind
         absent = self.absent.expand_as(x)
@@ -102,7 +103,7 @@ class CtcMerge(Adapter):
 
 
 class Stack(Adapter):
-    """k encoder steps joined, padded at the tail (never dropped), and projected."""
+    """Stacks of `frames` encoder steps, zero-padded at the end (no step is dropped), then projected."""
 
     def __init__(self, config: StackConfig, encoder_width: int, classes: int, width: int) -> None:
         super().__init__()
@@ -112,11 +113,11 @@ class Stack(Adapter):
         )
 
     def segments(self, out: EncoderOutput) -> EncoderOutput:
-        """Nothing is merged."""
+        """Return the encoder output unchanged."""
         return out
 
     def forward(self, out: EncoderOutput, without: Tensor | None = None) -> AudioPrompt:
-        """Prompt entries of ceil(S / k) stacks a row."""
+        """Return ceil(S / frames) prompt entries per row; `without` is ignored."""
         rows, steps, width = out.states.shape
         frames = self.config.frames
         valid = torch.arange(steps, device=out.states.device) < out.lengths[:, None]
@@ -131,6 +132,6 @@ ADAPTERS: dict[type, Any] = {CtcMergeConfig: CtcMerge, StackConfig: Stack}
 
 
 def build_adapter(config: AdapterConfig, encoder_width: int, classes: int, width: int) -> Adapter:
-    """The adapter that a configuration names."""
+    """Build the adapter that `config` selects."""
     adapter: Adapter = ADAPTERS[type(config)](config, encoder_width, classes, width)
     return adapter

@@ -1,4 +1,4 @@
-"""Weights that were published as 8-bit integers with one scale and zero point a tensor, found again exactly."""
+"""Exact recovery of 8-bit weights: integers, scale and zero point of tensors that were published quantised."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,8 @@ LARGEST = 255  # unsigned 8-bit integers
 
 
 def dequantise(integers: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """(integer - zero) * scale, rounded to float16 as such weights are handed on: float32, the integers' shape.
+    """Compute (integer - zero) * scale, rounded to float16 as in published checkpoints; returns float32 of the
+    integers' shape.
 
     `integers` are uint8; `scale` and `zero` have one element. Each of the 256 values is computed once.
     """
@@ -22,11 +23,12 @@ def dequantise(integers: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 
 def recover_affine(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Integers (uint8, the tensor's shape), scale (float32) and zero point (uint8), both of no dimension, whose
-    `dequantise` is this tensor bit for bit; None where there are none.
+    """Find integers (uint8, the tensor's shape), a scale (float32 scalar) and a zero point (uint8 scalar) for which
+    `dequantise` returns this tensor bit for bit; None if there are none.
 
-    A value v of float16 comes from integer * scale within half a step of v, so each integer 1..255 gives an interval
-    of scales; a scale that lies in one interval of every value fits them all. The largest such scale is taken.
+    A float16 value v is the rounding of integer * scale if that product lies within half a float16 step of v. Each
+    integer 1..255 therefore gives an interval of scales. A scale that lies in an interval of every value fits all of
+    them; the largest such scale is returned.
     """
     values = tensor.detach().cpu().float()
     half = values.half()
@@ -53,18 +55,18 @@ def recover_affine(tensor: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
 
 
 def _scales(levels: NDArray[np.float16]) -> Iterator[np.float32]:
-    """Candidates in float32, the largest first."""
+    """Yield candidate scales in float32, the largest first."""
     sizes = np.unique(np.abs(levels[levels != 0]))
     if not len(sizes):
         yield np.float32(1)
     for low, high in _intervals(sizes):
-        # The middle fits but for the narrowest intervals, of a few float32 values, some of which fail by a rounding.
+        # The middle fits, except in intervals of only a few float32 values, where rounding makes some of them fail.
         inside = np.linspace(low, high, 9).astype(np.float32)
         yield from (scale for scale in (inside[4], *inside) if scale > 0)
 
 
 def _intervals(sizes: NDArray[np.float16]) -> Iterator[tuple[float, float]]:
-    """Intervals of scales that fit all of these positive values, the highest first."""
+    """Yield the intervals of scales that fit all of these positive values, the highest first."""
     exact = sizes.astype(np.float64)
     step = np.exp2(np.maximum(np.frexp(exact)[1] - 11, -24).astype(np.float64))  # to the next float16
     below = np.nextafter(sizes, np.float16(0)).astype(np.float64)

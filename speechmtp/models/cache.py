@@ -1,8 +1,8 @@
-"""Ragged key-value cache: rows of different lengths in preallocated slots, no padding, no copies.
+"""Ragged key-value cache: rows of different lengths in preallocated slots, without padding.
 
-A call writes its Q entries of row b from `lengths[b]` on; lengths move only on commit, so what was rejected is
-overwritten by the next call. Rows join behind those that are there, leave, and are put aside one by one. What the host
-has to know of lengths it knows from the commits: no call reads a tensor.
+A call writes its Q entries of row b from `lengths[b]` on. Lengths change only on commit, so rejected entries are
+overwritten by the next call. Rows can be appended, removed, and copied into a cache of their own. The host keeps its
+own count of the lengths, so that no call waits for a device tensor.
 """
 
 import weakref
@@ -17,13 +17,13 @@ from speechmtp.errors import ShapeError
 
 
 class RaggedLayer(CacheLayerMixin):
-    """Slots [R, H, S, d] of one layer; which rows write, where, and how wide to read is the cache's to say."""
+    """Key and value slots [R, H, S, d] of one layer; the owning cache decides which rows and slots a call uses."""
 
     is_sliding = False
 
     def __init__(self, cache: "RaggedCache") -> None:
         super().__init__()
-        self._owner = weakref.ref(cache)  # a cache is freed with its last user, not by a collector of cycles
+        self._owner = weakref.ref(cache)  # weak, so that no reference cycle delays the freeing of a cache
 
     @property
     def _cache(self) -> "RaggedCache":
@@ -32,14 +32,14 @@ class RaggedLayer(CacheLayerMixin):
         return owner
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate the slots with the first keys and values."""
+        """Allocate the slots when the first keys and values arrive."""
         _, heads, _, width = key_states.shape
         self.keys = key_states.new_zeros(self._cache.slots, heads, self._cache.capacity, width)
         self.values = value_states.new_zeros(self._cache.slots, heads, self._cache.capacity, value_states.shape[-1])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write [B, H, Q, d] behind every row's committed entries; a view of the width in use comes back."""
+        """Write keys and values [B, H, Q, d] after each row's committed entries; return views of the width in use."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         cache = self._cache
@@ -56,13 +56,13 @@ class RaggedLayer(CacheLayerMixin):
         return keys[first:last, :, :width], values[first:last, :, :width]
 
     def view(self) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, width, d] of the rows in focus, as the last `update` gave them."""
+        """Return keys and values [B, H, width, d] of the rows in focus, as the last `update` did."""
         assert self.keys is not None and self.values is not None
         rows, width = slice(self._cache.first, self._cache.last), self._cache.width
         return self.keys[rows, :, :width], self.values[rows, :, :width]
 
     def reserve(self, slots: int, capacity: int) -> None:
-        """Have room for so many rows of so many entries."""
+        """Grow to at least `slots` rows of `capacity` entries."""
         assert self.keys is not None and self.values is not None
         more, longer = max(0, slots - self.keys.shape[0]), max(0, capacity - self.keys.shape[2])
         if more or longer:
@@ -71,26 +71,26 @@ class RaggedLayer(CacheLayerMixin):
             self.values = torch.nn.functional.pad(self.values, room)
 
     def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy entries of places `source` [B, A] to places `target` [B, A]."""
+        """Copy the entries at slots `source` [B, A] to slots `target` [B, A]."""
         assert self.keys is not None and self.values is not None
         cache = self._cache
         for states in (self.keys, self.values):
-            if len(source) == 1:  # half the time
+            if len(source) == 1:  # takes half the time of the general case
                 row = states[cache.first : cache.last]
                 row.index_copy_(2, target[0], row.index_select(2, source[0]))
             else:
                 states[cache.rows, :, target] = states[cache.rows, :, source]
 
     def copied(self, rows: Tensor, width: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values [n, H, width, d] of some rows; None before the first call."""
+        """Return keys and values [n, H, width, d] of the given rows; None before the first call."""
         if not self.is_initialized:
             return None
-        self.reserve(self._cache.slots, self._cache.capacity)  # rows that joined may have written nothing yet
+        self.reserve(self._cache.slots, self._cache.capacity)  # appended rows may have written nothing yet
         assert self.keys is not None and self.values is not None
         return self.keys[rows, :, :width], self.values[rows, :, :width]
 
     def put(self, first: int, states: tuple[Tensor, Tensor] | None) -> None:
-        """Write keys and values [n, H, W, d] into the rows from `first` on."""
+        """Write keys and values [n, H, W, d] into the rows from `first` on; None writes nothing."""
         if states is None:
             return
         rows, _, width, _ = states[0].shape
@@ -104,41 +104,43 @@ class RaggedLayer(CacheLayerMixin):
         self.values[first : first + rows, :, :width] = states[1]
 
     def clear(self, first: int, last: int) -> None:
-        """Zeros in the rows from `first` to before `last`: a mask hides what an earlier row has left there, but not
-        numbers that are not finite."""
+        """Zero the rows `first` to `last` - 1. The mask hides the values of an earlier row, but not NaN or infinity."""
         if self.is_initialized and self.keys is not None and self.values is not None:
             self.keys[first:last] = 0
             self.values[first:last] = 0
 
     def release(self) -> None:
-        """Give all slots back."""
+        """Free all slots."""
         self.keys = self.values = None
         self.is_initialized = False
 
     def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
-        """Width and offset of a mask; the trunk always gets its mask ready-made."""
+        """Return width and offset of a mask, for transformers; the trunk always passes a complete mask."""
         return self._cache.width, 0
 
     def get_seq_length(self) -> int:
-        """The longest committed length."""
+        """Return the longest committed length."""
         return self._cache.longest
 
     def get_query_offset(self) -> int:
-        """The longest committed length; positions are always given."""
+        """Return the longest committed length, for transformers; the trunk always passes positions."""
         return self._cache.longest
 
     def get_max_length(self) -> int:
-        """No maximum: capacity doubles."""
+        """Return -1: there is no maximum, since the capacity doubles as needed."""
         return -1
 
     def get_max_cache_shape(self) -> int:
-        """The same under its older name."""
+        """Return the same as `get_max_length`, under the older name."""
         return -1
 
 
 class RaggedCache(Cache):
-    """All layers of a trunk. `known` are the committed entries of each row, on the host; a call runs over the rows
-    from `first` to before `last` (`focus`; all of them at first), whose `lengths` [B] are a tensor."""
+    """The cache of all layers of a trunk.
+
+    `known` are the numbers of committed entries of each row, on the host. A call runs over the rows in focus, `first`
+    to `last` - 1 (all rows at first); `lengths` [B] are their committed lengths as a tensor.
+    """
 
     def __init__(
         self, layers: int, rows: int, device: torch.device | str = "cpu", capacity: int = 128, slots: int = 0
@@ -150,37 +152,37 @@ class RaggedCache(Cache):
         self.known = [0] * rows
         self.longest = 0
         self.width = 0
-        self.start: int | None = 0  # where all rows write, if they write at one place
-        self.places = torch.empty(0, dtype=torch.long)  # [B, Q] where they write, if not
+        self.start: int | None = 0  # the slot at which all rows write; None if it differs between rows
+        self.places = torch.empty(0, dtype=torch.long)  # [B, Q] slots to write, if `start` is None
         self.focus(0, rows)
 
     def focus(self, first: int, last: int) -> None:
-        """Let the next calls run over the rows from `first` to before `last`."""
+        """Let the next calls run over the rows `first` to `last` - 1."""
         self.first, self.last = first, last
         self._lengths: Tensor | None = None
         self._rows: Tensor | None = None
 
     @property
     def lengths(self) -> Tensor:
-        """Committed entries [B] of the rows in focus."""
+        """Numbers of committed entries [B] of the rows in focus."""
         if self._lengths is None:
             self._lengths = torch.tensor(self.known[self.first : self.last], dtype=torch.long, device=self.device)
         return self._lengths
 
     @property
     def count(self) -> int:
-        """Rows in focus."""
+        """Number of rows in focus."""
         return self.last - self.first
 
     @property
     def rows(self) -> Tensor:
-        """Numbers [B, 1] of the rows in focus."""
+        """Indices [B, 1] of the rows in focus."""
         if self._rows is None:
             self._rows = torch.arange(self.first, self.last, device=self.device)[:, None]
         return self._rows
 
     def begin(self, queries: int) -> None:
-        """Fix where the next call's `queries` entries of each row in focus go."""
+        """Choose the slots for the `queries` entries per row of the next call."""
         lengths = self.known[self.first : self.last]
         self.longest = max(lengths, default=0)
         self.start = self.longest if min(lengths, default=0) == self.longest else None
@@ -190,14 +192,16 @@ class RaggedCache(Cache):
         self.fit(self.width)
 
     def fit(self, width: int) -> None:
-        """Have places for so many entries a row."""
+        """Double the capacity until a row has room for `width` entries."""
         while self.capacity < width:
             self.capacity *= 2
 
     def commit(self, count: Tensor | Sequence[int], path: Tensor | Sequence[Sequence[int]] | None = None) -> None:
-        """Keep `count` [B] entries of the last call: the first ones, or those at `path` [B, A] (indices into the
-        call, increasing along a row; anything past a row's count). Numbers that the host has cost no look at a
-        tensor."""
+        """Commit `count` [B] entries per row of the last call: the first ones, or those at `path` [B, A].
+
+        `path` are indices into the call, increasing along a row; values past a row's count are ignored. Plain numbers
+        avoid a read from the device. ShapeError if `count` does not have one number per row in focus.
+        """
         counts = count.tolist() if isinstance(count, Tensor) else list(count)
         if len(counts) != self.count:
             raise ShapeError(f"cache: count of {len(counts)} rows, expected {self.count}")
@@ -208,7 +212,7 @@ class RaggedCache(Cache):
         self._lengths = None
 
     def _gather(self, counts: Sequence[int], path: Sequence[Sequence[int]]) -> None:
-        """Move each row's kept entries to the front of what the call wrote."""
+        """Move each row's kept entries to the first slots that the call wrote."""
         # Past a row's count the target is the source: nothing moves.
         width = max(map(len, path), default=0)
         rows = [[*row[:kept], *range(kept, width)] for row, kept in zip(path, counts)]
@@ -221,12 +225,12 @@ class RaggedCache(Cache):
             layer.move(source, target)
 
     def rewind(self, lengths: Sequence[int]) -> None:
-        """Forget what the rows in focus have behind these lengths."""
+        """Set the committed lengths of the rows in focus, which drops the entries past them."""
         self.known[self.first : self.last] = lengths
         self._lengths = None
 
     def add(self, rows: int) -> None:
-        """So many empty rows behind those that are there; the focus is on them."""
+        """Append `rows` empty rows and focus on them."""
         first = len(self.known)
         for layer in self._each():
             layer.clear(first, first + rows)
@@ -236,7 +240,7 @@ class RaggedCache(Cache):
         self.focus(first, len(self.known))
 
     def select(self, rows: Tensor | Sequence[int]) -> None:
-        """Keep these rows, in this order; the focus is on all of them. Without rows all room is given back."""
+        """Keep only these rows, in this order, and focus on all of them. An empty selection frees all memory."""
         kept = rows.tolist() if isinstance(rows, Tensor) else list(rows)
         same = next((i for i, row in enumerate(kept) if row != i), len(kept))  # those before it do not move
         index = torch.tensor(kept[same:], dtype=torch.long, device=self.device)
@@ -250,7 +254,7 @@ class RaggedCache(Cache):
         self.focus(0, len(kept))
 
     def take(self, rows: Sequence[int]) -> "RaggedCache":
-        """A cache of copies of these rows."""
+        """Return a new cache with copies of these rows."""
         other = RaggedCache(len(self.layers), len(rows), self.device, self.capacity)
         self._copy(other, rows)
         return other
@@ -262,7 +266,7 @@ class RaggedCache(Cache):
             theirs.put(0, mine.copied(index, self._used))
 
     def join(self, other: "RaggedCache") -> None:
-        """Copies of all rows of another cache of the same layers behind those that are there; the focus is on all."""
+        """Append copies of all rows of another cache of the same layers; focus on all rows."""
         first, width = len(self.known), other._used
         self.capacity = max(self.capacity, other.capacity)
         self.add(len(other.known))
@@ -274,7 +278,7 @@ class RaggedCache(Cache):
 
     @property
     def _used(self) -> int:
-        """Places that have something in them: what is committed, and what the last call wrote behind it."""
+        """Number of slots in use: committed entries and those that the last call wrote."""
         return max([self.width, *self.known])
 
     def _each(self) -> list[RaggedLayer]:
@@ -286,11 +290,11 @@ class RaggedCache(Cache):
 
 
 class MemorySlots:
-    """Keys and values of each row's audio for some attention layers, `[R, H, S, d]` a layer, with the rows' lengths:
-    computed once a row, fixed from then on."""
+    """Cross-attention keys and values [R, H, S, d] per layer of each row's encoder outputs, and the rows' lengths. They
+    are computed once per row and do not change."""
 
     def __init__(self, layers: int) -> None:
-        self.known: list[int] = []  # entries of each row
+        self.known: list[int] = []  # encoder steps of each row
         self._states: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._views: dict[tuple[int, int], tuple[list[tuple[Tensor, Tensor]], Tensor | None]] = {}
 
@@ -298,26 +302,26 @@ class MemorySlots:
         return len(self._states)
 
     def join(self, states: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int]) -> None:
-        """Rows behind those that are there: keys and values [n, H, S, d] of every layer, rubbish past `lengths`."""
+        """Append rows: keys and values [n, H, S, d] of every layer; values past `lengths` may be anything."""
         first, last = len(self.known), len(self.known) + len(lengths)
         self.known += lengths
         for layer, new in enumerate(states):
             old, size = self._states[layer], max(lengths)
-            if old is None:  # every call reads them: faster where a head's entries lie together
+            if old is None:  # every call reads them: contiguous memory is faster
                 self._states[layer] = new[0].contiguous(), new[1].contiguous()
                 continue
             more, longer = max(0, last - len(old[0])), max(0, size - old[0].shape[2])
-            if more or longer:  # rows double, so that joining one by one copies little
+            if more or longer:  # the row capacity doubles, so that appending rows one by one copies little
                 room = (0, 0, 0, longer, 0, 0, 0, max(more, len(old[0])) if more else 0)
                 old = torch.nn.functional.pad(old[0], room), torch.nn.functional.pad(old[1], room)
             for mine, theirs in zip(old, new):
-                mine[first:last] = 0  # what an earlier row has left may not be finite
+                mine[first:last] = 0  # values of an earlier row may not be finite
                 mine[first:last, :, :size] = theirs[:, :, :size]
             self._states[layer] = old
         self._views = {}
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order."""
+        """Keep only these rows, in this order."""
         same = next((i for i, row in enumerate(rows) if row != i), len(rows))
         self.known = [self.known[row] for row in rows]
         width = max(self.known, default=0)
@@ -327,7 +331,7 @@ class MemorySlots:
             if states is None or same == len(rows):
                 continue
             index = torch.tensor(list(rows[same:]), device=states[0].device)
-            if len(rows) * 4 < len(states[0]):  # few are left: the others' room is given back
+            if len(rows) * 4 < len(states[0]):  # few rows are left: free the memory of the others
                 whole = torch.tensor(list(rows), device=index.device)
                 self._states[layer] = states[0][whole, :, :width], states[1][whole, :, :width]
                 continue
@@ -336,7 +340,7 @@ class MemorySlots:
         self._views = {}
 
     def take(self, rows: Sequence[int]) -> "MemorySlots":
-        """Copies of these rows."""
+        """Return a new object with copies of these rows."""
         other = MemorySlots(len(self._states))
         other.known = [self.known[row] for row in rows]
         width = max(other.known, default=0)
@@ -347,14 +351,14 @@ class MemorySlots:
         return other
 
     def add(self, other: "MemorySlots") -> None:
-        """All rows of another one behind those that are there."""
+        """Append all rows of another object."""
         states = [pair for pair in other._states if pair is not None]
         count = len(other.known)
         self.join([(keys[:count], values[:count]) for keys, values in states], other.known)
 
     def of(self, first: int, last: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
-        """Keys and values [n, H, S, d] of every layer for the rows from `first` to before `last`, as views, and which
-        entries are there, bool [n, S]; None where all are."""
+        """Return views of keys and values [n, H, S, d] of every layer for the rows `first` to `last` - 1, and a bool
+        mask [n, S] of the valid entries; None if all are valid."""
         found = self._views.get((first, last))
         if found is None:
             lengths = self.known[first:last]

@@ -1,7 +1,7 @@
-"""A small CTC head on the encoder of a pretrained recogniser that spells what was said, for drafts alone.
+"""A small character CTC head on the encoder of a pretrained recogniser; its output is used only for drafts.
 
-The recogniser's own tokens are far more than a small head can tell apart, and where one letter is wrong its neighbours
-still make good drafts; so it writes characters, with case and punctuation as the recogniser does.
+It predicts characters since the recogniser has far more tokens than a small head can tell apart, and since the text
+around one wrong letter still makes good drafts. Case and punctuation are those of the recogniser.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from speechmtp.types import CtcText
 
 @dataclass(frozen=True)
 class CharacterCtcConfig:
-    """Sizes, and the `characters` that it can write, in order; blank is the class behind them. `stride` memory states
-    make one step of the layers, behind which each state has a class of its own again."""
+    """Sizes, and the `characters` that the head can emit, in class order; the blank is the class after them. The layers
+    run on stacks of `stride` encoder states; the logits are again one per state."""
 
     characters: str = ""
     memory_width: int = 288
@@ -34,7 +34,7 @@ class CharacterCtcConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """ConfigError for a size below 1, or a character that comes twice."""
+        """Raise ConfigError for a size below 1 or a repeated character."""
         for name in ("memory_width", "width", "layers", "heads", "ff_width", "kernel", "stride"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"ctc: {name} {getattr(self, name)}, expected 1 or more")
@@ -44,7 +44,7 @@ class CharacterCtcConfig:
 
 
 class CharacterCtcHead(nn.Module):
-    """Conformer layers (arXiv 2005.08100) over encoder states, and a class for each state."""
+    """Conformer layers (arXiv 2005.08100) over encoder states, and a linear layer that gives logits per state."""
 
     def __init__(self, config: CharacterCtcConfig) -> None:
         super().__init__()
@@ -59,8 +59,9 @@ class CharacterCtcHead(nn.Module):
         self.out = nn.Linear(config.width, config.stride * (self.blank + 1))
 
     def forward(self, memory: Tensor, lengths: Tensor) -> Tensor:
-        """Logits [B, S', characters + 1], blank last, of padded memory [B, S, E] with `lengths` [B]; S' is S filled up
-        to whole strides. A row's logits within its length do not depend on the padding."""
+        """Return logits [B, S', characters + 1], blank last, of padded encoder outputs `memory` [B, S, E] of `lengths`
+        [B]. S' is S rounded up to a multiple of `stride`. A row's logits within its length do not depend on the
+        padding. ShapeError for another rank or width."""
         stride, width = self.config.stride, self.config.memory_width
         if memory.dim() != 3 or memory.shape[2] != width:
             raise ShapeError(f"ctc: memory {list(memory.shape)}, expected [B, S, {width}]")
@@ -78,7 +79,7 @@ class CharacterCtcHead(nn.Module):
 
     @torch.inference_mode()
     def spell(self, memory: Tensor) -> CtcText:
-        """The greedy text of memory [1, S, E], with the mean posterior of each character."""
+        """Return the greedy text of encoder outputs `memory` [1, S, E], with the mean posterior of each character."""
         size = memory.shape[1]
         logits = self(memory, torch.tensor([size], device=memory.device))[0, :size]
         found = ctc_labels(logits, self.blank)

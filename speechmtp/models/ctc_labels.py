@@ -1,4 +1,4 @@
-"""Greedy CTC labels: of batches alone, or of one utterance with their posteriors and with labels they may lack."""
+"""Greedy CTC labels: of a batch, or of one utterance with posteriors and with labels that may be missing."""
 
 from dataclasses import dataclass
 
@@ -13,20 +13,20 @@ MIN_GAP = 0.05  # labels whose posterior never exceeds this are left out of `gap
 
 @dataclass(frozen=True)
 class LabelRuns:
-    """Runs of one best class: the steps `starts` [R] where they begin, and whether each is a label, `spoken` [R]."""
+    """Runs of equal best classes: `starts` [R] are their first steps; `spoken` [R] is true for non-blank runs."""
 
     starts: NDArray[np.int64]
     spoken: NDArray[np.bool_]
 
 
 def label_runs(best: NDArray[np.int64], blank: int) -> LabelRuns:
-    """The runs in the best classes [T] of one utterance. T may be 0."""
+    """Find the runs in the best classes [T] of one utterance; T may be 0."""
     starts = np.flatnonzero(np.append(True, best[1:] != best[:-1])[: len(best)])
     return LabelRuns(starts, best[starts] != blank)
 
 
 def greedy_labels(logits: Tensor, lengths: Tensor) -> list[list[int]]:
-    """Labels of each row of logits [B, T, V + 1] within its length, `lengths` [B]; the last class is the blank.
+    """Return the labels of each row of logits [B, T, V + 1] within its length, `lengths` [B]; the blank is last.
 
     Runs of one label are merged first and blanks removed after (Graves et al. 2006).
     """
@@ -40,11 +40,11 @@ def greedy_labels(logits: Tensor, lengths: Tensor) -> list[list[int]]:
 
 
 def ctc_labels(logits: Tensor, blank: int) -> CtcLabels:
-    """Labels of logits [T, V + 1] of one utterance: runs of one label without the blanks between them (Graves et al.
-    2006), each with the means of posteriors over its run.
+    """Return the greedy labels of logits [T, V + 1] of one utterance (Graves et al. 2006), each with its posterior
+    averaged over its run.
 
-    `gaps` are labels that were the second choice of a step between two others, or at the edge of one of them, where the
-    best path passes over them.
+    `gaps` are labels that the best path may have missed: second-best labels of steps between two labels, or at the edge
+    of a label's run.
     """
     probs: NDArray[np.float32] = logits.float().softmax(-1).cpu().numpy()
     best: NDArray[np.int64] = logits.argmax(-1).cpu().numpy()
@@ -74,7 +74,7 @@ def _gaps(
     spoken: NDArray[np.bool_],
     blank: int,
 ) -> tuple[tuple[int, int, float], ...]:
-    """(labels before it, label, highest posterior) of second choices that neither neighbour accounts for."""
+    """Return (labels before it, label, highest posterior) of second-best labels that differ from both neighbours."""
     steps = np.arange(len(best))
     others = probs.copy()
     others[:, blank] = others[steps, best] = 0.0
@@ -86,7 +86,7 @@ def _gaps(
     for t in np.flatnonzero(peaks > MIN_GAP).tolist():
         run, label, peak = runs[t], int(second[t]), float(peaks[t])
         places = {before[run]}
-        if spoken[run]:  # before or behind the run's own label, whichever side of its peak this is
+        if spoken[run]:  # before or after the run's own label, depending on the side of its peak
             end = starts[run + 1] if run + 1 < len(starts) else len(best)
             top = starts[run] + int(probs[starts[run] : end, best[t]].argmax())
             places = {before[run] - (t <= top), before[run] - (t < top)}

@@ -1,4 +1,4 @@
-"""What a draft model needs of a request."""
+"""The source from which a draft model drafts."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from speechmtp.types import Prompt, Source
 
 @dataclass(frozen=True)
 class DraftPrompt(Source):
-    """A draft model's trunk, and its own prompt of the same utterance or text, one row."""
+    """A draft model's trunk, and its own prompt (one row) of the same utterance or text."""
 
     trunk: Trunk
     prompt: Prompt

@@ -1,9 +1,8 @@
 """Chunk-causal Conformer encoder with a CTC head on the trunk's vocabulary.
 
-Full, chunked and causal attention come from one set of weights by mask. Convolutions see the past
-only and normalise by LayerNorm, so the streaming form equals the masked offline form
-(Conformer, arXiv 2005.08100; dynamic chunks, arXiv 2012.05481; self-conditioned intermediate CTC,
-arXiv 2104.02724).
+The attention mask selects full, chunked or causal attention with the same weights. Convolutions are causal and
+normalised by LayerNorm, so streaming gives the same output as the masked offline pass (Conformer, arXiv 2005.08100;
+dynamic chunks, arXiv 2012.05481; self-conditioned intermediate CTC, arXiv 2104.02724).
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ STRIDE = 4  # feature frames per encoder step: two stride-2 convolutions
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of the encoder; `chunk` 0 means attention over the whole utterance."""
+    """Sizes of the encoder; `chunk` is in encoder steps, 0 means attention over the whole utterance."""
 
     features: int = 80
     width: int = 128
@@ -33,7 +32,7 @@ class EncoderConfig:
     kernel: int = 15
     channels: int = 32
     dropout: float = 0.1
-    inter_ctc: tuple[int, ...] = (4,)  # after these layers (counted from 1) the CTC posterior is fed back
+    inter_ctc: tuple[int, ...] = (4,)  # layers (counted from 1) after which the CTC posterior is fed back
     chunk: int = 0
     left_chunks: int = -1  # -1: unlimited
 
@@ -44,7 +43,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """`states` [B, S, E]; `logits` [B, S, V + 1], blank last; `inter` the same per intermediate CTC."""
+    """`states` [B, S, E]; `logits` [B, S, V + 1], blank last; `lengths` [B]; `inter`: logits of intermediate CTC."""
 
     states: Tensor
     logits: Tensor
@@ -53,7 +52,7 @@ class EncoderOutput:
 
 
 class Subsampling(nn.Module):
-    """[B, T, F] -> [B, (T - 3) // 4, E] for frames that carry their 3 frames of left context."""
+    """Convolutions that map frames [B, T, F], with 3 frames of left context in front, to [B, (T - 3) // 4, E]."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -63,6 +62,7 @@ class Subsampling(nn.Module):
         self.out = nn.Linear(config.channels * bins, config.width)
 
     def forward(self, frames: Tensor) -> Tensor:
+        """Return [B, (T - 3) // 4, E] for frames [B, T, F]."""
         x = F.relu(self.second(F.relu(self.first(frames[:, None]))))
         return self.out(x.transpose(1, 2).flatten(2))
 
@@ -102,7 +102,7 @@ class ConformerBlock(nn.Module):
         query, key = rotate(query, rotary).to(query.dtype), rotate(key, rotary).to(key.dtype)
         if past is not None:
             key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
-        # Written out: for these short sequences it trains a fifth faster than the fused call on a CPU.
+        # Not the fused call: on a CPU this trains a fifth faster for such short sequences.
         scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -119,6 +119,7 @@ class ConformerBlock(nn.Module):
         return self.conv_out(F.silu(self.depthwise_norm(mixed))), line[:, :, line.shape[2] - self.kernel + 1 :]
 
     def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor], valid: Tensor) -> Tensor:
+        """Process x [B, S, E]; `mask` bool [B, 1, S, S] for attention, `valid` bool [B, S] for the convolution."""
         x = x + 0.5 * self.ff1(x)
         x = x + self.drop(self._attend(x, mask, rotary, None)[0])
         x = x + self.drop(self._convolve(x, valid, None)[0])
@@ -128,7 +129,7 @@ class ConformerBlock(nn.Module):
         self, x: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor],
         past: tuple[Tensor, Tensor], conv: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-        """One chunk with cached keys, values and convolution inputs; returns them grown."""
+        """Process one chunk with cached keys, values and convolution inputs; return its output and the new caches."""
         x = x + 0.5 * self.ff1(x)
         mixed, key, value = self._attend(x, mask, rotary, past)
         x = x + mixed
@@ -138,7 +139,7 @@ class ConformerBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames [B, T, F] to states [B, T // 4, E] and CTC logits over vocabulary plus blank."""
+    """Map frames [B, T, F] to states [B, T // 4, E] and CTC logits over the vocabulary plus blank."""
 
     mean: Tensor
     std: Tensor
@@ -163,11 +164,12 @@ class Encoder(nn.Module):
         self, frames: Tensor, lengths: Tensor, chunk: int | None = None, left_chunks: int | None = None,
         normalised: bool = False,
     ) -> EncoderOutput:  # fmt: skip
-        """Encode a padded batch; `chunk` and `left_chunks` default to the configuration's."""
+        """Encode a padded batch [B, T, F] with `lengths` [B] in frames. `chunk` and `left_chunks` default to the
+        configuration's; `normalised` frames are used as they are. ShapeError for frames of another shape."""
         chunk = self.config.chunk if chunk is None else chunk
         left = self.config.left_chunks if left_chunks is None else left_chunks
         x = frames if normalised else self._normalise(frames)
-        # Audio too short for a step still gives one, past its length, so that empty utterances go through.
+        # Audio too short for one step still gives one (past its length), so that empty utterances work.
         x = self.drop(self.subsampling(F.pad(x, (0, 0, LEFT_PAD, max(0, STRIDE - x.shape[1])))))
         steps = x.shape[1]
         lengths = lengths.to(x.device) // STRIDE
@@ -187,7 +189,7 @@ class Encoder(nn.Module):
         return x + self.feedback(inter[-1].float().softmax(-1).to(x.dtype))
 
     def start(self, rows: int = 1) -> EncoderState:
-        """A fresh state of `rows` streams; needs a chunked configuration."""
+        """Return the initial state of `rows` streams; ConfigError unless the configuration is chunked."""
         if self.config.chunk <= 0:
             raise ConfigError("encoder: streaming needs chunk > 0; set encoder.chunk")
         weight, layers = self.ctc.weight, len(self.blocks)
@@ -202,11 +204,11 @@ class Encoder(nn.Module):
         self, frames: Tensor, state: EncoderState, last: bool | Sequence[bool] = False,
         lengths: Sequence[int] | None = None,
     ) -> tuple[EncoderOutput, EncoderState]:  # fmt: skip
-        """Encode what completes whole chunks, and all that is left of rows that end.
+        """Encode all complete chunks, and the remaining frames of rows that end; return the output and the new state.
 
-        Row b takes the first `lengths[b]` of frames [B, T, F] (default: all; 0: it gets nothing now) and ends behind
-        them where `last` says. Rows give as many steps as their own frames complete; every row equals `forward` of its
-        own audio to 1e-5, whatever rows are beside it. A ShapeError where a row goes on behind its end.
+        Row b takes the first `lengths[b]` of frames [B, T, F] (default: all; 0: none) and ends after them if `last` is
+        true for it. Each row emits as many steps as its own frames complete. Its output equals `forward` on its own
+        audio to 1e-5, independently of the other rows. ShapeError if a row gets frames after its end.
         """
         rows, chunk = state.rows, self.config.chunk
         ends = [last] * rows if isinstance(last, bool) else list(last)
@@ -225,8 +227,8 @@ class Encoder(nn.Module):
     def _step_chunk(
         self, state: EncoderState, live: list[int], took: list[int], at: int
     ) -> tuple[list[Tensor], EncoderState]:
-        """`took` steps of each row in `live` from its pending frame `at` on: states, logits and those of intermediate
-        CTC [B, max(took), ..] of all rows, zeros where others are."""
+        """Encode `took` steps of each row in `live` from its pending frame `at` on. Returns states, logits and
+        intermediate logits [B, max(took), ..] of all rows (zeros for rows not in `live`), and the new state."""
         size, rows = max(took), state.rows
         window = state.pending[:, at : at + size * STRIDE + LEFT_PAD]
         index = torch.tensor(live, dtype=torch.long, device=window.device)
@@ -256,11 +258,11 @@ class Encoder(nn.Module):
         return parts, state.grown(live, took, keys, values, convs)
 
     def _cached(self, steps: int) -> int:
-        """Entries that attention sees of a stream that has emitted so many steps."""
+        """Number of cached entries that attention sees after a stream has emitted `steps` steps."""
         return steps if self.config.left_chunks < 0 else min(steps, self.config.left_chunks * self.config.chunk)
 
     def _join(self, pieces: list[list[Tensor]], total: list[int]) -> EncoderOutput:
-        """Chunks one behind another; each row has its steps in front, since it takes part from the first chunk on."""
+        """Concatenate chunks; each row's steps come first, since every row takes part from the first chunk on."""
         weight = self.ctc.weight
         lengths = torch.tensor(total, dtype=torch.long, device=weight.device)
         if not pieces:

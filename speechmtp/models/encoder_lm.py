@@ -1,4 +1,4 @@
-"""Encoder, adapter and trunk as one module, and the way from features to a prompt."""
+"""Encoder, adapter and trunk as one module that turns features into a prompt."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from speechmtp.types import Prompt
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and kinds of the parts."""
+    """Configurations of encoder, adapter and trunk."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     adapter: AdapterConfig = field(default_factory=CtcMergeConfig)
@@ -21,7 +21,7 @@ class ModelConfig:
 
 
 class EncoderLM(nn.Module):
-    """A decoder that reads an audio prompt; `bos` opens the text."""
+    """An encoder, an adapter and a decoder that reads their audio prompt; `bos` is the start token of the text."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, bos: int) -> None:
         super().__init__()
@@ -31,16 +31,16 @@ class EncoderLM(nn.Module):
         self.adapter = build_adapter(config.adapter, config.encoder.width, vocab_size + 1, self.trunk.width)
 
     def encode_audio(self, frames: Tensor, lengths: Tensor) -> EncoderOutput:
-        """Encoder output of features [B, T, F]."""
+        """Encode features [B, T, F] with `lengths` [B] in frames."""
         out: EncoderOutput = self.encoder(frames, lengths)
         return out
 
     def prompt(self, out: EncoderOutput) -> Prompt:
-        """Audio entries and the start token, which is the last entry of every row."""
+        """Return the prompt: audio entries, then the start token as the last entry of every row."""
         return self.close_prompt(self.adapter(self.adapter.segments(out)))
 
     def close_prompt(self, audio: AudioPrompt) -> Prompt:
-        """Put the start token behind the audio entries."""
+        """Append the start token to the audio entries."""
         rows, size, width = audio.embeddings.shape
         bos = self.trunk.embed(torch.tensor(self.bos, device=audio.embeddings.device)).to(audio.embeddings.dtype)
         at = torch.arange(size + 1, device=audio.embeddings.device) == audio.lengths[:, None]

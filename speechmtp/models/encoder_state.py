@@ -1,4 +1,4 @@
-"""What encoder streams carry between chunks: a batch whose rows start, end and progress each by itself."""
+"""Streaming state of the encoder: a batch whose rows start, advance and end independently."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +14,13 @@ LEFT_PAD = 3  # zero frames before the first, so that step j sees frames 4j-3..4
 
 @dataclass(frozen=True)
 class EncoderState:
-    """B streams, each at its own place. A state never changes: a step gives a new one, the old one may be gone on from
-    again. The counts are the host's, so that no step waits for a device.
+    """The state of B streams, each at its own point. A state is immutable: a step returns a new one, and an old one can
+    be continued again. Counts are kept on the host, so that no step waits for a device.
 
-    `pending` [B, T, F] normalised frames not yet encoded, the left context of the subsampling among them; row b has
-    `held[b]` of them. `steps[b]` encoder steps were emitted; `ended[b]`: no frames follow. `keys` and `values` of each
-    layer [B, H, s, d] and `convs` [B, E, kernel - 1] end with the newest; rubbish before a row's own.
+    `pending` [B, T, F] are normalised frames that are not encoded yet, with the left context of the subsampling; row b
+    has `held[b]` of them. `steps[b]` is the number of encoder steps emitted; `ended[b]` says that no frames follow.
+    `keys` and `values` [B, H, s, d] of each layer are aligned to the right: the newest entry is last, and those before
+    a row's own entries are undefined. `convs` [B, E, kernel - 1] are the last inputs of each layer's convolution.
     """
 
     pending: Tensor
@@ -32,11 +33,11 @@ class EncoderState:
 
     @property
     def rows(self) -> int:
-        """Streams in the batch."""
+        """Number of streams in the batch."""
         return len(self.held)
 
     def select(self, rows: Sequence[int]) -> "EncoderState":
-        """These rows in this order, as a state of their own; a row may come twice."""
+        """Return a new state with these rows, in this order; a row may be given twice."""
         index = torch.tensor(list(rows), dtype=torch.long, device=self.pending.device)
         held, steps = (tuple(each[row] for row in rows) for each in (self.held, self.steps))
         ended = tuple(self.ended[row] for row in rows)
@@ -44,7 +45,7 @@ class EncoderState:
         return EncoderState(self.pending[index, : max(held, default=0)], held, steps, ended, keys, values, convs)
 
     def join(self, *others: "EncoderState") -> "EncoderState":
-        """One batch of these rows and those of other states of the same encoder behind them."""
+        """Return a new state with these rows, followed by those of other states of the same encoder."""
         states = (self, *others)
         layers = range(len(self.keys))
         return EncoderState(
@@ -58,7 +59,7 @@ class EncoderState:
         )
 
     def reset(self, rows: Sequence[int]) -> "EncoderState":
-        """The same batch with new streams at these rows."""
+        """Return a new state in which these rows are new streams."""
         again = set(rows)
 
         def chosen(old: Sequence[int], new: int) -> tuple[int, ...]:
@@ -72,7 +73,9 @@ class EncoderState:
         )  # fmt: skip
 
     def fed(self, frames: Tensor, lengths: Sequence[int], last: Sequence[bool]) -> "EncoderState":
-        """With the first `lengths[b]` of normalised frames [B, T, F] in row b, and its end behind them if `last[b]`."""
+        """Return a new state with the first `lengths[b]` of normalised frames [B, T, F] appended to row b, which ends
+        after them if `last[b]`. ShapeError for another number of rows, for lengths outside 0..T, and for frames of a
+        row that has ended."""
         if not self.rows == len(frames) == len(lengths) == len(last):
             raise ShapeError(
                 f"encoder: {len(frames)} rows of frames, {len(lengths)} lengths and {len(last)} ends, expected "
@@ -94,7 +97,7 @@ class EncoderState:
         return replace(self, pending=pending, held=held, ended=tuple(a or b for a, b in zip(self.ended, last)))
 
     def without(self, used: Sequence[int]) -> "EncoderState":
-        """With the first `used[b]` pending frames of each row gone."""
+        """Return a new state without the first `used[b]` pending frames of each row."""
         held = tuple(n - m for n, m in zip(self.held, used))
         if len(set(used)) <= 1:
             pending = self.pending[:, max(used, default=0) :]
@@ -107,7 +110,7 @@ class EncoderState:
         self, rows: Sequence[int], took: Sequence[int], keys: Sequence[Tensor], values: Sequence[Tensor],
         convs: Sequence[Tensor],
     ) -> "EncoderState":  # fmt: skip
-        """With `took` more steps in each of `rows`, whose caches are now these, a row each in that order."""
+        """Return a new state in which each of `rows` has emitted `took` more steps and has these caches."""
         steps = list(self.steps)
         for row, count in zip(rows, took):
             steps[row] += count
@@ -126,12 +129,12 @@ class EncoderState:
 
 
 def _wide(x: Tensor, size: int) -> Tensor:
-    """Zeros behind the frames of [B, n, F], up to `size` of them."""
+    """Pad the frames of [B, n, F] with zeros at the end, up to `size` frames."""
     return x if x.shape[1] == size else F.pad(x, (0, 0, 0, size - x.shape[1]))
 
 
 def _late(x: Tensor, size: int) -> Tensor:
-    """Zeros before the entries of [B, H, s, d], up to `size` of them."""
+    """Pad the entries of [B, H, s, d] with zeros in front, up to `size` entries."""
     return x if x.shape[2] == size else F.pad(x, (0, 0, size - x.shape[2], 0))
 
 

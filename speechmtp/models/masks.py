@@ -1,6 +1,6 @@
-"""Attention masks: which keys each query sees. Boolean ones are true where a key is seen.
+"""Attention masks: which keys each query sees. Boolean masks are true where a key is seen.
 
-Letters: B rows, L entries of a training row, Q queries, S keys, A anchors of blocks, W places of a block.
+Letters: B rows, L entries of a training row, Q queries, S keys, A anchors of blocks, W positions of a block.
 """
 
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from speechmtp.models.cache import RaggedCache
 
 
 def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask [B, 1, Q, S] that transformers passes through: 0 where `seen` bool [B, Q, S] is true, the lowest finite
-    number of `dtype` elsewhere.
+    """Return the additive mask [B, 1, Q, S], which transformers uses unchanged: 0 where `seen` bool [B, Q, S] is true,
+    the lowest finite number of `dtype` elsewhere.
 
-    A boolean mask would be added as 0 and 1 by eager attention, without an error.
+    Eager attention would add a boolean mask as 0 and 1, without an error.
     """
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """Bool [B, size]: the first `lengths` [B] of each row."""
+    """Return bool [B, size], true for the first `lengths` [B] entries of each row."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def memory_mask(memory: Tensor, lengths: Tensor | None) -> Tensor | None:
-    """Additive mask [B, 1, 1, S] over memory [B, S, E] of `lengths` [B]; None where all of it is there."""
+    """Return the additive mask [B, 1, 1, S] over encoder outputs [B, S, E] of `lengths` [B]; None without padding."""
     size = memory.shape[1]
     if lengths is None or int(lengths.min()) == size:
         return None
@@ -35,10 +35,10 @@ def memory_mask(memory: Tensor, lengths: Tensor | None) -> Tensor | None:
 
 
 def causal_mask(segments: Tensor, behind: int = 0) -> Tensor:
-    """Bool [B, L, L]: entries of the same segment up to oneself, but not the first `behind` of a segment.
+    """Return bool [B, L, L]: each entry sees those of its segment up to itself, except the segment's first `behind`.
 
-    `segments` [B, L] numbers the samples of a row, -1 is padding. Each entry sees itself: a query that sees nothing
-    would give NaN.
+    `segments` [B, L] numbers the samples of a row, -1 is padding. Each entry always sees itself, since a query that
+    sees nothing would give NaN.
     """
     size = segments.shape[1]
     index = torch.arange(size, device=segments.device)
@@ -51,16 +51,16 @@ def causal_mask(segments: Tensor, behind: int = 0) -> Tensor:
     return seen | torch.eye(size, dtype=torch.bool, device=segments.device)
 
 
-# Behind a ragged cache.
+# With a ragged cache.
 
 
 def ragged_mask(cache: RaggedCache, queries: int, ancestors: Tensor | None) -> Tensor:
-    """Bool [B, Q, width] ([1, Q, width] where all rows are alike) over a cache with Q new entries: committed entries
-    below each row's length, and of the new ones the `ancestors` [B, Q, Q] (None: a chain)."""
+    """Return bool [B, Q, width] ([1, Q, width] if all rows are alike) for Q new entries: each sees its row's committed
+    entries, and of the new ones those that `ancestors` [B, Q, Q] names (None: a chain, itself and all before it)."""
     device = cache.device
     index = torch.arange(queries, device=device)
     slots = torch.arange(cache.width, device=device)
-    if ancestors is None and cache.start is not None:  # one triangle behind the committed block
+    if ancestors is None and cache.start is not None:  # one triangle after the committed block
         return (slots[None, :] <= cache.start + index[:, None])[None]
     relative = slots - cache.lengths[:, None]
     if ancestors is None:
@@ -71,11 +71,11 @@ def ragged_mask(cache: RaggedCache, queries: int, ancestors: Tensor | None) -> T
 
 
 def additive_ragged_mask(cache: RaggedCache, queries: int, ancestors: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """`ragged_mask` as an additive mask [B, 1, Q, width]."""
+    """Return `ragged_mask` as an additive mask [B, 1, Q, width]."""
     if cache.start is None:
         mask = additive_mask(ragged_mask(cache, queries, ancestors), dtype)
-    else:  # the new entries' part behind committed ones that all are seen
-        triangle = _triangle if queries <= 64 else _triangle.__wrapped__  # a prompt's is not worth keeping
+    else:  # all committed entries are seen, then the mask of the new entries
+        triangle = _triangle if queries <= 64 else _triangle.__wrapped__  # a prompt's mask is not worth caching
         own = triangle(queries, dtype, cache.device) if ancestors is None else additive_mask(ancestors, dtype)
         mask = torch.nn.functional.pad(own, (cache.start, 0))
     return mask.expand(cache.count, -1, -1, -1)
@@ -87,12 +87,13 @@ def _triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return additive_mask(torch.ones(1, size, size, dtype=torch.bool, device=device).tril_(), dtype)
 
 
-# Blocks of drafted places: the context up to the anchor, and the places of the own block.
+# Blocks of drafted positions: each sees the context up to its anchor, and its own block.
 
 
 def training_block_mask(segments: Tensor, anchors: Tensor, width: int, causal: bool) -> Tensor:
-    """Bool [B, A W, L + A W] for the blocks of W places behind each of `anchors` [B, A]: of the L entries those of
-    the anchor's segment (`segments` [B, L]) up to it, of the blocks the own one, in a causal one up to oneself."""
+    """Return bool [B, A W, L + A W] for blocks of W positions after each of `anchors` [B, A]. Of the L entries a block
+    sees those of the anchor's segment (`segments` [B, L]) up to the anchor; of the blocks only itself. If `causal`,
+    each position sees its block up to itself."""
     index = torch.arange(segments.shape[1], device=segments.device)
     same = segments[:, None] == segments.gather(1, anchors)[..., None]
     context = (same & (index <= anchors[..., None])).repeat_interleave(width, 1)
@@ -104,8 +105,8 @@ def training_block_mask(segments: Tensor, anchors: Tensor, width: int, causal: b
 
 
 def drafting_block_mask(cache: RaggedCache, count: Tensor, width: int, causal: bool) -> Tensor:
-    """Bool [B, W, cache width] for one block of W places a row that stands behind the row's committed entries and
-    `count` [B] fresh ones: all of these, and the block as in training."""
+    """Return bool [B, W, cache width] for one block of W positions per row, which follows the row's committed entries
+    and `count` [B] fresh ones. The block sees all of these, and itself as in training."""
     slots = torch.arange(cache.width, device=count.device)
     place = slots - (cache.lengths + count)[:, None]
     places = torch.arange(width, device=count.device)
@@ -117,7 +118,7 @@ def drafting_block_mask(cache: RaggedCache, count: Tensor, width: int, causal: b
 
 
 def chunk_mask(steps: int, chunk: int, left_chunks: int, device: torch.device | None = None) -> Tensor:
-    """Bool [S, S]: step i sees step j of its own chunk and of `left_chunks` before it (-1: all); `chunk` 0 sees all."""
+    """Return bool [S, S]: a step sees its own chunk and `left_chunks` before it (-1: all); `chunk` 0 sees all."""
     if chunk <= 0:
         return torch.ones(steps, steps, dtype=torch.bool, device=device)
     index = torch.arange(steps, device=device) // chunk
@@ -128,15 +129,15 @@ def chunk_mask(steps: int, chunk: int, left_chunks: int, device: torch.device | 
 
 
 def padded_mask(seen: Tensor, valid: Tensor) -> Tensor:
-    """Bool [B, 1, S, S]: of `seen` [S, S] the keys that are there, `valid` [B, S]. Each step sees itself, padded ones
-    too, so that no softmax runs over nothing."""
+    """Return bool [B, 1, S, S]: `seen` [S, S] restricted to the keys in `valid` [B, S]. Each step also sees itself,
+    even in the padding, so that no softmax has an empty row."""
     steps = valid.shape[1]
     return (seen & valid[:, None, :] | torch.eye(steps, dtype=torch.bool, device=valid.device))[:, None]
 
 
 def chunk_step_mask(cached: Sequence[int], took: Sequence[int], device: torch.device) -> Tensor | None:
-    """Bool [B, 1, 1, max(cached) + max(took)] over cached steps and a chunk's new ones: of each row the last `cached`
-    ones and the first `took`; None where that is everything."""
+    """Return bool [B, 1, 1, max(cached) + max(took)] over cached steps and a chunk's new ones: each row sees its last
+    `cached` cached steps and its first `took` new ones; None if that is everything."""
     width, size = max(cached), max(took)
     if min(took) == size and min(cached) == width:
         return None

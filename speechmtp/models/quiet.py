@@ -1,4 +1,4 @@
-"""transformers without its own messages, where an error of ours says what is wrong."""
+"""Silence transformers where our own errors report what is wrong."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Inside, transformers prints neither bars nor reports: what is wrong becomes an error of ours."""
+    """Return a context in which transformers prints neither progress bars nor log messages below CRITICAL."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

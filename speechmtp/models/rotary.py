@@ -1,7 +1,7 @@
-"""Rotary position embeddings (arXiv 2104.09864), the first half of each head's numbers turned against the second.
+"""Rotary position embeddings (arXiv 2104.09864) that rotate the first half of each head's numbers with the second.
 
-The two tables differ in the order of their operations, and so in the last bits: the heads' one is that of transformers,
-whose layers they start from, and encoders were trained with the other.
+The two functions of angles differ in the order of operations, and so in the last bits. `rotary` computes as
+transformers does, from whose layers heads are initialised; encoders were trained with `encoder_rotary`.
 """
 
 import torch
@@ -13,7 +13,7 @@ Rotary = tuple[Tensor, Tensor]  # cosines and sines
 
 
 def rotary(positions: Tensor, shape: TrunkShape, dtype: torch.dtype) -> Rotary:
-    """Cosines and sines [B, 1, Q, rotary dim] in `dtype` of positions [B, Q], for a layer of a trunk."""
+    """Return cosines and sines [B, 1, Q, rotary dim] in `dtype` of positions [B, Q], for a layer of a trunk."""
     size = shape.rotary_dim or shape.head_dim
     steps = torch.arange(0, size, 2, device=positions.device, dtype=torch.float64 if dtype == torch.float64 else None)
     angles = positions[:, None, :, None].to(steps.dtype if dtype == torch.float64 else torch.float32) / (
@@ -24,8 +24,8 @@ def rotary(positions: Tensor, shape: TrunkShape, dtype: torch.dtype) -> Rotary:
 
 
 def encoder_rotary(start: Tensor, steps: int, width: int) -> Rotary:
-    """Cosines and sines [B, 1, S, width] in float32 of the absolute steps start..start+steps-1 of each row of `start`
-    [B], for an encoder's layers."""
+    """Return cosines and sines [B, 1, S, width] in float32 of the steps start..start+steps-1 of each row, `start` [B],
+    for an encoder's layers."""
     frequencies = 10000.0 ** (-torch.arange(0, width, 2, device=start.device, dtype=torch.float32) / width)
     at = start[:, None] + torch.arange(steps, device=start.device)
     angles = at[:, None, :, None].float() * frequencies
@@ -33,8 +33,8 @@ def encoder_rotary(start: Tensor, steps: int, width: int) -> Rotary:
 
 
 def rotate(x: Tensor, turn: Rotary) -> Tensor:
-    """x [B, H, Q, head_dim] turned by the angles of `turn`; what is behind their width stays. The result has the wider
-    type of the two."""
+    """Rotate x [B, H, Q, head_dim] by the angles of `turn`; numbers past their width are unchanged. The result has the
+    wider dtype of the two."""
     cos, sin = turn
     x, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     first, second = x.chunk(2, -1)

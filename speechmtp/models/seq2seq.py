@@ -1,7 +1,7 @@
 """The decoder of an encoder-decoder speech model of transformers (Moonshine, Whisper) as a trunk.
 
-Its audio is a memory that every layer looks at, fixed for a row; self-attention runs on the ragged cache. Keys and
-values of the memory are computed by the model's own layers when a row joins, and stay in slots of ours.
+Every layer attends to the encoder outputs (`memory`), which are fixed for a row; self-attention runs on the ragged
+cache. The cross-attention keys and values are computed by the model's own layers when a row joins, and then kept.
 """
 
 import inspect
@@ -35,12 +35,12 @@ _RENAMED = (
 
 
 class MemoryCache(RaggedCache):
-    """A ragged cache beside the keys and values of each row's memory, which the decoder finds in `pair`."""
+    """A ragged cache with the cross-attention keys and values of each row; the decoder gets both as `pair`."""
 
     def __init__(self, layers: int, device: torch.device | str, slots: int = 0) -> None:
         self.memory = MemorySlots(layers)
-        self.mask: Tensor | None = None  # additive [B, 1, 1, S]; None where all of every memory is there
-        self.entries = 0  # S of the rows in focus
+        self.mask: Tensor | None = None  # additive [B, 1, 1, S]; None if no row has padding
+        self.entries = 0  # S, the padded number of encoder steps of the rows in focus
         self._cross = DynamicCache()
         self._cross.layers = [DynamicLayer() for _ in range(layers)]
         super().__init__(layers, 0, device, slots=slots)
@@ -48,7 +48,7 @@ class MemoryCache(RaggedCache):
         self.pair.is_updated = dict.fromkeys(range(layers), True)
 
     def focus(self, first: int, last: int) -> None:
-        """Let the next calls run over the rows from `first` to before `last`."""
+        """Let the next calls run over the rows `first` to `last` - 1."""
         super().focus(first, last)
         views, seen = self.memory.of(first, last) if last <= len(self.memory.known) else ([], None)
         layers: Any = self._cross.layers
@@ -58,12 +58,12 @@ class MemoryCache(RaggedCache):
         self.mask = None if seen is None else additive_mask(seen[:, None], views[0][0].dtype)
 
     def select(self, rows: Tensor | Sequence[int]) -> None:
-        """Keep these rows, in this order."""
+        """Keep only these rows, in this order."""
         self.memory.select(rows.tolist() if isinstance(rows, Tensor) else rows)
         super().select(rows)
 
     def take(self, rows: Sequence[int]) -> "MemoryCache":
-        """A cache of copies of these rows."""
+        """Return a new cache with copies of these rows."""
         other = MemoryCache(len(self.layers), self.device)
         other.memory = self.memory.take(rows)
         other.add(len(rows))
@@ -71,18 +71,18 @@ class MemoryCache(RaggedCache):
         return other
 
     def join(self, other: RaggedCache) -> None:
-        """Copies of all rows of another cache behind those that are there."""
+        """Append copies of all rows of another cache."""
         assert isinstance(other, MemoryCache)
         self.memory.add(other.memory)
         super().join(other)
 
 
 class Seq2SeqTrunk(Trunk):
-    """`embed`, `extend`, `unembed` over the decoder of `model`; `never` are the ids that the model itself never says,
-    for those who learn its distribution. What a request may say is the request's.
+    """`embed`, `extend`, `unembed` over the decoder of `model`. `never` are ids that the model itself never emits;
+    only `teacher_logits` suppresses them, in decoding the request's rules do.
 
-    Learned positions end somewhere: those past the last one are the last one's, since a draft may reach beyond the
-    limit of tokens, where nothing of it is kept.
+    Learned position embeddings are finite: positions past the last one use the last one. Only drafts reach beyond it,
+    and their tokens past the limit are not kept.
     """
 
     never: Tensor | None
@@ -93,7 +93,7 @@ class Seq2SeqTrunk(Trunk):
         self.layers = len(decoder.layers)
         learned = getattr(decoder, "embed_positions", None)
         self.last_position = None if learned is None else int(learned.weight.shape[0]) - 1
-        # Whisper's decoder looks at all of the memory, whatever it is told.
+        # Whisper's decoder attends to all encoder outputs and takes no mask for them.
         self._masks_memory = "encoder_attention_mask" in inspect.signature(type(decoder).forward).parameters
         self.register_buffer("never", torch.tensor(never, dtype=torch.long) if never else None, persistent=False)
 
@@ -126,25 +126,25 @@ class Seq2SeqTrunk(Trunk):
         return norm
 
     def last_layer(self) -> dict[str, Tensor]:
-        """Weights of the last layer under the names of the heads' layers, and those of the final norm."""
+        """Return the weights of the last layer, named as in the heads' layers, and those of the final norm."""
         layer: Any = self._decoder.layers[-1]  # type: ignore[index]
         weights = dict(_renamed({name: weight.detach() for name, weight in layer.state_dict().items()}))
-        if self.last_position is None:  # pairs of neighbours turn in Moonshine, halves in the heads' layers
+        if self.last_position is None:  # Moonshine rotates pairs of neighbours, the heads' layers rotate halves
             order = _halves(self.shape).to(weights["self_attn.q_proj.weight"].device)
             for name in ("self_attn.q_proj.weight", "self_attn.k_proj.weight"):
                 weights[name] = weights[name].unflatten(0, (-1, len(order)))[:, order].flatten(0, 1)
         return weights | {f"final_norm.{name}": weight.detach() for name, weight in self._norm.named_parameters()}
 
     def teacher_logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of trunk states [..., C], the lowest number at ids that are never said."""
+        """Return logits [..., V] of trunk states [..., C], the lowest finite number at ids in `never`."""
         logits: Tensor = self.unembed(hidden)
         if self.never is None:
             return logits
         return logits.index_fill(-1, self.never, torch.finfo(logits.dtype).min)
 
     def new_cache(self, rows: int, prompt: Prompt | None = None, slots: int = 0) -> RaggedCache:
-        """An empty cache for `rows` rows with the memory of their prompt; without one, rows of silence as a stand-in,
-        for timing."""
+        """Return an empty cache for `rows` rows with the encoder outputs of `prompt`; without a prompt those of
+        `silence`, for timing."""
         weight = self.unembedding().weight
         cache = MemoryCache(self.layers, weight.device, slots or rows)
         if rows:
@@ -155,11 +155,11 @@ class Seq2SeqTrunk(Trunk):
         return cache
 
     def silence(self, rows: int) -> Tensor:
-        """A memory [B, S, E] of nothing, as long as half a minute of audio in Whisper, ten seconds in Moonshine."""
+        """Return zeros [B, S, E] as encoder outputs: 1500 steps (30 s) for Whisper, 400 (10 s) for Moonshine."""
         return self.unembedding().weight.new_zeros(rows, 400 if self._masks_memory else 1500, self.width)
 
     def join(self, cache: RaggedCache, prompt: Prompt, memory_sizes: Sequence[int] | None = None) -> None:
-        """Rows for a batch of prompts, their memory's keys and values computed by the model's own layers, once."""
+        """Append rows for a batch of prompts; the model's own layers compute their cross-attention keys and values."""
         assert isinstance(cache, MemoryCache) and prompt.memory is not None
         self._remember(cache, prompt.memory, prompt.memory_lengths if memory_sizes is None else memory_sizes)
 
@@ -186,12 +186,12 @@ class Seq2SeqTrunk(Trunk):
     def _arguments(
         self, positions: Tensor, cache: RaggedCache | None, memory: Tensor | None, memory_lengths: Tensor | None
     ) -> dict[str, Any]:
-        """What the decoder is given besides entries and their mask; in decoding the cache has the memory."""
+        """Return the decoder's arguments besides entries and mask; with a cache, it has the cross-attention keys."""
         if self.last_position is not None:
             positions = positions.clamp_max(self.last_position)
         if cache is not None:
             assert isinstance(cache, MemoryCache)
-            # Its keys and values are known; the decoder only asks whether there is one, and how long it is.
+            # Its keys and values are cached; the decoder only checks that it is given, and its length.
             memory = self.unembedding().weight.new_zeros(1).expand(cache.count, cache.entries, self.width)
             mask, extra = cache.mask, {self._cache_name: cache.pair, "use_cache": True}
         else:
@@ -203,7 +203,7 @@ class Seq2SeqTrunk(Trunk):
 
 
 def _renamed(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Names of the heads' layers; the gated MLP's first matrix holds values, then gates."""
+    """Yield weights under the names of the heads' layers; a gated MLP's first matrix holds values, then gates."""
     names = _RENAMED["self_attn_layer_norm.weight" in weights]
     for name, weight in weights.items():
         part, dot, rest = name.partition(".")
@@ -217,6 +217,6 @@ def _renamed(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _halves(shape: TrunkShape) -> Tensor:
-    """Order in which the numbers of a head whose neighbours turn together stand where its halves do."""
+    """Return the order that turns a head's numbers from interleaved rotary pairs to halves."""
     turned = torch.arange(shape.rotary_dim)
     return torch.cat([turned[::2], turned[1::2], torch.arange(shape.rotary_dim, shape.head_dim)])

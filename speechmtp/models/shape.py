@@ -6,9 +6,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TrunkShape:
-    """Sizes of a trunk and of one of its layers, as far as heads need them; `memory_width` is that of a
-    cross-attention trunk's audio, None where there is none. `norm` is the trunk's kind of norm; positions turn the
-    first `rotary_dim` numbers of each head, 0: all."""
+    """Sizes of a trunk and of one of its layers, as far as heads need them. `memory_width` is the width of the encoder
+    outputs that a cross-attention trunk reads, None for other trunks. `norm` is the trunk's kind of norm. Rotary
+    embeddings rotate the first `rotary_dim` numbers of each head; 0 means all."""
 
     width: int
     vocab_size: int

@@ -1,8 +1,8 @@
-"""Weights as they are stored: float32 or 8-bit integers with scales, tied tensors once; and their digest.
+"""Stored weights: float32, or 8-bit integers with scales, tied tensors once; and digests of weights.
 
-`int8` rounds each row to signed integers. `uint8` rounds nothing that was published as unsigned integers with one scale
-and zero point a tensor (Moonshine): those are found again, so that loading gives the published values, in float16, bit
-for bit; every other tensor is stored in float16.
+`int8` rounds each row to signed integers. `uint8` is for weights that were published as unsigned integers with one
+scale and zero point per tensor (Moonshine): the integers are recovered, so that loading gives the published float16
+values bit for bit. `uint8` stores every other tensor in float16.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from speechmtp.models.affine import dequantise, recover_affine
 
 SCALE = ".scale"  # suffix of the float32 scales beside 8-bit integers
 ZERO = ".zero"  # suffix of the zero point beside unsigned ones
-SMALLEST = 1024  # tensors with fewer numbers stay as they are
+SMALLEST = 1024  # tensors with fewer elements are not quantised
 
 Storage = Literal["int8", "uint8", "float32"]
 
 
 def pack(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
-    """Tensors as they are stored; tied ones once."""
+    """Return the tensors to store; tied ones only once."""
     packed: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in state.items():
@@ -45,7 +45,7 @@ def _pack_one(name: str, value: Tensor, storage: Storage) -> dict[str, Tensor]:
         return {name: value}
     matrix = value.dim() > 1 and value.numel() >= SMALLEST
     if storage == "int8" and matrix:
-        # A two-dimensional convolution has one scale an output channel.
+        # A two-dimensional convolution has one scale per output channel.
         integers, scale = quantise(value.flatten(1) if value.dim() == 4 else value)
         return {name: integers.reshape(value.shape), name + SCALE: scale}
     found = recover_affine(value) if storage == "uint8" and matrix else None
@@ -55,7 +55,7 @@ def _pack_one(name: str, value: Tensor, storage: Storage) -> dict[str, Tensor]:
 
 
 def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Float32 tensors of what `pack` stored."""
+    """Return the float32 tensors of a state that `pack` stored; integer tensors are unchanged."""
     state = {}
     for name, tensor in packed.items():
         if any(name.endswith(end) and name[: -len(end)] + SCALE in packed for end in (SCALE, ZERO)):
@@ -72,7 +72,7 @@ def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file as they are stored; a CheckpointError for one that cannot be read."""
+    """Return the stored tensors of a safetensors file; CheckpointError if it cannot be read."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -80,7 +80,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], where: Path) -> None:
-    """Load a state, tied names filled in; missing or unexpected tensors are errors."""
+    """Load a state, filling in tied names; CheckpointError for missing, unexpected or wrongly shaped tensors."""
     own = module.state_dict()
     pointers: dict[int, list[str]] = {}
     for name, tensor in own.items():
@@ -99,7 +99,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: Path) -> None
 
 
 class _NoRandomWeights(TorchFunctionMode):
-    """Leaves out the calls that fill a tensor with random numbers."""
+    """Skips the calls that fill a tensor with random numbers."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
@@ -108,21 +108,21 @@ class _NoRandomWeights(TorchFunctionMode):
         return func(*args, **given)
 
 
-# By name: torch.nn.init has them too, and transformers puts functions of its own in their place.
+# By name: torch.nn.init has functions of these names too, and transformers replaces them by its own.
 _RANDOM_FILLS = {"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_"}
 
 
 def without_random_weights() -> AbstractContextManager[Any]:
-    """A context in which new modules get no random numbers, for modules whose weights are loaded right after.
+    """Return a context in which new modules are not filled with random numbers, since their weights are loaded next.
 
-    What their parameters hold in between is undefined. torch's global generator is left as it is. The context holds
-    for the calling thread alone.
+    Until then their parameters are undefined. torch's global generator does not advance. The context applies to the
+    calling thread only.
     """
     return _NoRandomWeights()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of the bytes of a file; the empty string where there is no such file."""
+    """Return the SHA-256 of a file's bytes; the empty string if there is no such file."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -131,7 +131,7 @@ def file_digest(path: Path) -> str:
 
 
 def weights_digest(module: nn.Module, storage: Storage = "float32") -> str:
-    """SHA-256 over weights in float32, as they will be after storing them so."""
+    """Return the SHA-256 over the float32 weights as they are after a round trip through `storage`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(unpack(pack(module.state_dict(), storage)).items()):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Outputs of a decoder's layers, noted by hooks that are laid once and kept: a call lays none."""
+"""Outputs of a decoder's layers, recorded by forward hooks that are registered once and kept."""
 
 import threading
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_HERE = threading.local()  # where the calls of this thread note what they read; other threads may run the same layers
+_HERE = threading.local()  # per thread, since other threads may run the same layers
 
 
 @dataclass(frozen=True)
 class _Note:
-    """A forward hook that notes the output of layer `number`, where the thread is reading."""
+    """A forward hook that records the output of layer `number` while its thread is inside `reading`."""
 
     number: int
 
@@ -24,7 +24,7 @@ class _Note:
 
 
 def lay_hook(layer: nn.Module, number: int) -> None:
-    """Have a layer note its output under `number` from now on; a second time changes nothing."""
+    """Register a hook that records a layer's output under `number`; a second call changes nothing."""
     hooks = layer._forward_hooks.values()
     if not any(isinstance(hook, _Note) and hook.number == number for hook in hooks):
         layer.register_forward_hook(_Note(number))
@@ -32,7 +32,7 @@ def lay_hook(layer: nn.Module, number: int) -> None:
 
 @contextmanager
 def reading(embeddings: Tensor) -> Iterator[dict[int, Tensor]]:
-    """Collect layer outputs by number inside (0: the embeddings)."""
+    """Collect the outputs of this thread's hooked layers by number inside the context; 0 is `embeddings`."""
     found: dict[int, Tensor] = {0: embeddings}
     _HERE.found = found
     try:

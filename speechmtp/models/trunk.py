@@ -1,4 +1,4 @@
-"""The trunk: any transformers causal LM behind one face, on the ragged cache."""
+"""The trunk: one interface to any transformers causal LM, on the ragged cache."""
 
 import inspect
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScratchTrunkConfig:
-    """A small decoder trained here from random weights."""
+    """A small decoder that is trained from random weights."""
 
     kind: Literal["scratch"] = "scratch"
     family: Literal["llama", "qwen3"] = "llama"
@@ -36,7 +36,7 @@ class ScratchTrunkConfig:
 
 @dataclass(frozen=True)
 class PretrainedTrunkConfig:
-    """A folder or hub name of a transformers causal LM; `train` says which of its weights move."""
+    """A transformers causal LM by folder or hub name; `train` says which of its weights are trained."""
 
     kind: Literal["pretrained"] = "pretrained"
     name: str = ""
@@ -49,7 +49,8 @@ TrunkConfig = ScratchTrunkConfig | PretrainedTrunkConfig
 
 
 def build_trunk(config: TrunkConfig, vocab_size: int) -> "Trunk":
-    """A trunk for tokens 0..vocab_size-1."""
+    """Build a trunk for tokens 0..vocab_size-1; ConfigError for sizes that do not fit, CheckpointError for a model that
+    cannot be loaded or has another vocabulary size."""
     if isinstance(config, PretrainedTrunkConfig):
         return _pretrained(config, vocab_size)
     sizes: dict[str, Any] = {
@@ -89,11 +90,14 @@ def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
 
 
 class Trunk(nn.Module):
-    """`embed`, `extend`, `unembed` over a causal LM; positions are given, never derived from lengths."""
+    """`embed`, `extend`, `unembed` over a causal LM; positions are always given, never derived from lengths.
+
+    ConfigError for models with sliding-window layers, or whose decoder takes no position ids.
+    """
 
     def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__()
-        # Families without `layer_types` slide in every layer where they name a window.
+        # In families without `layer_types`, every layer slides if the configuration has a window.
         config = model.config.get_text_config()
         slides = getattr(config, "sliding_window", None) is not None
         default = ["sliding_attention"] if slides else ["full_attention"]
@@ -106,14 +110,14 @@ class Trunk(nn.Module):
         self.width = int(config.hidden_size)
         self.vocab_size = int(config.vocab_size)
         self.layers = int(config.num_hidden_layers)
-        # The argument was renamed within the supported range of transformers.
+        # The cache argument was renamed within the supported versions of transformers.
         names = inspect.signature(type(model.get_decoder()).forward).parameters
         self._cache_name = "cache" if "cache" in names else "past_key_values"
         self._known_taps: set[tuple[int, ...]] = set()
         if "position_ids" not in names:
             raise ConfigError(f"trunk: {type(model).__name__} takes no position ids, which the trunk has to give")
 
-    # The model's own modules, kept here (not as children) since transformers looks for them at every call.
+    # The model's own modules, cached (not as children) since transformers searches for them at every call.
     @cached_property
     def _decoder(self) -> nn.Module:
         decoder: nn.Module = self.model.get_decoder()
@@ -125,7 +129,7 @@ class Trunk(nn.Module):
         return embedding
 
     def train(self, mode: bool = True) -> "Trunk":
-        """Switch training mode; written-out attention trains a fifth faster on a CPU, the fused one decodes faster."""
+        """Switch training mode: eager attention trains a fifth faster on a CPU, SDPA decodes faster."""
         super().train(mode)
         wanted = "eager" if mode else "sdpa"
         if self.model.config._attn_implementation != wanted:
@@ -134,7 +138,7 @@ class Trunk(nn.Module):
 
     @property
     def shape(self) -> TrunkShape:
-        """Sizes that heads need."""
+        """The sizes that heads need."""
         c = self.model.config.get_text_config()
         heads = int(c.num_attention_heads)
         rope = getattr(c, "rope_parameters", None) or {}
@@ -148,52 +152,51 @@ class Trunk(nn.Module):
         )  # fmt: skip
 
     def last_layer(self) -> dict[str, Tensor]:
-        """Weights of the last layer by name, and of the final norm as `final_norm.weight`, for heads to start from."""
+        """Return the last layer's weights by name, and the final norm's as `final_norm.weight`, to initialise heads."""
         decoder = self.model.get_decoder()
         weights = {name: weight.detach() for name, weight in decoder.layers[-1].state_dict().items()}
         norm = getattr(decoder, "norm", None)
         return weights | ({} if norm is None else {"final_norm.weight": norm.weight.detach()})
 
     def unembedding(self) -> nn.Linear:
-        """The module behind `unembed`, whose rows are tokens."""
+        """Return the output layer that `unembed` applies; its weight rows are tokens."""
         module: nn.Linear = self.model.get_output_embeddings()
         return module
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embeddings [..., C] of token ids [...]."""
+        """Return embeddings [..., C] of token ids [...]."""
         embeddings: Tensor = self._embedding(ids)
         return embeddings
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of trunk states [..., C]."""
+        """Return logits [..., V] of trunk states [..., C]."""
         return self.model.get_output_embeddings()(hidden)
 
     def teacher_logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of trunk states [..., C] as the model's own rules have them, for those who learn its
-        distribution."""
+        """Return logits [..., V] of trunk states [..., C] under the model's own token rules, for distillation."""
         return self.unembed(hidden)
 
     def new_cache(self, rows: int, prompt: Prompt | None = None, slots: int = 0) -> RaggedCache:
-        """An empty cache for `rows` rows, with room for `slots`; `prompt` has the memory of encoder-decoder trunks."""
+        """Return an empty cache for `rows` rows, with room for `slots`; only encoder-decoder trunks read `prompt`."""
         return RaggedCache(self.layers, rows, self.model.device, slots=slots)
 
     def silence(self, rows: int) -> Tensor | None:
-        """A memory of nothing, for timing; None where the trunk has none."""
+        """Return stand-in encoder outputs for timing; None, since this trunk has no cross-attention."""
         return None
 
     def join(self, cache: RaggedCache, prompt: Prompt, memory_sizes: Sequence[int] | None = None) -> None:
-        """Empty rows for a batch of prompts behind those of the cache, with their memory where they have one, of which
-        the host may know the `memory_sizes`; the cache's focus is on them."""
+        """Append empty rows for a batch of prompts to the cache and focus on them. Encoder-decoder trunks add the
+        prompts' encoder outputs; `memory_sizes` are their lengths, if they are known on the host."""
         cache.add(len(prompt.lengths))
 
     def extend(
         self, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None, cache: RaggedCache,
         taps: tuple[int, ...] = (),
     ) -> States:  # fmt: skip
-        """Run Q entries per row behind the committed ones.
+        """Run Q entries per row after the committed ones, without committing them; return the final states and taps.
 
-        `embeddings` [B, Q, C]; `positions` [B, Q]; `ancestors` bool [B, Q, Q] says which new entries each
-        new entry sees (itself always; None: a chain). Nothing is committed.
+        `embeddings` [B, Q, C]; `positions` [B, Q]; `ancestors` bool [B, Q, Q] says which new entries each new entry
+        sees (itself included; None: a chain). ShapeError for shapes that do not fit the trunk or the cache.
         """
         rows, queries, width = embeddings.shape
         if width != self.width or positions.shape != (rows, queries) or rows != cache.count:
@@ -209,8 +212,9 @@ class Trunk(nn.Module):
         self, embeddings: Tensor, positions: Tensor, segments: Tensor, taps: tuple[int, ...] = (),
         memory: Tensor | None = None, memory_lengths: Tensor | None = None,
     ) -> States:  # fmt: skip
-        """Training: causal states of a batch [B, L, C] without cache. Entries see those of their own sample:
-        `segments` [B, L] numbers the samples of a row, -1 is padding. A `memory` is for encoder-decoder trunks."""
+        """Return the causal states of a batch [B, L, C] without cache, for training. Entries see those of their own
+        sample: `segments` [B, L] numbers the samples of a row, -1 is padding. `memory` [B, S, E] are the encoder
+        outputs for encoder-decoder trunks."""
         mask = additive_mask(causal_mask(segments), embeddings.dtype)
         return self._run(embeddings, positions, mask, taps, None, memory, memory_lengths)
 
@@ -222,19 +226,19 @@ class Trunk(nn.Module):
         if not taps:
             return States(self._decoder(inputs_embeds=embeddings, attention_mask=mask, **extra).last_hidden_state)
         self._check_taps(taps)
-        with reading(embeddings) as found:  # the last layer's output is that before the final norm
+        with reading(embeddings) as found:  # the last layer's output is taken before the final norm
             out = self._decoder(inputs_embeds=embeddings, attention_mask=mask, **extra)
         return States(out.last_hidden_state, torch.stack([found[i] for i in taps], 2))
 
     def _arguments(
         self, positions: Tensor, cache: RaggedCache | None, memory: Tensor | None, memory_lengths: Tensor | None
     ) -> dict[str, Any]:
-        """What the decoder is given besides entries and their mask; in decoding the cache has the memory."""
+        """Return the decoder's arguments besides entries and mask."""
         extra = {self._cache_name: cache, "use_cache": True} if cache is not None else {"use_cache": False}
         return {"position_ids": positions, **extra}
 
     def _check_taps(self, taps: tuple[int, ...]) -> None:
-        """Lay the hooks that these layers' outputs need, where they are not laid yet."""
+        """Register the hooks that record these layers' outputs, once; ConfigError for a layer that does not exist."""
         if taps in self._known_taps:
             return
         wrong = [t for t in taps if not 0 <= t <= self.layers]

@@ -1,5 +1,5 @@
-"""Linear maps on a CPU with 8-bit weights and inputs, for what only drafts: a small batch waits for its weights to be
-read, and these are a quarter."""
+"""Linear layers on a CPU with 8-bit weights and inputs, for drafting only: small batches are bound by reading the
+weights, which are a quarter of the size."""
 
 import warnings
 from typing import Any
@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ENGINES = ("x86", "fbgemm", "onednn", "qnnpack")  # PyTorch's kernels for it, of which a build has some
+ENGINES = ("x86", "fbgemm", "onednn", "qnnpack")  # PyTorch's quantised kernels; a build has some of them
 
 
 def has_int8() -> bool:
-    """Whether this PyTorch has kernels for it: they depend on the build, and later releases mean to drop them."""
+    """Whether this PyTorch has 8-bit kernels: this depends on the build, and later releases plan to drop them."""
     known = hasattr(torch, "_make_per_channel_quantized_tensor") and hasattr(torch.ops.quantized, "linear_dynamic")
     return known and bool(set(ENGINES) & set(torch.backends.quantized.supported_engines))
 
 
 def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """8-bit integers and float32 scales, one a row of the last axis: value = integer * scale."""
+    """Return int8 integers [..., N] and float32 scales [...], one per row of the last axis: value = integer * scale."""
     flat = tensor.float()
     scale = flat.abs().amax(-1, keepdim=True).clamp_min(1e-12) / 127
     integers = (flat / scale).round()
-    # Weights that came out of `unpack` get the very scale they had, which the division may miss by its last bit.
+    # Weights from `unpack` get exactly their old scale, which the division may miss by the last bit.
     for to in (0.0, torch.inf):
         near = scale.nextafter(scale.new_tensor(to))
         scale = torch.where((integers * near == flat).all(-1, keepdim=True), near, scale)
@@ -29,8 +29,11 @@ def quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Int8Linear(nn.Module):
-    """x W^T + b with 8-bit integers and one scale a row of W [out, in] (that of the storage `int8`, which so rounds
-    nothing again), and inputs rounded to 7 bits by the call's own range; float32 in and out."""
+    """x W^T + b with 8-bit integers and one scale per row of W [out, in], float32 in and out.
+
+    Scales are those of the storage `int8`, so that weights stored this way are not rounded again. Inputs are rounded to
+    7 bits by the range of each call.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -38,12 +41,12 @@ class Int8Linear(nn.Module):
         self._packed = _packed(integers, scale.double(), None if bias is None else bias.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., out] of x [..., in]."""
+        """Map x [..., in] to [..., out]."""
         out: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=True)
         return out
 
     def __getstate__(self) -> dict[str, Any]:
-        """With plain tensors in the place of the packed weights."""
+        """Return the state with plain tensors instead of the packed weights."""
         weight, bias = torch.ops.quantized.linear_unpack(self._packed)
         return self.__dict__ | {"_packed": (weight.int_repr(), weight.q_per_channel_scales(), bias)}
 
@@ -53,16 +56,16 @@ class Int8Linear(nn.Module):
 
 
 def _packed(integers: Tensor, scale: Tensor, bias: Tensor | None) -> Any:
-    """Weights [out, in] of 8-bit integers with a scale a row, laid out for the kernels."""
+    """Pack int8 weights [out, in] with one scale per row into the kernels' layout."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the deprecation that `has_int8` looks out for
+        warnings.simplefilter("ignore")  # the deprecation that `has_int8` allows for
         zero = torch.zeros(len(scale), dtype=torch.long)
         per_row = torch._make_per_channel_quantized_tensor(integers, scale, zero, 0)
     return torch.ops.quantized.linear_prepack(per_row, bias)
 
 
 def in_int8(module: nn.Module) -> None:
-    """Put an `Int8Linear` in the place of every linear map inside a module, which can then neither be trained nor
+    """Replace every `nn.Linear` inside a module by an `Int8Linear`; the module can then neither be trained nor
     stored."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):

@@ -1,9 +1,9 @@
-"""Linear maps on a CPU in float32 with weights laid out for oneDNN. The maps of a decoding step are narrow (1 to 32
-rows), where PyTorch's plain layout costs twice to four times as much on some processors, and multiplying one row is
-another routine than multiplying eight.
+"""Linear layers on a CPU in float32 with weights packed for oneDNN. A decoding step multiplies few rows (1 to 32). This
+takes two to four times as long with PyTorch's plain layout on some processors, where one row also takes another routine
+than eight rows.
 
-PyTorch's own module for it, `torch.utils.mkldnn.MkldnnLinear`, converts inputs and outputs at every call (half as fast
-here) and hides its weights, which embeddings share."""
+PyTorch's own module, `torch.utils.mkldnn.MkldnnLinear`, converts inputs and outputs at every call (half as fast here)
+and hides its weights, which embeddings share."""
 
 from functools import cache
 from typing import Any
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MAX_BYTES = 2 << 30  # of weights a model: they are kept in both layouts
+MAX_BYTES = 2 << 30  # of weights per model: they are kept in both layouts
 
 
 @cache
 def has_packed() -> bool:
-    """Whether this PyTorch has oneDNN's maps of packed weights, which it uses itself in compiled models: tried once,
-    since what a build has and what the processor can is found out only so."""
+    """Whether this PyTorch has oneDNN's linear layer with packed weights, which its compiled models use. Tried once on
+    a small layer, since it depends on build and processor."""
     if not torch.backends.mkldnn.is_available():
         return False
     try:
@@ -31,8 +31,8 @@ def has_packed() -> bool:
 
 
 class PackedLinear(nn.Linear):
-    """The linear map with the same parameters as another; in training, in other types and on other devices it is
-    that map. Weights are packed at the first call, and again where they were changed (but not through `.data`)."""
+    """A linear layer that shares the parameters of another. With gradients, other dtypes or devices it is a plain
+    `nn.Linear`. Weights are packed at the first call, and again after a change (changes through `.data` go unseen)."""
 
     def __init__(self, like: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -40,13 +40,13 @@ class PackedLinear(nn.Linear):
         self.weight, self.bias = like.weight, like.bias
         self.training = like.training
         self._packed: Tensor | None = None
-        self._known: Any = None  # where and in which version the packed weights were
+        self._known: Any = None  # address and version of the weights when they were packed
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., out] of [..., in]."""
+        """Map `input` [..., in] to [..., out]."""
         weight = self.weight
         plain = input.dtype != torch.float32 or weight.dtype != torch.float32 or not input.is_cpu
-        if plain or torch.is_grad_enabled() or weight.is_inference():  # the last have no version to know changes by
+        if plain or torch.is_grad_enabled() or weight.is_inference():  # inference tensors have no version counter
             return super().forward(input)
         version = (weight.data_ptr(), weight._version)
         if version != self._known:
@@ -55,13 +55,13 @@ class PackedLinear(nn.Linear):
         return out
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the packed weights, which cannot be copied or stored."""
+        """Return the state without the packed weights, which cannot be copied or stored."""
         return self.__dict__ | {"_packed": None, "_known": None}
 
 
 def pack(model: nn.Module) -> None:
-    """Put a `PackedLinear` in the place of every linear map of a model on a CPU in float32, if this PyTorch has them
-    and its weights are at most `MAX_BYTES`."""
+    """Replace every `nn.Linear` of a float32 model on a CPU by a `PackedLinear`, if this PyTorch supports it and the
+    weights take at most `MAX_BYTES`."""
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     if has_packed() and size <= MAX_BYTES:
         _pack(model)

@@ -1,4 +1,4 @@
-"""A text-only causal LM of transformers, from its folder: a trunk with its own tokenizer, or none."""
+"""A text-only causal LM of transformers, loaded from its folder, with or without a tokenizer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ class CausalLMSettings:
 
 
 class CausalLM(TextModel):
-    """`bos` opens a text (None: nothing does). Without a tokenizer its tokens are no text, such as those of a codec."""
+    """A text LM; `bos` is put in front of every text (None: nothing is). Without a tokenizer its tokens are not text,
+    such as those of a codec."""
 
     kind: ClassVar[str] = "causal_lm"
     title: ClassVar[str] = "a text LM"
@@ -41,7 +42,8 @@ class CausalLM(TextModel):
 
     @classmethod
     def load(cls, folder: Path, config: CausalLMSettings, features: FbankConfig | None) -> "CausalLM":
-        """What is no such folder, lacks weights or has a tokenizer with tokens that the model lacks is an error."""
+        """Load the LM of a folder. CheckpointError if it is not one, lacks weights, or has a tokenizer with more tokens
+        than the model; ConfigError if the decoder has no list `layers` or there is not exactly one end token."""
         from transformers import AutoModelForCausalLM
 
         model = loaded(AutoModelForCausalLM, folder, "a text LM with its tokenizer")
@@ -65,42 +67,42 @@ class CausalLM(TextModel):
                     f"{folder}: end token {end}, one id is expected; set eos_token in its tokenizer_config.json"
                 )
             eos = (end,)
-            # Some tokenizers name an start token that their models never saw in front of a text.
+            # Some tokenizers define a BOS token that their models were never trained with.
             start_tokens = tokenizer("a")["input_ids"][:1]
             bos = tokenizer.bos_token_id if start_tokens == [tokenizer.bos_token_id] else None
         model.requires_grad_(False)
         return cls(config, trunk, tokenizer, bos, eos).eval()
 
     def save(self, folder: Path, storage: Storage) -> None:
-        """transformers' own files, in float32 whatever the storage."""
+        """Write transformers' own files, always in float32."""
         with quiet_transformers():
             self.trunk.model.save_pretrained(folder)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(folder)
 
     def stored_as(self, storage: Storage) -> Storage:
-        """transformers' own files round nothing."""
+        """Return `float32`, since `save` never rounds."""
         return "float32"
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, with the start token where the model has one, without an end token."""
+        """Return the ids of a text, after `bos` if the model has one, without an end token."""
         if self.tokenizer is None:
             return super().encode(text)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids if self.bos is None else [self.bos, *ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens left out."""
+        """Return the text of ids without special tokens; empty without a tokenizer."""
         return "" if self.tokenizer is None else str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     @torch.no_grad()
     def read(self, ids: Sequence[int], limit: int | None = None, draft: SpeechModel | None = None) -> Request:
-        """The ids as they are."""
+        """Return the request to continue the ids; nothing is added to them."""
         small = () if draft is None else (DraftPrompt(draft.trunk, _prompt(draft.trunk, ids)),)
         return Request(_prompt(self.trunk, ids), self.rules, limit, tuple(ids), small)
 
     def check_draft(self, draft: SpeechModel, source: object) -> None:
-        """A CheckpointError unless ids and logits of the draft model stand for the same tokens as those of the base."""
+        """Raise CheckpointError unless the draft model is a text LM with the same vocabulary and as many logits."""
         if not isinstance(draft, CausalLM):
             raise CheckpointError(f"draft model {draft.name}: {draft.title}, expected a text LM of the same tokens")
         own, other = (

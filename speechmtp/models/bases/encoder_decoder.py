@@ -1,4 +1,4 @@
-"""What pretrained encoder-decoder recognisers of transformers share: their folders, and a trunk beside a memory."""
+"""The common part of transformers' encoder-decoder recognisers: their folders, and a cross-attention trunk."""
 
 from math import ceil
 from pathlib import Path
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class EncoderDecoder(EncoderDecoderModel):
-    """A folder as transformers has it, its tokenizer `tokenizer.json` or, packed, `tokenizer.json.xz`.
+    """A recogniser from a transformers folder, with the tokenizer `tokenizer.json` or, compressed, `tokenizer.json.xz`.
 
-    An output is at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both of the
-    settings, but never past the decoder's positions.
+    An output has at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both from the settings, and never more
+    than the decoder has positions.
     """
 
-    model_class: ClassVar[str]  # transformers' class, by name: it is imported when a model is loaded
-    extracts: ClassVar[bool] = False  # whether it has a feature extractor of transformers
+    model_class: ClassVar[str]  # name of transformers' class, which is imported only when a model is loaded
+    extracts: ClassVar[bool] = False  # whether it uses a feature extractor of transformers
 
     def __init__(self, config: Any, model: "PreTrainedModel", extractor: Any, generation: "GenerationConfig") -> None:
         super().__init__()
@@ -39,17 +39,17 @@ class EncoderDecoder(EncoderDecoderModel):
         self.trunk = Seq2SeqTrunk(model, self._rules.suppress)
 
     def said(self, settings: Any) -> TokenRules:
-        """What the model may say, from transformers' configurations."""
+        """Return the token rules that transformers' configurations give."""
         return TokenRules(self.eos)
 
     @property
     def rules(self) -> TokenRules:
-        """What it may say."""
+        """The token rules of its requests."""
         return self._rules
 
     @classmethod
     def empty(cls, config: Any, folder: Path) -> Self:
-        """The model of a folder's config.json, its weights not set yet."""
+        """Build the model of a folder's config.json with undefined weights; CheckpointError if it cannot be read."""
         import transformers
 
         kind = getattr(transformers, cls.model_class)
@@ -66,7 +66,7 @@ class EncoderDecoder(EncoderDecoderModel):
 
     @classmethod
     def load(cls, folder: Path, config: Any, features: FbankConfig | None) -> Self:
-        """Weights in transformers' files or packed."""
+        """Load a folder whose `model.safetensors` is transformers' or ours; CheckpointError if it does not fit."""
         model = cls.empty(config, folder)
         load_state(model.trunk.model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors")
         packed = folder / "tokenizer.json.xz"
@@ -81,14 +81,14 @@ class EncoderDecoder(EncoderDecoderModel):
         return model
 
     def save(self, folder: Path, storage: Storage) -> None:
-        """Weights under transformers' own names, its configuration files, the tokenizer."""
+        """Write the weights under transformers' names, its configuration files and the tokenizer."""
         save_file(pack(self.trunk.model.state_dict(), storage), folder / "model.safetensors", {"format": "pt"})
         self.save_settings(folder)
         if self.tokenizer is not None:
             self.tokenizer.save(folder, packed=storage != "float32")
 
     def save_settings(self, folder: Path) -> None:
-        """transformers' configuration files."""
+        """Write transformers' configuration files."""
         self.trunk.model.config.save_pretrained(folder)
         self.generation.save_pretrained(folder)
         if self.extractor is not None:
@@ -100,18 +100,18 @@ class EncoderDecoder(EncoderDecoderModel):
         return int(self.trunk.model.config.decoder_start_token_id)
 
     def encode_audio(self, inputs: Tensor) -> Tensor:
-        """Encoder states [B, S, E] of `inputs` of rows of one length: Moonshine's group norm runs over all time and
-        neither it nor a convolution knows of padding, so that a padded row would be heard otherwise."""
+        """Return the encoder states [B, S, E] of `inputs`, whose rows must have one length: Moonshine's group norm runs
+        over all time and its convolutions ignore padding, so that padding would change a row's states."""
         states: Tensor = self.trunk.model.get_encoder()(inputs).last_hidden_state
         return states
 
     def like(self) -> Tensor:
-        """A weight, whose type and place inputs take."""
+        """Return a weight whose dtype and device inputs take."""
         weight: Tensor = self.trunk.unembedding().weight
         return weight
 
     def limit(self, seconds: float) -> int:
-        """The most tokens, an end token among them, that are said of so many seconds."""
+        """Return the most tokens to emit for so many seconds of audio, the end token included."""
         wanted = ceil(self.config.tokens_per_second * seconds) + self.config.extra
         last: Any = self.trunk.last_position
         last = int(getattr(self.trunk.model.config, "max_position_embeddings", 512)) - 1 if last is None else last
@@ -119,5 +119,5 @@ class EncoderDecoder(EncoderDecoderModel):
 
     @property
     def num_start_tokens(self) -> int:
-        """How many tokens open an output."""
+        """The number of start tokens."""
         return 1

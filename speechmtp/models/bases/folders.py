@@ -1,4 +1,4 @@
-"""Folders of transformers: what they say they are, and their weights, as transformers wrote them or packed by us."""
+"""transformers folders: their model type, and their weights as transformers wrote them or packed by us."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "voc
 
 
 def model_type(folder: Path) -> str | None:
-    """What config.json calls its model; None where there is none, a CheckpointError for one that cannot be read."""
+    """Return `model_type` of config.json, empty if not given; None without the file, CheckpointError if invalid."""
     path = folder / "config.json"
     try:
         found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -43,7 +43,7 @@ def tokenizer_files(folder: Path) -> bool:
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Whether a folder says how a conversation is written."""
+    """Whether a folder has a chat template."""
     if any((folder / name).exists() for name in ("chat_template.jinja", "chat_template.json")):
         return True
     settings = [folder / name for name in ("processor_config.json", "tokenizer_config.json")]
@@ -51,7 +51,7 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def saved(model: Any, folder: Path, storage: Storage) -> None:
-    """Write a model of transformers: its own files, or with weights that are stored as told."""
+    """Write a transformers model: its own files for `float32`, else configurations and weights packed as `storage`."""
     with quiet_transformers():
         if storage == "float32":
             model.save_pretrained(folder)
@@ -62,10 +62,10 @@ def saved(model: Any, folder: Path, storage: Storage) -> None:
 
 
 def loaded(kind: Any, folder: Path, wanted: str) -> Any:
-    """A model of transformers by its class, in float32 on the CPU; lost tensors are a CheckpointError. `wanted` is what
-    it was to be."""
+    """Load a transformers model of class `kind`, in float32 on the CPU; CheckpointError if tensors are missing. Errors
+    call it `wanted`."""
     path = folder / PACKED
-    if path.exists() and _rounded(path):  # by us
+    if path.exists() and _rounded(path):  # packed by us
         from transformers import GenerationConfig
 
         with quiet_transformers(), without_random_weights():
@@ -84,7 +84,7 @@ def loaded(kind: Any, folder: Path, wanted: str) -> Any:
         raise CheckpointError(f"{folder}: cannot be loaded as {wanted}: {reason}") from error
     missing = {*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])}
     lost = sorted(missing - tied(model, missing))
-    if lost:  # transformers would go on with random ones
+    if lost:  # transformers would use random ones
         raise CheckpointError(
             f"{folder}: {len(lost)} tensors are missing or of another shape (first: {lost[0]}); copy it again whole"
         )
@@ -92,7 +92,7 @@ def loaded(kind: Any, folder: Path, wanted: str) -> Any:
 
 
 def _rounded(path: Path) -> bool:
-    """Whether a file holds integers with scales; one that cannot be read does not."""
+    """Whether a file holds integers with scales; False if it cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
             return any(name.endswith(SCALE) for name in file.keys())  # noqa: SIM118
@@ -101,8 +101,8 @@ def _rounded(path: Path) -> bool:
 
 
 def tied(model: Any, missing: set[str]) -> set[str]:
-    """Ties the unembedding, where its weight is `missing` and the configuration of the text says that it is the
-    embedding's: what need not be there."""
+    """Tie the output layer to the embedding, if its weight is `missing` and the text configuration says that they are
+    tied. Return the tied names, which need not be stored."""
     out = model.get_output_embeddings()
     name = next((f"{name}.weight" for name, module in model.named_modules() if module is out), "")
     if name not in missing or not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
@@ -112,7 +112,7 @@ def tied(model: Any, missing: set[str]) -> set[str]:
 
 
 def end_tokens(folder: Path, model: Any) -> tuple[int, ...]:
-    """The ids that end a text by a model's generation settings, or else its configuration; a ConfigError for none."""
+    """Return the end tokens of a model's generation settings, or else of its configuration; ConfigError for none."""
     for settings in (model.generation_config, model.config.get_text_config()):
         found = getattr(settings, "eos_token_id", None)
         if found is not None:

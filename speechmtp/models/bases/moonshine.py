@@ -1,4 +1,4 @@
-"""Moonshine of transformers (arXiv 2410.15608): English, from samples."""
+"""Moonshine of transformers (arXiv 2410.15608): English speech, encoded from raw samples."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,7 +10,7 @@ from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 
 @dataclass(frozen=True)
 class MoonshineSettings:
-    """`model` in config.yaml: the limits of its output; everything else stands in transformers' own files."""
+    """`model` in config.yaml: the limits of the output length; everything else is in transformers' own files."""
 
     kind: Literal["moonshine"] = "moonshine"
     tokens_per_second: float = 6.5
@@ -18,7 +18,7 @@ class MoonshineSettings:
 
 
 class Moonshine(EncoderDecoder):
-    """Hears at least what its convolutions need."""
+    """Moonshine; a recording has at least the samples that its convolutions need."""
 
     kind: ClassVar[str] = "moonshine"
     title: ClassVar[str] = "Moonshine"
@@ -28,10 +28,10 @@ class Moonshine(EncoderDecoder):
     shortest: int = 895
 
     def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:
-        """The start token."""
+        """Return the start token; ConfigError if a language or a task is given."""
         self.no_choice(language, task)
         return (self.start,)
 
     def inputs(self, samples: Tensor) -> Tensor:
-        """Samples [1, N]."""
+        """Return the samples as [1, N], in the dtype and on the device of the weights."""
         return samples[None].to(self.like())

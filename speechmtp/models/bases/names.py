@@ -1,4 +1,4 @@
-"""How help texts speak of the models that are taken, whatever kinds there are; nothing is loaded for it."""
+"""Descriptions of the accepted models for help texts; importing this file loads no model code."""
 
 SPEECH_MODEL = "model folder, ours or as transformers has it, hub name (owner/model), or embedded model (default, an4)"
 MODEL = f"{SPEECH_MODEL}; a text LM of transformers too"

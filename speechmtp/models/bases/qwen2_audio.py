@@ -1,6 +1,6 @@
-"""Qwen2-Audio of transformers (arXiv 2407.10759): a prompt with audio in it, and behind that an instruction.
+"""Qwen2-Audio of transformers (arXiv 2407.10759): a prompt of audio, followed by an instruction.
 
-Its prompts are made by its own processor and its own forward; a hook on its language model sees their entries.
+Its own processor and forward pass make the prompt; a hook on its language model records the prompt's entries.
 """
 
 import threading
@@ -26,8 +26,8 @@ AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 
 @dataclass(frozen=True)
 class Qwen2AudioSettings:
-    """`model` in config.yaml: what it is asked to do, and the limits of its output: at most
-    ceil(`tokens_per_second` * seconds) + `extra` tokens. Everything else stands in transformers' own files."""
+    """`model` in config.yaml: the instruction, and the limits of the output length, at most
+    ceil(`tokens_per_second` * seconds) + `extra` tokens. Everything else is in transformers' own files."""
 
     kind: Literal["qwen2_audio"] = "qwen2_audio"
     instruction: str = "Transcribe the speech."
@@ -35,16 +35,16 @@ class Qwen2AudioSettings:
     extra: int = 20
 
 
-_HERE = threading.local()  # where the call of this thread notes what it sees; others may run the same decoder
+_HERE = threading.local()  # per thread, since other threads may run the same decoder
 
 
 class _Seen(Exception):
-    """The entries of a prompt are known; the language model need not run."""
+    """Raised once the entries of a prompt are recorded, so that the language model does not run."""
 
 
 def _look(module: Any, args: Any, given: dict[str, Any]) -> None:
-    """A hook in front of the decoder, laid once: it notes what the decoder is given and stops, where the thread is
-    looking."""
+    """A forward pre-hook of the decoder, registered once: while its thread is recording, it records the decoder's
+    arguments and raises `_Seen`."""
     seen = getattr(_HERE, "seen", None)
     if seen is not None:
         seen.update(given)
@@ -52,7 +52,7 @@ def _look(module: Any, args: Any, given: dict[str, Any]) -> None:
 
 
 class Qwen2Audio(SpeechModel):
-    """A folder as transformers has it, with its processor."""
+    """Qwen2-Audio from a transformers folder, with its processor."""
 
     kind: ClassVar[str] = "qwen2_audio"
     title: ClassVar[str] = "Qwen2-Audio"
@@ -68,11 +68,11 @@ class Qwen2Audio(SpeechModel):
         self.tokenizer, extractor = processor.tokenizer, processor.feature_extractor
         self.rate, self.longest = int(extractor.sampling_rate), float(extractor.chunk_length)
         model.get_decoder().register_forward_pre_hook(_look, with_kwargs=True)
-        self.shortest = 7 * int(extractor.hop_length)  # two entries: transformers takes another way for one
+        self.shortest = 7 * int(extractor.hop_length)  # two entries: transformers handles one differently
 
     @classmethod
     def load(cls, folder: Path, config: Qwen2AudioSettings, features: FbankConfig | None) -> "Qwen2Audio":
-        """Weights as transformers or we wrote them."""
+        """Load a folder of transformers' files or ours; CheckpointError if model or processor cannot be loaded."""
         from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
         model = loaded(Qwen2AudioForConditionalGeneration, folder, cls.title)
@@ -86,29 +86,29 @@ class Qwen2Audio(SpeechModel):
         return cls(config, model, processor, end_tokens(folder, model), has_chat_template(folder)).eval()
 
     def save(self, folder: Path, storage: Storage) -> None:
-        """Model and processor."""
+        """Write model and processor."""
         saved(self.trunk.model, folder, storage)
         with quiet_transformers():
             self.processor.save_pretrained(folder)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def decode(self, ids: Any) -> str:
-        """The text of ids, special tokens left out."""
+        """Return the text of ids without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def inputs(self, samples: Tensor) -> dict[str, Tensor]:
-        """What the model's own forward and `generate` take of samples [N]."""
+        """Return the arguments of the model's own forward and `generate` for samples [N]."""
         found: Any = self.processor(
             text=self.text(), audio=samples.float().cpu().numpy(), sampling_rate=self.rate, return_tensors="pt"
         )
         return {name: value.to(self.device) for name, value in found.items()}
 
     def text(self) -> str:
-        """The prompt's text: by the chat template where the folder has one."""
+        """Return the prompt's text, by the chat template if the folder has one."""
         if not self.chat:
             return f"{AUDIO}{self.config.instruction}"
         parts = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": self.config.instruction}]
@@ -117,12 +117,12 @@ class Qwen2Audio(SpeechModel):
         return text
 
     def limit(self, seconds: float) -> int:
-        """The most tokens, an end token among them, that it says of so many seconds."""
+        """Return the most tokens to emit for so many seconds of audio, the end token included."""
         return max(1, ceil(self.config.tokens_per_second * seconds) + self.config.extra)
 
     @torch.no_grad()
     def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
-        """The entries that its language model would be given."""
+        """Return the request with the entries that the language model would be given."""
         self.no_choice(language, task)
         inputs = self.inputs(samples)
         embeddings, positions = self._entries(inputs)
@@ -133,7 +133,7 @@ class Qwen2Audio(SpeechModel):
         return Request(prompt, self.rules, self.limit(len(samples) / self.rate), ids)
 
     def _entries(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Embeddings [1, P, C] and positions [1, P] that reach the language model."""
+        """Return the embeddings [1, P, C] and positions [1, P] that reach the language model."""
         seen: dict[str, Any] = {}
         _HERE.seen = seen
         try:

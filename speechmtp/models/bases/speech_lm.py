@@ -1,4 +1,4 @@
-"""A speech LLM of ours: encoder with a CTC head, adapter, and a decoder that reads their prompt."""
+"""Our own speech LLM: an encoder with a CTC head, an adapter, and a decoder that reads the audio prompt."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +29,12 @@ class SpeechLMSettings(ModelConfig):
 
     @classmethod
     def of(cls, sizes: ModelConfig) -> "SpeechLMSettings":
-        """The settings of these sizes."""
+        """Return the settings with these sizes."""
         return cls(sizes.encoder, sizes.adapter, sizes.trunk)
 
 
 class SpeechLM(FeatureModel):
-    """`config.yaml`, `model.safetensors`, `tokenizer.model`."""
+    """A speech LLM from a folder with `config.yaml`, `model.safetensors` and `tokenizer.model`."""
 
     kind: ClassVar[str] = "speech_lm"
     title: ClassVar[str] = "a speech LLM of ours"
@@ -50,19 +50,19 @@ class SpeechLM(FeatureModel):
 
     @classmethod
     def load(cls, folder: Path, config: SpeechLMSettings, features: FbankConfig | None) -> "SpeechLM":
-        """A folder of ours."""
+        """Load a folder; CheckpointError if its weights cannot be read or do not fit the configuration."""
         model = cls(config, Tokenizer.load(folder / "tokenizer.model"), features or FbankConfig())
         load_state(model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors")
         model.eval()
         return model
 
     def save(self, folder: Path, storage: Storage) -> None:
-        """Weights and tokenizer."""
+        """Write weights and tokenizer."""
         save_file(pack(self.state_dict(), storage), folder / "model.safetensors", {"format": "pt"})
         self.tokenizer.save(folder / "tokenizer.model")
 
     def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
-        """Audio entries and the start token; what the CTC head says beside them."""
+        """Return the request: audio entries and the start token, with the greedy labels of the CTC head as a source."""
         self.no_choice(language, task)
         like = self.encoder.mean
         frames, lengths = self._fbank(samples[None], None)
@@ -72,13 +72,13 @@ class SpeechLM(FeatureModel):
         if draft is not None:
             assert isinstance(draft, EncoderLM)  # by `check_draft`
             sources = (labels, DraftPrompt(draft.trunk, draft.prompt(out)))
-        # A prompt without a letter: a trunk that has always read some would make one up.
+        # Without any CTC label the trunk would invent text, since it was always trained with some.
         empty = isinstance(self.adapter, CtcMerge) and not self.decode(labels.labels).strip()
         return Request(self.prompt(out), self.rules, None, sources=sources, empty=empty)
 
     def check_draft(self, draft: SpeechModel, source: object) -> None:
-        """Its adapter and trunk behind this very encoder, whose output both can be given; another vocabulary or encoder
-        is a CheckpointError."""
+        """Raise CheckpointError unless `draft` is a speech LLM with the same vocabulary and encoder; it then shares
+        this model's encoder."""
         if not isinstance(draft, SpeechLM):
             raise CheckpointError(
                 f"draft model {draft.name}: {draft.title}, expected one trained with encoder_from={source}"

@@ -1,4 +1,4 @@
-"""The one table of kinds of models: who reads which folder, and how they are called."""
+"""The table of model kinds: which kind loads a folder, and the names of the kinds."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,11 +27,11 @@ KINDS: Mapping[str, type[SpeechModel]] = {
         CausalLM,
     )
 }
-TRAINED, OTHERS = SpeechLM, CausalLM  # what config.yaml means without a kind, and a folder that nobody else claims
+TRAINED, OTHERS = SpeechLM, CausalLM  # defaults: config.yaml without a kind, transformers folders of no other kind
 
 
 def claimed(folder: Path) -> type[SpeechModel] | None:
-    """The kind of a folder of transformers; None for what is none."""
+    """Return the kind of a transformers folder; None if it has no config.json."""
     found = model_type(folder)
     if found is None:
         return None
@@ -39,7 +39,7 @@ def claimed(folder: Path) -> type[SpeechModel] | None:
 
 
 def kind_in(model: Mapping[str, Any], where: str) -> type[SpeechModel]:
-    """The kind that `model` of a config.yaml names; a ConfigError for another."""
+    """Return the kind that `model` of a config.yaml names; ConfigError for an unknown one."""
     name = model.get("kind", TRAINED.kind)
     if name == "seq2seq":
         family = model.get("family")
@@ -53,28 +53,28 @@ def kind_in(model: Mapping[str, Any], where: str) -> type[SpeechModel]:
 
 
 def settings_in(model: Mapping[str, Any], where: str) -> Any:
-    """The configuration of `model` in a config.yaml."""
+    """Return the configuration of `model` in a config.yaml."""
     return from_dict(kind_in(model, where).settings, model, f"{where}: model")
 
 
 def load_model(folder: Path, config: Any, features: FbankConfig | None, name: str) -> SpeechModel:
-    """The model of a folder; errors call it `name`."""
+    """Load the model of a folder; `name` is its name in error messages."""
     model = KINDS[config.kind].load(folder, config, features)
     model.name = name
     return model
 
 
 def new_model(sizes: ModelConfig, tokenizer: Tokenizer, features: FbankConfig) -> FeatureModel:
-    """A model of random weights, of the kind that is trained here."""
+    """Build a speech LLM with random weights, the kind that is trained from scratch."""
     return TRAINED(SpeechLMSettings.of(sizes), tokenizer, features)
 
 
 def titles(*kinds: InputKind) -> str:
-    """What people call the models that read so: `Moonshine or Whisper`."""
+    """Return the titles of the models with these input kinds, such as `Moonshine or Whisper`."""
     return " or ".join(kind.title for kind in KINDS.values() if kind.input_kind in kinds)
 
 
 def expect(model: SpeechModel, *kinds: InputKind) -> None:
-    """A CheckpointError for a model that reads something else."""
+    """Raise CheckpointError unless the model has one of these input kinds."""
     if model.input_kind not in kinds:
         raise CheckpointError(f"{model.name}: {model.title}, expected {titles(*kinds)}")

@@ -1,4 +1,4 @@
-"""Whisper of transformers (arXiv 2212.04356): windows of 30 s, English alone or a language and a task of many."""
+"""Whisper of transformers (arXiv 2212.04356): windows of 30 s, English-only or multilingual."""
 
 import difflib
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ TASKS = ("transcribe", "translate")
 
 @dataclass(frozen=True)
 class WhisperSettings:
-    """`model` in config.yaml: the limits of its output, and the `language` and `task` of a multilingual model
-    where nobody chooses; everything else stands in transformers' own files."""
+    """`model` in config.yaml: the limits of the output length, and the default `language` and `task` of a multilingual
+    model; everything else is in transformers' own files."""
 
     kind: Literal["whisper"] = "whisper"
     tokens_per_second: float = 6.5
@@ -27,7 +27,7 @@ class WhisperSettings:
 
 
 class Whisper(EncoderDecoder):
-    """Text without timestamps; a `multilingual` one has languages and tasks to choose from."""
+    """Whisper without timestamps; if `multilingual`, language and task can be chosen."""
 
     kind: ClassVar[str] = "whisper"
     title: ClassVar[str] = "Whisper"
@@ -37,8 +37,8 @@ class Whisper(EncoderDecoder):
     extracts: ClassVar[bool] = True
 
     def said(self, settings: Any) -> TokenRules:
-        """What the model's settings suppress, timestamps and the id before them are never said, the end token always
-        may be."""
+        """Return the token rules. Suppressed are the ids that the generation settings suppress, the timestamps, and the
+        id before them; the end token is always allowed."""
         g: Any = self.generation
         self.multilingual = bool(getattr(g, "is_multilingual", int(settings.vocab_size) >= 51865))
         self._languages: dict[str, int] = dict(g.lang_to_id) if self.multilingual else {}
@@ -49,8 +49,8 @@ class Whisper(EncoderDecoder):
         return TokenRules(self.eos, tuple(sorted(never)), tuple(sorted(first)))
 
     def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:
-        """The start token, those of a multilingual model's language and task, and that for no timestamps. ConfigError
-        for a language that is missing, or that it does not know, and for another task."""
+        """Return the start token, the language and task tokens of a multilingual model, and the no-timestamps token.
+        ConfigError for a missing or unknown language, an unknown task, and for a choice in an English-only model."""
         settings: Any = self.generation
         plain = int(settings.no_timestamps_token_id)
         code, task = self._language(language or self.config.language), task or self.config.task
@@ -75,7 +75,7 @@ class Whisper(EncoderDecoder):
         return self.start, spoken, asked, plain
 
     def _language(self, language: str) -> str:
-        """The code of a language by its code or English name."""
+        """Return the code of a language given by code or English name; ConfigError if it is unknown."""
         from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
         text = language.strip().lower().removeprefix("<|").removesuffix("|>")
@@ -89,21 +89,21 @@ class Whisper(EncoderDecoder):
         return code
 
     def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
-        """As every model with a memory, and the language's code."""
+        """Return the request as for every encoder-decoder, with the language's code."""
         request = super().listen(samples, language, task, draft)
         return replace(request, language=self._language(language or self.config.language) or "en")
 
     @property
     def num_start_tokens(self) -> int:
-        """How many tokens open an output."""
+        """The number of start tokens."""
         return 4 if self.multilingual else 2
 
     def inputs(self, samples: Tensor) -> Tensor:
-        """Frames [1, mels, 3000] of 30 s, padded with silence."""
+        """Return frames [1, mels, 3000] of samples [N], padded with silence to 30 s."""
         found = self.extractor(samples.float().cpu().numpy(), sampling_rate=self.rate, return_tensors="pt")
         frames: Tensor = found["input_features"]
         return frames.to(self.like())
 
     def transcript(self, text: str) -> list[int]:
-        """Token ids of a text: an output opens with a space."""
+        """Return the token ids of a text after a space, with which Whisper's outputs begin."""
         return self.encode(f" {text}" if text else "")
