@@ -67,14 +67,14 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
     """Stack single-row prompts into one padded batch; it keeps their output positions if these are equal, and has the
     default ones otherwise."""
     pad = torch.nn.utils.rnn.pad_sequence
-    memories = [p.memory[0] for p in prompts if p.memory is not None]
+    encoder_outputs = [p.memory[0] for p in prompts if p.memory is not None]
     lengths = [p.memory_lengths for p in prompts if p.memory_lengths is not None]
     return Prompt(
         pad([p.embeddings[0] for p in prompts], batch_first=True),
         pad([p.positions[0] for p in prompts], batch_first=True),
         torch.cat([p.lengths for p in prompts]),
         torch.cat([p.next_position for p in prompts]),
-        pad(memories, batch_first=True) if memories else None,
+        pad(encoder_outputs, batch_first=True) if encoder_outputs else None,
         torch.cat(lengths) if lengths else None,
         prompts[0].output_positions
         if all(p.output_positions == prompts[0].output_positions for p in prompts)

@@ -202,7 +202,7 @@ def tiny_whisper(seed: int = 0, vocab: int = VOCAB + 4, gain: float = 3.0) -> En
 
 
 def memory_prompts(model: EncoderDecoder, lengths: list[int], seed: int = 0) -> Prompt:
-    """The start tokens before random memories of these lengths (Whisper: all alike), rubbish past them."""
+    """The start tokens before random encoder outputs of these lengths (Whisper: all alike), rubbish past them."""
     memory = torch.randn(len(lengths), max(lengths), model.trunk.width, generator=generator(seed), dtype=torch.float64)
     return model.prompt(2 * memory, torch.tensor(lengths))
 

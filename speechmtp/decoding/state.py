@@ -123,8 +123,8 @@ class Batch:
     @property
     def memory_sizes(self) -> list[int] | None:
         """Number of encoder outputs of each row; None if there are none."""
-        memories = [row.request.prompt.memory for row in self.rows]
-        found = [memory.shape[1] for memory in memories if memory is not None]
+        encoder_outputs = [row.request.prompt.memory for row in self.rows]
+        found = [memory.shape[1] for memory in encoder_outputs if memory is not None]
         return found or None
 
     @property

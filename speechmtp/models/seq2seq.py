@@ -179,7 +179,7 @@ class Seq2SeqTrunk(Trunk):
     def _check(self, sizes: Sequence[int]) -> None:
         if not self._masks_memory and len(set(sizes)) > 1:
             raise ShapeError(
-                f"trunk: memories of {sorted(set(sizes))} entries in a batch, expected one length: "
+                f"trunk: encoder outputs of {sorted(set(sizes))} entries in a batch, expected one length: "
                 f"{type(self.model).__name__} looks at padding; pad the audio itself"
             )
 

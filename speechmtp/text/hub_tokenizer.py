@@ -80,15 +80,16 @@ class HubTokenizer:
     def spelling(self, size: int = 0) -> TokenSpelling:
         """The string that each token adds to a text, and an encoder of strings inside a text. `size` is the size of the
         model's vocabulary, which may be larger than the tokenizer's."""
+        return TokenSpelling(partial(self._added_texts, max(size, self._size)), self._inner_encoder)
+
+    def _added_texts(self, size: int) -> list[str]:
+        """The string that each of the first `size` token ids adds to a text."""
         bytewise = self._of_type("ByteLevel")
+        return [self._added_text(i, bytewise) for i in range(size)]
 
-        def pieces() -> list[str]:
-            return [self._added_text(i, bytewise) for i in range(max(size, self._size))]
-
-        def encode() -> Callable[[str], list[int]]:
-            return partial(_ids, _build(_unprefixed(self._settings), "spelling"))
-
-        return TokenSpelling(pieces, encode)
+    def _inner_encoder(self) -> Callable[[str], list[int]]:
+        """An encoder of strings inside a text, which get no prefix."""
+        return partial(_ids, _build(_unprefixed(self._settings), "spelling"))
 
     def _added_text(self, token: int, bytewise: bool) -> str:
         """The string that a token adds to a text; empty for bytes that are not a character on their own."""

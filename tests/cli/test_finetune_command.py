@@ -50,8 +50,8 @@ def test_a_model_folder_is_written_resumed_and_decoded(
     sizes, figures, model, hint = capsys.readouterr().out.splitlines()
     assert json.loads(sizes) == {"train": 2, "dropped": []} and model == f"model: {out / 'model'}"
     assert set(json.loads(figures)) == {"score", "wer", "wer_2"}
-    assert {p.name for p in tmp_path.glob("*memories")} == (
-        {"encoder_outputs", "dev_memories", "dev2_memories"} if parts == "decoder" else set()
+    assert {p.name for p in tmp_path.glob("*encoder_outputs")} == (
+        {"encoder_outputs", "dev_encoder_outputs", "dev2_encoder_outputs"} if parts == "decoder" else set()
     )
     card = (out / "model" / "card.md").read_text()
     assert f"base, {parts}, on data, 4 updates of 2 rows, seed 0" in card and card.count("before") == 2

@@ -111,8 +111,8 @@ def heads_for(model: EncoderDecoder, config: HeadsConfig, seed: int) -> HeadSet:
 
 @lru_cache(maxsize=64)
 def make_scene(seed: int, max_rows: int = 6, whisper: bool | None = None) -> Scene:
-    """1 to `max_rows` rows; Moonshine's with memories of 1 to 12 entries, Whisper's of one length; limits from 1 to 16
-    tokens, Whisper's sometimes as many as it has positions for."""
+    """1 to `max_rows` rows; Moonshine's with encoder outputs of 1 to 12 entries, Whisper's of one length; limits from 1
+    to 16 tokens, Whisper's sometimes as many as it has positions for."""
     rng = tiny.generator(7000 + seed)
     rows = int(torch.randint(1, max_rows + 1, (), generator=rng))
     whisper = (seed + seed // len(HEADS)) % 3 == 1 if whisper is None else whisper

@@ -110,7 +110,7 @@ def test_the_joint_drafter_finds_the_likeliest_text() -> None:
 
 
 def test_joint_calls_are_counted_and_its_tree_is_bounded() -> None:
-    case = make_case(6, most_rows=3)
+    case = make_case(6, max_rows=3)
     _, traces = decode(case, Sources(), Joint(2, top=3), rule=KeepDraft())
     assert all(trace.draft_calls == 2 * trace.calls for trace in traces)
     for drafter, message in (
@@ -222,7 +222,7 @@ def test_theta_ends_a_draft_before_an_unsure_token() -> None:
 
 
 def test_a_draft_model_of_another_vocabulary_is_refused() -> None:
-    case = make_case(1, most_rows=2)
+    case = make_case(1, max_rows=2)
     other = small(0)
     sources = Sources(model=(other, [tiny.prompts(other, [2]) for _ in case.tokens]))
     for drafter in (DraftModel(2), BeamSample(2)):

@@ -35,7 +35,7 @@ SAMPLED = [
 
 @pytest.mark.parametrize("seed", some(5, 2))
 def test_greedy_equals_plain_decoding(seed: int) -> None:
-    case, sources = case_and_draft(seed, most_rows=5, most=8)
+    case, sources = case_and_draft(seed, max_rows=5, most=8)
     for drafter in EXACT:
         tokens, _ = decode(case, sources, drafter)
         assert tokens == case.tokens, drafter
@@ -46,7 +46,7 @@ def test_greedy_equals_plain_decoding(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", some(20, 8))
 def test_seeded_coupling_equals_plain_sampling(seed: int) -> None:
-    case, sources = case_and_draft(seed, most_rows=2, most=6)
+    case, sources = case_and_draft(seed, max_rows=2, most=6)
     config = replace(SAMPLED[seed % 4], seed=seed)
     plain, _ = decode(case, Sources(), Silent(), config)
     for drafter in EXACT[(seed // 4) % 2 :: 2]:
@@ -57,7 +57,7 @@ def test_seeded_coupling_equals_plain_sampling(seed: int) -> None:
 def test_processors_apply_to_greedy_drafts_as_well() -> None:
     calls = 0
     for seed in range(2):
-        case, sources = case_and_draft(seed, most_rows=3, most=8)
+        case, sources = case_and_draft(seed, max_rows=3, most=8)
         config = SamplingConfig(repetition_penalty=1.5, no_repeat_ngram_size=2)
         plain, _ = decode(case, Sources(), Silent(), config)
         for drafter in EXACT:
@@ -77,7 +77,7 @@ def test_processors_apply_to_greedy_drafts_as_well() -> None:
 def test_a_trunk_that_drafts_for_itself_is_accepted_whole(drafter: Any, config: SamplingConfig | None) -> None:
     seen = 0
     for seed in range(5):
-        case = make_case(seed, most_rows=1, most=20)
+        case = make_case(seed, max_rows=1, most=20)
         tokens, (trace,) = decode(case, itself(case), drafter, config)
         size, depth = len(tokens[0]), drafter.depth
         assert trace.calls == -(-size // (depth + 1)) and trace.num_accepted_tokens >= size - trace.calls
@@ -136,7 +136,7 @@ def test_fault_13_a_draft_after_a_commit_is_that_of_a_fresh_prefill() -> None:
     cut off may emit what the draft model has read already."""
     whole = refused = 0
     for seed in range(6):
-        case, sources = case_and_draft(seed, by=0.05, most_rows=5, most=16)
+        case, sources = case_and_draft(seed, by=0.05, max_rows=5, most=16)
         Watched.own = sources.model
         bound = Setup(Watched(3), GreedyMatch(), None, sources, Uneven() if seed % 3 == 0 else None)
         tokens, traces = generate_mixed(case.trunk, case.prompt, [bound], tiny.EOS, case.limits)
@@ -149,7 +149,7 @@ def test_fault_13_a_draft_after_a_commit_is_that_of_a_fresh_prefill() -> None:
 
 def test_accepted_tokens_are_not_fed_again() -> None:
     """The draft model reads every token once where all are accepted, but the last drafted one with the base token."""
-    case = make_case(3, most_rows=1, most=20)
+    case = make_case(3, max_rows=1, most=20)
     draft, fed = near(case.trunk, 0, 0.0), list[int]()
     inner = draft.extend
 
@@ -167,7 +167,7 @@ def test_accepted_tokens_are_not_fed_again() -> None:
 @pytest.mark.parametrize("seed", [1, 3])
 def test_rows_of_a_batch_leave_the_draft_model_with_it(seed: int) -> None:
     """A batch whose rows end at different times equals its rows alone, counts included."""
-    case, sources = case_and_draft(seed, most_rows=5)
+    case, sources = case_and_draft(seed, max_rows=5)
     assert sources.model is not None
     for drafter in (DraftModel(3), BeamSample(3, 3)):
         tokens, traces = decode(case, sources, drafter)
@@ -183,7 +183,7 @@ def test_rows_of_a_batch_leave_the_draft_model_with_it(seed: int) -> None:
 @pytest.mark.parametrize("config", [None, SamplingConfig(1.0, seed=3), SamplingConfig(1.2, repetition_penalty=1.3)])
 @pytest.mark.parametrize("seed", [6, pytest.param(3, marks=pytest.mark.slow)])
 def test_rows_under_different_strategies(seed: int, config: SamplingConfig | None) -> None:
-    case, sources = case_and_draft(seed, most_rows=16, most=9)
+    case, sources = case_and_draft(seed, max_rows=16, most=9)
     assert sources.model is not None
     rows, (trunk, prompts) = len(case.tokens), sources.model
     heads = tiny.heads("latent", 2, seed)
@@ -208,7 +208,7 @@ def test_rows_under_different_strategies(seed: int, config: SamplingConfig | Non
 @pytest.mark.parametrize("drafter", EXACT)
 def test_limits_bound_the_draft_and_save_its_calls(drafter: Any) -> None:
     for seed in (1, 4):
-        case, sources = case_and_draft(seed, by=0.1, most_rows=4, most=12)
+        case, sources = case_and_draft(seed, by=0.1, max_rows=4, most=12)
         tokens, traces = generate_mixed(
             case.trunk, case.prompt, [Setup(drafter, GreedyMatch(), None, sources, Uneven())], tiny.EOS, case.limits
         )

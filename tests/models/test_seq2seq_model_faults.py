@@ -149,7 +149,7 @@ def test_fault_a_decoder_that_looks_at_padding_is_not_given_any() -> None:
     model = tiny.tiny_whisper(1)
     mixed = tiny.memory_prompts(model, [50, 49])
     inputs, positions = model.trunk.embed(torch.ones(2, 3, dtype=torch.long)), torch.arange(3).repeat(2, 1)
-    with pytest.raises(ShapeError, match=r"memories of \[49, 50\] entries in a batch, expected one length"):
+    with pytest.raises(ShapeError, match=r"encoder outputs of \[49, 50\] entries in a batch, expected one length"):
         model.trunk.new_cache(2, mixed)
     with pytest.raises(ShapeError, match="WhisperForConditionalGeneration looks at padding"):
         model.trunk(inputs, positions, torch.zeros(2, 3), (), mixed.memory, mixed.memory_lengths)

@@ -57,7 +57,7 @@ def test_the_table_is_asked_by_what_the_model_reads(monkeypatch: pytest.MonkeyPa
 
     calls = []
     monkeypatch.setattr(table, "HEAD_INPUTS", {"texts": lambda given, note: calls.append(given)})
-    given = asked(bundle=SimpleNamespace(model=SimpleNamespace(reads="texts")))
+    given = asked(bundle=SimpleNamespace(model=SimpleNamespace(input_kind="texts")))
     make_head_input(given, ignore)
     assert calls == [given]
 

@@ -83,18 +83,18 @@ def encode_utterances(
     found: list[EncodedUtterance] = []
     for start in range(0, len(utterances), TOGETHER):
         part = utterances[start : start + TOGETHER]
-        memories, limits, seconds = [], [], []
+        encoder_outputs, limits, seconds = [], [], []
         for utterance in part:
             audio = load_samples(model, utterance, allow_pipes, pass_number, seed)
             length = len(audio) / model.rate
-            memories.append(model.memory(audio.to(device)))
+            encoder_outputs.append(model.memory(audio.to(device)))
             limits.append(model.limit(length))
             seconds.append(length)
         if texts is None:
-            outputs = own_outputs(model, memories, limits, rows)
+            outputs = own_outputs(model, encoder_outputs, limits, rows)
         else:
             outputs = [[*text, model.eos[0]] for text in texts[start : start + TOGETHER]]
-        for utterance, memory, tokens, length in zip(part, memories, outputs, seconds):
+        for utterance, memory, tokens, length in zip(part, encoder_outputs, outputs, seconds):
             ended = tokens[-1:] == [model.eos[0]]
             text = tokens[:-1] if ended else tokens
             name = f"{utterance.id}-pass{pass_number}" if pass_number else utterance.id
@@ -125,13 +125,13 @@ def at_speed(model: SpeechModel, samples: np.ndarray, speed: float) -> np.ndarra
 
 
 def own_outputs(
-    model: EncoderDecoderModel, memories: Sequence[Tensor], limits: Sequence[int], rows: int = ROWS
+    model: EncoderDecoderModel, encoder_outputs: Sequence[Tensor], limits: Sequence[int], rows: int = ROWS
 ) -> list[list[int]]:
     """The model's greedy outputs for encoder outputs [1, S, E] each, with at most `limits` tokens each, decoded in
     batches of `rows` utterances of similar length."""
-    found: list[list[int]] = [[] for _ in memories]
-    for group in batches_by_size([memory.shape[1] for memory in memories], rows):
-        prompt = stack_prompts([model.prompt(memories[i]) for i in group])
+    found: list[list[int]] = [[] for _ in encoder_outputs]
+    for group in batches_by_size([memory.shape[1] for memory in encoder_outputs], rows):
+        prompt = stack_prompts([model.prompt(encoder_outputs[i]) for i in group])
         tokens = plain_outputs(model.trunk, prompt, model.rules, [limits[i] for i in group])
         for i, row in zip(group, tokens):
             found[i] = row

@@ -141,11 +141,11 @@ def encode_rows(model: EncoderDecoderModel, rows: Sequence[EncodedUtterance]) ->
     """Replace the samples of rows by encoder outputs. Rows of equal length are encoded together, since the encoder does
     not handle padding."""
     features = [model.inputs(row.memory.to(model.device)) for row in rows]
-    memories: dict[int, Tensor] = {}
+    encoder_outputs: dict[int, Tensor] = {}
     for shape in {f.shape for f in features}:
         alike = [i for i, f in enumerate(features) if f.shape == shape]
-        memories |= dict(zip(alike, model.encode_audio(torch.cat([features[i] for i in alike]))))
-    return [replace(row, memory=memories[i]) for i, row in enumerate(rows)]
+        encoder_outputs |= dict(zip(alike, model.encode_audio(torch.cat([features[i] for i in alike]))))
+    return [replace(row, memory=encoder_outputs[i]) for i, row in enumerate(rows)]
 
 
 def finetune(

@@ -199,6 +199,6 @@ def word_error_rate(bundle: Bundle, dev: DevSet) -> float:
     """WER in percent of the model's greedy transcripts, with the bundle's normaliser."""
     model, normalize = bundle.encoder_decoder_model, get_normalizer(bundle.normalizer)
     like = model.trunk.unembedding().weight
-    memories = [model.memory(x.to(like.device)) if dev.moves else x[None].to(like) for x in dev.inputs]
-    outputs = own_outputs(model, memories, dev.limits)
+    encoder_outputs = [model.memory(x.to(like.device)) if dev.moves else x[None].to(like) for x in dev.inputs]
+    outputs = own_outputs(model, encoder_outputs, dev.limits)
     return error_rate((words, normalize(bundle.model.decode(row)).split()) for words, row in zip(dev.words, outputs))
