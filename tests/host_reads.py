@@ -68,7 +68,7 @@ class Place:
 
 
 @dataclass
-class Reads:
+class ReadCounts:
     """Reads by place and kind."""
 
     counts: Counter[tuple[Place, str]] = field(default_factory=Counter)
@@ -97,7 +97,7 @@ class HostReads:
     """Counts while it is entered; `reads` can be looked at at any time."""
 
     def __init__(self) -> None:
-        self.reads = Reads()
+        self.reads = ReadCounts()
         self._functions, self._operators = _Functions(self), _Operators(self)
         self.inside = 0  # a counted function is running: what it calls is its own
         self.name = ""  # of the Python function that is running
@@ -107,7 +107,7 @@ class HostReads:
         """Whether the host may look at a tensor for nothing."""
         return tensor in self.host
 
-    def __enter__(self) -> Reads:
+    def __enter__(self) -> ReadCounts:
         self._operators.__enter__()
         self._functions.__enter__()
         return self.reads
@@ -252,7 +252,7 @@ class Counted(Protocol):
         """Counts of calls."""
 
 
-def reads_a_step(decode: Callable[[], Sequence[Counted]]) -> tuple[Reads, int]:
+def reads_a_step(decode: Callable[[], Sequence[Counted]]) -> tuple[ReadCounts, int]:
     """Reads of one batch that `decode` decodes, and the steps of its loop: the calls of the row with most of them. What
     the loop measures or keeps at its first use is left out: `decode` runs twice, and the second time counts."""
     decode()

@@ -1,4 +1,4 @@
-"""Random ragged batches for encoder-decoder recognisers: memories, heads, texts, previous passes, and what
+"""Random ragged batches for encoder-decoder recognisers: encoder outputs, heads, texts, previous passes, and what
 transformers' own `generate` says of each row alone."""
 
 import re

@@ -115,7 +115,8 @@ def test_fault_23_penalties_are_those_of_plain_decoding_at_every_depth(seed: int
 
 
 def telling(said: list[int]) -> Trunk:
-    """A trunk that says the next of these different tokens behind each, the first behind the opening; it is sure."""
+    """A trunk that says the next of these different tokens behind each, the first behind the start token; it is
+    sure."""
     trunk = tiny.trunk(1)
     follows = torch.zeros(tiny.VOCAB, tiny.VOCAB, dtype=torch.float64)
     for before, token in zip([tiny.BOS, *said], said):

@@ -111,8 +111,8 @@ def first_drafts(heads: HeadSet, trunk: Trunk, prompt: Prompt, base: torch.Tenso
 @torch.no_grad()
 @pytest.mark.parametrize("config", HEADS[:3], ids=lambda config: config.kind)
 def test_fault_heads_hear_the_audio_and_none_of_its_padding(config: HeadsConfig) -> None:
-    """Beside longer memories a row's drafts are those of the row alone; another memory makes other drafts, though the
-    trunk's states be the same."""
+    """Beside longer encoder outputs a row's drafts are those of the row alone; another memory makes other drafts,
+    though the trunk's states be the same."""
     model = tiny.tiny_moonshine(5)
     heads: HeadSet = tiny.random_heads(config, 5, model.trunk.shape)
     prompt, base = tiny.memory_prompts(model, [5, 1, 12, 3]), torch.tensor([3, 4, 5, 6])

@@ -74,9 +74,9 @@ FITTED = [n for n, row in STRATEGIES.items() if "heads" in row.options and row.o
 @pytest.mark.parametrize("name", FITTED)
 def test_only_a_depth_that_nobody_chose_is_fitted_to_the_heads(name: str) -> None:
     strategy = parse_strategy(f"{name}:heads=x")
-    fitted = strategy.with_max_depth(3)
-    assert fitted.options == strategy.options | {"depth": 3} and fitted.drafter.depth == 3
-    assert fitted.label.startswith(f"{name}:depth=3")
+    limited = strategy.with_max_depth(3)
+    assert limited.options == strategy.options | {"depth": 3} and limited.drafter.depth == 3
+    assert limited.label.startswith(f"{name}:depth=3")
     assert strategy.with_max_depth(7) is strategy is strategy.with_max_depth(9)
     for depth in (0, 5, 7):
         chosen = parse_strategy(f"{name}:depth={depth}")
@@ -85,10 +85,10 @@ def test_only_a_depth_that_nobody_chose_is_fitted_to_the_heads(name: str) -> Non
 
 
 def test_a_tree_that_nobody_chose_is_cut_to_the_heads() -> None:
-    fitted = parse_strategy("tree").with_max_depth(2)
-    assert isinstance(fitted.drafter, HeadTree) and fitted.drafter.depth == 2
-    assert fitted.drafter.paths == fitted.options["paths"] and "000" not in fitted.options["paths"]
-    assert parse_strategy(fitted.label).drafter == fitted.drafter
+    limited = parse_strategy("tree").with_max_depth(2)
+    assert isinstance(limited.drafter, HeadTree) and limited.drafter.depth == 2
+    assert limited.drafter.paths == limited.options["paths"] and "000" not in limited.options["paths"]
+    assert parse_strategy(limited.label).drafter == limited.drafter
     chosen = parse_strategy("tree:paths=0.00.000")
     assert chosen.with_max_depth(2) is chosen
     assert parse_strategy("tree").with_max_depth(9).options == parse_strategy("tree").options

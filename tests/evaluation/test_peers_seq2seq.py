@@ -21,7 +21,7 @@ modes = pytest.mark.parametrize("mode", ["greedy", "prompt_lookup"])
 
 
 def ours(model: EncoderDecoder, lengths: list[int], seed: int) -> list[list[int]]:
-    """What our own plain decoding says of random memories in one batch."""
+    """What our own plain decoding says of random encoder outputs in one batch."""
     prompt = tiny.memory_prompts(model, lengths, seed)
     limits = [LIMIT] * len(lengths)
     return generate(model.trunk, None, prompt, Silent(), GreedyMatch(), tiny.EOS, limits=limits, rules=model.rules)[0]

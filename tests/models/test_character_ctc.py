@@ -19,7 +19,7 @@ def head(config: CharacterCtcConfig = CONFIG, seed: int = 0) -> CharacterCtcHead
     return built
 
 
-def memories(lengths: list[int], seed: int = 0) -> list[torch.Tensor]:
+def encoder_outputs(lengths: list[int], seed: int = 0) -> list[torch.Tensor]:
     """One [S, E] a row."""
     rng = tiny.generator(seed)
     return [torch.randn(size, 12, generator=rng, dtype=torch.float64) for size in lengths]
@@ -27,7 +27,7 @@ def memories(lengths: list[int], seed: int = 0) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_a_padded_row_is_spelled_as_it_is_alone(stride: int) -> None:
-    model, rows = head(replace(CONFIG, stride=stride)), memories([7, 10, 1])
+    model, rows = head(replace(CONFIG, stride=stride)), encoder_outputs([7, 10, 1])
     padded = torch.full((3, 11, 12), 50.0, dtype=torch.float64)
     for padding, row in zip(padded, rows):
         padding[: len(row)] = row
@@ -43,15 +43,15 @@ def test_a_text_is_the_best_characters_without_runs_and_blanks(monkeypatch: pyte
     path = [4, 4, 6, 1, 1, 6, 1, 0, 2, 5, 6]  # T a a space b .
     logits = torch.nn.functional.one_hot(torch.tensor([*path, 3]), 7).double()[None] * 4
     monkeypatch.setattr(model, "forward", lambda memory, lengths: logits)
-    found = model.spell(memories([11])[0][None])
+    found = model.spell(encoder_outputs([11])[0][None])
     assert found.text == "Taa b."  # the last step lies past the memory
     assert found.confidence == pytest.approx([float(logits[0, 0].softmax(-1).max())] * 6)
 
 
 def test_what_is_spelled_depends_on_the_memory_alone() -> None:
     model = head()
-    found = [model.spell(memory[None]) for memory in memories([20, 20])]
-    assert found[0] != found[1] and found[0] == model.spell(memories([20])[0][None])
+    found = [model.spell(memory[None]) for memory in encoder_outputs([20, 20])]
+    assert found[0] != found[1] and found[0] == model.spell(encoder_outputs([20])[0][None])
 
 
 def test_wrong_sizes_are_one_line() -> None:

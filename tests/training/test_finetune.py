@@ -156,7 +156,7 @@ def test_adapters_start_as_nothing_and_are_merged_exactly(tmp_path: Path) -> Non
 
 @families
 def test_the_encoder_never_hears_padding(family: str, data: DataDir, tmp_path: Path) -> None:
-    """A batch's loss is that of its rows alone, though memories differ in length."""
+    """A batch's loss is that of its rows alone, though encoder outputs differ in length."""
     bundle = load(tmp_path, family)
     pool = make_pool(bundle, data, config())
     phase = FinetunePhase(config(), bundle, [pool], [], torch.float32)

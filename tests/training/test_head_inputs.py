@@ -120,10 +120,10 @@ def test_own_texts_do_not_depend_on_what_is_decoded_together(bundle: Bundle, dat
     model = bundle.encoder_decoder_model
     together, alone = (encode_utterances(model, data.utterances, rows=rows) for rows in (4, 1))
     assert [(i.text, i.ended) for i in together] == [(i.text, i.ended) for i in alone]
-    memories = [model.memory(torch.from_numpy(u.load())) for u in data.utterances]
+    encoder_outputs = [model.memory(torch.from_numpy(u.load())) for u in data.utterances]
     limits = [3, 1, 2, 4]
-    found = own_outputs(model, memories, limits, rows=2)
-    assert found == [own_outputs(model, [memory], [limit])[0] for memory, limit in zip(memories, limits)]
+    found = own_outputs(model, encoder_outputs, limits, rows=2)
+    assert found == [own_outputs(model, [memory], [limit])[0] for memory, limit in zip(encoder_outputs, limits)]
     assert all(1 <= len(row) <= limit for row, limit in zip(found, limits))
 
 
