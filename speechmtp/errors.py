@@ -1,4 +1,4 @@
-"""The exception tree. A message is one line that names the object, the place and the fix."""
+"""The exception tree, and the warnings. A message is one line that names the object, the place and the fix."""
 
 
 class SpeechMTPError(Exception):
@@ -11,6 +11,14 @@ class ConfigError(SpeechMTPError):
 
 class DataError(SpeechMTPError):
     """A defect of audio, transcripts or data directories; names file and line where possible."""
+
+
+class UnreadableError(DataError):
+    """Audio that nothing installed can decode."""
+
+
+class AudioWarning(UserWarning):
+    """Audio that was heard in another way than usual; the command line prints it as one line."""
 
 
 class ShapeError(SpeechMTPError):

@@ -4,13 +4,15 @@ All randomness comes from the generator that is passed in, so that a run can be 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from speechmtp.audio.io import resample
-from speechmtp.errors import ConfigError, DataError, ShapeError
+from speechmtp.config import Range, Share, check_fields
+from speechmtp.errors import DataError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -20,19 +22,15 @@ class SpecAugmentConfig:
     A frequency mask has 0 to `freq_width` bins, a time mask 0 to `time_fraction` of its row's frames.
     """
 
-    freq_masks: int = 2
-    freq_width: int = 27
-    time_masks: int = 5
-    time_fraction: float = 0.05
+    freq_masks: Annotated[int, Range(0)] = 2
+    freq_width: Annotated[int, Range(0)] = 27
+    time_masks: Annotated[int, Range(0)] = 5
+    time_fraction: Share = 0.05
     fill: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError names the first wrong one."""
-        for name in ("freq_masks", "freq_width", "time_masks"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"spec_augment: {name} {getattr(self, name)}, expected 0 or more")
-        if not 0.0 <= self.time_fraction <= 1.0:
-            raise ConfigError(f"spec_augment: time_fraction {self.time_fraction}, expected 0 to 1")
+        check_fields(self, "spec_augment")
 
 
 def spec_augment(frames: Tensor, lengths: Tensor, config: SpecAugmentConfig, generator: torch.Generator) -> Tensor:

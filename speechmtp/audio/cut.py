@@ -39,9 +39,16 @@ def cut_points(
 
 
 def _energy(samples: np.ndarray, hop: int) -> np.ndarray:
-    """Mean energy around the beginning of every hop of samples [N], over `SMOOTHING` hops: [N // hop]."""
+    """Mean energy of a hop around the beginning of every hop of samples [N], over `SMOOTHING` hops, without that of
+    their mean: [N // hop]. A constant or slow drift is no sound."""
     hops = np.asarray(samples[: len(samples) // hop * hop]).reshape(-1, hop)
-    energy = np.einsum("ij,ij->i", hops, hops, dtype=np.float64)
+    energy = _smoothed(np.einsum("ij,ij->i", hops, hops, dtype=np.float64))
+    mean = _smoothed(hops.sum(1, dtype=np.float64)) / hop
+    return energy - hop * mean**2
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """The mean of the `SMOOTHING` values around each one: the shape of `values` [N]."""
     before = SMOOTHING // 2
-    padded = np.pad(energy, (before, SMOOTHING - 1 - before), mode="edge")
+    padded = np.pad(values, (before, SMOOTHING - 1 - before), mode="edge")
     return np.lib.stride_tricks.sliding_window_view(padded, SMOOTHING).mean(-1)

@@ -6,10 +6,12 @@ the povey window, take the power spectrum and pool it with triangular mel filter
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from speechmtp.config import Range, Share, check_fields
 from speechmtp.errors import ConfigError, DataError, ShapeError
 
 # The rounding of a matrix product depends on its number of rows, so every product has exactly this many.
@@ -26,18 +28,19 @@ class FbankConfig:
     it is only added if a generator is given.
     """
 
-    sample_rate: int = 16000
-    num_mels: int = 80
-    frame_length_ms: float = 25.0
-    frame_shift_ms: float = 10.0
+    sample_rate: Annotated[int, Range(1, 1 << 20)] = 16000
+    num_mels: Annotated[int, Range(3, 1 << 10)] = 80
+    frame_length_ms: Annotated[float, Range(0, 1000, above=True)] = 25.0
+    frame_shift_ms: Annotated[float, Range(0, 1000, above=True)] = 10.0
     low_hz: float = 20.0
     high_hz: float = 0.0
-    preemphasis: float = 0.97
-    dither: float = 0.0
-    scale: float = 32768.0
+    preemphasis: Share = 0.97
+    dither: Annotated[float, Range(0)] = 0.0
+    scale: Annotated[float, Range(0, 1 << 32, above=True)] = 32768.0
 
     def __post_init__(self) -> None:
         """Check the values; ConfigError names the first wrong one."""
+        check_fields(self, "fbank")
         top = self.nyquist_hz if self.high_hz == 0 else self.high_edge_hz
         if not 0 <= self.low_hz < top <= self.nyquist_hz:
             raise ConfigError(
@@ -47,8 +50,6 @@ class FbankConfig:
             raise ConfigError(
                 f"fbank: frames of {self.length} samples every {self.shift}, expected 1 < shift <= length"
             )
-        if self.num_mels < 3:
-            raise ConfigError(f"fbank: num_mels {self.num_mels}, expected at least 3")
 
     @property
     def length(self) -> int:

@@ -2,26 +2,25 @@
 rate."""
 
 import io
-import math
 import numbers
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from speechmtp.audio.io import read_audio, resample
-from speechmtp.audio.pipes import mend_wav_lengths
-from speechmtp.errors import ConfigError, DataError
+from speechmtp.audio.levels import check_floats, check_integers, mix
+from speechmtp.audio.names import shown
+from speechmtp.errors import ConfigError, DataError, UnreadableError
 
 Samples = np.ndarray | torch.Tensor | Sequence[float]
 Audio = (
     str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview | Samples | tuple[Any, Any] | Mapping[str, Any]
 )
 
-LOUDEST = 8.0  # larger floats are taken for unscaled integer samples
+RATES = 1000, 1_000_000  # Hz that recordings may have
 EXPECTED = "a path, a binary file, bytes of a file, an array, tensor or list of samples, or (samples, rate)"
 
 
@@ -40,7 +39,7 @@ def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: 
     name = name or input_name(audio)
     if is_record(audio):
         record: Any = audio
-        audio = record["array"], record["sampling_rate"]
+        audio = record["array"], _checked_rate(record["sampling_rate"], name)
     if isinstance(audio, tuple):
         audio, rate = _pair(audio, rate, name)
     if _is_file(audio):
@@ -49,18 +48,13 @@ def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: 
         samples = _mono(_array(audio, name), name)
         own = _checked_rate(rate, name)
         samples = samples if own == target_rate else resample(samples, own, target_rate)
-    peak = float(np.abs(samples).max(initial=0.0))
-    if math.isfinite(peak) and peak > LOUDEST:
-        raise DataError(
-            f"{name}: samples up to {peak:g}, expected floats in [-1, 1]; divide by 32768 where they were 16-bit"
-        )
     return samples
 
 
 def input_name(audio: object) -> str:
     """The default name of an input in errors: the path, the stream's name, or its kind."""
     if isinstance(audio, str | os.PathLike):
-        return os.fspath(audio)
+        return shown(audio)
     if isinstance(audio, bytes | bytearray | memoryview):
         return "bytes"
     if hasattr(audio, "read"):
@@ -76,22 +70,19 @@ def _is_file(audio: object) -> bool:
 def _of_file(audio: Any, target_rate: int, rate: float | None, name: str) -> np.ndarray:
     """Samples of a path, a stream or the bytes of a file."""
     if isinstance(audio, str | os.PathLike):
-        path = Path(audio)
-        if not path.exists() or path.is_file() or path.is_dir():
-            return _at(*read_audio(os.fspath(audio), None), target_rate, rate, name)
-        data = _content(path.open("rb"), name, close=True)  # a pipe or a device file
-    elif isinstance(audio, bytes | bytearray | memoryview):
+        return _at(*read_audio(os.fspath(audio), None), target_rate, rate, name)
+    if isinstance(audio, bytes | bytearray | memoryview):
         data = bytes(audio)
     else:
         data = _content(audio, name)
     if not data:
         again = "seek(0) before it is read" if getattr(audio, "seekable", bool)() else "nothing was written to it"
         raise DataError(f"{name}: no bytes from where it stands to its end, expected audio; {again}")
-    stream = io.BytesIO(mend_wav_lengths(name, data))
+    stream = io.BytesIO(data)
     stream.name = name
     try:
         samples, own = read_audio(stream, None)
-    except DataError as error:
+    except UnreadableError as error:
         raise DataError(f"{error}; raw samples go in as an array with their rate") from error
     return _at(samples, own, target_rate, rate, name)
 
@@ -103,17 +94,14 @@ def _at(samples: np.ndarray, own: int, target_rate: int, rate: float | None, nam
     return samples if own == target_rate else resample(samples, own, target_rate)
 
 
-def _content(file: Any, name: str, close: bool = False) -> bytes:
-    """The rest of an open file; the file is left open unless `close`."""
+def _content(file: Any, name: str) -> bytes:
+    """The rest of an open file, which is left open."""
     if isinstance(file, io.TextIOBase):
         raise DataError(f"{name}: opened as text, expected a binary file; open it with 'rb', stdin as sys.stdin.buffer")
     try:
         data = file.read()
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: unreadable ({error}), expected an open binary file") from error
-    finally:
-        if close:
-            file.close()
     if not isinstance(data, bytes | bytearray | memoryview):
         raise DataError(f"{name}: read() gives {type(data).__name__}, expected bytes; open it as a binary file")
     return bytes(data)
@@ -128,9 +116,9 @@ def _pair(pair: tuple[Any, ...], rate: float | None, name: str) -> tuple[Any, fl
         raise DataError(
             f"{name}: a tuple of {len(pair)} ({kinds}), expected (samples, rate) as soundfile.read gives it"
         )
-    samples, own = pair[plain.index(False)], pair[plain.index(True)]
-    if rate is not None and rate != own:
-        raise ConfigError(f"{name}: {own} Hz beside its samples and rate={rate}; give one of them")
+    samples, own = pair[plain.index(False)], _checked_rate(pair[plain.index(True)], name)
+    if rate is not None and _checked_rate(rate, name) != own:
+        raise ConfigError(f"{name}: {own:g} Hz beside its samples and rate={rate:g}; give one of them")
     return samples, own
 
 
@@ -145,12 +133,12 @@ def is_record(audio: object) -> bool:
 
 
 def _checked_rate(rate: Any, name: str) -> float:
-    """A rate in Hz; ConfigError if it is missing or not a positive number."""
+    """A rate in Hz; ConfigError if it is missing or not a number that recordings may have."""
     if rate is None:
         raise ConfigError(f"{name}: samples need their rate in Hz; give rate=16000 or what it is")
     rate = rate.item() if is_number(rate) and hasattr(rate, "item") else rate
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
-        raise ConfigError(f"{name}: rate={rate!r}, expected a number of Hz such as 16000")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not RATES[0] <= rate <= RATES[1]:
+        raise ConfigError(f"{name}: rate={rate!r:.40}, expected a number of Hz such as 16000")
     return float(rate)
 
 
@@ -192,7 +180,8 @@ def _of_list(audio: list[Any], name: str) -> np.ndarray:
 
 
 def _mono(audio: np.ndarray, name: str) -> np.ndarray:
-    """Float32 samples [N] of an array [N] or [N, channels]; integers are scaled by their type's range."""
+    """Float32 samples [N] of an array [N] or [N, channels]; integers are scaled by their type's range. DataError for
+    samples that look like those of another type."""
     if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[1] > audio.shape[0]):
         raise DataError(f"{name}: array of shape {audio.shape}, expected [N] or [N, channels]")
     if not (np.issubdtype(audio.dtype, np.integer) or np.issubdtype(audio.dtype, np.floating)):
@@ -204,7 +193,10 @@ def _mono(audio: np.ndarray, name: str) -> np.ndarray:
                 raise DataError(f"{name}: {audio.dtype} samples, whose range is unknown; give int16, int32 or floats")
             audio = audio.astype(np.float64)
         else:
+            if audio.dtype == np.int32:
+                check_integers(name, audio)
             middle = 0 if info.min else (info.max + 1) // 2  # unsigned samples, as in 8-bit WAV files
             audio = (audio.astype(np.float64) - middle) / ((info.max + 1.0) / (2 if middle else 1))
     audio = audio.astype(np.float32)
-    return audio.mean(1) if audio.ndim == 2 else audio
+    check_floats(name, audio)
+    return mix(name, audio) if audio.ndim == 2 else audio

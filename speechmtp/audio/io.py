@@ -1,27 +1,23 @@
 """Read, cut, resample and write audio of files, streams and command pipes."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 
-from speechmtp.audio.pipes import mend_wav_lengths, run_pipe
+from speechmtp.audio.files import AudioSource, name_of, one_line, opened
+from speechmtp.audio.levels import check_floats, mix
+from speechmtp.audio.names import shown
+from speechmtp.audio.pipes import run_pipe
 from speechmtp.errors import DataError, ShapeError
 
-AudioSource = str | Path | BinaryIO
-
-# Lossy codecs carry state between packets, so seeking to a sample is inexact.
-_INEXACT_SEEK = frozenset({"OGG", "MP3", "MPEG"})
 _WRITE_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The header of an audio file: rate in Hz, number of channels, samples per channel."""
+    """An audio file: rate in Hz, number of channels, samples per channel."""
 
     rate: int
     channels: int
@@ -34,9 +30,13 @@ class AudioInfo:
 
 
 def audio_info(path: str | Path) -> AudioInfo:
-    """Rate, channels and samples from the header of a file; DataError if it cannot be read."""
-    with _opened(path) as file:
-        return AudioInfo(rate=file.samplerate, channels=file.channels, samples=file.frames)
+    """Rate, channels and samples of a file, or of an entry `path:offset` of a Kaldi archive: those that are there,
+    counted without decoding where the container allows it. DataError if it cannot be read, or if its header tells of
+    more or less than is there."""
+    if Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{shown(path)}: not a file, expected audio; check the path")
+    with opened(path) as file:
+        return AudioInfo(rate=file.samplerate, channels=file.channels, samples=file.samples)
 
 
 def read_audio(
@@ -46,25 +46,27 @@ def read_audio(
     end: float | None = None,
     channel: int | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Read a file or binary stream as float32 mono `[N]`, nominally in [-1, 1]; return the samples and their rate.
+    """Read a file, an entry `path:offset` of a Kaldi archive or a binary stream as float32 mono `[N]`, nominally in
+    [-1, 1]; return the samples and their rate.
+
+    All of it is heard, whatever its header says, and a pipe or /dev/stdin is read to its end. What libsndfile does not
+    know is read through ffmpeg if that is installed.
 
     `start` and `end` are in seconds and cut at sample `floor(t * fs + 0.5)` of the file's own rate; `end` None or -1
-    means the end, and an end past the last sample is the last sample. Channels are averaged unless `channel` (from 0)
-    selects one. `rate` None keeps the file's rate. DataError for a missing or unreadable source, no samples in the
-    range, samples that are not finite, or a channel out of range.
+    means the end, and an end past the last sample is the last sample. Channels are averaged (see `levels.mix`)
+    unless `channel` (from 0) selects one. `rate` None keeps the file's rate. DataError for a missing or unreadable
+    source, no samples in the range, samples that are not finite or far beyond 1, or a channel out of range.
     """
-    where = _name(source)
-    with _opened(source) as file:
+    where = name_of(source)
+    with opened(source) as file:
         if channel is not None and not 0 <= channel < file.channels:
             raise DataError(
                 f"{where}: channel {channel} asked, expected 0 to {file.channels - 1}; channels are counted from 0"
             )
-        data = _decode(where, file, start, end)
+        data = file.read(start, end)
         source_rate = file.samplerate
-    if channel is not None:
-        mono = data[:, channel]
-    else:
-        mono = data[:, 0] if data.shape[1] == 1 else data.mean(axis=1, dtype=np.float32)
+    check_floats(where, data)
+    mono = mix(where, data) if channel is None else data[:, channel]
     if not np.isfinite(mono).all():
         raise DataError(f"{where}: samples that are not finite, expected numbers; write the file anew")
     mono = np.ascontiguousarray(mono, dtype=np.float32)
@@ -100,11 +102,11 @@ def read_pipe(
     """Audio that a shell command writes to its standard output, as `read_audio` returns it.
 
     Runs `bash -o pipefail -c command` without input and with only PATH and LC_ALL in its environment; it is killed with
-    its children after `timeout` seconds or at 1 GiB of output. A WAV header whose length was unknown when it was
-    written is corrected. DataError with the command, its exit code and the last line of its error output if it fails,
-    is killed or writes no audio. Errors of the audio itself call it `name` (default: the command).
+    its children after `timeout` seconds or at 1 GiB of output. DataError with the command, its exit code and the last
+    line of its error output if it fails, is killed or writes no audio. Errors of the audio itself call it `name`
+    (default: the command).
     """
-    stream = io.BytesIO(mend_wav_lengths(f"{command} |", run_pipe(command, timeout)))
+    stream = io.BytesIO(run_pipe(command, timeout))
     stream.name = name or f"{command} |"
     return read_audio(stream, rate=rate, channel=channel)
 
@@ -130,77 +132,6 @@ def write_audio(path: str | Path, audio: np.ndarray, rate: int) -> None:
                 file.write(np.asarray(audio[begin : begin + _WRITE_BLOCK], dtype=np.float32))
     except (soundfile.SoundFileError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path}: not writable at {rate} Hz ({_one_line(error)}), "
+            f"{path}: not writable at {rate} Hz ({one_line(error)}), "
             "expected a known extension and a rate the codec has; try .wav"
         ) from error
-
-
-def _name(source: AudioSource) -> str:
-    """The name of a source in errors."""
-    if isinstance(source, str | Path):
-        return str(source)
-    return str(getattr(source, "name", "<stream>"))
-
-
-def _one_line(error: BaseException) -> str:
-    """The message of a library's error, on one line."""
-    # libsndfile's own message does not repeat the file, which the caller names already.
-    text = getattr(error, "error_string", None) or str(error)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
-
-
-@contextmanager
-def _opened(source: AudioSource) -> Iterator[Any]:
-    """Yield an open `soundfile.SoundFile`; its errors, also while it is open, become DataErrors."""
-    import soundfile
-
-    where = _name(source)
-    target: Any = source
-    if isinstance(source, str | Path):
-        if not Path(source).exists():
-            raise DataError(f"{where}: no such file, expected audio; check the path")
-        if not Path(source).is_file():
-            raise DataError(f"{where}: not a file, expected audio; check the path")
-        target = str(source)
-    elif not source.seekable():
-        target = io.BytesIO(source.read())
-    try:
-        with soundfile.SoundFile(target) as file:
-            yield file
-    except (soundfile.SoundFileError, TypeError, ValueError, OSError) as error:
-        raise DataError(
-            f"{where}: unreadable ({_one_line(error)}), expected audio that libsndfile knows; check or convert the file"
-        ) from error
-
-
-def _sample_range(where: str, start: float, end: float | None, rate: int, samples: int) -> tuple[int, int]:
-    """The first sample, and one past the last, of a cut given in seconds."""
-    if start < 0 or (end is not None and end < 0 and end != -1):
-        raise DataError(f"{where}: cut from {start:g} to {end} s, expected times from 0 on; end -1 is the end")
-    first = int(np.floor(start * rate + 0.5))
-    last = samples if end is None or end == -1 else min(samples, int(np.floor(end * rate + 0.5)))
-    if last <= first:
-        stop = "the end" if end in (None, -1) else f"{end:g} s"
-        raise DataError(
-            f"{where}: no samples between {start:g} s and {stop}, expected audio; the file has {samples / rate:g} s"
-        )
-    return first, last
-
-
-def _decode(where: str, file: Any, start: float, end: float | None) -> np.ndarray:
-    """The cut of an open file as float32 `[n, channels]`, n at least 1."""
-    data: np.ndarray
-    if file.format in _INEXACT_SEEK:
-        data = file.read(dtype="float32", always_2d=True)
-        first, last = _sample_range(where, start, end, file.samplerate, len(data))
-        return data[first:last]
-    first, last = _sample_range(where, start, end, file.samplerate, file.frames)
-    if first:
-        file.seek(first)
-    data = file.read(last - first, dtype="float32", always_2d=True)
-    if len(data) < last - first:
-        raise DataError(
-            f"{where}: {first + len(data)} samples, expected {file.frames} by its header; "
-            "the file is cut short, copy it anew"
-        )
-    return data

@@ -3,15 +3,13 @@
 import os
 import selectors
 import signal
-import struct
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 from speechmtp.errors import DataError
 
-# Encoders that stream write such lengths, since they cannot know the true one.
-_STREAMED_LENGTH = 0x7FFFF000
 _OUTPUT_CAP = 1 << 30
 _STDERR_TAIL = 1 << 16
 
@@ -19,9 +17,21 @@ _STDERR_TAIL = 1 << 16
 def run_pipe(command: str, timeout: float) -> bytes:
     """Standard output of a shell command; DataError if it fails, takes longer than `timeout` seconds, or writes more
     than 1 GiB or nothing."""
+    output, errors, complaint = run_program(["bash", "-o", "pipefail", "-c", command], timeout)
+    if complaint is None and output:
+        return output
+    lines = errors.strip().splitlines()
+    last = f" ({lines[-1].strip()})" if lines else ""
+    raise DataError(f"{command} |: {complaint or 'no output'}{last}, expected audio; run the command by hand")
+
+
+def run_program(arguments: Sequence[str | bytes], timeout: float) -> tuple[bytes, str, str | None]:
+    """Standard output of a program, the end of its error output, and why it is not usable (None if it is): the exit
+    code, more than `timeout` seconds, or more than 1 GiB of output. The program gets no input and only PATH and
+    LC_ALL of the environment; it is killed with its children. OSError if it cannot be run."""
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": os.environ.get("LC_ALL", "C")}
     process = subprocess.Popen(
-        ["bash", "-o", "pipefail", "-c", command],
+        arguments,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -32,12 +42,9 @@ def run_pipe(command: str, timeout: float) -> bytes:
         output, errors, complaint = _collect(process, time.monotonic() + timeout, timeout)
     finally:
         _kill_group(process)
-    if complaint is None and process.returncode == 0 and output:
-        return output
-    found = complaint or (f"exit code {process.returncode}" if process.returncode else "no output")
-    lines = errors.decode("utf-8", errors="replace").strip().splitlines()
-    last = f" ({lines[-1].strip()})" if lines else ""
-    raise DataError(f"{command} |: {found}{last}, expected audio; run the command by hand")
+    if complaint is None and process.returncode:
+        complaint = f"exit code {process.returncode}"
+    return output, errors.decode("utf-8", errors="replace"), complaint
 
 
 def _collect(process: "subprocess.Popen[bytes]", deadline: float, timeout: float) -> tuple[bytes, bytes, str | None]:
@@ -72,28 +79,3 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def mend_wav_lengths(where: str, data: bytes) -> bytes:
-    """WAV bytes with correct lengths in the header; other formats and valid headers are returned unchanged. DataError
-    if samples are missing at the end."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return data
-    (riff_length,) = struct.unpack_from("<I", data, 4)
-    position = 12
-    while position + 8 <= len(data):
-        name, (length,) = data[position : position + 4], struct.unpack_from("<I", data, position + 4)
-        begin = position + 8
-        if name == b"data":
-            available = len(data) - begin
-            streamed = length >= _STREAMED_LENGTH or (length == 0 and riff_length != len(data) - 8)
-            if streamed:
-                sizes = (struct.pack("<I", len(data) - 8), struct.pack("<I", available))
-                return data[:4] + sizes[0] + data[8 : position + 4] + sizes[1] + data[begin:]
-            if length > available:
-                raise DataError(
-                    f"{where}: {available} bytes of samples, expected {length} by the WAV header; it is cut short"
-                )
-            return data
-        position = begin + length + (length & 1)
-    return data

@@ -68,7 +68,7 @@ def test_spec_augment_without_masks_is_the_identity() -> None:
 def test_spec_augment_refuses_nonsense() -> None:
     with pytest.raises(ConfigError, match="time_fraction"):
         SpecAugmentConfig(time_fraction=1.5)
-    with pytest.raises(ConfigError, match="freq_width -1"):
+    with pytest.raises(ConfigError, match="freq_width=-1"):
         SpecAugmentConfig(freq_width=-1)
     with pytest.raises(ShapeError, match=r"\[B, T, F\]"):
         spec_augment(torch.ones(30, 20), torch.tensor([30]), SpecAugmentConfig(), seeded(0))

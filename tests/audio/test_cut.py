@@ -64,6 +64,17 @@ def test_other_limits_and_integers() -> None:
     assert all(2 <= part <= 3 for part in parts) and 0.4 < last <= 3
 
 
+def test_an_offset_and_slow_drift_are_no_sound() -> None:
+    samples = 0.1 * noise(120, seed=3)
+    for begin in range(4, 118, 6):
+        samples[begin * RATE : begin * RATE + 400] *= 0.1
+    expected = cut_points(samples, RATE)
+    assert [cut_points(samples + np.float32(offset), RATE) for offset in (0.4, -0.4)] == [expected] * 2
+    drift = 0.3 * np.sin(2 * np.pi * 0.05 * np.arange(len(samples)) / RATE)
+    cuts = [end / RATE for _, end in cut_points((samples + drift).astype(np.float32), RATE)]
+    assert all(0.1 <= (cut - 4) % 6 <= 0.3 for cut in cuts[:-1]), "in the middles of pauses"
+
+
 def test_what_is_no_recording_is_refused() -> None:
     with pytest.raises(ShapeError, match="one channel"):
         cut_points(np.zeros((2, 100), np.float32), RATE)
