@@ -1,4 +1,5 @@
-"""Locate the audio of a wav.scp line: the root rule for relative paths, and commands that only decode a file."""
+"""Locate the audio of a wav.scp line: the root rule for relative paths, entries of Kaldi archives, and commands that
+only decode a file."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import re
 import shlex
 from pathlib import Path
 
+from speechmtp.audio.archives import entry_of, is_range
 from speechmtp.errors import DataError
 
 CORPORA_VARIABLE = "SPEECHMTP_CORPORA"
@@ -54,10 +56,11 @@ class AudioResolver:
         self.info_root = None if root is not None else info_root(directory)
 
     def resolve(self, value: str, where: str, must_exist: bool = True) -> tuple[str, bool]:
-        """The path or command of a wav.scp value, and whether it is a command.
+        """The path or command of a wav.scp value, and whether it is a command. The path of an entry of a Kaldi archive
+        is `path:offset`, unless a file has that whole name.
 
-        DataError for an empty value, a home folder or URL, and a file that is in none of the folders. Without
-        `must_exist`, a file that is found nowhere is resolved to the first candidate.
+        DataError for an empty value, a home folder or URL, a part of an archive entry, and a file that is in none of
+        the folders. Without `must_exist`, a file that is found nowhere is resolved to the first candidate.
         """
         value = value.strip(" \t")
         if value.endswith("|"):
@@ -73,10 +76,19 @@ class AudioResolver:
         for place in places:
             if place.is_file():
                 return str(place), False
+        entry = entry_of(value)
+        for place in [] if entry is None else self.places(entry[0]):
+            if place.is_file():
+                return f"{place}:{value.rpartition(':')[2]}", False
+        if is_range(value):
+            raise DataError(
+                f"{where}: {value!r} is a part of an archive entry, the whole entry is expected; cut it with segments"
+            )
         if not must_exist:
             return str(places[0]), False
         tried = ", ".join(str(place) for place in places)
-        raise DataError(f"{where}: no audio file {value!r}, tried {tried}; give root= or set {CORPORA_VARIABLE}")
+        what = "audio file" if entry is None else "archive for the entry"
+        raise DataError(f"{where}: no {what} {value!r}, tried {tried}; give root= or set {CORPORA_VARIABLE}")
 
     def places(self, value: str) -> list[Path]:
         """The candidate paths of a value, in order of preference."""

@@ -90,6 +90,11 @@ class DataDir(Mapping[str, Utterance]):
         """Id -> text, for the utterances that have a text."""
         return {u.id: u.text for u in self.utterances if u.text is not None}
 
+    def speakers(self) -> dict[str, str] | None:
+        """Id -> speaker; None without utt2spk."""
+        found = {u.id: u.speaker for u in self.utterances if u.speaker is not None}
+        return found or None
+
     @property
     def durations(self) -> dict[str, float]:
         """Id -> seconds, for the utterances whose duration is known from utt2dur or segments."""

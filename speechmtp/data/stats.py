@@ -15,7 +15,7 @@ BAR = 40  # characters of the longest bar
 
 
 def utterance_durations(data: DataDir) -> dict[str, float]:
-    """Id -> seconds, from utt2dur or segments, else from the headers of the audio. DataError for a command without a
+    """Id -> seconds, from utt2dur or segments, else counted in the audio. DataError for a command without a
     duration, since commands are never run."""
     from speechmtp.audio.io import audio_info
     from speechmtp.errors import DataError

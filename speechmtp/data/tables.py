@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from speechmtp.data.layout import TABLES
 from speechmtp.errors import DataError
 
-FIX_HINT = "run `speechmtp data validate --fix` on the directory"
+UTF8_MARK = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 _SEPARATOR = re.compile(r"[ \t]+")
 
@@ -37,8 +40,12 @@ def read_lines(path: str | Path) -> list[tuple[int, str, str]]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"{path}: {reason}, a Kaldi table is expected here") from error
-    if raw.startswith(b"\xef\xbb\xbf"):
-        raise DataError(f"{path}:1: a byte-order mark, plain UTF-8 is expected; {FIX_HINT}")
+    if raw.startswith(UTF8_MARK):
+        mend = _mend_hint(path, r"sed -i '1s/^\xEF\xBB\xBF//' {}")
+        raise DataError(f"{path}:1: a byte-order mark, plain UTF-8 is expected; {mend}")
+    if raw.startswith(UTF16_MARKS):
+        mend = _mend_hint(path, "iconv -f UTF-16 -t UTF-8 {0} > NEW && mv NEW {0}")
+        raise DataError(f"{path}:1: UTF-16, plain UTF-8 is expected; {mend}")
     rows = []
     lines = raw.split(b"\n")
     if lines[-1] == b"":
@@ -56,12 +63,23 @@ def _decode_line(path: Path, number: int, line: bytes) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 at byte {error.start + 1} of the line; convert the file") from error
     if text.endswith("\r"):
-        raise DataError(f"{where}: a carriage return before the line feed, LF alone is expected; {FIX_HINT}")
+        mend = _mend_hint(path, r"sed -i 's/\r$//' {}")
+        raise DataError(f"{where}: a carriage return before the line feed, LF alone is expected; {mend}")
     if not text.strip(" \t"):
-        raise DataError(f"{where}: a blank line, `key value` is expected; {FIX_HINT}")
+        mend = _mend_hint(path, r"sed -i '/^[ \t]*$/d' {}")
+        raise DataError(f"{where}: a blank line, `key value` is expected; {mend}")
     if text[0] in " \t":
-        raise DataError(f"{where}: the line starts with a space, a key is expected; {FIX_HINT}")
+        mend = _mend_hint(path, r"sed -i 's/^[ \t]*//' {}")
+        raise DataError(f"{where}: the line starts with a space, a key is expected; {mend}")
     return split_line(text)
+
+
+def _mend_hint(path: Path, command: str) -> str:
+    """How to mend a table: the fix of its data directory, or for a file on its own a shell command, `{}` being the
+    file."""
+    if path.name in TABLES and any((path.parent / name).is_file() for name in ("wav.scp", "utt2spk")):
+        return f"run `speechmtp data validate --fix {shlex.quote(str(path.parent))}`"
+    return f"run `{command.format(shlex.quote(str(path)))}`"
 
 
 def read_numbered(path: str | Path) -> dict[str, tuple[str, int]]:
@@ -70,7 +88,7 @@ def read_numbered(path: str | Path) -> dict[str, tuple[str, int]]:
     for number, key, value in read_lines(path):
         if key in table:
             first = table[key][1]
-            raise DataError(f"{path}:{number}: key {key!r} stands in line {first} already; {FIX_HINT}")
+            raise DataError(f"{path}:{number}: key {key!r} stands in line {first} already; keep one of the two lines")
         table[key] = (value, number)
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,36 @@ def test_errors_name_file_and_line(tmp_path: Path, content: bytes, place: str, w
     with pytest.raises(DataError, match=what) as caught:
         read_table(path)
     assert str(caught.value).startswith(f"{path}{place}")
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "command"),
+    [
+        (b"\xef\xbb\xbfa 1\nb 2\n", "byte-order mark", r"sed -i '1s/^\xEF\xBB\xBF//' {}"),
+        ("a 1\nb 2\n".encode("utf-16"), "UTF-16", "iconv -f UTF-16 -t UTF-8 {} > NEW && mv NEW {}"),
+        (b"a 1\r\nb 2\r\n", "carriage return", r"sed -i 's/\r$//' {}"),
+        (b"a 1\n\nb 2\n", "blank line", r"sed -i '/^[ \t]*$/d' {}"),
+        (b" a 1\nb 2\n", "starts with a space", r"sed -i 's/^[ \t]*//' {}"),
+    ],
+)
+def test_the_command_that_an_error_names_mends_the_file(
+    content: bytes, what: str, command: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "hyp of mine"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=what) as caught:
+        read_table(path)
+    shown = str(caught.value).split("run `")[1].rstrip("`")
+    assert shown == command.replace("{}", f"'{path}'")
+    subprocess.run(["bash", "-c", shown], check=True, cwd=tmp_path)
+    assert read_table(path) == {"a": "1", "b": "2"}
+
+
+def test_a_table_of_a_data_directory_is_mended_by_validation(tmp_path: Path) -> None:
+    (tmp_path / "wav.scp").write_text("a a.wav\n")
+    (tmp_path / "text").write_bytes(b"a 1\r\n")
+    with pytest.raises(DataError, match=f"run `speechmtp data validate --fix {tmp_path}`"):
+        read_table(tmp_path / "text")
 
 
 def test_missing_table(tmp_path: Path) -> None:

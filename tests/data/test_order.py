@@ -9,7 +9,7 @@ import speechmtp.data
 
 ROOM = Path(speechmtp.data.__file__).parent
 ORDER = (
-    "tables", "layout", "segments", "audio_paths", "kaldi", "feature_store", "batch", "stats", "table_set", "subset",
+    "layout", "tables", "segments", "audio_paths", "kaldi", "feature_store", "batch", "stats", "table_set", "subset",
     "split", "combine", "validation", "corpora",
 )  # fmt: skip
 VALIDATION = ("defects", "audio_probe", "lines", "ids", "text", "segments", "audio", "leakage", "validate", "fix")

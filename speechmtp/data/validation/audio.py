@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from speechmtp.audio.archives import entry_of, is_range
 from speechmtp.data.audio_paths import AudioResolver, decodable_file, is_url
 from speechmtp.data.segments import Segment
 from speechmtp.data.validation.audio_probe import AudioFacts, AudioProbe
@@ -63,7 +64,13 @@ def _locate(
         found[key] = resolver.resolve(value, where)
     except DataError as error:
         text = f"audio missing: {str(error).removeprefix(where + ': ')}"
-        defects.append(Defect("E28", table.path, table.at(key), text, DROP, key))
+        defects.append(Defect("E28", table.path, table.at(key), text, _fix_without(value), key))
+
+
+def _fix_without(value: str) -> str:
+    """The kind of fix for a recording that is missing or unreadable. Entries of an archive are never dropped: with an
+    archive that moved, or that holds something else, they would all be."""
+    return DROP if entry_of(value) is None and not is_range(value) else NONE
 
 
 def check_recordings(
@@ -84,7 +91,9 @@ def check_recordings(
         line = table.at(key)
         if fact.error is not None or fact.samples == 0:
             text = f"audio unreadable: {fact.error}" if fact.error else f"0 samples: {location}"
-            defects.append(Defect("E29", table.path, line, text, DROP, key))
+            fix = _fix_without(location)
+            text += "" if fix == DROP else "; an archive entry, not dropped by --fix-drop"
+            defects.append(Defect("E29", table.path, line, text, fix, key))
             continue
         facts[key] = fact
         defects += _check_quality(table.path, line, key, fact)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from speechmtp.audio.archives import source_at
 from speechmtp.errors import SpeechMTPError
 
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """The header of a file and, if it was decoded, measurements of its mono samples in [-1, 1]."""
+    """What a file holds and, if it was decoded, measurements of its mono samples in [-1, 1]."""
 
     rate: int = 0
     channels: int = 0
-    samples: int = 0  # per channel, by the header
+    samples: int = 0  # per channel, counted
     error: str | None = None  # why it cannot be read
     decoded: int | None = None  # number of decoded samples
     peak: float = 1.0
@@ -24,12 +27,12 @@ class AudioFacts:
 
     @property
     def seconds(self) -> float:
-        """Duration by the decoded samples, else by the header."""
+        """Duration by the decoded samples, else as counted."""
         return (self.samples if self.decoded is None else self.decoded) / self.rate
 
 
 class AudioProbe:
-    """Reads headers or samples, each file once; a second pass over a directory uses the cache."""
+    """Counts or reads samples, each file once; a second pass over a directory uses the cache."""
 
     def __init__(self) -> None:
         """A probe that has read nothing yet."""
@@ -46,16 +49,30 @@ class AudioProbe:
                 self._facts[key] = AudioFacts(error=str(error))
         return self._facts[key]
 
-    def digest(self, path: str) -> str:
-        """SHA-256 of the file's bytes."""
-        if path not in self._digests:
-            with Path(path).open("rb") as stream:
-                self._digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
-        return self._digests[path]
+    def size(self, location: str) -> int | None:
+        """Number of bytes of a file or archive entry; None if it cannot be read."""
+        try:
+            with _bytes_at(location) as stream:
+                return stream.seek(0, os.SEEK_END)
+        except (SpeechMTPError, OSError):
+            return None
+
+    def digest(self, location: str) -> str:
+        """SHA-256 of the bytes of a file or archive entry."""
+        if location not in self._digests:
+            with _bytes_at(location) as stream:
+                self._digests[location] = hashlib.file_digest(stream, "sha256").hexdigest()
+        return self._digests[location]
+
+
+def _bytes_at(location: str) -> io.BufferedReader | io.BytesIO:
+    """The bytes of a file or archive entry."""
+    source = source_at(location)
+    return open(source, "rb") if isinstance(source, str | Path) else source
 
 
 def _header(path: str) -> AudioFacts:
-    """Facts from the header alone."""
+    """Facts without the samples."""
     from speechmtp.audio.io import audio_info
 
     info = audio_info(path)
@@ -63,7 +80,7 @@ def _header(path: str) -> AudioFacts:
 
 
 def _decode(location: str, pipe: bool) -> AudioFacts:
-    """Facts from the header and the samples."""
+    """Facts with the samples."""
     import numpy as np
 
     from speechmtp.audio.io import read_audio, read_pipe

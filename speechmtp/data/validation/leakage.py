@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from speechmtp.data.audio_paths import AudioResolver
@@ -55,22 +54,14 @@ def _shared_speakers(tables: Tables, directory: Path) -> list[Defect]:
 
 
 def _files(directory: Path, root: str | None) -> dict[str, str]:
-    """Recording -> file of another directory, for existing files only (no commands)."""
+    """Recording -> file or archive entry of another directory (no commands); not all need exist."""
     resolver = AudioResolver(directory, root)
     files = {}
     for key, value in read_table(directory / "wav.scp").items():
         location, pipe = resolver.resolve(value, f"{directory / 'wav.scp'}", must_exist=False)
-        if not pipe and os.path.isfile(location):
+        if not pipe:
             files[key] = location
     return files
-
-
-def _by_size(paths: Iterable[tuple[str, str]]) -> dict[int, list[tuple[str, str]]]:
-    """Size in bytes -> (recording, file)."""
-    sizes: dict[int, list[tuple[str, str]]] = {}
-    for key, path in paths:
-        sizes.setdefault(os.path.getsize(path), []).append((key, path))
-    return sizes
 
 
 def _shared_audio(
@@ -81,12 +72,15 @@ def _shared_audio(
     probe: AudioProbe,
 ) -> list[Defect]:
     """Errors for files with equal bytes; only files of equal size are hashed."""
-    sizes = _by_size(theirs.items())
+    sizes: dict[int | None, list[tuple[str, str]]] = {}
+    for other, candidate in theirs.items():
+        sizes.setdefault(probe.size(candidate), []).append((other, candidate))
+    sizes.pop(None, None)  # cannot be read
     defects = []
     for key, (path, pipe) in ours.items():
         if pipe:
             continue
-        for other, candidate in sizes.get(os.path.getsize(path), ()):
+        for other, candidate in sizes.get(probe.size(path), ()):
             if probe.digest(path) == probe.digest(candidate):
                 text = f"same audio as {other!r} of {directory / 'wav.scp'}"
                 defects.append(Defect("E41", table.path, table.at(key), text, NONE, key))

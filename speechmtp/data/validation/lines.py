@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
 from speechmtp.data.layout import TABLES
+from speechmtp.data.tables import UTF8_MARK, UTF16_MARKS
 from speechmtp.data.validation.defects import FIX, NONE, Defect, Row, Table
 
-_BOM = b"\xef\xbb\xbf"
 _LINE = re.compile(r"([^ \t]*)([ \t]*)(.*)", re.DOTALL)
 
 
@@ -20,9 +21,13 @@ def check_table(name: str, path: Path, content: bytes) -> tuple[Table, list[Defe
     where = str(path)
     if not content.strip():
         return table, [Defect("E02", where, 0, "file is empty")]
-    if content.startswith(_BOM):
+    if content.startswith(UTF8_MARK):
         defects.append(Defect("E04", where, 1, "byte-order mark", FIX))
-        content = content[len(_BOM) :]
+        content = content[len(UTF8_MARK) :]
+    elif content.startswith(UTF16_MARKS):
+        with suppress(UnicodeDecodeError):  # else its lines are not UTF-8
+            content = content.decode("utf-16").encode("utf-8")
+            defects.append(Defect("E03", where, 1, "UTF-16, UTF-8 is expected", FIX))
     lines = content.split(b"\n")
     if lines[-1] == b"":
         lines.pop()

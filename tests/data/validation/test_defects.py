@@ -34,6 +34,7 @@ CASES = [
     Case("E01", "utt2spk:0", "fix", lambda d, put, tone: (d / "utt2spk").unlink()),
     Case("E02", "text:0", "none", lambda d, put, tone: (d / "text").write_bytes(b"")),
     Case("E03", "text:2", "none", text(b"a-2 CAF\xc9")),
+    Case("E03", "text:1", "fix", lambda d, put, tone: (d / "text").write_text((d / "text").read_text(), "utf-16")),
     Case("E04", "text:1", "fix", lambda d, put, tone: put(d / "text", 1, b"\xef\xbb\xbfa-1 HELLO")),
     Case("E05", "text:2", "fix", text("a-2 HELLO\r")),
     Case("E05", "utt2spk:4", "fix", lambda d, put, tone: put(d / "utt2spk", 4, "b-2 b\r")),

@@ -179,7 +179,7 @@ def test_locale_does_not_matter(good: Path, locale: str, tmp_path: Path) -> None
         "import sys; from speechmtp.data.tables import write_table;"
         "from speechmtp.data.validation.fix import fix_data_dir;"
         "r = fix_data_dir(sys.argv[1]); write_table(sys.argv[1] + '/table', {'é': '你', 'z': '', 'Z': 'b'});"
-        "from speechmtp.cli.data import _print; [_print(d.render()) for d in r.defects]"
+        "from speechmtp.cli.streams import settle_streams; settle_streams(); [print(d.render()) for d in r.defects]"
     )
     script = tmp_path / "fix.py"
     script.write_text(code, encoding="utf-8")
