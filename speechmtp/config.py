@@ -37,7 +37,7 @@ class Range:
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is a number in the range."""
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(value, int) and not (isinstance(value, float) and math.isfinite(value)):
             return False
         if self.high is not None and (value > self.high or (self.below and value == self.high)):
             return False
@@ -45,13 +45,19 @@ class Range:
 
     def words(self, whole: bool) -> str:
         """The range in words, for errors and tables; `whole` if its numbers are integers."""
-        low = f"{self.low:g}"
+        low = f"{self.low}"
         if self.high is None:
             return f"a number above {low}" if self.above else f"{low} or more"
         if self.above or self.below:
-            high = f"{'below' if self.below else 'at most'} {self.high:g}"
+            high = f"{'below' if self.below else 'at most'} {self.high}"
             return f"a number above {low}, {high}" if self.above else f"{low} or more, {high}"
-        return f"{low} to {self.high:g}" if whole else f"a number from {low} to {self.high:g}"
+        return f"{low} to {self.high}" if whole else f"a number from {low} to {self.high}"
+
+
+Size = Annotated[int, Range(1, 1 << 16)]  # a width or another size of a model
+Count = Annotated[int, Range(1, 1 << 10)]  # a number of layers, heads or blocks of a model
+Share = Annotated[float, Range(0, 1)]
+Seed = Annotated[int, Range(0, (1 << 64) - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +181,9 @@ def in_words(choices: Sequence[Any]) -> str:
     return (" or " if len(choices) == 2 else ", ").join(map(str, choices))
 
 
-def _not_allowed(cls: type, name: str, value: Any, where: str) -> ConfigError:
+def _not_allowed(cls: type, name: str, value: Any, where: str, prefix: str = "") -> ConfigError:
     several = "one of " if len(_choices(_declared(cls)[name][0])) > 2 else ""
-    return ConfigError(f"{where}: {name}={value!r}, expected {several}{allowed_values(cls, name)}")
+    return ConfigError(f"{where}: {prefix}{name}={value!r}, expected {several}{allowed_values(cls, name)}")
 
 
 @cache
@@ -225,6 +231,8 @@ def _build(cls: Any, data: Any, where: str, prefix: str) -> Any:
             hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(names)}"
             raise ConfigError(f"{where}: {prefix}{key}: no such key in {cls.__name__}{hint}")
         values[key] = _convert(hints[key], value, where, f"{prefix}{key}")
+        if not allows(cls, key, values[key]):
+            raise _not_allowed(cls, key, values[key], where, prefix)
     try:
         return cls(**values)
     except TypeError as error:
@@ -267,11 +275,10 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str, name: str) 
         if len(classes) == 1:
             return _build(classes[0], value, where, name + ".")
         by_kind = {next(f.default for f in dataclasses.fields(c) if f.name == "kind"): c for c in classes}
-        if value.get("kind") not in by_kind:
-            raise ConfigError(
-                f"{where}: {name}.kind: {value.get('kind')!r} is not one of {', '.join(map(str, by_kind))}"
-            )
-        return _build(by_kind[value["kind"]], value, where, name + ".")
+        kind = value.get("kind")
+        if not isinstance(kind, str) or kind not in by_kind:
+            raise ConfigError(f"{where}: {name}.kind: {kind!r} is not one of {', '.join(map(str, by_kind))}")
+        return _build(by_kind[kind], value, where, name + ".")
     error: ConfigError | None = None
     for member in members:
         try:

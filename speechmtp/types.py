@@ -177,9 +177,13 @@ class Source:
 
 
 class CtcSource(Source):
-    """Output of a CTC head."""
+    """Output of a CTC head, or what computes it at each `read`, so that every strategy that reads it takes the time."""
 
     name = "ctc"
+
+    def read(self) -> "CtcSource":
+        """Return the output, `CtcLabels` or `CtcCharacters`."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -328,7 +332,8 @@ class Trace:
     """Counts of one utterance's decoding, named as in vLLM where it has them.
 
     A call is one trunk forward that yields output, the prompt's included; `emitted` counts tokens after trimming, the
-    end token included.
+    end token included; `draft_calls` are forwards that only draft, of the trunk or of a draft model. `fed` counts the
+    entries that the trunk ran for this row: prompt, base tokens and draft nodes, unused ones too, but no padding.
     """
 
     calls: int = 0

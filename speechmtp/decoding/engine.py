@@ -110,9 +110,11 @@ class Engine:
         if not self._free:
             raise ConfigError(f"engine: all {self.slots} slots are taken; wait for one, or make the engine larger")
         bound = strategy if isinstance(strategy, BoundStrategy) else self._bind_once(strategy)
-        bound.check(self.trunk, request)
+        if not request.empty:
+            bound.check(self.trunk, request)
         row_sampling, entries = row_sampling or RowSampling(), request.prompt.embeddings.shape[1]
         limit = self.limits.of(entries) if request.limit is None else request.limit
+        limit = self.trunk.most_tokens(request, limit)
         row = Row(self._free.pop(), request, limit, row_sampling.seed)
         self._rows[row.slot] = row
         self._waiting.append(_Waiting(row, bound, row_sampling))
@@ -121,7 +123,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """Run one trunk call for all live rows and one for the prompts of rows that have joined since the last step;
-        return the new tokens of each row.
+        return the new tokens of each row. The row of an empty request is done without a call.
 
         An error within a step leaves the engine in an inconsistent state: rows can still `leave` with what was emitted
         before, and everything else raises ConfigError.
@@ -132,7 +134,11 @@ class Engine:
         new = [one for one in self._waiting if not one.paused]
         if new:
             self._waiting = [one for one in self._waiting if one.paused]
-            events += self._prompt(new)
+            for row in (one.row for one in new if one.row.request.empty):
+                row.trace.finished = True
+                events.append(Event(row.slot, (), row.done))
+            spoken = [one for one in new if not one.row.request.empty]
+            events += self._prompt(spoken) if spoken else []
         self._broken = ""
         return events
 
@@ -229,6 +235,7 @@ class Engine:
         if row_sampling.seed is not None:
             keys = [row.request.noise_key for row in rows]
             state.noise = noise_of([row.seed for row in rows if row.seed is not None], keys, batch.device)
+        began = lane_clock(state)
         if state.heads is not None:
             assert batch.prompt is not None
             memory, sizes = batch.prompt.memory, batch.memory_sizes
@@ -237,6 +244,7 @@ class Engine:
             depth = getattr(bound.drafter, "depth", None)
             state.head_state = state.heads.start(len(rows), self.trunk, depth, memory, sizes, state.asked_ahead())
         state.drafter_state = bound.drafter.start(state)
+        state.count_draft_seconds(lane_clock(state) - began)
         if bound.length is not None:
             state.length_state = bound.length.start(state)
         return state
@@ -277,8 +285,7 @@ class Engine:
             lane.bound.drafter.observe(lane, mine, choices)
             if lane.bound.length is not None:
                 lane.bound.length.observe(lane, mine)
-            for row in lane.rows:
-                row.trace.draft_seconds += (drafting + seconds) / len(lane.rows)
+            lane.count_draft_seconds(drafting + seconds)
         events = [Event(row.slot, tuple(new), row.done) for row, new in zip(batch.rows, emitted)]
         self._keep(batch, lanes, [i for i, row in enumerate(batch.rows) if not row.done])
         return events

@@ -27,7 +27,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from speechmtp.config import Range, check_fields
+from speechmtp.config import Range, Seed, check_fields
 from speechmtp.decoding.noise import DRAFT, TARGET
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class SamplingConfig:
     min_p: Annotated[float, Range(0, 1)] = 0.0
     repetition_penalty: Annotated[float, Range(0, above=True)] = 1.0
     no_repeat_ngram_size: Annotated[int, Range(0)] = 0
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that is not allowed."""
@@ -168,9 +168,9 @@ def pick_tokens(
 ) -> PickedTokens:  # fmt: skip
     """Choose `k` tokens after each of N nodes: the most probable ones, or samples without replacement.
 
-    `logits` [B, N, V'] are over all tokens, or over those in `ids` [V']. `level` (an int or [N]) is the depth of the
-    chosen tokens, 1 directly after the base token. `first` is the number of the first node, so that every node has its
-    own noise. `prefixes` returns the tokens before each choice.
+    `logits` [B, N, V'], in float32 at least, are over all tokens, or over those in `ids` [V']. `level` (an int or [N])
+    is the depth of the chosen tokens, 1 directly after the base token. `first` is the number of the first node, so that
+    every node has its own noise. `prefixes` returns the tokens before each choice.
     """
     if state.processors is None and (state.noise is None or state.draws == "best"):
         best = logits.topk(k, -1) if k > 1 else logits.max(-1, keepdim=True)
@@ -191,7 +191,7 @@ def pick_tokens(
         nodes = torch.arange(first, first + logits.shape[1], device=logits.device)
         noise = state.noise.gumbel(drawn.expand(-1, logits.shape[1]), size, DRAFT, nodes - 1)
     tokens = (logits + noise.to(logits.dtype)).topk(k, -1).indices
-    probs = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    probs = logits.softmax(-1)
     confidence = probs.gather(-1, tokens)
     if state.draws == "shared" and not state.batch.recorded.overlap:
         return PickedTokens(tokens, confidence)

@@ -2,7 +2,7 @@
 one strategy (`DecodeState`)."""
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -260,6 +260,18 @@ class DecodeState:
         """Count forward passes made for drafting, by a draft model or by the trunk, in every row's trace."""
         for row in self.rows:
             row.trace.draft_calls += calls
+
+    def count_trunk_drafts(self, nodes: Iterable[int]) -> None:
+        """Count forward passes that the trunk made for drafting, each over the pending entries and as many nodes."""
+        counts, entries = list(nodes), self.batch.entries
+        self.count_draft_calls(len(counts))
+        for row, place in zip(self.rows, self.places):
+            row.trace.fed += len(counts) * entries[place] + sum(counts)
+
+    def count_draft_seconds(self, seconds: float) -> None:
+        """Divide seconds that drafting took among the rows' traces."""
+        for row in self.rows:
+            row.trace.draft_seconds += seconds / len(self.rows)
 
     def keep(self, kept: list[int]) -> None:
         """Keep the rows at `kept`, in this order; the caller updates `places` and the batch."""

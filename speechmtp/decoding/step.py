@@ -25,7 +25,7 @@ TokenPicker = Callable[[Tensor, int], Tensor]  # logits [B, 1, V'] and depth -> 
 class Stepped:
     """Result of a trunk call: the embeddings `inputs` [B, Q, C] and `positions` [B, Q] that it read, and its `states`.
     For the last pending entry and for each drafted token it has the argmax `choices` [B, P + 1] of the next token or
-    its `logits` [B, P + 1, V], with each row's token rules applied."""
+    its `logits` [B, P + 1, V] in float32 at least, with each row's token rules applied."""
 
     inputs: Tensor
     positions: Tensor
@@ -61,11 +61,11 @@ class Step(Protocol):
         committed; `counts` are the same numbers on the host."""
 
     def level(self, heads: HeadSet, state: Any, d: int, tokens: Tensor, parent: Tensor) -> Tensor:
-        """Logits [B, P, V'] of the heads' level `d` after the nodes `tokens` [B, P] of the level above, whose parents
-        `parent` [B, P] are indices into the level above that."""
+        """Logits [B, P, V'], in float32 at least, of the heads' level `d` after the nodes `tokens` [B, P] of the level
+        above, whose parents `parent` [B, P] are indices into the level above that."""
 
     def levels(self, heads: HeadSet, state: Any, depth: int) -> Tensor:
-        """Logits [B, depth, V'] of all levels, for heads that read no drafted tokens."""
+        """Logits [B, depth, V'], in float32 at least, of all levels, for heads that read no drafted tokens."""
 
     def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
         """Run the levels `first` + 1 to `depth` of a chain one after another; each level follows the token that `pick`
@@ -85,7 +85,7 @@ class EagerStep:
         batch.focus()
         states = self.trunk.extend(inputs, positions, ancestors, batch.cache, taps)
         logits = self.trunk.unembed(slots_behind(batch, states.hidden, draft.tokens.shape[1]))
-        logits = ruled(logits, batch.rules, not batch.prompted)
+        logits = ruled(logits if choices else in_float32(logits), batch.rules, not batch.prompted)
         if choices:
             return Stepped(inputs, positions, states, logits.argmax(-1), None)
         return Stepped(inputs, positions, states, None, logits)
@@ -98,11 +98,11 @@ class EagerStep:
 
     def level(self, heads: HeadSet, state: Any, d: int, tokens: Tensor, parent: Tensor) -> Tensor:
         """See `Step.level`."""
-        return heads.logits(heads.expand(state, d, tokens, parent), d, state.unembed)
+        return in_float32(heads.logits(heads.expand(state, d, tokens, parent), d, state.unembed))
 
     def levels(self, heads: HeadSet, state: Any, depth: int) -> Tensor:
         """See `Step.levels`."""
-        return heads.all_logits(heads.all_features(state)[:, :depth], state.unembed)
+        return in_float32(heads.all_logits(heads.all_features(state)[:, :depth], state.unembed))
 
     def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
         """See `Step.chain`."""
@@ -114,6 +114,12 @@ class EagerStep:
 def make_step(trunk: Trunk) -> Step:
     """Choose the implementation of `Step` for this trunk and its device; so far there is only `EagerStep`."""
     return EagerStep(trunk)
+
+
+def in_float32(logits: Tensor) -> Tensor:
+    """Logits in float32 at least, as transformers has them, and without a copy if they are. In half precision, noise
+    would be rounded to the steps of large logits, and probabilities to a few digits."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def ruled(logits: Tensor, rules: Sequence[TokenRules], begin: bool) -> Tensor:

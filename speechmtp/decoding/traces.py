@@ -40,7 +40,11 @@ def record_outcome(batch: Batch, said: CallOutcome) -> list[list[int]]:
     """Append each row's new tokens and update its trace; return the new tokens of each row. They are cut after the
     first end token and at the row's limit; a row is finished if an end token is among what remains."""
     emitted = []
-    for row, entries, drafts, path, following in zip(batch.rows, batch.entries, said.tokens, said.paths, said.next):
+    counts = [len(drafts) - drafts.count(-1) for drafts in said.tokens]
+    unused = len(said.tokens[0]) - max(counts)  # nodes that no row has: they are fed, and are not padding of any row
+    for row, entries, drafts, drafted, path, following in zip(
+        batch.rows, batch.entries, said.tokens, counts, said.paths, said.next
+    ):
         trace, ends = row.trace, row.request.rules.eos
         new = [*(drafts[node] for node in path), following]
         for place, token in enumerate(new):
@@ -50,11 +54,10 @@ def record_outcome(batch: Batch, said: CallOutcome) -> list[list[int]]:
         del new[row.limit - len(row.tokens) :]
         row.tokens.extend(new)
         emitted.append(new)
-        drafted = len(drafts) - drafts.count(-1)
         trace.finished = row.tokens[-1:] != [] and row.tokens[-1] in ends
         trace.calls += 1
         trace.prompt_calls += not batch.prompted
-        trace.fed += entries + drafted
+        trace.fed += entries + drafted + unused
         trace.emitted += len(new)
         for values in (trace.gaps, trace.logprobs):
             # `record_scores` has added values for the whole accepted path; drop those of tokens that were cut.
@@ -90,7 +93,7 @@ def record_scores(state: DecodeState, target: Tensor, draft: Draft, accepted: Ac
         tokens = draft.tokens.gather(1, path.clamp_min(0)) if path.shape[1] else path
         tokens = torch.cat([tokens, accepted.next[:, None]], 1)
         tokens = torch.where(steps == accepted.count[:, None], accepted.next[:, None], tokens).clamp_min(0)
-        distributions = target.log_softmax(-1, dtype=torch.promote_types(target.dtype, torch.float32))
+        distributions = target.log_softmax(-1)
         sure = distributions[torch.arange(len(tokens), device=tokens.device)[:, None], slots, tokens].tolist()
         for row, values, count in zip(state.rows, sure, counts):
             row.trace.logprobs.extend(values[: count + 1])

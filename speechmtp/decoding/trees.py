@@ -9,6 +9,7 @@ from itertools import accumulate
 from speechmtp.errors import ConfigError
 
 MAX_NODES = 256
+MAX_DRAFT = 1024  # tokens that a row may draft in one call
 RANKS = 10  # a rank is written as one digit
 
 Path = tuple[int, ...]

@@ -1,20 +1,27 @@
 """Calls, drafts and acceptance as the trace counts them."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import tiny
 import torch
 from cases import Scripted, make_case
-from engine_runs import Limits, generate
+from engine_runs import Limits, RowSampling, Setup, generate, generate_mixed
+from scenes import make_scene
 
 from speechmtp.decoding.drafters.contract import Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft
 from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.drafters.marginal import Marginal
 from speechmtp.decoding.drafters.recycle import Oracle
+from speechmtp.decoding.presets import PRESETS
 from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.decoding.strategy_table import STRATEGIES
 from speechmtp.errors import ConfigError
-from speechmtp.types import Trace
+from speechmtp.types import Draft, Trace, chain_draft
 
 SEEDS = [0, 3, 5, 9]
 
@@ -111,6 +118,59 @@ def test_fed_counts_entries_without_padding() -> None:
         assert trace.fed == size + len(plain) - 1
     for trace, size in zip(case.run(Oracle(2), sources=case.tokens)[1], entries):
         assert trace.fed == size + (trace.calls - 1) + trace.num_draft_tokens
+
+
+STRATEGY_NAMES = [name for name in (*STRATEGIES, *PRESETS) if parse_strategy(name).drafter is not None]
+
+
+@pytest.mark.parametrize("label", [*STRATEGY_NAMES, "verify:theta=0.3", "draft-model:theta=0.5", "marginal:depth=3"])
+def test_fed_is_what_the_trunk_was_given(label: str) -> None:
+    """All its forwards, those that only draft and what a draft leaves unused among them."""
+    drawn = RowSampling(seeds=[3], noise_keys=[5]) if label in ("ensemble", "mtjd") else None
+    strategy = parse_strategy(label)
+    for seed in (0, 5):
+        scene, given = make_scene(seed), list[int]()
+
+        def count(_: Any, args: Any, named: dict[str, Any], given: list[int] = given) -> None:
+            given.append(named["inputs_embeds"].shape[1])
+
+        hook = scene.trunk.model.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
+        traces = [*scene.run([label], [0], drawn)[1]]
+        if label == "mtjd":  # the likeliest continuation, and a drawn one
+            traces += scene.run([label], [0])[1]
+        hook.remove()
+        assert sum(trace.fed for trace in traces) == sum(given)
+        if "model" not in strategy.needs:
+            assert sum(trace.calls + trace.draft_calls for trace in traces) == len(given)
+
+
+@dataclass(frozen=True)
+class Unused(Silent):
+    """Drafts two tokens in row 0 and one in row 1, in four places."""
+
+    def propose(self, state: DecodeState) -> Draft:
+        """The same in every call."""
+        lists = [[3, 4, -1, -1], [5, -1, -1, -1]]
+        return chain_draft(torch.tensor([lists[row.slot] for row in state.rows]))
+
+
+def test_fed_counts_what_no_row_uses_but_no_padding_to_longer_rows() -> None:
+    trunk = tiny.trunk(2)
+    trunk.unembed = lambda hidden: torch.eye(tiny.VOCAB, dtype=torch.float64)[7].expand(*hidden.shape[:-1], -1)
+    prompt = tiny.prompts(trunk, [5, 3])
+    _, traces = generate(trunk, None, prompt, Unused(), GreedyMatch(), tiny.EOS, limits=[2, 3])
+    # Two places of the first calls are nobody's; later row 1 is alone and three are.
+    assert [trace.fed for trace in traces] == [(5 + 2 + 2) + (1 + 2 + 2), (3 + 1 + 2) + (1 + 1 + 2) + (1 + 1 + 3)]
+
+
+def test_fed_of_drafts_by_the_trunk_itself_counts_the_rows_own_prompt() -> None:
+    """In a batch of several strategies, the forwards of one lane do not count for the others."""
+    trunk = tiny.trunk(2)
+    prompt = tiny.prompts(trunk, [5, 3, 4])
+    setups = [Setup(Marginal(2, 3), GreedyMatch(), rows=[0, 2]), Setup(Silent(), GreedyMatch(), rows=[1])]
+    _, traces = generate_mixed(trunk, prompt, setups, tiny.EOS, [1, 1, 1])
+    assert [trace.fed for trace in traces] == [5 + (5 + 3) + (5 + 2), 3, 4 + (4 + 3) + (4 + 2)]
+    assert [trace.draft_calls for trace in traces] == [2, 0, 2]
 
 
 def test_gaps_only_where_they_are_asked_for() -> None:

@@ -15,6 +15,7 @@ from engine_runs import RowSampling, Sources, generate, row_of
 from speechmtp.decoding.drafters.contract import Drafter, Silent
 from speechmtp.decoding.drafters.ctc import CtcDraft, CtcHeads, hypotheses
 from speechmtp.decoding.drafters.heads import HeadChain
+from speechmtp.decoding.drafters.previous import PreviousHeads, PreviousPass
 from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
@@ -167,6 +168,24 @@ def test_hypotheses_are_the_likeliest_sets_of_edits(seed: int) -> None:
     assert all(len(one.tokens) == len(one.confidence) for one in found)
 
 
+@pytest.mark.parametrize(("least", "texts"), [(1.0, 3), (1.0 + 1e-9, 1)])
+def test_an_edit_of_just_the_least_probability_is_made(least: float, texts: int) -> None:
+    """A runner-up, and a label that may be missing, as probable as what they replace."""
+    labels = CtcLabels((3, 4, 5), (0.5, 0.9, 0.9), (6, 7, 7), (0.5, 0.05, 0.05), ((3, 8, 0.5),))
+    found = [one.tokens for one in hypotheses(labels, 3, least, tiny.VOCAB, tiny.EOS)]
+    assert found[0] == [3, 4, 5, tiny.EOS] and len(found) == texts
+    if texts > 1:
+        edits = [[6, 4, 5, tiny.EOS], [3, 4, 5, 8, tiny.EOS], [6, 4, 5, 8, tiny.EOS]]
+        assert all(text in edits for text in found[1:])
+
+
+def test_options_of_a_drafter_of_two_parts_reach_both() -> None:
+    both = CtcHeads(5, 0.5, "resume", 9, 4, 6)
+    assert both.draft == CtcDraft("resume", 9, 4, 6) and both.chain == HeadChain(5)
+    after = PreviousHeads(5, 4)
+    assert after.draft == PreviousPass(pointers=4) and after.chain == HeadChain(5)
+
+
 def test_an_unsure_label_costs_no_call_where_the_runner_up_is_right() -> None:
     for seed in range(6):
         case = make_case(seed, max_rows=4, most=12)
@@ -225,7 +244,7 @@ def test_the_best_branch_is_never_cut() -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"mode": "all"}, "one of whole, resume, recycle, tree"),
-    *[({name: 0}, "1 or more") for name in ("pointers", "alternatives", "nodes")],
+    *[({name: 0}, "1 to") for name in ("pointers", "alternatives", "nodes")],
     *[({"least": number}, "above 0") for number in (0.0, 1.5)],
 ]
 

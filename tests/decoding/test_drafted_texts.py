@@ -115,7 +115,7 @@ def test_joint_calls_are_counted_and_its_tree_is_bounded() -> None:
     assert all(trace.draft_calls == 2 * trace.calls for trace in traces)
     for drafter, message in (
         (Joint(5, top=None), r"joint: depth=5 and top=11 \(all tokens\) make more than 4096 nodes; lower depth or top"),
-        (Joint(100_000, top=2), "joint: depth=100000 and top=2 make more than 4096 nodes"),
+        (Joint(1000, top=2), "joint: depth=1000 and top=2 make more than 4096 nodes"),
         (Marginal(9, top=8), "marginal: depth=9 and top=8 make more than 4096 nodes; lower depth or top"),
     ):
         with pytest.raises(ConfigError, match=message):

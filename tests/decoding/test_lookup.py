@@ -191,17 +191,17 @@ def test_suffix_counts_are_those_of_a_scan(seed: int) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PromptLookup(-1), "lookup: depth=-1, expected 0 or more"),
+        (lambda: PromptLookup(-1), "lookup: depth=-1, expected 0 to 1024"),
         (lambda: PromptLookup(1, 1, 2), "lookup: shortest=2 and longest=1, expected shortest <= longest"),
-        (lambda: PromptLookup(shortest=0), "lookup: shortest=0, expected 1 or more"),
+        (lambda: PromptLookup(shortest=0), "lookup: shortest=0, expected 1 to 1024"),
         (lambda: PromptLookup(match="any"), "lookup: match='any', expected last or first"),  # type: ignore[arg-type]
-        (lambda: Suffix(1), "suffix: depth=1, expected 2 or more"),
+        (lambda: Suffix(1), "suffix: depth=1, expected 2 to 1024"),
         (lambda: Suffix(factor=0), "suffix: factor=0, expected a number above 0"),
         (lambda: Suffix(factor=float("nan")), "suffix: factor=nan, expected a number above 0"),
         (lambda: Suffix(least=1.5), "suffix: least=1.5, expected a number from 0 to 1"),
-        (lambda: Lookahead(0), "lookahead: window=0, expected 1 or more"),
-        (lambda: Lookahead(ngram=1), "lookahead: ngram=1, expected 2 or more"),
-        (lambda: Lookahead(guesses=-1), "lookahead: guesses=-1, expected 0 or more"),
+        (lambda: Lookahead(0), "lookahead: window=0, expected 1 to 128"),
+        (lambda: Lookahead(ngram=1), "lookahead: ngram=1, expected 2 to 32"),
+        (lambda: Lookahead(guesses=-1), "lookahead: guesses=-1, expected 0 to 128"),
     ],
 )  # fmt: skip
 def test_options_are_checked_in_one_line(make: Any, message: str) -> None:

@@ -163,5 +163,5 @@ def test_separate_recordings_have_no_pass_before() -> None:
 
 @pytest.mark.parametrize("options", [{"pointers": 0}, {"nodes": 0}])
 def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match=r"previous: .* expected 1 or more"):
+    with pytest.raises(ConfigError, match=r"previous: .* expected 1 to"):
         PreviousPass(**options)

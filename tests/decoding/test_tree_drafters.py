@@ -290,7 +290,7 @@ def test_a_tree_deeper_than_the_heads_is_one_clear_line() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": -1}, "depth=-1, expected 0 or more"), ({"width": 0}, "width=0, expected 1 to 10"),
+        ({"depth": -1}, "depth=-1, expected 0 to"), ({"width": 0}, "width=0, expected 1 to 10"),
         ({"width": 11}, "width=11, expected 1 to 10"), ({"nodes": 0}, "nodes=0, expected 1 to 256"),
         ({"nodes": 257}, "nodes=257, expected 1 to 256"),
     ],

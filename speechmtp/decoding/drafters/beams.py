@@ -15,6 +15,7 @@ from speechmtp.decoding.drafters.paths import Paths, ends_text, log_probs_of, lo
 from speechmtp.decoding.noise import DRAFT
 from speechmtp.decoding.sampling import Processors, SamplingConfig
 from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.types import Draft, chain_draft
 
 
@@ -29,8 +30,8 @@ class BeamSample(ByModel):
     feeds the whole tree again.
     """
 
-    depth: Annotated[int, Range(0)] = 4
-    width: Annotated[int, Range(1)] = 4
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 4
+    width: Annotated[int, Range(1, 64)] = 4
     top_k: Annotated[int, Range(0)] = 10
     top_p: Annotated[float, Range(0, 1, above=True)] = 0.9
     name: ClassVar[str] = "beams"

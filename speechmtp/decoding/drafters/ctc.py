@@ -18,6 +18,7 @@ from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
 from speechmtp.decoding.drafters.spelled import TextRow
 from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.types import CtcCharacters, CtcLabels, CtcSource, Draft, Source
 
 Mode = Literal["whole", "resume", "recycle", "tree"]
@@ -34,10 +35,10 @@ class CtcDraft(Drafter):
     """
 
     mode: Mode = "recycle"
-    depth: Annotated[int | None, Range(0)] = None
-    pointers: Annotated[int, Range(1)] = 3
-    alternatives: Annotated[int, Range(1)] = 2
-    nodes: Annotated[int, Range(1)] = 96
+    depth: Annotated[int | None, Range(0, MAX_DRAFT)] = None
+    pointers: Annotated[int, Range(1, MAX_DRAFT)] = 3
+    alternatives: Annotated[int, Range(1, MAX_DRAFT)] = 2
+    nodes: Annotated[int, Range(1, MAX_DRAFT)] = 96
     least: Annotated[float, Range(0, 1, above=True)] = 0.5
     name: ClassVar[str] = "ctc"
     source: ClassVar[type[Source] | None] = CtcSource
@@ -50,9 +51,11 @@ class CtcDraft(Drafter):
     def start(self, state: DecodeState) -> None:
         """Set up the hypotheses of every row."""
         for row in state.rows:
-            row.kept = self._row(row.request.source(CtcSource), state)
+            source = row.request.source(CtcSource)
+            assert source is not None  # by `BoundStrategy.check`
+            row.kept = self._row(source.read(), state)
 
-    def _row(self, one: CtcSource | None, state: DecodeState) -> CtcRow:
+    def _row(self, one: CtcSource, state: DecodeState) -> CtcRow:
         if isinstance(one, CtcCharacters):
             return TextRow(one.text, one.spelling, state.eos)
         assert isinstance(one, CtcLabels)
@@ -87,12 +90,12 @@ class CtcHeads(Drafter):
     one of its next `depth` tokens is below `theta`, or no token is left, add a chain of `depth` tokens from the heads
     as another branch of the same tree."""
 
-    depth: Annotated[int, Range(0)] = 7
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 7
     theta: Annotated[float, Range(0, 1)] = 0.9
     mode: Mode = "tree"
-    labels: Annotated[int | None, Range(0)] = None
-    pointers: Annotated[int, Range(1)] = 3
-    alternatives: Annotated[int, Range(1)] = 2
+    labels: Annotated[int | None, Range(0, MAX_DRAFT)] = None
+    pointers: Annotated[int, Range(1, MAX_DRAFT)] = 3
+    alternatives: Annotated[int, Range(1, MAX_DRAFT)] = 2
     name: ClassVar[str] = "ctc-heads"
     heads: ClassVar[bool] = True
     source: ClassVar[type[Source] | None] = CtcSource

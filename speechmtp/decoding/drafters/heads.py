@@ -11,6 +11,7 @@ from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.layout import path_prefixes
 from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.types import Draft, chain_draft
 
 
@@ -21,7 +22,7 @@ class HeadChain(Drafter):
     arXiv 2409.08148). If that token was sampled for a ratio rule, it is kept and ends the draft: dropping it because it
     is improbable would bias the output."""
 
-    depth: Annotated[int, Range(0)] = 7
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 7
     theta: Annotated[float | None, Range(0, 1)] = None
     measure: Literal["token", "product"] | None = None
     name: ClassVar[str] = "head-chain"

@@ -16,10 +16,12 @@ from speechmtp.decoding.drafters.paths import (
     log_probs_of,
     logits_behind,
     prefixes_behind,
+    tree_sizes,
     up_to_end,
 )
 from speechmtp.decoding.sampling import pick_tokens
 from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Request, chain_draft
@@ -35,7 +37,7 @@ class Joint(Drafter):
     token, so that no tree is needed. In a mixed batch its trunk calls run over all rows.
     """
 
-    depth: Annotated[int, Range(0)] = 2
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 2
     top: Annotated[int | None, Range(1)] = 8
     name: ClassVar[str] = "joint"
 
@@ -48,9 +50,10 @@ class Joint(Drafter):
         depth = self.depth if state.limits is None else min(self.depth, max(state.limits))
         if depth == 0:
             return empty_draft(state)
-        state.count_draft_calls(depth)
         if state.noise is not None and state.draws != "best":
+            state.count_trunk_drafts(range(depth))
             return self._drawn(state, depth)
+        state.count_trunk_drafts(tree_sizes(depth, self.top, state.batch.trunk.vocab_size))
         return chain_draft(up_to_end(self._likeliest(state, depth)[state.places], state.ends))
 
     def _likeliest(self, state: DecodeState, depth: int) -> Tensor:

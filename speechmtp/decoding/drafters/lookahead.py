@@ -76,9 +76,9 @@ class Lookahead(Drafter):
     a guess keeps its position. Nothing is drafted in the prompt's call. ConfigError for sizes out of range.
     """
 
-    window: Annotated[int, Range(1)] = 7
-    ngram: Annotated[int, Range(2)] = 5
-    guesses: Annotated[int, Range(0)] = 7
+    window: Annotated[int, Range(1, 128)] = 7
+    ngram: Annotated[int, Range(2, 32)] = 5
+    guesses: Annotated[int, Range(0, 128)] = 7
     name: ClassVar[str] = "lookahead"
     wants_choices: ClassVar[bool] = True
 

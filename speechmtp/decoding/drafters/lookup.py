@@ -9,6 +9,7 @@ from torch import Tensor
 from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.errors import ConfigError
 from speechmtp.types import Draft
 
@@ -55,9 +56,9 @@ class PromptLookup(Drafter):
     `shortest` above `longest`.
     """
 
-    depth: Annotated[int, Range(0)] = 10
-    longest: Annotated[int, Range(1)] = 3
-    shortest: Annotated[int, Range(1)] = 1
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 10
+    longest: Annotated[int, Range(1, MAX_DRAFT)] = 3
+    shortest: Annotated[int, Range(1, MAX_DRAFT)] = 1
     match: Literal["last", "first"] = "last"
     name: ClassVar[str] = "lookup"
     adapts: ClassVar[bool] = True

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
-from speechmtp.decoding.drafters.paths import Paths, check_size, children, logits_behind, prefixes_behind
+from speechmtp.decoding.drafters.paths import Paths, check_size, children, logits_behind, prefixes_behind, tree_sizes
 from speechmtp.decoding.sampling import pick_tokens
 from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.cache import RaggedCache
@@ -31,7 +32,7 @@ class Marginal(Drafter):
     marginal distributions, which do not depend on each other's tokens: the best that independent heads can reach. A
     draft costs `depth` trunk calls, which run over all rows of a mixed batch."""
 
-    depth: Annotated[int, Range(0)] = 2
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 2
     top: Annotated[int | None, Range(1)] = 8
     name: ClassVar[str] = "marginal"
     gives_probabilities: ClassVar[bool] = True
@@ -49,7 +50,7 @@ class Marginal(Drafter):
         distributions = next_probs(
             batch.trunk, batch.cache, batch.pending(), depth - 1, self.top, batch.ahead, batch.rules
         )[state.places]  # fmt: skip
-        state.count_draft_calls(depth)
+        state.count_trunk_drafts(tree_sizes(depth, self.top, batch.trunk.vocab_size))
         ends, found = torch.zeros(len(distributions), 1, 0, dtype=torch.long, device=distributions.device), []
         for d in range(depth):
             prefixes = prefixes_behind(state.rows, ends)
@@ -86,8 +87,7 @@ def next_probs(
     weights = pending.embeddings.new_ones(len(pending.lengths), 1)
     distributions: list[Tensor] = []
     for d in range(depth + 1):
-        logits = logits_behind(trunk, cache, pending, paths, ahead, rules)
-        below = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        below = logits_behind(trunk, cache, pending, paths, ahead, rules).softmax(-1)
         distributions.append((weights[..., None] * below).sum(1))
         if d < depth:
             best = below.topk(width, -1)

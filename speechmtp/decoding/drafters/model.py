@@ -13,7 +13,8 @@ from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.drafters.paths import ends_text, prefixes_behind
 from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
-from speechmtp.decoding.step import ruled
+from speechmtp.decoding.step import in_float32, ruled
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.draft_prompt import DraftPrompt
@@ -125,7 +126,7 @@ class DraftCache:
         if hidden.shape[1] > 1:
             at = torch.tensor(counts, device=hidden.device) - 1
             hidden = hidden[torch.arange(len(counts), device=hidden.device), at][:, None]
-        return ruled(self.trunk.unembed(hidden), state.rules, False)
+        return ruled(in_float32(self.trunk.unembed(hidden)), state.rules, False)
 
 
 class ByModel(Drafter):
@@ -172,7 +173,7 @@ class DraftModel(ByModel):
     the draft; with `theta`, so does the first token whose own probability is below it. If that token was sampled for a
     ratio rule, it is kept: dropping it because it is improbable would bias the output."""
 
-    depth: Annotated[int, Range(0)] = 4
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 4
     theta: Annotated[float | None, Range(0, 1)] = None
     name: ClassVar[str] = "draft-model"
     gives_probabilities: ClassVar[bool] = True

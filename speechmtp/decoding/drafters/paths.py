@@ -1,14 +1,15 @@
 """Trees of candidate continuations, which a trunk scores level by level without committing anything to its cache."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from speechmtp.decoding.sampling import Prefixes
 from speechmtp.decoding.state import DecodeState, Row
-from speechmtp.decoding.step import ruled
+from speechmtp.decoding.step import in_float32, ruled
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
@@ -48,14 +49,19 @@ def check_size(who: str, depth: int, top: int | None, size: int) -> None:
     """Raise ConfigError if the paths of `depth` tokens, with the `top` most probable of `size` tokens (None: all) after
     each node, make a tree of more than `MAX_NODES` nodes. The last tokens of the paths are not nodes. `who` starts the
     message."""
-    width, nodes = min(top or size, size), 0
-    for level in range(1, depth):
-        nodes += width**level
+    for nodes in tree_sizes(depth, top, size):
         if nodes > MAX_NODES:
             raise ConfigError(
                 f"{who}: depth={depth} and top={top or f'{size} (all tokens)'} make more than {MAX_NODES} nodes; "
                 f"lower depth or top"
             )
+
+
+def tree_sizes(depth: int, top: int | None, size: int) -> Iterator[int]:
+    """The number of nodes of the tree of paths of 0, 1, .. `depth` - 1 tokens, with the `top` most probable of `size`
+    tokens (None: all) after each node."""
+    width = min(top or size, size)
+    return accumulate((width**level for level in range(1, depth)), initial=0)
 
 
 def children(nodes: int, each: int, like: Tensor) -> Tensor:
@@ -68,9 +74,9 @@ def logits_behind(
     trunk: Trunk, cache: RaggedCache, pending: Prompt, paths: Paths, ahead: Callable[[int], Tensor] | None = None,
     rules: Sequence[TokenRules] = (),
 ) -> Tensor:  # fmt: skip
-    """Logits [B, n, V] after the n paths, which follow the committed and the `pending` entries of each row. `ahead`
-    gives the positions [B, n] of the entries to come (None: those of the prompt's `output_positions`). The tokens that
-    `rules` suppress get the lowest finite number."""
+    """Logits [B, n, V] after the n paths, in float32 at least; the paths follow the committed and the `pending` entries
+    of each row. `ahead` gives the positions [B, n] of the entries to come (None: those of the prompt's
+    `output_positions`). The tokens that `rules` suppress get the lowest finite number."""
     draft, lengths, device = paths.draft, pending.lengths, pending.embeddings.device
     size, last = draft.tokens.shape[1], paths.ends.shape[1]
     slots = lengths[:, None] + torch.arange(size, device=device)
@@ -94,7 +100,7 @@ def logits_behind(
         ancestors = chain.scatter_(1, slots[..., None].expand(-1, -1, queries), seen)
     states = trunk.extend(inputs, positions, ancestors, cache)
     ends = lengths[:, None] + torch.arange(size - last, size, device=device)
-    logits = trunk.unembed(states.hidden.gather(1, ends[..., None].expand(-1, -1, trunk.width)))
+    logits = in_float32(trunk.unembed(states.hidden.gather(1, ends[..., None].expand(-1, -1, trunk.width))))
     return ruled(logits, rules, False)
 
 
@@ -104,11 +110,11 @@ def prefixes_behind(rows: Sequence[Row], ends: Tensor) -> Prefixes:
 
 
 def log_probs_of(state: DecodeState, rows: Sequence[Row], logits: Tensor, ends: Tensor) -> Tensor:
-    """Processed log probabilities [B, n, V] after each path, in float32 at least. After an end token only the end token
-    has a probability, 1, so that ended paths can be compared with those that continue."""
+    """Processed log probabilities [B, n, V] after each path. After an end token only the end token has a probability,
+    1, so that ended paths can be compared with those that continue."""
     if state.processors is not None:
         logits = state.processors(logits, prefixes_behind(rows, ends))
-    log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    log_probs = logits.log_softmax(-1)
     if not ends.shape[2]:
         return log_probs
     ended = ends_text(ends[..., -1], state.ends)[..., None]

@@ -10,6 +10,7 @@ from speechmtp.decoding.drafters.ctc import beside_heads, merged
 from speechmtp.decoding.drafters.heads import HeadChain
 from speechmtp.decoding.drafters.recycle import Hypothesis, Pointers, TokenRow
 from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.types import Draft, Source
 from speechmtp.types import PreviousPass as Previous
 
@@ -22,9 +23,9 @@ class PreviousPass(Drafter):
     mismatch, draft their `pointers` best rests by edit distance, as a tree of at most `nodes` nodes whose best branch
     is never cut. A row without a previous pass drafts nothing."""
 
-    depth: Annotated[int | None, Range(0)] = None
-    pointers: Annotated[int, Range(1)] = 3
-    nodes: Annotated[int, Range(1)] = 24
+    depth: Annotated[int | None, Range(0, MAX_DRAFT)] = None
+    pointers: Annotated[int, Range(1, MAX_DRAFT)] = 3
+    nodes: Annotated[int, Range(1, MAX_DRAFT)] = 24
     name: ClassVar[str] = "previous"
     source: ClassVar[type[Source] | None] = Previous
     source_is_optional: ClassVar[bool] = True
@@ -62,8 +63,8 @@ class PreviousHeads(Drafter):
     """Draft the tokens of the previous pass as `PreviousPass` does. After the prompt's call, when they were wrong or
     have run out, add a chain of `depth` tokens from the heads as one more branch beside what is left of them."""
 
-    depth: Annotated[int, Range(0)] = 7
-    pointers: Annotated[int, Range(1)] = 3
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 7
+    pointers: Annotated[int, Range(1, MAX_DRAFT)] = 3
     name: ClassVar[str] = "previous-heads"
     heads: ClassVar[bool] = True
     source: ClassVar[type[Source] | None] = Previous

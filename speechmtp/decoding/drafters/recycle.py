@@ -9,6 +9,7 @@ import numpy as np
 from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.types import Draft, Reference, Source
 
 
@@ -97,7 +98,7 @@ class Oracle(Drafter):
     """Drafts the reference output itself, `depth` tokens per call after the prompt's: the upper bound for drafts of
     this depth."""
 
-    depth: Annotated[int, Range(0)] = 7
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 7
     name: ClassVar[str] = "oracle"
     source: ClassVar[type[Source] | None] = Reference
     exact_rules_only: ClassVar[bool] = True

@@ -9,6 +9,7 @@ from torch import Tensor
 from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, pad_lists
 from speechmtp.decoding.state import DecodeState, Row
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.types import Draft
 
 MAX_NODES = 1 << 18  # n-grams in the tree that rows share, before it is built anew
@@ -97,7 +98,7 @@ class Suffix(Drafter):
     of the output does not. The counts are dropped once all rows have left. ConfigError for options out of range.
     """
 
-    depth: Annotated[int, Range(2)] = 24
+    depth: Annotated[int, Range(2, MAX_DRAFT)] = 24
     factor: Annotated[float, Range(0, above=True)] = 1.0
     least: Annotated[float, Range(0, 1)] = 0.1
     name: ClassVar[str] = "suffix"

@@ -12,7 +12,7 @@ from speechmtp.config import Form, Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
-from speechmtp.decoding.trees import MAX_NODES, RANKS, TreeShape
+from speechmtp.decoding.trees import MAX_DRAFT, MAX_NODES, RANKS, TreeShape
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.trunk import Trunk
@@ -152,7 +152,7 @@ class DynamicTree(Drafter):
     all samples are kept. The sampled tokens decide only which nodes get children.
     """
 
-    depth: Annotated[int, Range(0)] = 7
+    depth: Annotated[int, Range(0, MAX_DRAFT)] = 7
     width: Annotated[int, Range(1, RANKS)] = 4
     nodes: Annotated[int, Range(1, MAX_NODES)] = 24
     name: ClassVar[str] = "dynamic-tree"

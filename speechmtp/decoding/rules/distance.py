@@ -17,7 +17,7 @@ class Distance(NodewiseRule):
     section 5.2); for codes that have an order."""
 
     name: ClassVar[str] = "distance"
-    most: Annotated[int, Range(0)] = 1
+    most: Annotated[int, Range(0, 1 << 20)] = 1
     draws: ClassVar[Draws] = "shared"
 
     def kept(self, target: Tensor, draft: Draft) -> Tensor:

@@ -10,6 +10,7 @@ from speechmtp.config import Range
 from speechmtp.decoding.rules.chances import entropy
 from speechmtp.decoding.rules.contract import AcceptanceRule, probs_of, tree_refused
 from speechmtp.decoding.rules.ratio import Ratio
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.types import Draft
 
 
@@ -21,7 +22,7 @@ class EntropyWindow(Ratio):
 
     name: ClassVar[str] = "window"
     instead_on_trees: ClassVar[str] = "typical"
-    size: Annotated[int, Range(1)] = 3
+    size: Annotated[int, Range(1, MAX_DRAFT)] = 3
     entropy: Annotated[float, Range(0)] = 0.3
     exact: ClassVar[bool] = False
 

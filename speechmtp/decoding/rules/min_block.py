@@ -7,6 +7,7 @@ from torch import Tensor
 
 from speechmtp.config import Range
 from speechmtp.decoding.rules.greedy_match import GreedyMatch
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.types import Draft
 
 
@@ -16,7 +17,7 @@ class MinBlock(GreedyMatch):
     1811.03115, section 5.3)."""
 
     name: ClassVar[str] = "min-block"
-    least: Annotated[int, Range(1)] = 1
+    least: Annotated[int, Range(1, MAX_DRAFT)] = 1
     exact: ClassVar[bool] = False
 
     def matches(self, best: Tensor, draft: Draft) -> Tensor:
