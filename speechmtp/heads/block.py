@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from speechmtp.errors import ConfigError
+from speechmtp.config import Count, Share, Size
 from speechmtp.heads.block_correction import GruCorrection
 from speechmtp.heads.contract import (
     Ahead,
@@ -47,20 +47,11 @@ class BlockHeadsConfig(FamilyConfig):
     probability `reveal`, and `chunk` anchors are computed at a time."""
 
     kind: Literal["block"] = "block"
-    layers: int = 1
+    layers: Count = 1
     inside: Literal["bidirectional", "causal"] = "bidirectional"
     correction: Literal["none", "gru"] = "none"
-    reveal: float = 0.0
-    chunk: int = 64
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a value out of range."""
-        if self.layers < 1:
-            raise ConfigError(f"heads: layers {self.layers}, expected 1 or more")
-        if self.chunk < 1:
-            raise ConfigError(f"heads: chunk {self.chunk}, expected 1 or more anchors")
-        if not 0 <= self.reveal <= 1:
-            raise ConfigError(f"heads: reveal {self.reveal}, expected a probability from 0 to 1")
+    reveal: Share = 0.0
+    chunk: Size = 64
 
 
 @dataclass

@@ -42,6 +42,7 @@ class ChainHeadsConfig(FamilyConfig):
     checkpoint: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.attention == "ttt" and self.layers == "own":
             raise ConfigError("heads: attention ttt needs layers: shared, since drafts see the keys of depth 1")
 

@@ -9,14 +9,16 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechmtp.config import Range, Share, check_fields
 from speechmtp.heads.decoder_layer import norm_of
 from speechmtp.kernels.cpu.int8_linear import Int8Linear, in_int8
+from speechmtp.models.agreement import Tail
 from speechmtp.models.shape import TrunkShape
 from speechmtp.types import States
 
@@ -36,6 +38,10 @@ class TrunkFace(Protocol):
     def unembedding(self) -> nn.Linear:
         """Return the output layer, weight [V, C]."""
 
+    @property
+    def tail(self) -> Tail:
+        """What the model does to the output layer's logits."""
+
     def last_layer(self) -> Mapping[str, Tensor]:
         """Return the last layer's weights under transformers' names, and `final_norm.weight`."""
 
@@ -49,11 +55,15 @@ class FamilyConfig:
     weighted hidden states of arXiv 2502.09419). `shortlist` is the number of tokens that can be drafted, 0 for all.
     """
 
-    depth: int = 7
+    depth: Annotated[int, Range(0, 64)] = 7
     taps: tuple[int, ...] = ()
     mix: Literal["linear", "weighted"] = "linear"
     shortlist: int = 0
-    dropout: float = 0.0
+    dropout: Share = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        check_fields(self, "heads")
 
 
 @dataclass(frozen=True)
@@ -201,7 +211,8 @@ class HeadSet(nn.Module):
         """
         in_int8(self)
         module, ids = trunk.unembedding(), slice(None) if self.shortlist is None else self.shortlist
-        self._narrow = Int8Linear(module.weight[ids], None if module.bias is None else module.bias[ids])
+        narrow = Int8Linear(module.weight[ids], None if module.bias is None else module.bias[ids])
+        self._narrow = trunk.tail.behind(narrow)
 
     @property
     def drafts_in_int8(self) -> bool:
@@ -220,18 +231,18 @@ class HeadSet(nn.Module):
         """Return the trunk's unembedding for the tokens that can be drafted; if `frozen`, without gradients."""
         if self._narrow is not None:
             return self._narrow
-        module = trunk.unembedding()
+        module, behind = trunk.unembedding(), trunk.tail.behind
         ids = self.shortlist
         if ids is None and not frozen:
-            return module
+            return behind(module)
         if torch.is_grad_enabled() and not frozen:
-            return lambda hidden: F.linear(
-                hidden, module.weight[ids], None if module.bias is None else module.bias[ids]
+            return behind(
+                lambda hidden: F.linear(hidden, module.weight[ids], None if module.bias is None else module.bias[ids])
             )
         weight, bias = module.weight.detach(), None if module.bias is None else module.bias.detach()
         if ids is not None:
             weight, bias = weight[ids], None if bias is None else bias[ids]
-        return lambda hidden: F.linear(hidden, weight, bias)
+        return behind(lambda hidden: F.linear(hidden, weight, bias))
 
     def token_ids(self, index: Tensor) -> Tensor:
         """Return the token ids of indices into the logits."""

@@ -1,13 +1,15 @@
 """Folders of a model's draft heads: head sets, `heads/<name>/`, with the digest of the trunk that they were trained on,
 and a CTC draft head, `ctc/`, with that of the encoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from speechmtp.config import load_config, write_yaml
 from speechmtp.errors import CheckpointError, StaleHeadsError
@@ -16,17 +18,22 @@ from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.character_ctc import CharacterCtcConfig, CharacterCtcHead
+from speechmtp.models.config_settings import computing_settings, first_difference
+from speechmtp.models.files import check_files
 from speechmtp.models.storage import (
     Storage,
     file_digest,
     load_state,
     pack,
     read_weights,
+    refuse_misfits,
     unpack,
     weights_digest,
     without_random_weights,
 )
 from speechmtp.models.trunk import Trunk
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class HeadFolderConfig:
     trunk_sha256: str = ""  # `trunk_digest` of the base
     weights_sha256: str = ""  # `file_digest` of the base's model.safetensors, if known
     taps: tuple[int, ...] = ()
+    trunk_settings: dict[str, str] = field(default_factory=dict)  # `computing_settings` of the base; empty: not known
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class CtcFolderConfig:
     base: str = ""
     encoder_sha256: str = ""  # `encoder_digest` of the base
     weights_sha256: str = ""  # `file_digest` of the base's model.safetensors, if known
+    encoder_settings: dict[str, str] = field(default_factory=dict)  # those of the base's encoder; empty: not known
 
 
 class HasTrunk(Protocol):
@@ -63,11 +72,22 @@ def trunk_digest(model: HasTrunk, storage: Storage = "float32") -> str:
     return weights_digest(model.trunk, storage)
 
 
+def trunk_settings(model: HasTrunk) -> dict[str, str]:
+    """Return the `computing_settings` of the model, which its trunk's weights do not tell."""
+    return computing_settings(model.trunk.model.config)
+
+
+def encoder_settings(model: HasTrunk) -> dict[str, str]:
+    """Return the `computing_settings` of the model without those of its decoder."""
+    return {name: value for name, value in trunk_settings(model).items() if not name.startswith("decoder")}
+
+
 class BaseDigests:
-    """The digests by which folders of draft heads identify their base, each computed at first use.
+    """The digests and settings by which folders of draft heads identify their base, each computed at first use.
 
     A folder has the digest of the unpacked weights of the trunk or the encoder, and in most cases that of the file they
-    were read from. If the file's digest is the same, the weights' digest is not computed.
+    were read from. If the file's digest is the same, the weights' digest is not computed. Since the same weights
+    compute something else under other settings, it has these too, unless it is of an earlier version.
     """
 
     def __init__(self, model: SpeechModel, weights: Path | None = None) -> None:
@@ -89,30 +109,39 @@ class BaseDigests:
         """`encoder_digest` of the model."""
         return encoder_digest(self._model)
 
-    def is_trunk_of(self, config: HeadFolderConfig) -> bool:
-        """Whether the heads of a folder were trained on this trunk."""
+    def other_trunk(self, config: HeadFolderConfig) -> str:
+        """Say how the trunk that the heads of a folder were trained on differs; empty if they were trained on this
+        one."""
         if config.weights_sha256 and config.weights_sha256 == self.file:
             self.trunk = config.trunk_sha256  # the digest of the same weights
-            return True
-        return config.trunk_sha256 == self.trunk
+        elif config.trunk_sha256 != self.trunk:
+            return f"another trunk ({config.base or 'its name was not kept'})"
+        differing = first_difference(config.trunk_settings, trunk_settings(self._model))
+        return f"a trunk with {differing}" if differing else ""
 
-    def is_encoder_of(self, config: CtcFolderConfig) -> bool:
-        """Whether the CTC head of a folder was trained on this encoder."""
-        if config.weights_sha256 and config.weights_sha256 == self.file:
-            return True
-        return config.encoder_sha256 == self.encoder
+    def other_encoder(self, config: CtcFolderConfig) -> str:
+        """Say how the encoder that the CTC head of a folder was trained on differs; empty if it was trained on this
+        one."""
+        known = config.weights_sha256 and config.weights_sha256 == self.file
+        if not known and config.encoder_sha256 != self.encoder:
+            return f"another encoder ({config.base or 'its name was not kept'})"
+        differing = first_difference(config.encoder_settings, encoder_settings(self._model))
+        return f"an encoder with {differing}" if differing else ""
 
 
 def save_heads(
-    heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage, card: str = "", weights_sha256: str = ""
-) -> None:
+    heads: HeadSet, folder: Path, base: str, digest: str, storage: Storage, card: str = "", weights_sha256: str = "",
+    settings: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
     """Write a head folder. `digest` is that of the heads' trunk, `weights_sha256` that of the base's weights file, if
-    known. CheckpointError for heads that draft in 8 bits, which have no float weights any more."""
+    known, `settings` are its `trunk_settings`. CheckpointError for heads that draft in 8 bits, which have no float
+    weights any more."""
     if heads.drafts_in_int8:
         raise CheckpointError(f"{folder}: heads that draft in 8 bits cannot be stored; load them with drafts='float32'")
     folder.mkdir(parents=True, exist_ok=True)
     config: Any = heads.config
-    write_yaml(folder / "config.yaml", HeadFolderConfig(config, base, digest, weights_sha256, heads.taps))
+    known = HeadFolderConfig(config, base, digest, weights_sha256, heads.taps, dict(settings or {}))
+    write_yaml(folder / "config.yaml", known)
     save_file(pack(heads.state_dict(), storage), folder / "heads.safetensors", {"format": "pt"})
     if card:
         (folder / "card.md").write_text(card, encoding="utf-8")
@@ -126,27 +155,39 @@ def load_heads(
 
     `digests` are those of the model, if already made (default: they are computed).
     """
+    check_files(folder)
     config = load_config(HeadFolderConfig, folder / "config.yaml")
-    if not (digests or BaseDigests(model)).is_trunk_of(config) and not allow_stale:
-        base = config.base or "its name was not kept"
-        raise StaleHeadsError(
-            f"{folder}: these heads were trained on another trunk ({base}); train them again on this one"
-        )
-    with without_random_weights():
-        heads = build_heads(config.heads, model.trunk.shape)
+    other = "" if allow_stale else (digests or BaseDigests(model)).other_trunk(config)
+    if other:
+        raise StaleHeadsError(f"{folder}: these heads were trained on {other}; train them again on this one")
+    heads = _built(lambda: build_heads(config.heads, model.trunk.shape), folder)
     if config.taps != heads.taps:
         raise CheckpointError(
             f"{folder}: these heads read the trunk's layers {list(config.taps)}, expected {list(heads.taps)}, "
             f"those of this trunk; train them again on it"
         )
-    load_state(heads, unpack(read_weights(folder / "heads.safetensors")), folder)
+    _load_weights(heads, folder / "heads.safetensors")
     return heads.eval()
 
 
 def start_heads(heads: HeadSet, folder: Path) -> None:
     """Load the weights of a head folder into `heads`, to train them further; CheckpointError if sizes differ."""
     load_config(HeadFolderConfig, folder / "config.yaml")  # one clear error for other folders
-    load_state(heads, unpack(read_weights(folder / "heads.safetensors")), folder)
+    _load_weights(heads, folder / "heads.safetensors")
+
+
+def _built(make: Callable[[], Module], folder: Path) -> Module:
+    """Return a new module with undefined weights; CheckpointError for settings that torch refuses."""
+    try:
+        with without_random_weights():
+            return make()
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder / 'config.yaml'}: {reason}; copy the folder again whole") from error
+
+
+def _load_weights(module: nn.Module, path: Path) -> None:
+    load_state(module, unpack(read_weights(path)), path)
 
 
 def own_heads(folder: Path) -> dict[str, Path]:
@@ -183,8 +224,12 @@ def find_heads(model: Path, wanted: Sequence[str]) -> dict[str, Path]:
 
 
 def stored_parameters(path: Path) -> int:
-    """Return the number of parameters in a file of heads, without scales and integer tensors."""
-    return sum(tensor.numel() for tensor in unpack(read_weights(path)).values() if tensor.is_floating_point())
+    """Return the number of parameters in a file of heads, without scales and integer tensors. CheckpointError for 8-bit
+    integers without their scales."""
+    state = unpack(read_weights(path))
+    eight_bits = [name for name, tensor in state.items() if tensor.dtype in (torch.int8, torch.uint8)]
+    refuse_misfits(path, {"without their scales": eight_bits})
+    return sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
 
 
 def encoder_digest(model: SpeechModel, storage: Storage = "float32") -> str:
@@ -194,12 +239,12 @@ def encoder_digest(model: SpeechModel, storage: Storage = "float32") -> str:
 
 def save_ctc_head(
     ctc: CharacterCtcHead, folder: Path, base: str, digest: str, storage: Storage, card: str = "",
-    weights_sha256: str = "",
+    weights_sha256: str = "", settings: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """Write the folder of a CTC draft head. `digest` is that of the head's encoder, `weights_sha256` that of the base's
-    weights file, if known."""
+    weights file, if known, `settings` are its `encoder_settings`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(folder / "config.yaml", CtcFolderConfig(ctc.config, base, digest, weights_sha256))
+    write_yaml(folder / "config.yaml", CtcFolderConfig(ctc.config, base, digest, weights_sha256, dict(settings or {})))
     save_file(pack(ctc.state_dict(), storage), folder / "ctc.safetensors", {"format": "pt"})
     if card:
         (folder / "card.md").write_text(card, encoding="utf-8")
@@ -212,13 +257,11 @@ def load_ctc_head(
 
     `digests` are those of the model, if already made (default: they are computed).
     """
+    check_files(folder)
     config = load_config(CtcFolderConfig, folder / "config.yaml")
-    if not (digests or BaseDigests(model)).is_encoder_of(config) and not allow_stale:
-        base = config.base or "its name was not kept"
-        raise StaleHeadsError(
-            f"{folder}: this CTC head was trained on another encoder ({base}); train it again on this one"
-        )
-    with without_random_weights():
-        ctc = CharacterCtcHead(config.ctc)
-    load_state(ctc, unpack(read_weights(folder / "ctc.safetensors")), folder)
+    other = "" if allow_stale else (digests or BaseDigests(model)).other_encoder(config)
+    if other:
+        raise StaleHeadsError(f"{folder}: this CTC head was trained on {other}; train it again on this one")
+    ctc = _built(lambda: CharacterCtcHead(config.ctc), folder)
+    _load_weights(ctc, folder / "ctc.safetensors")
     return ctc.eval()

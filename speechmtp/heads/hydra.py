@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechmtp.errors import ConfigError
+from speechmtp.config import Count
 from speechmtp.heads.contract import FamilyConfig, HeadState, OneStateHeads, TrainBatch, TrunkFace, Unembed, picked
 from speechmtp.heads.unembedding import OwnUnembedding
 from speechmtp.models.shape import TrunkShape
@@ -22,12 +22,8 @@ class HydraHeadsConfig(FamilyConfig):
     """`blocks` per depth, the first (joining) one included; `unembedding`: the trunk's, or one for each depth."""
 
     kind: Literal["hydra"] = "hydra"
-    blocks: int = 1
+    blocks: Count = 1
     unembedding: Literal["shared", "own"] = "shared"
-
-    def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ConfigError(f"heads: blocks {self.blocks}, expected 1 or more")
 
 
 class HydraModule(nn.Module):
@@ -82,7 +78,9 @@ class HydraHeads(OneStateHeads):
         super().__init__(config, shape)
         self.modules_ = nn.ModuleList(HydraModule(d, shape.width, config.blocks) for d in range(1, config.depth + 1))
         own = config.unembedding == "own"
-        self.unembedding = OwnUnembedding(config.depth, self.vocab_size, shape.width) if own else None
+        self.unembedding = (
+            OwnUnembedding(config.depth, self.vocab_size, shape.width, shape.unembedding_bias) if own else None
+        )
 
     def start_from(self, trunk: TrunkFace) -> None:
         """Initialise every depth so that it passes the trunk's state on."""

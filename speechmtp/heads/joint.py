@@ -10,13 +10,13 @@ cross-entropies is the exact negative log likelihood of the block. With r = 1 th
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from speechmtp.errors import ConfigError
+from speechmtp.config import Count, Range
 from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, TrainBatch, TrunkFace, Unembed, picked
 from speechmtp.heads.labels import IGNORED, shifted_labels
 from speechmtp.models.shape import TrunkShape
@@ -30,14 +30,8 @@ class JointHeadsConfig(FamilyConfig):
     """`rank` components; `balance` is the weight of the load-balancing loss (0: none)."""
 
     kind: Literal["joint"] = "joint"
-    rank: int = 4
-    balance: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"heads: rank {self.rank}, expected 1 or more")
-        if self.balance < 0:
-            raise ConfigError(f"heads: balance {self.balance}, expected 0 or more")
+    rank: Count = 4
+    balance: Annotated[float, Range(0)] = 0.1
 
 
 @dataclass
@@ -94,7 +88,7 @@ class JointHeads(IndependentHeads):
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
         """Return the log probabilities [..., V] of depth d given the tokens before it."""
         parts, posterior = features[..., : -self.rank], features[..., -self.rank :]
-        log_probs = unembed(parts.unflatten(-1, (self.rank, -1))).log_softmax(-1)
+        log_probs = _log_probs(unembed(parts.unflatten(-1, (self.rank, -1))))
         return (log_probs + posterior[..., None]).logsumexp(-2)
 
     # Training.
@@ -175,6 +169,11 @@ class JointHeads(IndependentHeads):
 
     def _said(self, parts: Tensor, places: Tensor, unembed: Unembed) -> Tensor:
         """Return log p_a(y) [B, P, r] for token indices `places` [B, P] and features [B, r C]; 0 for negative ones."""
-        log_probs = unembed(parts.unflatten(-1, (self.rank, -1))).log_softmax(-1)
+        log_probs = _log_probs(unembed(parts.unflatten(-1, (self.rank, -1))))
         found = log_probs.gather(-1, places.clamp_min(0)[:, None].expand(-1, self.rank, -1)).transpose(1, 2)
-        return found.masked_fill((places < 0)[..., None], 0)
+        return found.masked_fill((places < 0)[..., None], 0).to(parts.dtype)
+
+
+def _log_probs(logits: Tensor) -> Tensor:
+    """Return log probabilities [..., V] in float32 at least."""
+    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))

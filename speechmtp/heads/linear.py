@@ -18,17 +18,23 @@ class LinearHeadsConfig(FamilyConfig):
 
 
 class LinearHeads(IndependentHeads):
-    """D unembedding matrices, initialised as copies of the trunk's."""
+    """D unembedding matrices, initialised as copies of the trunk's, with biases [D, V] if the trunk has one."""
+
+    bias: Tensor | None
 
     def __init__(self, config: LinearHeadsConfig, shape: TrunkShape) -> None:
         super().__init__(config, shape)
         self.weight = nn.Parameter(torch.zeros(config.depth, self.vocab_size, shape.width))
+        bias = nn.Parameter(torch.zeros(config.depth, self.vocab_size)) if shape.unembedding_bias else None
+        self.register_parameter("bias", bias)
 
     def start_from(self, trunk: TrunkFace) -> None:
-        """Copy the trunk's unembedding [V, C] into every depth."""
-        rows = trunk.unembedding().weight.detach()
+        """Copy the trunk's unembedding [V, C], and its bias [V], into every depth."""
+        module, ids = trunk.unembedding(), slice(None) if self.shortlist is None else self.shortlist
         with torch.no_grad():
-            self.weight.copy_((rows if self.shortlist is None else rows[self.shortlist]).expand_as(self.weight))
+            self.weight.copy_(module.weight.detach()[ids].expand_as(self.weight))
+            if self.bias is not None:
+                self.bias.copy_(module.bias.detach()[ids].expand_as(self.bias))
 
     def depth_features(self, hidden: Tensor, d: int) -> Tensor:
         """Return the trunk state itself."""
@@ -41,8 +47,11 @@ class LinearHeads(IndependentHeads):
 
     def logits(self, features: Tensor, d: int, unembed: Unembed) -> Tensor:
         """Return the logits [..., V] of depth d."""
-        return features @ self.weight[d - 1].T
+        logits = features @ self.weight[d - 1].T
+        return logits if self.bias is None else logits + self.bias[d - 1]
 
     def all_logits(self, features: Tensor, unembed: Unembed) -> Tensor:
         """Return the logits of all depths by one product."""
-        return torch.einsum("...dc,dvc->...dv", features, self.weight[: features.shape[-2]])
+        count = features.shape[-2]
+        logits = torch.einsum("...dc,dvc->...dv", features, self.weight[:count])
+        return logits if self.bias is None else logits + self.bias[:count]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechmtp.errors import ConfigError
+from speechmtp.config import Count
 from speechmtp.heads.contract import FamilyConfig, HeadState, IndependentHeads, TrunkFace, Unembed
 from speechmtp.heads.unembedding import OwnUnembedding
 from speechmtp.models.shape import TrunkShape
@@ -18,12 +18,8 @@ class ResidualHeadsConfig(FamilyConfig):
     """`blocks` residual blocks per depth; `unembedding`: the trunk's, or one for each depth."""
 
     kind: Literal["residual"] = "residual"
-    blocks: int = 1
+    blocks: Count = 1
     unembedding: Literal["shared", "own"] = "shared"
-
-    def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ConfigError(f"heads: blocks {self.blocks}, expected 1 or more")
 
 
 class ResidualHeads(IndependentHeads):
@@ -34,7 +30,9 @@ class ResidualHeads(IndependentHeads):
         self.weight = nn.Parameter(torch.zeros(config.depth, config.blocks, shape.width, shape.width))
         self.bias = nn.Parameter(torch.zeros(config.depth, config.blocks, shape.width))
         own = config.unembedding == "own"
-        self.unembedding = OwnUnembedding(config.depth, self.vocab_size, shape.width) if own else None
+        self.unembedding = (
+            OwnUnembedding(config.depth, self.vocab_size, shape.width, shape.unembedding_bias) if own else None
+        )
 
     def start_from(self, trunk: TrunkFace) -> None:
         """Initialise the blocks so that they add nothing: weights and biases are zero."""

@@ -36,8 +36,6 @@ else:
 
 def build_heads(config: HeadsConfig, shape: TrunkShape) -> HeadSet:
     """Build the untrained head set that `config` selects; ConfigError for values that do not fit the trunk."""
-    if config.depth < 0:
-        raise ConfigError(f"heads: depth {config.depth}, expected 0 or more")
     wrong = [t for t in config.taps if not 0 <= t <= shape.layers]
     if wrong:
         raise ConfigError(f"heads: taps has layer {wrong[0]}, expected 0 to {shape.layers}, the trunk's layers")

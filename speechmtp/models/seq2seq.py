@@ -79,20 +79,13 @@ class MemoryCache(RaggedCache):
 
 class Seq2SeqTrunk(Trunk):
     """`embed`, `extend`, `unembed` over the decoder of `model`. `never` are ids that the model itself never emits;
-    only `teacher_logits` suppresses them, in decoding the request's rules do.
-
-    Learned position embeddings are finite: positions past the last one use the last one. Only drafts reach beyond it,
-    and their tokens past the limit are not kept.
-    """
+    only `teacher_logits` suppresses them, in decoding the request's rules do."""
 
     never: Tensor | None
 
     def __init__(self, model: "PreTrainedModel", never: tuple[int, ...] = ()) -> None:
-        super().__init__(model)
+        super().__init__(model, tried=True)
         decoder: Any = self._decoder
-        self.layers = len(decoder.layers)
-        learned = getattr(decoder, "embed_positions", None)
-        self.last_position = None if learned is None else int(learned.weight.shape[0]) - 1
         # Whisper's decoder attends to all encoder outputs and takes no mask for them.
         self._masks_memory = "encoder_attention_mask" in inspect.signature(type(decoder).forward).parameters
         self.register_buffer("never", torch.tensor(never, dtype=torch.long) if never else None, persistent=False)
@@ -187,8 +180,7 @@ class Seq2SeqTrunk(Trunk):
         self, positions: Tensor, cache: RaggedCache | None, memory: Tensor | None, memory_lengths: Tensor | None
     ) -> dict[str, Any]:
         """Return the decoder's arguments besides entries and mask; with a cache, it has the cross-attention keys."""
-        if self.last_position is not None:
-            positions = positions.clamp_max(self.last_position)
+        positions = self._within(positions, cache)
         if cache is not None:
             assert isinstance(cache, MemoryCache)
             # Its keys and values are cached; the decoder only checks that it is given, and its length.

@@ -4,18 +4,24 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from speechmtp.config import Count, Range, Size, check_fields
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
+from speechmtp.models.agreement import Tail, tail_of
+from speechmtp.models.bases.folders import loaded
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.lora import Lora
 from speechmtp.models.masks import additive_mask, additive_ragged_mask, causal_mask
-from speechmtp.models.shape import TrunkShape
+from speechmtp.models.norms import NormParts, final_norm, layer_norms, norm_parts
+from speechmtp.models.refusals import check_layers, last_position
+from speechmtp.models.shape import TrunkShape, check_weights
 from speechmtp.models.taps import lay_hook, reading
-from speechmtp.types import Prompt, States
+from speechmtp.types import Prompt, Request, States
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,11 +33,17 @@ class ScratchTrunkConfig:
 
     kind: Literal["scratch"] = "scratch"
     family: Literal["llama", "qwen3"] = "llama"
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    ff_width: int = 384
-    rope_theta: float = 10000.0
+    width: Size = 128
+    layers: Count = 4
+    heads: Count = 4
+    ff_width: Size = 384
+    rope_theta: Annotated[float, Range(0, above=True)] = 10000.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "trunk")
+        check_weights("trunk", self.layers, self.width, self.ff_width)
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ConfigError(f"trunk: width {self.width} must be an even multiple of heads {self.heads}")
 
 
 @dataclass(frozen=True)
@@ -41,16 +53,16 @@ class PretrainedTrunkConfig:
     kind: Literal["pretrained"] = "pretrained"
     name: str = ""
     train: Literal["frozen", "lora", "full"] = "frozen"
-    lora_rank: int = 16
-    lora_alpha: int = 32
+    lora_rank: Size = 16
+    lora_alpha: Size = 32
 
 
 TrunkConfig = ScratchTrunkConfig | PretrainedTrunkConfig
 
 
 def build_trunk(config: TrunkConfig, vocab_size: int) -> "Trunk":
-    """Build a trunk for tokens 0..vocab_size-1; ConfigError for sizes that do not fit, CheckpointError for a model that
-    cannot be loaded or has another vocabulary size."""
+    """Build a trunk for tokens 0..vocab_size-1; CheckpointError for a model that cannot be loaded or has another
+    vocabulary size."""
     if isinstance(config, PretrainedTrunkConfig):
         return _pretrained(config, vocab_size)
     sizes: dict[str, Any] = {
@@ -60,23 +72,18 @@ def build_trunk(config: TrunkConfig, vocab_size: int) -> "Trunk":
         "tie_word_embeddings": True, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
     }  # fmt: skip
-    if config.width % config.heads or (config.width // config.heads) % 2:
-        raise ConfigError(f"trunk: width {config.width} must be an even multiple of heads {config.heads}")
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     model = (
         LlamaForCausalLM(LlamaConfig(**sizes)) if config.family == "llama" else Qwen3ForCausalLM(Qwen3Config(**sizes))
     )
-    return Trunk(model)
+    return Trunk(model, tried=True)
 
 
 def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
     from transformers import AutoModelForCausalLM
 
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(config.name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"trunk: {config.name!r} cannot be loaded: {' '.join(str(error).split())}") from error
+    model = loaded(AutoModelForCausalLM, Path(config.name), "a trunk")
     if model.config.vocab_size != vocab_size:
         raise CheckpointError(
             f"trunk: {config.name!r} has {model.config.vocab_size} tokens, the tokenizer {vocab_size}; "
@@ -92,30 +99,33 @@ def _pretrained(config: PretrainedTrunkConfig, vocab_size: int) -> "Trunk":
 class Trunk(nn.Module):
     """`embed`, `extend`, `unembed` over a causal LM; positions are always given, never derived from lengths.
 
-    ConfigError for models with sliding-window layers, or whose decoder takes no position ids.
+    `last_position` is the last of learned position embeddings; None if positions do not end. `tail` is what the model
+    does to the logits of its unembedding.
+
+    ConfigError for what cannot be run exactly: layers that slide or recur, rotary positions that depend on the longest
+    one of a call, a decoder without position ids or a list `layers`, and models whose own forward gives other logits on
+    a few tokens, which is not looked at for a model known to agree (`tried`), whose weights may not be loaded yet.
     """
 
-    def __init__(self, model: "PreTrainedModel") -> None:
+    def __init__(self, model: "PreTrainedModel", tried: bool = False) -> None:
         super().__init__()
-        # In families without `layer_types`, every layer slides if the configuration has a window.
-        config = model.config.get_text_config()
-        slides = getattr(config, "sliding_window", None) is not None
-        default = ["sliding_attention"] if slides else ["full_attention"]
-        kinds = set(getattr(config, "layer_types", None) or default)
-        if kinds != {"full_attention"} or getattr(config, "use_sliding_window", False):
-            raise ConfigError(
-                f"trunk: {type(model).__name__} has {', '.join(sorted(kinds))} layers; only full attention is supported"
-            )
         self.model = model
-        self.width = int(config.hidden_size)
-        self.vocab_size = int(config.vocab_size)
-        self.layers = int(config.num_hidden_layers)
+        try:
+            check_layers(model)
+            config = model.config.get_text_config()
+            self.width = int(config.hidden_size)
+            self.vocab_size = int(config.vocab_size)
+            self.layers = len(self._decoder.layers)  # type: ignore[arg-type]
+            # Some layers hold two attentions.
+            self._cache_layers = max(self.layers, int(config.num_hidden_layers))
+        except AttributeError as error:
+            raise ConfigError(f"trunk: {type(model).__name__} lacks what a trunk needs: {error}") from error
         # The cache argument was renamed within the supported versions of transformers.
-        names = inspect.signature(type(model.get_decoder()).forward).parameters
+        names = inspect.signature(type(self._decoder).forward).parameters
         self._cache_name = "cache" if "cache" in names else "past_key_values"
         self._known_taps: set[tuple[int, ...]] = set()
-        if "position_ids" not in names:
-            raise ConfigError(f"trunk: {type(model).__name__} takes no position ids, which the trunk has to give")
+        self.last_position = last_position(self._decoder)
+        self.tail = Tail() if tried else tail_of(self)
 
     # The model's own modules, cached (not as children) since transformers searches for them at every call.
     @cached_property
@@ -129,12 +139,17 @@ class Trunk(nn.Module):
         return embedding
 
     def train(self, mode: bool = True) -> "Trunk":
-        """Switch training mode: eager attention trains a fifth faster on a CPU, SDPA decodes faster."""
+        """Switch training mode, and with it the form of attention."""
         super().train(mode)
-        wanted = "eager" if mode else "sdpa"
+        self.attend("training" if mode else "decoding")
+        return self
+
+    def attend(self, use: Literal["training", "decoding"]) -> None:
+        """Choose the form of attention: eager trains a fifth faster on a CPU, SDPA decodes faster, but some models have
+        caps or sinks that it lacks."""
+        wanted = "sdpa" if use == "decoding" and self.model._supports_sdpa else "eager"
         if self.model.config._attn_implementation != wanted:
             self.model.set_attn_implementation(wanted)
-        return self
 
     @property
     def shape(self) -> TrunkShape:
@@ -143,23 +158,31 @@ class Trunk(nn.Module):
         heads = int(c.num_attention_heads)
         rope = getattr(c, "rope_parameters", None) or {}
         attention = getattr(self.model.get_decoder().layers[-1], "self_attn", None)
+        norm = self._final_norm
         return TrunkShape(
             self.width, self.vocab_size, self.layers, heads, int(getattr(c, "num_key_value_heads", None) or heads),
             int(getattr(c, "head_dim", None) or self.width // heads),
-            int(getattr(c, "intermediate_size", None) or 4 * self.width), float(rope.get("rope_theta", 10000.0)),
-            float(getattr(c, "rms_norm_eps", 1e-6)), hasattr(attention, "q_norm"),
-            getattr(getattr(attention, "q_proj", None), "bias", None) is not None,
+            int(getattr(c, "intermediate_size", None) or 4 * self.width), float(rope.get("rope_theta") or 10000.0),
+            norm.eps, hasattr(attention, "q_norm"),
+            getattr(getattr(attention, "q_proj", None), "bias", None) is not None, norm=norm.kind,
+            norm_bias=norm.bias is not None, unembedding_bias=self.unembedding().bias is not None,
         )  # fmt: skip
 
     def last_layer(self) -> dict[str, Tensor]:
-        """Return the last layer's weights by name, and the final norm's as `final_norm.weight`, to initialise heads."""
-        decoder = self.model.get_decoder()
-        weights = {name: weight.detach() for name, weight in decoder.layers[-1].state_dict().items()}
-        norm = getattr(decoder, "norm", None)
-        return weights | ({} if norm is None else {"final_norm.weight": norm.weight.detach()})
+        """Return the last layer's weights by name, and the final norm's as `final_norm.weight` (and `.bias`), to
+        initialise heads. Weights of norms are what they multiply with, also where the model stores them less 1."""
+        layer = self.model.get_decoder().layers[-1]
+        weights = {name: weight.detach() for name, weight in layer.state_dict().items()}
+        return weights | dict(layer_norms(layer)) | self._final_norm.named("final_norm")
+
+    @property
+    def _final_norm(self) -> NormParts:
+        """The norm behind the last layer."""
+        norm = final_norm(self.model.get_decoder())
+        return NormParts() if norm is None else norm_parts(norm, self.width)
 
     def unembedding(self) -> nn.Linear:
-        """Return the output layer that `unembed` applies; its weight rows are tokens."""
+        """Return the output layer that `unembed` applies before `tail`; its weight rows are tokens."""
         module: nn.Linear = self.model.get_output_embeddings()
         return module
 
@@ -170,7 +193,7 @@ class Trunk(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of trunk states [..., C]."""
-        return self.model.get_output_embeddings()(hidden)
+        return self.tail(self.model.get_output_embeddings()(hidden))
 
     def teacher_logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of trunk states [..., C] under the model's own token rules, for distillation."""
@@ -178,7 +201,7 @@ class Trunk(nn.Module):
 
     def new_cache(self, rows: int, prompt: Prompt | None = None, slots: int = 0) -> RaggedCache:
         """Return an empty cache for `rows` rows, with room for `slots`; only encoder-decoder trunks read `prompt`."""
-        return RaggedCache(self.layers, rows, self.model.device, slots=slots)
+        return RaggedCache(self._cache_layers, rows, self.model.device, slots=slots)
 
     def silence(self, rows: int) -> Tensor | None:
         """Return stand-in encoder outputs for timing; None, since this trunk has no cross-attention."""
@@ -234,8 +257,34 @@ class Trunk(nn.Module):
         self, positions: Tensor, cache: RaggedCache | None, memory: Tensor | None, memory_lengths: Tensor | None
     ) -> dict[str, Any]:
         """Return the decoder's arguments besides entries and mask."""
+        positions = self._within(positions, cache)
         extra = {self._cache_name: cache, "use_cache": True} if cache is not None else {"use_cache": False}
         return {"position_ids": positions, **extra}
+
+    def _within(self, positions: Tensor, cache: RaggedCache | None) -> Tensor:
+        """Return positions [B, Q], none past the last one: tokens drafted beyond it are not kept (`most_tokens`).
+        ShapeError for texts to train on that are longer."""
+        if self.last_position is None:
+            return positions
+        if cache is None and int(positions.max()) > self.last_position:
+            raise ShapeError(
+                f"trunk: position {int(positions.max())}, expected at most {self.last_position}, the last one of "
+                f"{type(self.model).__name__}; give shorter texts"
+            )
+        return positions.clamp_max(self.last_position)
+
+    def most_tokens(self, request: Request, limit: int) -> int:
+        """Return the most tokens, at most `limit`, that can follow a request's prompt: the model reads all but the last
+        of them. ConfigError for a prompt that goes past the last position."""
+        last, outputs = self.last_position, request.prompt.output_positions
+        if last is None:
+            return limit
+        if request.first - 1 > last:
+            raise ConfigError(
+                f"trunk: a prompt that goes on to position {request.first - 1}, expected at most {last}, the last one "
+                f"of {type(self.model).__name__}; give a shorter one"
+            )
+        return next((i + 1 for i in range(limit - 1) if request.first + outputs.offset(i) > last), limit)
 
     def _check_taps(self, taps: tuple[int, ...]) -> None:
         """Register the hooks that record these layers' outputs, once; ConfigError for a layer that does not exist."""

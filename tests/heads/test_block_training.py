@@ -148,9 +148,9 @@ def test_a_fresh_correction_adds_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": 0}, "heads: layers 0, expected 1 or more"),
-        ({"chunk": 0}, "heads: chunk 0, expected 1 or more anchors"),
-        ({"reveal": 1.5}, "heads: reveal 1.5, expected a probability from 0 to 1"),
+        ({"layers": 0}, "heads: layers=0, expected 1 to 1024"),
+        ({"chunk": 0}, "heads: chunk=0, expected 1 to 65536"),
+        ({"reveal": 1.5}, "heads: reveal=1.5, expected a number from 0 to 1"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:

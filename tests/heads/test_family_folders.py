@@ -124,7 +124,7 @@ def test_fault_27_a_layer_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 @every
 def test_wrong_settings_are_one_line(name: str) -> None:
     for wrong, message in (
-        ({"depth": -1}, "heads: depth -1, expected 0 or more"),
+        ({"depth": -1}, "heads: depth=-1, expected 0 to 64"),
         ({"taps": (0, 3)}, "heads: taps has layer 3, expected 0 to 2, the trunk's layers"),
         ({"taps": (-1,)}, "heads: taps has layer -1, expected 0 to 2"),
         ({"shortlist": 12}, "heads: shortlist 12, expected 0 to 11, the vocabulary"),

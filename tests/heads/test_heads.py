@@ -142,6 +142,6 @@ def test_pitfall_13_heads_that_know_a_sentence_say_it_with_the_right_shift() -> 
 
 
 def test_wrong_depths_are_named() -> None:
-    for config in (LatentHeadsConfig(depth=-1), LinearHeadsConfig(depth=-2)):
-        with pytest.raises(ConfigError, match=rf"heads: depth {config.depth}, expected 0 or more"):
-            build_heads(config, tiny.SHAPE)
+    for kind, depth in ((LatentHeadsConfig, -1), (LinearHeadsConfig, 2000)):
+        with pytest.raises(ConfigError, match=rf"heads: depth={depth}, expected 0 to 64"):
+            kind(depth=depth)

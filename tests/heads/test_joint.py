@@ -294,7 +294,7 @@ def test_regulariser_counts_labelled_anchors_only() -> None:
     assert list(joint(depth=0).train_depths(every)) == []
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"rank": 0}, "rank 0"), ({"balance": -1.0}, "balance -1.0")])
+@pytest.mark.parametrize(("settings", "said"), [({"rank": 0}, "rank=0"), ({"balance": -1.0}, "balance=-1.0")])
 def test_wrong_options_are_named(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=f"heads: {said}, expected"):
         JointHeadsConfig(**settings)

@@ -248,5 +248,5 @@ def test_hydra_nodes_of_a_tree_are_their_paths_alone(name: str) -> None:
 
 @pytest.mark.parametrize("make", [ResidualHeadsConfig, HydraHeadsConfig])
 def test_a_family_of_blocks_needs_one(make: Any) -> None:
-    with pytest.raises(ConfigError, match="blocks 0, expected 1 or more"):
+    with pytest.raises(ConfigError, match="blocks=0, expected 1 to 1024"):
         make(blocks=0)
