@@ -7,7 +7,7 @@ is a folder in transformers' format, with or without our `config.yaml`.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,6 +23,7 @@ from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.folder import (
     BaseDigests,
     encoder_digest,
+    encoder_settings,
     find_heads,
     load_ctc_head,
     load_heads,
@@ -30,15 +31,19 @@ from speechmtp.heads.folder import (
     save_ctc_head,
     save_heads,
     trunk_digest,
+    trunk_settings,
 )
+from speechmtp.models.bases.adapters import adapter_base, merge_adapter
 from speechmtp.models.bases.contract import EncoderDecoderModel, FeatureModel, SpeechModel, TextModel
 from speechmtp.models.bases.table import claimed, expect, kind_in, load_model, settings_in, titles
 from speechmtp.models.character_ctc import CharacterCtcHead
+from speechmtp.models.files import check_files
 from speechmtp.models.storage import Storage, file_digest
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"  # in our folders, and in most of transformers'
 OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # the same weights in other formats
+PICKLED = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]  # weights of old models that have no others
 EMBEDDED = ("default", "an4")  # models inside the package
 
 Drafts = Literal["float32", "int8"]
@@ -124,17 +129,25 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
     own: Storage = "int8" if storage == "uint8" else storage
     written = file_digest(folder / WEIGHTS)
     for name, heads in bundle.heads.items():
-        save_heads(heads, folder / "heads" / name, base, digest, own, weights_sha256=written)
+        settings = trunk_settings(bundle.model)
+        save_heads(heads, folder / "heads" / name, base, digest, own, weights_sha256=written, settings=settings)
     if bundle.ctc is not None:
         of_encoder = encoder_digest(bundle.model, rounded)
-        save_ctc_head(bundle.ctc, folder / "ctc", base, of_encoder, own, weights_sha256=written)
+        settings = encoder_settings(bundle.model)
+        save_ctc_head(bundle.ctc, folder / "ctc", base, of_encoder, own, weights_sha256=written, settings=settings)
 
 
 def locate(name: str) -> Path:
     """Return the folder of a model, given by path, name of an embedded model, or hub name such as `owner/model`.
 
-    CheckpointError if there is none, or if the hub cannot be reached.
+    CheckpointError if there is none, if the hub cannot be reached, or if a file is empty or a pointer of Git LFS.
     """
+    folder = _folder(name)
+    check_files(folder)
+    return folder
+
+
+def _folder(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if name in EMBEDDED:
@@ -154,15 +167,25 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, ignore_patterns=OTHER_FORMATS))
+        folder = Path(snapshot_download(name, ignore_patterns=OTHER_FORMATS))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(name, allow_patterns=PICKLED)
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{name}: neither a folder nor to be had from the hub ({reason})") from error
 
 
 def load_without_heads(name: str) -> Bundle:
-    """Load a model as `load_bundle` does, but without heads; CheckpointError if it is no model folder."""
+    """Load a model as `load_bundle` does, but without heads; a PEFT adapter is merged into its base. CheckpointError if
+    it is no model folder."""
     folder = locate(name)
+    base = adapter_base(folder)
+    if base is not None:
+        bundle = load_without_heads(str(base))
+        merge_adapter(bundle.model, folder)
+        bundle.model.name = name
+        return replace(bundle, name=folder.name, folder=folder)
     where = folder / "config.yaml"
     if where.exists():
         raw = read_yaml(where)
@@ -176,8 +199,9 @@ def load_without_heads(name: str) -> Bundle:
         kind = claimed(folder)
         if kind is None:
             raise CheckpointError(
-                f"{folder}: not a model folder, config.yaml is missing; give the `model` folder of a training, or a "
-                f"folder as transformers has it of {titles('encoder_outputs', 'prompts', 'texts')}"
+                f"{folder}: not a model folder, it has {_content(folder)} but neither config.yaml nor config.json; "
+                f"give the `model` folder of a training, or a folder as transformers has it of "
+                f"{titles('encoder_outputs', 'prompts', 'texts')}"
             )
         config = BundleConfig(model=kind.default_settings(), normalizer=kind.normalizer)
     card = folder / "card.md"
@@ -185,9 +209,18 @@ def load_without_heads(name: str) -> Bundle:
     return Bundle(config, load_model(folder, config.model, config.features, name), {}, text, folder.name, folder)
 
 
+def _content(folder: Path) -> str:
+    """The first names in a folder, for a message."""
+    names = sorted(path.name for path in folder.iterdir())
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else "no files"
+
+
 def reads_text(name: str) -> bool:
     """Whether the named model reads only text, found without loading it."""
     folder = locate(name)
+    base = adapter_base(folder)
+    if base is not None:
+        return reads_text(str(base))
     where = folder / "config.yaml"
     raw = read_yaml(where).get("model") if where.exists() else None
     kind = kind_in(raw if isinstance(raw, dict) else {}, str(where)) if where.exists() else claimed(folder)

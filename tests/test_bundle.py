@@ -7,7 +7,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speechmtp.audio.features import FbankConfig
-from speechmtp.bundle import EMBEDDED, Bundle, BundleConfig, load_bundle, load_draft_model, save_bundle
+from speechmtp.bundle import (
+    EMBEDDED,
+    OTHER_FORMATS,
+    PICKLED,
+    Bundle,
+    BundleConfig,
+    load_bundle,
+    load_draft_model,
+    locate,
+    save_bundle,
+)
 from speechmtp.config import read_yaml, write_yaml
 from speechmtp.errors import CheckpointError
 from speechmtp.heads import folder as folder_module
@@ -237,3 +247,21 @@ def test_embedded_heads_name_weights_and_file(name):
         config = read_yaml(bundle.folder / "ctc" / "config.yaml")
         assert config["weights_sha256"] == file_digest(bundle.folder / "model.safetensors")
         assert config["encoder_sha256"] == digests.encoder
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_pickled_weights_are_downloaded_only_where_there_are_no_others(safe, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def download(name, ignore_patterns=None, allow_patterns=None):
+        asked.append((name, ignore_patterns, allow_patterns))
+        if safe:
+            (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"shard")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert locate("owner/model") == tmp_path
+    more = [] if safe else [("owner/model", None, PICKLED)]
+    assert asked == [("owner/model", OTHER_FORMATS, None), *more]

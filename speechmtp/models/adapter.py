@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechmtp.config import Count, Share, Size
 from speechmtp.models.encoder import EncoderOutput
 from speechmtp.models.segments import SEGMENT_FEATURES, Segments, merge_segments
 
@@ -17,8 +18,8 @@ class StackConfig:
     """Stack `frames` encoder steps and project them; text positions continue after the audio's."""
 
     kind: Literal["stack"] = "stack"
-    frames: int = 4
-    hidden: int = 512
+    frames: Count = 4
+    hidden: Size = 512
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class CtcMergeConfig:
 
     kind: Literal["ctc_merge"] = "ctc_merge"
     acoustics: bool = True
-    absent: float = 0.3
+    absent: Share = 0.3
 
 
 AdapterConfig = CtcMergeConfig | StackConfig

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechmtp.config import Count, Share, Size, check_fields
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.ctc_labels import ctc_labels
 from speechmtp.models.encoder import ConformerBlock, EncoderConfig
 from speechmtp.models.masks import chunk_mask, length_mask, padded_mask
 from speechmtp.models.rotary import encoder_rotary
-from speechmtp.types import CtcText
+from speechmtp.models.shape import check_weights
+from speechmtp.types import CtcCharacters, CtcSource, CtcText, TokenSpelling
 
 
 @dataclass(frozen=True)
@@ -24,20 +26,19 @@ class CharacterCtcConfig:
     run on stacks of `stride` encoder states; the logits are again one per state."""
 
     characters: str = ""
-    memory_width: int = 288
-    width: int = 192
-    layers: int = 3
-    heads: int = 4
-    ff_width: int = 384
-    kernel: int = 15
-    stride: int = 2
-    dropout: float = 0.1
+    memory_width: Size = 288
+    width: Size = 192
+    layers: Count = 3
+    heads: Count = 4
+    ff_width: Size = 384
+    kernel: Count = 15
+    stride: Count = 2
+    dropout: Share = 0.1
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a size below 1 or a repeated character."""
-        for name in ("memory_width", "width", "layers", "heads", "ff_width", "kernel", "stride"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"ctc: {name} {getattr(self, name)}, expected 1 or more")
+        """Raise ConfigError for a size out of range or a repeated character."""
+        check_fields(self, "ctc")
+        check_weights("ctc", self.layers, self.width, self.ff_width)
         twice = [c for c in self.characters if self.characters.count(c) > 1]
         if twice:
             raise ConfigError(f"ctc: characters has {twice[0]!r} twice, expected each once")
@@ -84,3 +85,16 @@ class CharacterCtcHead(nn.Module):
         logits = self(memory, torch.tensor([size], device=memory.device))[0, :size]
         found = ctc_labels(logits, self.blank)
         return CtcText("".join(self.config.characters[label] for label in found.labels), found.confidence)
+
+
+@dataclass(frozen=True, eq=False)
+class CharacterCtcSource(CtcSource):
+    """A head and the encoder outputs `memory` [1, S, E] of one utterance; the head runs when it is read."""
+
+    head: CharacterCtcHead
+    memory: Tensor
+    spelling: TokenSpelling
+
+    def read(self) -> CtcCharacters:
+        """Run the head."""
+        return CtcCharacters(self.head.spell(self.memory), self.spelling)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speechmtp.types import CtcLabels
+from speechmtp.types import CtcLabels, CtcSource
 
 MIN_GAP = 0.05  # labels whose posterior never exceeds this are left out of `gaps`
 
@@ -23,6 +23,18 @@ def label_runs(best: NDArray[np.int64], blank: int) -> LabelRuns:
     """Find the runs in the best classes [T] of one utterance; T may be 0."""
     starts = np.flatnonzero(np.append(True, best[1:] != best[:-1])[: len(best)])
     return LabelRuns(starts, best[starts] != blank)
+
+
+@dataclass(frozen=True, eq=False)
+class CtcLogits(CtcSource):
+    """Logits [T, V + 1] of one utterance, from which the labels with their posteriors are made when they are read."""
+
+    logits: Tensor
+    blank: int
+
+    def read(self) -> CtcLabels:
+        """Return the greedy labels."""
+        return ctc_labels(self.logits, self.blank)
 
 
 def greedy_labels(logits: Tensor, lengths: Tensor) -> list[list[int]]:

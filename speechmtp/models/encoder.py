@@ -7,15 +7,18 @@ dynamic chunks, arXiv 2012.05481; self-conditioned intermediate CTC, arXiv 2104.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechmtp.config import Count, Range, Share, Size, check_fields
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.encoder_state import LEFT_PAD, EncoderState
 from speechmtp.models.masks import chunk_mask, chunk_step_mask, length_mask, padded_mask
 from speechmtp.models.rotary import encoder_rotary, rotate
+from speechmtp.models.shape import check_weights
 
 STRIDE = 4  # feature frames per encoder step: two stride-2 convolutions
 
@@ -24,19 +27,21 @@ STRIDE = 4  # feature frames per encoder step: two stride-2 convolutions
 class EncoderConfig:
     """Sizes of the encoder; `chunk` is in encoder steps, 0 means attention over the whole utterance."""
 
-    features: int = 80
-    width: int = 128
-    layers: int = 7
-    heads: int = 4
-    ff_width: int = 256
-    kernel: int = 15
-    channels: int = 32
-    dropout: float = 0.1
+    features: Annotated[int, Range(7, 1 << 16)] = 80  # fewer leave nothing behind the convolutions
+    width: Size = 128
+    layers: Count = 7
+    heads: Count = 4
+    ff_width: Size = 256
+    kernel: Count = 15
+    channels: Size = 32
+    dropout: Share = 0.1
     inter_ctc: tuple[int, ...] = (4,)  # layers (counted from 1) after which the CTC posterior is fed back
-    chunk: int = 0
-    left_chunks: int = -1  # -1: unlimited
+    chunk: Annotated[int, Range(0, 1 << 20)] = 0
+    left_chunks: Annotated[int, Range(-1, 1 << 20)] = -1  # -1: unlimited
 
     def __post_init__(self) -> None:
+        check_fields(self, "encoder")
+        check_weights("encoder", self.layers, self.width, self.ff_width)
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ConfigError(f"encoder: width {self.width} must be an even multiple of heads {self.heads}")
 

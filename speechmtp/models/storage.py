@@ -6,7 +6,8 @@ values bit for bit. `uint8` stores every other tensor in float16.
 """
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from speechmtp.errors import CheckpointError
 from speechmtp.kernels.cpu.int8_linear import quantise
 from speechmtp.models.affine import dequantise, recover_affine
+from speechmtp.models.files import check_file
 
 SCALE = ".scale"  # suffix of the float32 scales beside 8-bit integers
 ZERO = ".zero"  # suffix of the zero point beside unsigned ones
@@ -55,47 +57,107 @@ def _pack_one(name: str, value: Tensor, storage: Storage) -> dict[str, Tensor]:
 
 
 def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the float32 tensors of a state that `pack` stored; integer tensors are unchanged."""
+    """Return the float32 tensors of a state that `pack` stored; integer tensors are unchanged.
+
+    8-bit integers whose scale or zero point is missing or does not fit stay integers, next to what there is of these,
+    so that `load_state` names them.
+    """
+    whole = {name for name in packed if _has_scale(name, packed)}
+    scales = {name + end for name in whole for end in (SCALE, ZERO)}
     state = {}
     for name, tensor in packed.items():
-        if any(name.endswith(end) and name[: -len(end)] + SCALE in packed for end in (SCALE, ZERO)):
+        if name in scales:
             continue
-        scale, zero = packed.get(name + SCALE), packed.get(name + ZERO)
-        if scale is not None and zero is not None:
-            tensor = dequantise(tensor, scale, zero)
-        elif scale is not None:
-            while scale.dim() < tensor.dim():
-                scale = scale.unsqueeze(-1)
-            tensor = tensor.float() * scale
+        if name in whole and tensor.dtype == torch.uint8:
+            tensor = dequantise(tensor, packed[name + SCALE], packed[name + ZERO])
+        elif name in whole:
+            scale = packed[name + SCALE]
+            tensor = tensor.float() * scale.reshape(scale.shape + (1,) * (tensor.dim() - scale.dim()))
         state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
 
 
+def _has_scale(name: str, packed: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor is 8-bit integers with a finite scale, and a zero point if unsigned, of the shapes that `pack`
+    stores."""
+    tensor, scale, zero = packed[name], packed.get(name + SCALE), packed.get(name + ZERO)
+    if scale is None or not scale.is_floating_point() or not is_finite(scale):
+        return False
+    if tensor.dtype == torch.uint8:
+        return zero is not None and zero.dtype == torch.uint8 and zero.shape == scale.shape == ()
+    rows = tensor.shape[:1] if tensor.dim() == 4 else tensor.shape[:-1]
+    return tensor.dtype == torch.int8 and zero is None and tensor.dim() > 1 and scale.shape == rows
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a floating-point tensor has neither NaN nor infinity."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())  # a sum is fast, but may overflow
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the stored tensors of a safetensors file; CheckpointError if it cannot be read."""
+    check_file(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: cannot be read: {reason}; copy it again whole") from error
 
 
-def load_state(module: nn.Module, state: dict[str, Tensor], where: Path) -> None:
-    """Load a state, filling in tied names; CheckpointError for missing, unexpected or wrongly shaped tensors."""
+def load_state(module: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
+    """Load a state, filling in tied names. CheckpointError for missing, unexpected or wrongly shaped tensors, for
+    integers in place of floats, for values that are not finite, and for tied tensors that differ. Names that the
+    module's class says are left from earlier versions are skipped."""
     own = module.state_dict()
+    given = {name: state[name] for name in state if name in own or not _is_obsolete(name, module)}
     pointers: dict[int, list[str]] = {}
     for name, tensor in own.items():
-        pointers.setdefault(tensor.data_ptr(), []).append(name)
+        if tensor.numel():
+            pointers.setdefault(tensor.data_ptr(), []).append(name)
+    torn: list[str] = []
     for names in pointers.values():
-        known = next((n for n in names if n in state), None)
-        if known is not None:
-            state = dict.fromkeys(names, state[known]) | state
-    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    wrong = [n for n in own if n in state and own[n].shape != state[n].shape]
-    if missing or extra or wrong:
-        named = [f"{len(k)} {what} (first: {k[0]})" for what, k in
-                 (("missing", missing), ("unexpected", extra), ("of another shape", wrong)) if k]  # fmt: skip
-        raise CheckpointError(f"{where}: tensors do not fit the configuration: {', '.join(named)}")
-    module.load_state_dict(state)
+        known = [n for n in names if n in given]
+        torn += [n for n in known[1:] if not torch.equal(given[n], given[known[0]])]
+        if known:
+            given = dict.fromkeys(names, given[known[0]]) | given
+    both = [n for n in own if n in given]
+    kinds = [n for n in both if _kind(own[n]) != _kind(given[n])]
+    refuse_misfits(where, {
+        "missing": sorted(set(own) - set(given)),
+        "unexpected": sorted(set(given) - set(own)),
+        "of another shape": [
+            f"{n} {list(given[n].shape)}, expected {list(own[n].shape)}" for n in both if own[n].shape != given[n].shape
+        ],
+        "of another dtype or without their scales": [
+            f"{n} {_kind(given[n])}, expected {_kind(own[n])}" for n in kinds
+        ],
+        "with NaN or infinity": [n for n in both if given[n].is_floating_point() and not is_finite(given[n])],
+        "unlike the tensor that they are tied to": torn,
+    })  # fmt: skip
+    module.load_state_dict(given)
+
+
+def refuse_misfits(where: Path, misfits: Mapping[str, Sequence[str]]) -> None:
+    """Raise CheckpointError if there are tensors that do not fit, by what is wrong with them; each begins with its
+    name."""
+    named = [f"{len(names)} {what} (first: {names[0]})" for what, names in misfits.items() if names]
+    if named:
+        raise CheckpointError(
+            f"{where}: tensors do not fit the configuration: {', '.join(named)}; copy the folder again whole"
+        )
+
+
+def _kind(tensor: Tensor) -> str:
+    return "float" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+
+
+def _is_obsolete(name: str, module: nn.Module) -> bool:
+    """Whether transformers ignores a stored tensor that a model does not have."""
+    patterns = {*(getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()), *_OLD_BUFFERS}
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+_OLD_BUFFERS = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")  # buffers that are computed now
 
 
 class _NoRandomWeights(TorchFunctionMode):

@@ -77,6 +77,10 @@ class HubTokenizer:
         """The piece of one id as in the vocabulary; empty for an id outside it."""
         return self._tokens.id_to_token(int(token)) or ""
 
+    def id(self, piece: str) -> int | None:
+        """The id of a piece or an added token; None if there is none."""
+        return self._tokens.token_to_id(piece)
+
     def spelling(self, size: int = 0) -> TokenSpelling:
         """The string that each token adds to a text, and an encoder of strings inside a text. `size` is the size of the
         model's vocabulary, which may be larger than the tokenizer's."""

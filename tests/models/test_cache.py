@@ -157,6 +157,25 @@ def test_fault_25_tree_nodes_equal_the_prefill_of_their_path(family: str, seed: 
         torch.testing.assert_close(after[row, 0], wanted, **EXACT)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [[3], [3, 7]])
+def test_a_commit_moves_nothing_behind_the_count(lengths: list[int]) -> None:
+    """What stands in a path behind its row's count is ignored, whatever it is, and those slots keep their entries."""
+    trunk, rows = tiny.trunk(1), len(lengths)
+    prompt = tiny.prompts(trunk, lengths, 1)
+    cache = RaggedCache(trunk.layers, rows)
+    trunk.extend(prompt.embeddings, prompt.positions, None, cache)
+    cache.commit(prompt.lengths)
+    tree = torch.full((rows, 5), -1)
+    trunk.extend(trunk.embed(torch.arange(5).expand(rows, -1)), torch.ones_like(tree), ancestors_of(tree), cache)
+    before = [keys.clone() for layer in cache.layers for keys in layer.view()]
+    cache.commit([1] * rows, [[3, 99, -99]] * rows)
+    for old, new in zip(before, (part for layer in cache.layers for part in layer.view())):
+        for row, length in enumerate(lengths):
+            assert torch.equal(new[row, :, length], old[row, :, length + 3]), "the one that is kept"
+            assert torch.equal(new[row, :, length + 1 :], old[row, :, length + 1 :]), "and no other moves"
+
+
 def test_a_wrong_count_is_named() -> None:
     with pytest.raises(ShapeError, match="cache: count of 3 rows, expected 2"):
         RaggedCache(2, 2).commit(torch.tensor([1, 1, 1]))

@@ -57,7 +57,7 @@ def test_what_is_spelled_depends_on_the_memory_alone() -> None:
 def test_wrong_sizes_are_one_line() -> None:
     with pytest.raises(ShapeError, match=r"ctc: memory \[1, 4, 5\], expected \[B, S, 12\]"):
         head()(torch.zeros(1, 4, 5), torch.tensor([4]))
-    with pytest.raises(ConfigError, match="ctc: stride 0, expected 1 or more"):
+    with pytest.raises(ConfigError, match="ctc: stride=0, expected 1 to 1024"):
         replace(CONFIG, stride=0)
     with pytest.raises(ConfigError, match="characters has 'a' twice"):
         replace(CONFIG, characters="aba")

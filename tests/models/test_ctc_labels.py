@@ -87,7 +87,8 @@ def test_without_steps_or_labels_there_is_nothing(dtype: torch.dtype) -> None:
         ([{0: 0.6, 2: 0.38}, sure(0), sure(1)], [(0, 2, 0.38)]),  # on the way to a label's peak: before it
         ([sure(0), {0: 0.6, 2: 0.38}, sure(1)], [(1, 2, 0.38)]),  # past the peak: behind it
         ([sure(1), {0: 0.6, 2: 0.38}, sure(1)], [(1, 2, 0.38), (2, 2, 0.38)]),  # a single step: either side
-        ([sure(0), {BLANK: 0.95, 2: MIN_GAP - 0.01}, sure(1)], []),  # not worth a mention
+        ([sure(0), {BLANK: 0.94, 2: 0.051}, sure(1)], [(1, 2, 0.051)]),  # just worth a mention
+        ([sure(0), {BLANK: 0.95, 2: 0.049}, sure(1)], []),  # not worth a mention
     ],
 )
 def test_gaps_are_second_choices_that_no_neighbour_explains(

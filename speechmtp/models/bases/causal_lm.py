@@ -10,7 +10,8 @@ import torch
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.bases.contract import SpeechModel, TextModel
-from speechmtp.models.bases.folders import end_tokens, loaded, tokenizer_files
+from speechmtp.models.bases.folders import loaded, tokenizer_files
+from speechmtp.models.bases.generation_settings import PROMPTED, check_settings, end_tokens
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.storage import Storage
@@ -43,19 +44,20 @@ class CausalLM(TextModel):
     @classmethod
     def load(cls, folder: Path, config: CausalLMSettings, features: FbankConfig | None) -> "CausalLM":
         """Load the LM of a folder. CheckpointError if it is not one, lacks weights, or has a tokenizer with more tokens
-        than the model; ConfigError if the decoder has no list `layers` or there is not exactly one end token."""
+        than the model; ConfigError if it cannot be a trunk or there is not exactly one end token."""
         from transformers import AutoModelForCausalLM
 
+        _check_type(folder)
         model = loaded(AutoModelForCausalLM, folder, "a text LM with its tokenizer")
+        check_settings(folder, model.generation_config, PROMPTED)
         tokenizer = _tokenizer(folder) if tokenizer_files(folder) else None
-        if not hasattr(model.get_decoder(), "layers"):
-            raise ConfigError(
-                f"{folder}: {type(model).__name__} has no list `layers` to read; Llama, Qwen and the like do"
-            )
-        trunk = Trunk(model)
+        try:
+            trunk = Trunk(model)
+        except ConfigError as error:
+            raise ConfigError(f"{folder}: {error}") from None
         bos: int | None = None
         if tokenizer is None:
-            eos = end_tokens(folder, model)
+            eos = end_tokens(folder, model.generation_config, model.config)
         else:
             if len(tokenizer) > trunk.vocab_size:
                 raise CheckpointError(
@@ -66,7 +68,8 @@ class CausalLM(TextModel):
                 raise ConfigError(
                     f"{folder}: end token {end}, one id is expected; set eos_token in its tokenizer_config.json"
                 )
-            eos = (end,)
+            ends = end_tokens(folder, model.generation_config, model.config)
+            eos = tuple(sorted(ends, key=lambda one: one != end))  # drafters use the first
             # Some tokenizers define a BOS token that their models were never trained with.
             start_tokens = tokenizer("a")["input_ids"][:1]
             bos = tokenizer.bos_token_id if start_tokens == [tokenizer.bos_token_id] else None
@@ -119,6 +122,23 @@ class CausalLM(TextModel):
                 f"draft model {draft.name}: {draft.trunk.vocab_size} logits, expected {self.trunk.vocab_size} as in "
                 f"{self.name}; resize its embeddings to as many rows"
             )
+
+
+def _check_type(folder: Path) -> None:
+    """Raise CheckpointError for a model type of transformers that is not a causal LM, before its weights are read."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        with quiet_transformers():
+            found = AutoConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError):
+        return  # loading says why
+    if found.is_encoder_decoder or found.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise CheckpointError(
+            f"{folder}: a {found.model_type} model of transformers, expected Moonshine, Whisper, Qwen2-Audio or a text "
+            f"LM"
+        )
 
 
 def _prompt(trunk: Trunk, ids: Sequence[int]) -> Prompt:

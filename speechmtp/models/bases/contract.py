@@ -38,7 +38,7 @@ class SpeechModel(nn.Module):
     settings: ClassVar[type]  # the dataclass of `model` in config.yaml; it has a field `kind`
     model_types: ClassVar[tuple[str, ...]] = ()  # `model_type` values of transformers' config.json that this kind loads
     normalizer: ClassVar[str] = "whisper-en"  # the default, if config.yaml names none
-    own_ctc: ClassVar[bool] = False  # whether its requests carry the labels of its own CTC head
+    own_ctc: ClassVar[bool] = False  # whether its requests carry the output of its own CTC head
 
     config: Any
     trunk: Trunk  # the decoder, on which heads are trained
@@ -131,6 +131,14 @@ class SpeechModel(nn.Module):
     ) -> Request:
         """Return the decoding request of samples [N], float32 at `rate` Hz; `draft` is a small draft model."""
 
+    def silence(self, language: str = "", task: str = "") -> Request:
+        """Return the request of audio in which nothing is heard: an empty text, without a prompt. ConfigError for a
+        language or task that `listen` refuses."""
+        self.no_choice(language, task)
+        none = torch.zeros(1, 0, dtype=torch.long)
+        prompt = Prompt(torch.zeros(1, 0, 0), none, none.sum(1), none.sum(1))
+        return Request(prompt, self.rules, 0, empty=True)
+
     def no_choice(self, language: str, task: str) -> None:
         """Raise ConfigError if a language or a task is given, for a model that has none to choose."""
         for name, value in (("language", language), ("task", task)):
@@ -206,6 +214,10 @@ class TextModel(SpeechModel):
     def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
         """Raise ConfigError, since the model reads no audio."""
         raise ConfigError(f"{self.name}: {self.title}, which hears no audio; give a speech model")
+
+    def silence(self, language: str = "", task: str = "") -> Request:
+        """Raise ConfigError as `listen` does."""
+        return self.listen(torch.zeros(0), language, task)
 
     @abstractmethod
     def read(self, ids: Sequence[int], limit: int | None = None, draft: SpeechModel | None = None) -> Request:

@@ -10,9 +10,19 @@ from torch import Tensor
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError
 from speechmtp.models.bases.contract import EncoderDecoderModel
+from speechmtp.models.bases.folders import tokenizer_json
+from speechmtp.models.bases.generation_settings import (
+    FILE,
+    check_settings,
+    end_tokens,
+    folder_settings,
+    known_ids,
+    most_tokens,
+)
+from speechmtp.models.bases.weights import read_folder, weight_files
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.seq2seq import Seq2SeqTrunk
-from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, without_random_weights
+from speechmtp.models.storage import Storage, load_state, pack, unpack, without_random_weights
 from speechmtp.text.hub_tokenizer import HubTokenizer
 from speechmtp.types import TokenRules
 
@@ -21,61 +31,74 @@ if TYPE_CHECKING:
 
 
 class EncoderDecoder(EncoderDecoderModel):
-    """A recogniser from a transformers folder, with the tokenizer `tokenizer.json` or, compressed, `tokenizer.json.xz`.
+    """A recogniser from a transformers folder, whose `generation` settings are those of its generation_config.json.
 
     An output has at most ceil(`tokens_per_second` * seconds) + `extra` tokens, both from the settings, and never more
-    than the decoder has positions.
+    than the decoder has positions or the generation settings allow.
     """
 
     model_class: ClassVar[str]  # name of transformers' class, which is imported only when a model is loaded
-    extracts: ClassVar[bool] = False  # whether it uses a feature extractor of transformers
 
     def __init__(self, config: Any, model: "PreTrainedModel", extractor: Any, generation: "GenerationConfig") -> None:
         super().__init__()
         self.config, self.extractor, self.generation = config, extractor, generation
-        settings: Any = model.config
-        self.eos = (int(settings.eos_token_id),)
-        self._rules = self.said(settings)
+        model.generation_config = generation
+        self.eos = end_tokens(self.name, generation, model.config)
+        self._rules = self.said(model.config)
         self.trunk = Seq2SeqTrunk(model, self._rules.suppress)
 
-    def said(self, settings: Any) -> TokenRules:
-        """Return the token rules that transformers' configurations give."""
-        return TokenRules(self.eos)
+    def said(self, sizes: Any) -> TokenRules:
+        """Return the token rules that the generation settings give; `sizes` is transformers' configuration."""
+        never = known_ids(self.generation.suppress_tokens, sizes.vocab_size)
+        first = known_ids(self.generation.begin_suppress_tokens, sizes.vocab_size) - never
+        return TokenRules(self.eos, tuple(sorted(never)), tuple(sorted(first)))
 
     @property
     def rules(self) -> TokenRules:
         """The token rules of its requests."""
         return self._rules
 
-    @classmethod
-    def empty(cls, config: Any, folder: Path) -> Self:
-        """Build the model of a folder's config.json with undefined weights; CheckpointError if it cannot be read."""
-        import transformers
+    @staticmethod
+    def first_token(generation: Any, sizes: Any) -> int:
+        """Return the first token of every output, which `generate` takes from the generation settings."""
+        found = generation.decoder_start_token_id
+        return int(sizes.decoder_start_token_id if found is None else found)
 
-        kind = getattr(transformers, cls.model_class)
-        try:
-            with quiet_transformers(), without_random_weights():
-                sizes = kind.config_class.from_pretrained(str(folder))
-                generation = transformers.GenerationConfig.from_pretrained(str(folder))
-                extractor = transformers.AutoFeatureExtractor.from_pretrained(str(folder)) if cls.extracts else None
-                model = kind(sizes)
-            return cls(config, model, extractor, generation).eval()
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{folder}: cannot be loaded as {cls.kind}: {reason}") from error
+    @classmethod
+    def check(cls, folder: Path, sizes: Any, generation: Any, tokenizer: HubTokenizer) -> None:
+        """Fill in what a folder's generation settings lack. ConfigError for settings that cannot be honoured,
+        CheckpointError for a folder that lacks what is needed."""
+        check_settings(folder, generation)
+
+    @classmethod
+    def extractor_of(cls, folder: Path, sizes: Any) -> Any:
+        """Return transformers' feature extractor, if the kind uses one."""
+        return None
 
     @classmethod
     def load(cls, folder: Path, config: Any, features: FbankConfig | None) -> Self:
-        """Load a folder whose `model.safetensors` is transformers' or ours; CheckpointError if it does not fit."""
-        model = cls.empty(config, folder)
-        load_state(model.trunk.model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors")
-        packed = folder / "tokenizer.json.xz"
-        path = packed if packed.exists() else folder / "tokenizer.json"
-        model.tokenizer = HubTokenizer.load(path, model.start, model.eos[0])
-        if len(model.tokenizer) > model.trunk.vocab_size:
+        """Load a folder of transformers' files or ours; CheckpointError if they cannot be read or do not fit together,
+        ConfigError for generation settings that cannot be honoured."""
+        import transformers
+
+        kind, generation = getattr(transformers, cls.model_class), folder_settings(folder)
+        try:
+            with quiet_transformers(), without_random_weights():
+                sizes = kind.config_class.from_pretrained(str(folder))
+                ends = end_tokens(folder, generation, sizes)
+                source, name = tokenizer_json(folder)
+                tokenizer = HubTokenizer(source, cls.first_token(generation, sizes), ends[0], name)
+                cls.check(folder, sizes, generation, tokenizer)
+                model = cls(config, kind(sizes), cls.extractor_of(folder, sizes), generation).eval()
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{folder}: cannot be loaded as {cls.kind}: {reason}") from error
+        load_state(model.trunk.model, unpack(read_folder(folder)), weight_files(folder)[0])
+        model.tokenizer = tokenizer
+        if len(tokenizer) > model.trunk.vocab_size:
             raise CheckpointError(
-                f"{folder}: the tokenizer has {len(model.tokenizer)} tokens, the model {model.trunk.vocab_size}; they "
-                f"must fit"
+                f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {model.trunk.vocab_size}; they must "
+                f"fit"
             )
         model.requires_grad_(False)
         return model
@@ -90,14 +113,14 @@ class EncoderDecoder(EncoderDecoderModel):
     def save_settings(self, folder: Path) -> None:
         """Write transformers' configuration files."""
         self.trunk.model.config.save_pretrained(folder)
-        self.generation.save_pretrained(folder)
+        self.generation.to_json_file(folder / FILE)  # as it is; `save_pretrained` refuses some that it can read
         if self.extractor is not None:
             self.extractor.save_pretrained(folder)
 
     @property
     def start(self) -> int:
         """The first token of every output."""
-        return int(self.trunk.model.config.decoder_start_token_id)
+        return self.first_token(self.generation, self.trunk.model.config)
 
     def encode_audio(self, inputs: Tensor) -> Tensor:
         """Return the encoder states [B, S, E] of `inputs`, whose rows must have one length: Moonshine's group norm runs
@@ -115,7 +138,12 @@ class EncoderDecoder(EncoderDecoderModel):
         wanted = ceil(self.config.tokens_per_second * seconds) + self.config.extra
         last: Any = self.trunk.last_position
         last = int(getattr(self.trunk.model.config, "max_position_embeddings", 512)) - 1 if last is None else last
-        return max(1, min(wanted, last + 1 - self.num_start_tokens))
+        most = self.most_tokens()
+        return max(1, min(wanted, last + 1 - self.num_start_tokens, *(() if most is None else (most,))))
+
+    def most_tokens(self) -> int | None:
+        """Return the most tokens that the generation settings allow; None if they set no limit."""
+        return most_tokens(self.generation, self.num_start_tokens)
 
     @property
     def num_start_tokens(self) -> int:

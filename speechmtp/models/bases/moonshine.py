@@ -1,11 +1,16 @@
 """Moonshine of transformers (arXiv 2410.15608): English speech, encoded from raw samples."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Tensor
 
+from speechmtp.config import Range
+from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
+from speechmtp.models.bases.generation_settings import FILE, end_tokens
+from speechmtp.text.hub_tokenizer import HubTokenizer
 
 
 @dataclass(frozen=True)
@@ -13,8 +18,8 @@ class MoonshineSettings:
     """`model` in config.yaml: the limits of the output length; everything else is in transformers' own files."""
 
     kind: Literal["moonshine"] = "moonshine"
-    tokens_per_second: float = 6.5
-    extra: int = 2
+    tokens_per_second: Annotated[float, Range(0, 1000, above=True)] = 6.5
+    extra: Annotated[int, Range(0, 1 << 16)] = 2
 
 
 class Moonshine(EncoderDecoder):
@@ -27,10 +32,41 @@ class Moonshine(EncoderDecoder):
     model_class: ClassVar[str] = "MoonshineForConditionalGeneration"
     shortest: int = 895
 
+    @classmethod
+    def check(cls, folder: Path, sizes: Any, generation: Any, tokenizer: HubTokenizer) -> None:
+        """See `EncoderDecoder.check`."""
+        super().check(folder, sizes, generation, tokenizer)
+        heads, groups = sizes.encoder_num_attention_heads, sizes.encoder_num_key_value_heads
+        if heads != groups:  # the decoder is built with the encoder's numbers, whatever its own
+            raise CheckpointError(
+                f"{folder}: encoder_num_key_value_heads={groups}, expected the {heads} attention heads; transformers' "
+                f"own Moonshine cannot run grouped key heads"
+            )
+        forced = generation.forced_bos_token_id
+        if forced is not None and (forced in end_tokens(folder, generation, sizes) or tokenizer.decode([forced])):
+            raise ConfigError(
+                f"{folder}: forced_bos_token_id={forced} in its generation settings, expected a token without text "
+                f"that ends none; remove it from {FILE}"
+            )
+
+    @staticmethod
+    def first_token(generation: Any, sizes: Any) -> int:
+        """Return the first token of every output: without one, `generate` takes that of a text."""
+        found = generation.decoder_start_token_id
+        found = generation.bos_token_id if found is None else found
+        return int(sizes.decoder_start_token_id if found is None else found)
+
     def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:
-        """Return the start token; ConfigError if a language or a task is given."""
+        """Return the start token, and the token that is forced behind it, if any; ConfigError if a language or a task
+        is given."""
         self.no_choice(language, task)
-        return (self.start,)
+        forced = self.generation.forced_bos_token_id
+        return (self.start,) if forced is None else (self.start, int(forced))
+
+    @property
+    def num_start_tokens(self) -> int:
+        """The number of start tokens."""
+        return len(self.start_tokens())
 
     def inputs(self, samples: Tensor) -> Tensor:
         """Return the samples as [1, N], in the dtype and on the device of the weights."""

@@ -7,15 +7,17 @@ import threading
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from speechmtp.audio.features import FbankConfig
+from speechmtp.config import Range
 from speechmtp.errors import CheckpointError
 from speechmtp.models.bases.contract import InputKind, SpeechModel
-from speechmtp.models.bases.folders import end_tokens, has_chat_template, loaded, saved
+from speechmtp.models.bases.folders import has_chat_template, loaded, saved
+from speechmtp.models.bases.generation_settings import PROMPTED, check_settings, end_tokens, most_tokens
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.storage import Storage
 from speechmtp.models.trunk import Trunk
@@ -31,8 +33,8 @@ class Qwen2AudioSettings:
 
     kind: Literal["qwen2_audio"] = "qwen2_audio"
     instruction: str = "Transcribe the speech."
-    tokens_per_second: float = 10.0
-    extra: int = 20
+    tokens_per_second: Annotated[float, Range(0, 1000, above=True)] = 10.0
+    extra: Annotated[int, Range(0, 1 << 16)] = 20
 
 
 _HERE = threading.local()  # per thread, since other threads may run the same decoder
@@ -76,6 +78,8 @@ class Qwen2Audio(SpeechModel):
         from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
         model = loaded(Qwen2AudioForConditionalGeneration, folder, cls.title)
+        settings = model.generation_config
+        check_settings(folder, settings, PROMPTED)
         try:
             with quiet_transformers():
                 processor = AutoProcessor.from_pretrained(str(folder))
@@ -83,7 +87,8 @@ class Qwen2Audio(SpeechModel):
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{folder}: its processor cannot be loaded: {reason}") from error
         model.requires_grad_(False)
-        return cls(config, model, processor, end_tokens(folder, model), has_chat_template(folder)).eval()
+        ends = end_tokens(folder, settings, model.config)
+        return cls(config, model, processor, ends, has_chat_template(folder)).eval()
 
     def save(self, folder: Path, storage: Storage) -> None:
         """Write model and processor."""
@@ -130,7 +135,8 @@ class Qwen2Audio(SpeechModel):
         full = torch.full((rows,), size, device=positions.device)
         prompt = Prompt(embeddings, positions, full, positions[:, -1] + 1)
         ids = tuple(inputs["input_ids"][0].tolist())
-        return Request(prompt, self.rules, self.limit(len(samples) / self.rate), ids)
+        limit, most = self.limit(len(samples) / self.rate), most_tokens(self.trunk.model.generation_config, len(ids))
+        return Request(prompt, self.rules, limit if most is None else max(1, min(limit, most)), ids)
 
     def _entries(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the embeddings [1, P, C] and positions [1, P] that reach the language model."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -11,7 +11,7 @@ from speechmtp.audio.features import Fbank, FbankConfig
 from speechmtp.errors import CheckpointError
 from speechmtp.models.adapter import CtcMerge
 from speechmtp.models.bases.contract import FeatureModel, SpeechModel
-from speechmtp.models.ctc_labels import ctc_labels
+from speechmtp.models.ctc_labels import CtcLogits, greedy_labels
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.encoder_lm import EncoderLM, ModelConfig
 from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack, weights_digest
@@ -45,6 +45,8 @@ class SpeechLM(FeatureModel):
         EncoderLM.__init__(self, config, len(tokenizer), tokenizer.bos)
         self.tokenizer, self.features, self._fbank = tokenizer, features, Fbank(features)
         self.eos = (tokenizer.eos,)
+        own: Any = self.trunk.model
+        own.generation_config = type(own.generation_config)(eos_token_id=tokenizer.eos)  # not those of a trunk's LM
         self.rate, self.longest = features.sample_rate, LONGEST_SECONDS
         self.shortest = features.length + (self.encoder.stride - 1) * features.shift
 
@@ -62,18 +64,19 @@ class SpeechLM(FeatureModel):
         self.tokenizer.save(folder / "tokenizer.model")
 
     def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
-        """Return the request: audio entries and the start token, with the greedy labels of the CTC head as a source."""
+        """Return the request: audio entries and the start token, with the logits of the CTC head as a source."""
         self.no_choice(language, task)
         like = self.encoder.mean
         frames, lengths = self._fbank(samples[None], None)
         out = self.encode_audio(frames.to(like), lengths.to(like.device))
-        labels = ctc_labels(out.logits[0], self.encoder.blank)
-        sources: tuple[Source, ...] = (labels,)
+        heard = CtcLogits(out.logits[0], self.encoder.blank)
+        sources: tuple[Source, ...] = (heard,)
         if draft is not None:
             assert isinstance(draft, EncoderLM)  # by `check_draft`
-            sources = (labels, DraftPrompt(draft.trunk, draft.prompt(out)))
+            sources = (heard, DraftPrompt(draft.trunk, draft.prompt(out)))
         # Without any CTC label the trunk would invent text, since it was always trained with some.
-        empty = isinstance(self.adapter, CtcMerge) and not self.decode(labels.labels).strip()
+        [labels] = greedy_labels(out.logits, out.lengths)
+        empty = isinstance(self.adapter, CtcMerge) and not self.decode(labels).strip()
         return Request(self.prompt(out), self.rules, None, sources=sources, empty=empty)
 
     def check_draft(self, draft: SpeechModel, source: object) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.config import from_dict
-from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.errors import CheckpointError, ConfigError, SpeechMTPError
 from speechmtp.models.bases.causal_lm import CausalLM
 from speechmtp.models.bases.contract import FeatureModel, InputKind, SpeechModel
 from speechmtp.models.bases.folders import model_type
@@ -47,7 +47,7 @@ def kind_in(model: Mapping[str, Any], where: str) -> type[SpeechModel]:
         raise ConfigError(
             f"{where}: model: written by an earlier version; replace {old} by `kind: {family or Moonshine.kind}`"
         )
-    if name not in KINDS:
+    if str(name) not in KINDS:
         raise ConfigError(f"{where}: model.kind: {name!r} is not one of {', '.join(KINDS)}")
     return KINDS[str(name)]
 
@@ -58,8 +58,19 @@ def settings_in(model: Mapping[str, Any], where: str) -> Any:
 
 
 def load_model(folder: Path, config: Any, features: FbankConfig | None, name: str) -> SpeechModel:
-    """Load the model of a folder; `name` is its name in error messages."""
-    model = KINDS[config.kind].load(folder, config, features)
+    """Load the model of a folder; `name` is its name in error messages. CheckpointError for whatever libraries raise
+    on files and settings that they do not expect."""
+    kind = KINDS[config.kind]
+    try:
+        model = kind.load(folder, config, features)
+    except SpeechMTPError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CheckpointError(
+            f"{folder}: cannot be loaded as {kind.title}: {reason}; a file or setting in it is not as it was written, "
+            f"copy the folder again whole"
+        ) from error
     model.name = name
     return model
 
