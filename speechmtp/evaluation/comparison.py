@@ -18,6 +18,7 @@ from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.evaluation_sets import EvaluationSet, decode_by_peer
 from speechmtp.evaluation.selection import PEERS, prepare_strategies
+from speechmtp.kernels.cpu.packed_linear import describe_packed
 from speechmtp.progress import track
 from speechmtp.types import Result, Trace, sum_traces
 
@@ -178,6 +179,7 @@ def _row(totals: RowTotals, run: _Run, plain: RowTotals | None) -> dict[str, Any
         "seed": run.sampling.seed,
         "sampling": run.sampling.described(),
         "threads": torch.get_num_threads(),
+        "linear_maps": describe_packed(evaluation_set.runner.trunk) if evaluation_set.device.type == "cpu" else None,
     }  # fmt: skip
 
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from speechmtp.data.tables import write_table
 from speechmtp.errors import SpeechMTPError
 from speechmtp.evaluation.comparison import Comparison
 from speechmtp.evaluation.selection import StrategySelection
 from speechmtp.evaluation.tables import comparison_columns, comparison_footnote, comparison_rows
 from speechmtp.scoring.plot import plot_tradeoff
 from speechmtp.scoring.tables import render_markdown, short_label
+from speechmtp.text.lines import one_line
 
 
 def comparison_notes(
@@ -33,9 +35,7 @@ def write_comparison(comparison: Comparison, notes: dict[str, Any], folder: str 
     table = render_markdown(comparison_rows(rows), comparison_columns(rows))
     (out / "compare.md").write_text(f"{table}\n{comparison_footnote(rows, notes)}\n", encoding="utf-8")
     for name, texts in zip(_folder_names(list(comparison.texts)), comparison.texts.values()):
-        place = out / "text" / name
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "text").write_text("".join(f"{n} {t}".rstrip() + "\n" for n, t in sorted(texts.items())))
+        write_table(out / "text" / name / "text", {key: one_line(text).rstrip() for key, text in texts.items()})
     return plot_comparison(rows, out, notes.get("recommended", ""))
 
 

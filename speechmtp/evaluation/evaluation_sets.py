@@ -20,6 +20,7 @@ from speechmtp.errors import ConfigError
 from speechmtp.evaluation.held_out import long_texts
 from speechmtp.evaluation.peers import run_peer
 from speechmtp.evaluation.settings import EvaluationSettings
+from speechmtp.kernels.cpu.packed_linear import pack
 from speechmtp.listening import noise_key_of
 from speechmtp.models.trunk import Trunk
 from speechmtp.progress import track
@@ -33,9 +34,10 @@ from speechmtp.types import Reference, Request, Result, Trace
 class EvaluationSet:
     """Named requests and the scoring of their outputs; the same for every strategy and batch size.
 
-    `text` decodes tokens into text. `listen_seconds` is the time for features and encoder of all requests together,
-    `audio_seconds` the duration of their audio. `assistant` is the trunk of a draft model. `embedded` means that
-    prompts are embeddings rather than token ids, `has_ctc` that there is a CTC head.
+    `text` decodes tokens into text. `listen_seconds` is the time for features and encoder of all requests together (a
+    CTC head runs only in decoding, when a strategy reads it), `audio_seconds` the duration of their audio. `assistant`
+    is the trunk of a draft model. `embedded` means that prompts are embeddings rather than token ids, `has_ctc` that
+    there is a CTC head.
     """
 
     runner: Runner
@@ -67,7 +69,8 @@ class EvaluationSet:
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
         """Scores of the outputs besides counts and times; here all None, there are no transcripts."""
-        return {"wer": None, "wer_low": None, "wer_high": None, "cer": None, "normalizer": None, "words": None}
+        names = ("wer", "wer_low", "wer_high", "wer_unit", "cer", "normalizer", "words")
+        return dict.fromkeys(names)
 
     def decode(
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
@@ -78,12 +81,13 @@ class EvaluationSet:
 
 
 class SpeechEvaluationSet(EvaluationSet):
-    """Utterances encoded by a recogniser, with their transcripts."""
+    """Utterances encoded by a recogniser, with their transcripts and, if known, their speakers."""
 
     def __init__(
-        self, recogniser: Recogniser, requests: Mapping[str, Request], seconds: float, transcripts: Mapping[str, str]
-    ) -> None:
-        self.recogniser, self.transcripts = recogniser, transcripts
+        self, recogniser: Recogniser, requests: Mapping[str, Request], seconds: float, transcripts: Mapping[str, str],
+        speakers: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.recogniser, self.transcripts, self.speakers = recogniser, transcripts, speakers
         model = recogniser.bundle.model
         super().__init__(
             recogniser.runner, requests, model.decode, recogniser.device, recogniser.dtype, seconds,
@@ -92,12 +96,12 @@ class SpeechEvaluationSet(EvaluationSet):
         )  # fmt: skip
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
-        """Error rates in percent, with the 95 % interval of the word error rate."""
+        """Error rates in percent, with the 95 % interval of the word error rate and its unit of resampling."""
         name = self.recogniser.bundle.normalizer
         report = score(self.transcripts, {n: r.text for n, r in results.items()}, get_normalizer(name))
-        interval = wer_interval(report, seed)
-        return {"wer": report.wer, "wer_low": interval.low, "wer_high": interval.high, "cer": report.cer,
-                "normalizer": name, "words": report.counts.ref_words}  # fmt: skip
+        interval = wer_interval(report, seed, self.speakers)
+        return {"wer": report.wer, "wer_low": interval.low, "wer_high": interval.high, "wer_unit": interval.unit,
+                "cer": report.cer, "normalizer": name, "words": report.counts.ref_words}  # fmt: skip
 
     def decode(
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,
@@ -202,7 +206,7 @@ def open_model(settings: EvaluationSettings) -> EvaluationModel:
         requests, seconds = encode_all(
             recogniser, data, settings.allow_pipes, language=settings.language, task=settings.task
         )
-        return SpeechEvaluationSet(recogniser, requests, seconds, data.transcripts())
+        return SpeechEvaluationSet(recogniser, requests, seconds, data.transcripts(), data.speakers())
 
     return EvaluationModel(recogniser.runner, recogniser.has_ctc, read)
 
@@ -221,6 +225,7 @@ def _open_text(settings: EvaluationSettings) -> EvaluationModel:
     bundle.model.no_choice(settings.language, settings.task)
     bundle.to(device, dtype)
     lm, draft = bundle.text_model, load_draft_model(settings.draft_model, bundle) if settings.draft_model else None
+    pack(lm, draft, *bundle.heads.values())
     runner = Runner(lm.trunk, bundle.heads, settings.model, None if draft is None else draft.trunk)
 
     def read() -> TextEvaluationSet:

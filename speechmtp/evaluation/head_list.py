@@ -7,6 +7,7 @@ from typing import Any
 from speechmtp.bundle import WEIGHTS, load_without_heads
 from speechmtp.config import load_config
 from speechmtp.heads.folder import BaseDigests, HeadFolderConfig, find_heads, own_heads, stored_parameters
+from speechmtp.models.files import check_files
 from speechmtp.scoring.tables import Column
 
 HEAD_COLUMNS = [
@@ -33,6 +34,7 @@ def list_heads(model: str, heads: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 def _row(folder: Path, name: str, digests: BaseDigests) -> dict[str, Any]:
     """The row of one head folder."""
+    check_files(folder)
     config = load_config(HeadFolderConfig, folder / "config.yaml")
     heads, weights = config.heads, folder / "heads.safetensors"
     parameters = stored_parameters(weights)
@@ -40,5 +42,5 @@ def _row(folder: Path, name: str, digests: BaseDigests) -> dict[str, Any]:
     return {
         "name": name, "family": heads.kind, "depth": heads.depth, "taps": list(config.taps), "parameters": parameters,
         "shortlist": heads.shortlist or None, "size_on_disk": f"{size / 1e6:.2f} MB", "base": config.base or None,
-        "fits": digests.is_trunk_of(config),
+        "fits": not digests.other_trunk(config),
     }  # fmt: skip

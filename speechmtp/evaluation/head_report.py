@@ -19,7 +19,7 @@ from speechmtp.evaluation.reference_outputs import Tokens, plain_tokens, stored_
 from speechmtp.evaluation.settings import EvaluationSettings
 from speechmtp.evaluation.teacher_forced import teacher_forced
 from speechmtp.heads.contract import HeadSet
-from speechmtp.heads.folder import find_heads, own_heads
+from speechmtp.heads.folder import find_heads, own_heads, trunk_settings
 from speechmtp.models.trunk import Trunk
 from speechmtp.progress import track
 from speechmtp.scoring.acceptance import PRODUCT_NOTE, Forced, acceptance
@@ -140,7 +140,8 @@ def _text_outputs(settings: EvaluationSettings, reference: str, files: Sequence[
         tokens, source = {n: text[prompt_tokens:ends] for n, text in zip(names, texts)}, settings.data
     else:
         given = json.dumps([text[:prompt_tokens] for text in texts]).encode()
-        key = {"trunk_sha256": bundle.trunk_sha256, "prompts_sha256": hashlib.sha256(given).hexdigest(),
+        key = {"trunk_sha256": bundle.trunk_sha256, "trunk_settings": trunk_settings(bundle.model),
+               "prompts_sha256": hashlib.sha256(given).hexdigest(),
                "max_new_tokens": max_new_tokens, "dtype": settings.dtype}  # fmt: skip
 
         def decode() -> Tokens:

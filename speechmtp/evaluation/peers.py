@@ -3,11 +3,13 @@
 Decoding loop, cache and candidates are transformers'; the only addition is a hook that counts calls. `generate` accepts
 explicit positions beside embeddings and continues from the last one. Repeated positions are read as one sequence as
 long as there is a cache, so an audio prompt needs no mask of ours. An encoder-decoder gets the same encoder outputs and
-suppressed tokens as in our decoding.
+start tokens as in our decoding. End tokens, suppressed tokens and penalties are those of the model's own generation
+settings, so that a difference from ours shows; only beams and sampling are off.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,11 @@ from speechmtp.types import Prompt, TokenRules, Trace
 
 PEER_MODES = ("greedy", "prompt_lookup", "assistant")
 LOOKUP_TOKENS = 10  # the value in transformers' documentation
+# What makes `generate` greedy, one row at a time, with its usual cache and no drafts of its own choice.
+_GREEDY: dict[str, Any] = {
+    "do_sample": False, "num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False, "use_cache": True,
+    "cache_implementation": None, "prompt_lookup_num_tokens": None, "use_mtp": None, "assistant_early_exit": None,
+}  # fmt: skip
 _LOOKUP_SINCE = (5, 18)  # earlier versions give wrong tokens after a prompt of embeddings
 
 
@@ -75,7 +82,8 @@ def run_peer(
     trunk: Trunk, mode: str, prompt: Prompt | Sequence[int], rules: TokenRules, limit: int,
     assistant: Trunk | None = None, memory: Tensor | None = None,
 ) -> PeerRun:  # fmt: skip
-    """Decode one prompt greedily until an end token or `limit` tokens.
+    """Decode one prompt greedily until an end token or `limit` tokens, with the settings of the model's
+    `generation_config`; `rules` has the end tokens if it has none.
 
     `prompt` is one unpadded row or a list of token ids; for an encoder-decoder it is the list of decoder start tokens,
     with the encoder outputs as `memory` [1, S, E]. ConfigError for an unknown mode or one with a reason in
@@ -87,19 +95,20 @@ def run_peer(
     if reason is not None:
         raise ConfigError(f"peers: {mode} cannot run: {reason}")
     inputs = _inputs(trunk, prompt, memory)
-    settings: Any = {
-        "eos_token_id": list(rules.eos), "pad_token_id": rules.eos[0], "max_new_tokens": limit, "do_sample": False,
-        **{name: list(ids) for name, ids in (("suppress_tokens", rules.suppress),
-                                             ("begin_suppress_tokens", rules.begin_suppress)) if ids},
-    }  # fmt: skip
+    model: Any = trunk.model
+    config = deepcopy(model.generation_config)
+    config.update(**_GREEDY, max_new_tokens=limit)
+    if config.eos_token_id is None:
+        config.eos_token_id = list(rules.eos)
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if config.pad_token_id is None:
+        config.pad_token_id = ends[0]
     if isinstance(trunk, Seq2SeqTrunk):
-        settings["decoder_start_token_id"] = int(inputs["decoder_input_ids"][0, 0])
+        config.decoder_start_token_id = int(inputs["decoder_input_ids"][0, 0])
     if mode == "prompt_lookup":
-        settings["prompt_lookup_num_tokens"] = LOOKUP_TOKENS
+        config.prompt_lookup_num_tokens = LOOKUP_TOKENS
     drafter = assistant.model if assistant is not None and mode == "assistant" else None
     extra: Any = {} if drafter is None else {"assistant_model": drafter}
-    model: Any = trunk.model
-    config = GenerationConfig(**settings)
     with _plain(model), _calls(model) as calls, _calls(drafter) as drafts, torch.inference_mode():
         began = clock(model.device)
         # Whisper overrides `generate` to cut long recordings itself; the general one does not.
@@ -107,7 +116,7 @@ def run_peer(
         seconds = clock(model.device) - began
     size = prompt.embeddings.shape[1] if isinstance(prompt, Prompt) else len(prompt)
     tokens: list[int] = out[0].tolist()[0 if isinstance(prompt, Prompt) else size :]
-    return PeerRun(tokens, _trace(tokens, rules.eos, size, calls, len(drafts)), seconds)
+    return PeerRun(tokens, _trace(tokens, ends, size, calls, len(drafts)), seconds)
 
 
 def _inputs(trunk: Trunk, prompt: Prompt | Sequence[int], memory: Tensor | None) -> dict[str, Any]:
@@ -136,7 +145,8 @@ def _inputs(trunk: Trunk, prompt: Prompt | Sequence[int], memory: Tensor | None)
 
 @contextmanager
 def _plain(model: PreTrainedModel) -> Iterator[None]:
-    """Replace the model's own generation settings (penalties, sampling) by defaults and silence transformers."""
+    """Replace the model's own generation settings, which fill in those that are None in a call, by defaults, and
+    silence transformers."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:

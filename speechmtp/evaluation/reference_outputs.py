@@ -10,9 +10,11 @@ from typing import Any
 from speechmtp.api import Recogniser
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.evaluation.evaluation_sets import name_batches
+from speechmtp.heads.folder import trunk_settings
+from speechmtp.models.ctc_labels import CtcLogits
 from speechmtp.progress import track
 from speechmtp.text.normalize import get_normalizer
-from speechmtp.types import CtcLabels, Request
+from speechmtp.types import Request
 
 Tokens = dict[str, list[int]]
 
@@ -37,7 +39,8 @@ def plain_tokens(
 ) -> tuple[Tokens, bool]:
     """Tokens of `ar` for every utterance (an end token last where it ended), decoded `rows` at a time, and whether they
     were read from a file (see `stored_tokens`)."""
-    key = {"trunk_sha256": recogniser.bundle.trunk_sha256, "heard_sha256": requests_digest(requests),
+    key = {"trunk_sha256": recogniser.bundle.trunk_sha256, "trunk_settings": trunk_settings(recogniser.bundle.model),
+           "heard_sha256": requests_digest(requests),
            "dtype": str(recogniser.dtype).removeprefix("torch.")}  # fmt: skip
     plain = parse_strategy("ar")
 
@@ -69,13 +72,16 @@ def stored_tokens(
 
 
 def requests_digest(requests: Mapping[str, Request]) -> str:
-    """SHA-256 over utterance ids and encoder results: the prompt length, the CTC labels (without a CTC head: the token
-    limit), and the encoder output of an encoder-decoder in full (Whisper's all have one size)."""
-    digest = hashlib.sha256()
+    """SHA-256 over token rules, utterance ids, start tokens and encoder results: the prompt length, the CTC labels
+    (without a CTC head of the model's own: the token limit), and the encoder output of an encoder-decoder in full
+    (Whisper's all have one size)."""
+    digest = hashlib.sha256(
+        json.dumps(sorted(str(rules) for rules in {one.rules for one in requests.values()})).encode()
+    )
     for name, one in sorted(requests.items()):
-        labels = one.source(CtcLabels)
-        known = one.limit if labels is None else labels.labels
-        digest.update(json.dumps([name, int(one.prompt.lengths[0]), known]).encode())
+        heard = one.source(CtcLogits)
+        known = one.limit if heard is None else heard.read().labels
+        digest.update(json.dumps([name, int(one.prompt.lengths[0]), known, *one.start_tokens]).encode())
         if one.prompt.memory is not None:
             digest.update(one.prompt.memory.float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from speechmtp.config import Range, check_fields
 from speechmtp.errors import ConfigError
 
 PROMPT_TOKENS, MAX_NEW_TOKENS = 32, 32  # of a text LM: tokens of a text that are its prompt, and that it may add
@@ -33,17 +35,14 @@ class EvaluationSettings:
     allow_pipes: bool = False
     language: str = ""
     task: str = ""
-    prompt_tokens: int | None = None
-    max_new_tokens: int | None = None
+    prompt_tokens: Annotated[int | None, Range(1, 1 << 20)] = None
+    max_new_tokens: Annotated[int | None, Range(1, 1 << 20)] = None
 
     def text_limits(self) -> tuple[int, int]:
-        """Prompt tokens and maximum new tokens of a text LM; ConfigError if either is below 1."""
+        """Prompt tokens and maximum new tokens of a text LM; ConfigError if either is out of range."""
+        check_fields(self, "settings")
         prompt_tokens = PROMPT_TOKENS if self.prompt_tokens is None else self.prompt_tokens
         max_new_tokens = MAX_NEW_TOKENS if self.max_new_tokens is None else self.max_new_tokens
-        if min(prompt_tokens, max_new_tokens) < 1:
-            raise ConfigError(
-                f"prompt_tokens={prompt_tokens}, max_new_tokens={max_new_tokens}: expected 1 or more of both"
-            )
         return prompt_tokens, max_new_tokens
 
     def check_speech(self) -> None:

@@ -14,7 +14,7 @@ def comparison_columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
     scored, timed, drawn = (any(row.get(key) is not None for row in rows) for key in ("wer", "rtfx", "acceptance"))
     return [
         Column("name", "strategy"), Column("exact"),
-        *([Column("wer", "WER %"), Column("interval", "95 % interval")] if scored else []),
+        *([Column("wer", "WER %"), Column("interval", interval_title(rows))] if scored else []),
         Column("same", "same as ar"), Column("trunk_calls", "calls"), Column("tokens_per_call", "tokens/call"),
         Column("oracle_tokens_per_call", "ceiling"), Column("mean_acceptance_length", "mean accepted"),
         *([Column("stayed", "stayed %", 1), Column("expected", "sum min(p, q) %", 1)] if drawn else []),
@@ -22,6 +22,12 @@ def comparison_columns(rows: Sequence[dict[str, Any]]) -> list[Column]:
         Column("draft_calls", "draft calls"), Column("seconds", "decoder s"), Column("speedup_vs_ar", "speed-up"),
         *([Column("end_to_end_speedup_vs_ar", "end to end"), Column("rtfx", "RTFx", 1)] if timed else []),
     ]  # fmt: skip
+
+
+def interval_title(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The title of the column of intervals, with the unit that was resampled; older rows do not name it."""
+    unit = next((row["wer_unit"] for row in rows if row.get("wer_unit")), "")
+    return f"95 % interval by {unit}" if unit else "95 % interval"
 
 
 def comparison_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -56,13 +62,15 @@ def comparison_footnote(rows: Sequence[dict[str, Any]], notes: Mapping[str, Any]
     audio = f", {row['audio_seconds']:.1f} s of audio" if row.get("audio_seconds") else ""
     normalizer = f", normaliser {row['normalizer']}" if row.get("normalizer") else ""
     drafts = " (heads draft in 8 bits)" if row.get("drafts") == "int8" else ""
+    maps = f", linear layers {row['linear_maps']}" if row.get("linear_maps") else ""
     sampling = ", ".join(f"{key} {value}" for key, value in (row.get("sampling") or {}).items() if key != "seed")
     text = (
         f"{row['utterances']} utterances{audio}, batch size {row['batch_size']}, {sampling or 'greedy'}, "
-        f"{row['dtype']}{drafts} on {row['device']}{threads}, seed {row['seed']}{normalizer}; calls and "
+        f"{row['dtype']}{drafts} on {row['device']}{threads}{maps}, seed {row['seed']}{normalizer}; calls and "
         f"tokens count the prompt's call and end tokens; ceiling: tokens per call if every draft were right; times are "
-        f"of this run, strategies interleaved."
+        f"of this run, strategies interleaved; decoder s: from the prompt on, with all drafting, that of a CTC head too"
     )
+    text += "; end to end: with features and encoder." if row.get("rtfx") else "."
     if any(r["exact"] and not r.get("seeded", True) for r in rows):
         text += " In distribution: the tokens are others than `ar`'s with this seed, their distribution is the same."
     if any(r.get("acceptance") is not None for r in rows):

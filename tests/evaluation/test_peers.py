@@ -124,13 +124,26 @@ def test_a_text_lm_gives_our_tokens(family: str, tmp_path: Path) -> None:
         assert run.tokens == plain
 
 
-def test_the_models_own_generation_settings_do_not_count() -> None:
+def test_the_models_own_generation_settings_count_but_for_beams_and_sampling() -> None:
+    """Penalties, suppressed tokens and end tokens of its folder, so that a difference from ours shows."""
     trunk = tiny.trunk(1)
     prompt = tiny.prompts(trunk, [5])
-    own = transformers.GenerationConfig(repetition_penalty=9.0, do_sample=True, eos_token_id=[0, 5], num_beams=2)
-    trunk.model.generation_config = own
-    assert theirs(trunk, "greedy", prompt).tokens == ours(trunk, prompt)
-    assert trunk.model.generation_config is own
+    plain = ours(trunk, prompt)
+    drawn = transformers.GenerationConfig(
+        do_sample=True, temperature=9.0, num_beams=2, num_return_sequences=2, eos_token_id=tiny.EOS,
+        prompt_lookup_num_tokens=3, return_dict_in_generate=True,
+    )  # fmt: skip
+    trunk.model.generation_config = drawn
+    run = theirs(trunk, "greedy", prompt)
+    assert run.tokens == plain and run.trace.num_drafts == 0 and trunk.model.generation_config is drawn
+    for own in ({"repetition_penalty": 9.0}, {"suppress_tokens": [plain[0]]}):
+        trunk.model.generation_config = transformers.GenerationConfig(eos_token_id=tiny.EOS, **own)
+        assert theirs(trunk, "greedy", prompt).tokens != plain
+    trunk.model.generation_config = transformers.GenerationConfig(eos_token_id=[plain[2], tiny.EOS])
+    run = theirs(trunk, "greedy", prompt)
+    assert run.tokens == plain[:3] and run.trace.finished
+    trunk.model.generation_config = transformers.GenerationConfig()
+    assert theirs(trunk, "greedy", prompt).tokens == plain, "the request's end tokens, if it has none"
 
 
 def test_modes_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import small_lm
 import yaml
+from torch import nn
 
 import speechmtp
 from speechmtp.api import load
@@ -24,6 +25,7 @@ from speechmtp.evaluation.selection import StrategySelection, prepare_strategies
 from speechmtp.evaluation.settings import EvaluationSettings
 from speechmtp.evaluation.tables import comparison_columns, comparison_footnote, comparison_rows
 from speechmtp.evaluation.tuning import TuningConfig, basic_candidates, run_tuning, write_tuning
+from speechmtp.kernels.cpu.packed_linear import PackedLinear, has_packed
 
 PACKAGE = Path(speechmtp.__file__).parent
 EXAMPLES = str(PACKAGE / "assets" / "examples")
@@ -156,6 +158,13 @@ def test_batches_are_of_like_size_and_in_the_order_of_names(spoken: EvaluationSe
     assert spoken.has_ctc and spoken.audio_seconds > 1 and spoken.listen_seconds > 0
 
 
+def test_a_text_lm_and_its_draft_model_choose_their_linear_layers(texts: EvaluationSet) -> None:
+    for trunk in (texts.runner.trunk, texts.assistant):
+        assert trunk is not None
+        kinds = {type(module) for module in trunk.modules() if isinstance(module, nn.Linear)}
+        assert kinds == ({PackedLinear} if has_packed() else {nn.Linear})
+
+
 def test_a_selection_says_what_runs(texts: EvaluationSet) -> None:
     selection = StrategySelection.parse("ar,top-k,all,transformers", exact=True)
     assert [s.label for s in selection.listed] == ["ar"] and selection.every and selection.peers
@@ -177,7 +186,7 @@ def python_mistakes(folder: Path, texts: EvaluationSet) -> list[tuple[Any, str]]
         (lambda: run_comparison(texts, ["ctc"]), "needs a CTC head, and the model has none"),
         (lambda: prepare_strategies(["oracle"], texts.runner), "only a comparison has it"),
         (lambda: prepare_strategies(["previous"], texts.runner), "needs a pass before over the same audio"),
-        (lambda: open_model(settings(folder, prompt_tokens=0)), "prompt_tokens=0, max_new_tokens=6: expected 1"),
+        (lambda: open_model(settings(folder, prompt_tokens=0)), "settings: prompt_tokens=0, expected 1 to 1048576"),
         (lambda: open_model(settings(folder, dtype="int4")), "dtype='int4': expected one of float32"),
         (lambda: open_model(settings(folder, device="meta")), "device='meta': not available here"),
         (lambda: open_model(speech), "prompt_tokens=, max_new_tokens=: for text LMs, and an4 is a speech model"),

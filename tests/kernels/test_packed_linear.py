@@ -2,12 +2,16 @@
 
 import copy
 import io
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import speechmtp
+from speechmtp.errors import ConfigError
 from speechmtp.kernels.cpu import packed_linear
 from speechmtp.kernels.cpu.packed_linear import PackedLinear, has_packed, pack
 from tests import tiny
@@ -85,6 +89,122 @@ def test_every_map_of_a_model_is_packed_once_and_what_is_tied_stays_tied(monkeyp
     assert list(model.state_dict()) == names
     pack(model)
     assert model["b"][1] is packed
+
+
+class Times:
+    """A clock that plain and packed maps move by what is given for each number of rows; how often each has run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, tuple[float, float]]) -> None:
+        self.now, self.runs = 0.0, {"plain": 0, "packed": 0}
+        plain, packed = torch.nn.functional.linear, PackedLinear._run_packed
+
+        def timed(kind: str, place: int, function: Any) -> Any:
+            def run(*given: Any) -> Any:
+                x = given[1] if kind == "packed" else given[0]
+                self.now += seconds.get(x.numel() // x.shape[-1], (0.0, 0.0))[place]
+                self.runs[kind] += 1
+                return function(*given)
+
+            return run
+
+        monkeypatch.setattr(packed_linear, "F", SimpleNamespace(linear=timed("plain", 0, plain)))
+        monkeypatch.setattr(PackedLinear, "_run_packed", timed("packed", 1, packed))
+        for clock in ("perf_counter", "thread_time"):
+            monkeypatch.setattr(packed_linear, clock, lambda: self.now)
+        monkeypatch.setattr(packed_linear, "_packed_is_faster", {})
+
+    def kind(self, layer: nn.Linear, rows: int) -> str:
+        """What one call of the layer runs, besides what is timed in it."""
+        with torch.inference_mode():
+            layer(torch.ones(rows, layer.in_features))
+            self.runs = {"plain": 0, "packed": 0}
+            x = torch.randn(rows, layer.in_features, generator=tiny.generator(rows))
+            torch.testing.assert_close(layer(x), x @ layer.weight.T + layer.bias)
+        assert sum(self.runs.values()) == 1
+        return "packed" if self.runs["packed"] else "plain"
+
+
+# Seconds of the plain and the packed map at the rows that stand for one row, 2 to 32 rows, and more.
+AT_ROWS = {1: (1.0, 2.0), 6: (2.0, 1.0), 64: (1.0, 1.0)}
+
+
+def test_each_class_of_row_numbers_runs_the_map_that_is_faster_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = Times(monkeypatch, AT_ROWS)
+    model = nn.ModuleDict({"one": nn.Linear(8, 16), "two": nn.Linear(8, 16), "out": nn.Linear(8, 5)})
+    pack(model)
+    kinds = {rows: times.kind(model["one"], rows) for rows in (0, 1, 2, 6, 32, 33, 64)}
+    assert kinds == {0: "plain", 1: "plain", 2: "packed", 6: "packed", 32: "packed", 33: "plain", 64: "plain"}
+    assert packed_linear.describe_packed(model) == "packed at 2 to 32 rows for 8x16, else plain"
+    with torch.inference_mode():
+        times.runs = {"plain": 0, "packed": 0}
+        model["two"](torch.ones(6, 8))
+    assert times.runs == {"plain": 0, "packed": 1}, "the choice holds for every layer of the shape, none is timed again"
+    assert model["two"]._packed is not None and times.kind(model["out"], 6) == "packed"
+    assert packed_linear.describe_packed(model) == "packed at 2 to 32 rows for 8x5, 8x16, else plain"
+
+
+@pytest.mark.parametrize(("packed", "kind"), [(3.5, "packed"), (4.0, "plain"), (5.0, "plain")])
+def test_packed_maps_must_be_clearly_faster(packed: float, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = Times(monkeypatch, {1: (5.0, packed), 6: (1.0, 9.0), 64: (1.0, 9.0)})
+    model = nn.Sequential(nn.Linear(8, 16))
+    pack(model)
+    assert times.kind(model[0], 1) == kind and model[0]._packed is not None
+    for rows in (6, 64):
+        times.kind(model[0], rows)
+    assert (model[0]._packed is not None) == (kind == "packed"), "weights that no class uses are let go"
+    assert packed_linear.describe_packed(model) == (
+        "plain" if kind == "plain" else "packed at 1 row for 8x16, else plain"
+    )
+
+
+def test_the_shortest_of_some_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rounds = [0.0], [0, 0]
+    for clock in ("perf_counter", "thread_time"):
+        monkeypatch.setattr(packed_linear, clock, lambda: now[0])
+
+    def takes(place: int, seconds: Sequence[float]) -> Callable[[], torch.Tensor]:
+        def call() -> torch.Tensor:
+            now[0] += seconds[rounds[place] % len(seconds)]
+            rounds[place] += 1
+            return torch.zeros(0)
+
+        return call
+
+    # The first call packs; then the two take turns until the time is up, three times at least and at most fifteen.
+    assert packed_linear.is_faster(takes(0, [9.0, 5.0, 1.0, 5.0]), takes(1, [2.0, 2.0, 7.0])) and rounds == [4, 3]
+    rounds[:] = [0, 0]
+    assert not packed_linear.is_faster(takes(0, [1.0, 5.0, 5.0, 5.0]), takes(1, [2.0])) and rounds == [4, 3]
+    rounds[:] = [0, 0]
+    assert packed_linear.is_faster(takes(0, [1e-5]), takes(1, [2e-5])) and rounds == [16, 15]
+
+
+@pytest.mark.parametrize(("setting", "kind"), [("plain", "plain"), ("packed", "packed"), ("measured", ""), ("", "")])
+def test_the_setting_fixes_the_choice(setting: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECHMTP_LINEAR", setting)
+    times = Times(monkeypatch, AT_ROWS)
+    model = nn.Sequential(nn.Linear(8, 16))
+    pack(None, model)
+    assert type(model[0]) is (nn.Linear if setting == "plain" else PackedLinear)
+    if kind == "packed":
+        assert [times.kind(model[0], rows) for rows in (1, 6, 64)] == ["packed"] * 3
+        assert times.now == 2 * (2.0 + 1.0 + 1.0), "two calls at each number of rows, and none to time them"
+    assert packed_linear.describe_packed(model) == (kind or "plain")
+    assert packed_linear.describe_packed(nn.Sequential(PackedLinear(nn.Linear(8, 16), measured=True))) == "plain"
+
+
+def test_an_unknown_setting_is_an_error_when_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECHMTP_LINEAR", "fast")
+    with pytest.raises(ConfigError, match="SPEECHMTP_LINEAR='fast': expected one of measured, plain, packed; correct"):
+        speechmtp.load("an4", device="cpu")
+
+
+def test_copies_choose_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = Times(monkeypatch, AT_ROWS)
+    layer = PackedLinear(nn.Linear(8, 16), measured=True)
+    assert times.kind(layer, 6) == "packed"
+    copied = copy.deepcopy(layer)
+    assert copied._chosen == [None] * 3 and copied._packed is None
+    assert times.kind(copied, 6) == "packed" and PackedLinear(nn.Linear(8, 16))._chosen == [True] * 3
 
 
 def test_a_recogniser_in_float32_has_them_and_in_float64_has_not() -> None:

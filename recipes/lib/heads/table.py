@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from speechmtp.evaluation.results_page import ask_git, processor_name
+from speechmtp.evaluation.tables import interval_title
 from speechmtp.scoring.tables import Column, render_markdown
 
 Row = dict[str, Any]
@@ -132,6 +133,7 @@ def losses(model: str) -> list[Row]:
                 "predicted": at(head, 7, "tokens_per_call"), "share": 100 * (at(head, 7, "share") or 0),
                 "three": at(head, 3, "tokens_per_call"), "wer": plain.get("wer"),
                 "interval": f"{plain['wer_low']:.2f}-{plain['wer_high']:.2f}" if plain else None,
+                "wer_unit": plain.get("wer_unit"),
             })  # fmt: skip
     return rows
 
@@ -140,7 +142,6 @@ LOSS_COLUMNS = [
     Column("name", "heads"), Column("change", "what differs"), Column("seconds", "training s", 0),
     Column("rates", "conditional acceptance, depths 1 to 7, %"), Column("predicted", "tokens per call, D = 7", 3),
     Column("share", "of ceiling %", 1), Column("three", "D = 3", 3), Column("wer", "WER % of ar"),
-    Column("interval", "95 % interval"),
 ]  # fmt: skip
 
 
@@ -162,7 +163,8 @@ def page(models: list[str]) -> str:
                 lines += [f"Oracle rows: {tops[3]:.2f} tokens per call at D = 3, {tops[7]:.2f} at D = 7.", ""]
     rows = losses(models[-1])
     if rows:
-        lines += [f"## Losses and modes on `{models[-1]}`", "", render_markdown(rows, LOSS_COLUMNS)]
+        columns = [*LOSS_COLUMNS, Column("interval", interval_title(rows))]
+        lines += [f"## Losses and modes on `{models[-1]}`", "", render_markdown(rows, columns)]
     head = ("heads", "CPU seconds an update", "learning rate", "calls per 100 tokens on dev")
     lines += [f"## Choices on dev, on `{models[0]}`", "", f"| {' | '.join(head)} |", "|---|---|---|---|"]
     for name, line in chosen.items():
