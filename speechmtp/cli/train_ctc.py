@@ -31,12 +31,13 @@ def run_ctc(args: argparse.Namespace) -> int:
     import torch
 
     from speechmtp.bundle import WEIGHTS, load_without_heads
-    from speechmtp.cli.train_heads import check_training, keep_config
+    from speechmtp.cli.train_heads import TRAIN, check_training, data_facts
     from speechmtp.config import from_dict, read_yaml, with_overrides
-    from speechmtp.heads.folder import encoder_digest, save_ctc_head
+    from speechmtp.heads.folder import encoder_digest, encoder_settings, save_ctc_head
     from speechmtp.models.bases.table import expect
     from speechmtp.models.character_ctc import CharacterCtcHead
     from speechmtp.models.storage import file_digest
+    from speechmtp.training.inputs import check_inputs, keep_inputs
     from speechmtp.training.loop import run_phase
     from speechmtp.training.tasks.asr import pick_precision
     from speechmtp.training.tasks.character_ctc import (
@@ -52,6 +53,8 @@ def run_ctc(args: argparse.Namespace) -> int:
     out, device = Path(args.out), torch.device(args.device)
     bundle = load_without_heads(args.model).to(device, torch.float32)
     expect(bundle.model, "encoder_outputs")
+    inputs = data_facts(args, bundle, {"train data": args.train, "dev data": args.dev})
+    check_inputs(out, TRAIN, config, inputs)
     train, dev = (character_texts(items, bundle.model.decode) for items in _utterances(args, config, bundle))
     sizes = replace(
         config.ctc,
@@ -60,13 +63,14 @@ def run_ctc(args: argparse.Namespace) -> int:
     )
     torch.manual_seed(config.seed)
     ctc = CharacterCtcHead(sizes).to(device)
-    keep_config(config, out)
+    keep_inputs(out, TRAIN, config, inputs)
     phase = CharacterCtcPhase(config, ctc, train, dev, pick_precision(config.precision, device))
     figures = run_phase(phase, out / "training", config.loop, config.seed, args.resume)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
     card = _card(args, ctc, config, figures)
     digests = encoder_digest(bundle.model), file_digest(bundle.folder / WEIGHTS)
-    save_ctc_head(ctc.eval(), out, bundle.name, digests[0], args.storage, card, digests[1])
+    settings = encoder_settings(bundle.model)
+    save_ctc_head(ctc.eval(), out, bundle.name, digests[0], args.storage, card, digests[1], settings)
     print(f"ctc: {out}")
     return 0
 

@@ -28,10 +28,11 @@ def run_finetune(args: argparse.Namespace) -> int:
     import torch
 
     from speechmtp.bundle import load_without_heads
-    from speechmtp.cli.train_heads import check_training, keep_config
+    from speechmtp.cli.train_heads import TRAIN, check_training, data_facts
     from speechmtp.config import load_config
     from speechmtp.models.bases.table import expect
     from speechmtp.training import distributed
+    from speechmtp.training.inputs import check_inputs, keep_inputs
     from speechmtp.training.tasks.asr import pick_precision
     from speechmtp.training.tasks.finetune import finetune
     from speechmtp.training.tasks.finetune_data import FinetuneConfig
@@ -45,9 +46,13 @@ def run_finetune(args: argparse.Namespace) -> int:
     rank, _ = distributed.start(target)
     bundle = load_without_heads(args.model).to(target, torch.float32)
     expect(bundle.model, "encoder_outputs")
+    roles = {"train data": args.train, **({"kept data": args.keep} if args.keep else {})}
+    roles |= {f"dev data {n}": name for n, name in enumerate(args.dev, 1)}
+    inputs = data_facts(args, bundle, roles)
+    check_inputs(out, TRAIN, config, inputs)
     pools, dev = _data(args, config, bundle)
     if rank == 0:
-        keep_config(config, out)
+        keep_inputs(out, TRAIN, config, inputs)
         names = ("train", "keep")
         print(
             json.dumps({n: p.size for n, p in zip(names, pools)} | {"dropped": [d for p in pools for d in p.dropped]})

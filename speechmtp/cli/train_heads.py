@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from speechmtp.heads.contract import HeadSet
     from speechmtp.training.tasks.head_data import HeadData
     from speechmtp.training.tasks.heads import HeadsTrainConfig
+
+TRAIN = "train.yaml"  # the configuration of a training of heads, of a CTC head or of a fine-tuning
 
 
 def add_heads_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +47,7 @@ def run_heads(args: argparse.Namespace) -> int:
     from speechmtp.heads.folder import start_heads
     from speechmtp.heads.table import build_heads
     from speechmtp.training import distributed
+    from speechmtp.training.inputs import check_inputs, folder_facts, keep_inputs
     from speechmtp.training.tasks.asr import pick_precision
     from speechmtp.training.tasks.heads import likely_tokens, train_heads
 
@@ -53,6 +57,9 @@ def run_heads(args: argparse.Namespace) -> int:
     target = distributed.own_device(args.device)
     rank, _ = distributed.start(target)
     base = load_without_heads(args.model).to(target, torch.float32)
+    _check_data(args, base)
+    inputs = {**_facts(args, base), **(folder_facts("start", Path(args.start)) if args.start else {})}
+    check_inputs(out, TRAIN, config, inputs)
     trunk = base.model.trunk
     torch.manual_seed(config.seed)
     heads = build_heads(config.heads, trunk.shape).to(target)  # before any audio is encoded, so that errors come early
@@ -64,7 +71,7 @@ def run_heads(args: argparse.Namespace) -> int:
     if args.start:
         start_heads(heads, Path(args.start))
     if rank == 0:
-        keep_config(config, out)
+        keep_inputs(out, TRAIN, config, inputs)
     figures = train_heads(
         config, trunk, heads, data, dev.figures, pick_precision(config.precision, target), out / "training", args.resume
     )  # fmt: skip
@@ -84,7 +91,7 @@ def check_training(args: argparse.Namespace) -> None:
             f"train {args.kind}: --train and --dev are needed; heads are chosen on data they were not trained on"
         )
     out = Path(args.out)
-    begun = (out / "train.yaml").exists()
+    begun = (out / TRAIN).exists()
     if begun and not args.resume:
         raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
     if not begun and any((out / name).exists() for name in ("config.yaml", "config.json")):
@@ -114,12 +121,9 @@ def read_heads_config(args: argparse.Namespace) -> "HeadsTrainConfig":
     return from_dict(HeadsTrainConfig, with_overrides(data, args.overrides), where)
 
 
-def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") -> tuple["HeadData", "HeldOut"]:
-    """Read the training data and the development set."""
+def _check_data(args: argparse.Namespace, base: "Bundle") -> None:
+    """Check --train, --dev and --prompts against the kind of model."""
     from speechmtp.evaluation.evaluation_sets import check_data
-    from speechmtp.progress import counter
-    from speechmtp.training.tasks.head_inputs.contract import HeadInputs
-    from speechmtp.training.tasks.head_inputs.table import make_head_input
 
     reads_text = base.model.input_kind == "texts"
     check_data(args.model, [*args.train, *args.dev], reads_text)
@@ -127,24 +131,41 @@ def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") 
         raise ConfigError(f"--prompts {args.prompts}: prompts are of audio, {base.name} reads text; leave it out")
     if not reads_text and max(len(args.train), len(args.dev)) > 1:
         raise ConfigError("train heads: one --train and one --dev data directory expected; join them with data combine")
+
+
+def _data(args: argparse.Namespace, config: "HeadsTrainConfig", base: "Bundle") -> tuple["HeadData", "HeldOut"]:
+    """Read the training data and the development set."""
+    from speechmtp.progress import counter
+    from speechmtp.training.tasks.head_inputs.contract import HeadInputs
+    from speechmtp.training.tasks.head_inputs.table import make_head_input
+
     prompts = Path(args.prompts) if args.prompts else None
     asked = HeadInputs(base, config, args.train, args.dev, args.root, prompts, args.allow_pipes)
     with counter("audio") as note:
         return make_head_input(asked, note)
 
 
-def keep_config(config: Any, out: Path) -> None:
-    """Write the training's configuration; CheckpointError if a different one is stored already."""
-    from speechmtp.config import write_yaml
-    from speechmtp.errors import CheckpointError
+def _facts(args: argparse.Namespace, base: "Bundle") -> dict[str, str]:
+    """The facts that the training depends on: digests of the model, the training data and the development set."""
+    from speechmtp.training.inputs import folder_facts, text_fact
 
-    out.mkdir(parents=True, exist_ok=True)
-    path, new = out / "train.yaml", out / "train.yaml.tmp"
-    write_yaml(new, config)
-    if path.exists() and path.read_text() != new.read_text():
-        new.unlink()
-        raise CheckpointError(f"{path}: differs from the configuration given; resume with the same one or change --out")
-    new.replace(path)
+    sets = [("train", args.train), ("dev", args.dev)]
+    if base.model.input_kind == "texts":
+        texts = {f"{role} text {n}": text_fact(name) for role, names in sets for n, name in enumerate(names, 1)}
+        return {**folder_facts("model", base.folder), **texts}
+    return data_facts(args, base, {f"{role} data": name for role, names in sets for name in names})
+
+
+def data_facts(args: argparse.Namespace, base: "Bundle", data: Mapping[str, str]) -> dict[str, str]:
+    """The facts of a model and of Kaldi data directories, given by role."""
+    from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.training.inputs import data_fact, folder_facts
+
+    found = {
+        role: data_fact(read_data_dir(name, args.root, need_text=False, allow_pipes=args.allow_pipes))
+        for role, name in data.items()
+    }
+    return {**folder_facts("model", base.folder), **found}
 
 
 def _write(
@@ -153,14 +174,14 @@ def _write(
 ) -> None:  # fmt: skip
     """Write the head folder or, if the trunk was trained too, a whole model folder."""
     from speechmtp.bundle import WEIGHTS, save_bundle
-    from speechmtp.heads.folder import save_heads, trunk_digest
+    from speechmtp.heads.folder import save_heads, trunk_digest, trunk_settings
     from speechmtp.models.storage import file_digest
 
     card = _card(args, heads, config, figures)
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
     if config.mode == "frozen":
         digests = trunk_digest(base.model), file_digest(base.folder / WEIGHTS)
-        save_heads(heads, out, base.name, digests[0], args.storage, card, digests[1])
+        save_heads(heads, out, base.name, digests[0], args.storage, card, digests[1], trunk_settings(base.model))
         print(f"heads: {out}")
         return
     folder = out / "model"

@@ -2,16 +2,19 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechmtp.cli.options import add_loop_options, add_out_option
-from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from speechmtp.models.trunk import Trunk
     from speechmtp.training.tasks.lm import LmConfig
+
+CONFIG = "config.yaml"  # the configuration of a training
 
 
 def add_lm_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +33,7 @@ def run_lm(args: argparse.Namespace) -> int:
     """Trains the model and writes its folder."""
     from speechmtp.config import load_config
     from speechmtp.training import distributed
+    from speechmtp.training.inputs import text_fact, vocabulary_fact
     from speechmtp.training.tasks.asr import pick_precision
     from speechmtp.training.tasks.lm import LmConfig, train_lm
 
@@ -37,13 +41,15 @@ def run_lm(args: argparse.Namespace) -> int:
     if args.tokenizer:
         config = replace(config, tokenizer=args.tokenizer)
     out = Path(args.out)
-    _check(args, config, out)
+    _check(args, out)
     device = distributed.own_device(args.device)
     rank, _ = distributed.start(device)
     train, dev = _documents(args, config)
     tokenizer = _tokenizer(config, train, out)
+    inputs = {"text": text_fact(args.text), "tokenizer": vocabulary_fact(tokenizer)}
+    inputs |= {"dev text": text_fact(args.dev)} if args.dev else {}
     if rank == 0:
-        _keep(config, tokenizer, out)
+        _keep(config, tokenizer, inputs, out)
     precision = pick_precision(config.precision, device)
     trunk, figures = train_lm(config, tokenizer, train, dev, out / "training", precision, args.resume, device)
     if rank == 0:
@@ -53,19 +59,13 @@ def run_lm(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace, config: "LmConfig", out: Path) -> None:
+def _check(args: argparse.Namespace, out: Path) -> None:
     """Check the options before anything is read, and set device and threads."""
     from speechmtp.cli.checks import check_device
-    from speechmtp.config import load_config
 
     check_device(args)
-    known = out / "config.yaml"
-    if known.exists() and not args.resume:
+    if (out / CONFIG).exists() and not args.resume:
         raise ConfigError(f"{out}: holds a training already; give --resume to go on, or another --out")
-    if known.exists() and load_config(type(config), known) != config:
-        raise CheckpointError(
-            f"{known}: differs from the configuration given; resume with the same one or change --out"
-        )
 
 
 def _documents(args: argparse.Namespace, config: "LmConfig") -> tuple[list[str], list[str]]:
@@ -89,20 +89,16 @@ def _tokenizer(config: "LmConfig", train: list[str], out: Path) -> Any:
     if config.tokenizer:
         return load_tokenizer(config.tokenizer)
     kept = out / "tokenizer"
-    return load_tokenizer(kept) if (out / "config.yaml").exists() else train_bpe(train, config.vocab_size)
+    return load_tokenizer(kept) if (out / CONFIG).exists() else train_bpe(train, config.vocab_size)
 
 
-def _keep(config: "LmConfig", tokenizer: Any, out: Path) -> None:
+def _keep(config: "LmConfig", tokenizer: Any, inputs: Mapping[str, str], out: Path) -> None:
     """Store the tokenizer, then the configuration, whose file marks a training as begun."""
-    from speechmtp.config import write_yaml
+    from speechmtp.training.inputs import keep_inputs
 
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / "config.yaml").exists():
-        return
-    tokenizer.save_pretrained(out / "tokenizer")
-    temporary = out / "config.yaml.tmp"
-    write_yaml(temporary, config)
-    temporary.replace(out / "config.yaml")
+    if not (out / CONFIG).exists():
+        tokenizer.save_pretrained(out / "tokenizer")
+    keep_inputs(out, CONFIG, config, inputs, ("tokenizer",))
 
 
 def _write(trunk: "Trunk", tokenizer: Any, card: str, folder: Path) -> None:

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from speechmtp.errors import ConfigError, SpeechMTPError
+from speechmtp.errors import CheckpointError, ConfigError, SpeechMTPError
+from speechmtp.models.storage import load_state
 from speechmtp.training import checkpoint as store
 from speechmtp.training import distributed
 from speechmtp.training.log import TrainingLog
@@ -86,9 +87,13 @@ def finished(out: Path) -> bool:
 
 
 def load_finished(module: nn.Module, out: Path) -> dict[str, float]:
-    """Load the result of a finished phase into `module` and return its development metrics."""
-    module.load_state_dict(store.read_group(out, "final"))
-    return dict(json.loads((out / "final.json").read_text())["figures"])
+    """Load the result of a finished phase into `module` and return its development metrics. CheckpointError if its
+    files cannot be read or do not fit the module."""
+    load_state(module, store.read_group(out, "final"), out / "final.safetensors")
+    try:
+        return dict(json.loads((out / "final.json").read_text())["figures"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{out / 'final.json'}: cannot be read: {error}; remove it to train on") from error
 
 
 class _Stop:
@@ -122,7 +127,8 @@ def seed_step(*key: object) -> None:
 def run_phase(phase: Phase, out: Path, config: LoopConfig, seed: int, resume: bool) -> dict[str, float]:
     """Train a phase to its end and return the development metrics of the best state, which is loaded into its module.
 
-    With `resume` the newest checkpoint in `out` is continued. Candidates for the best state are the last weights, their
+    With `resume` the newest checkpoint in `out` is continued; CheckpointError if it is of another module, phase, seed
+    or number of processes. Candidates for the best state are the last weights, their
     moving average, and the mean of the last evaluated moving averages. TrainingStopped after a signal; SpeechMTPError
     after several updates in a row whose gradients are not finite.
     """
@@ -160,11 +166,20 @@ class _Run:
 
     def _restore(self, folder: Path) -> None:
         state = json.loads((folder / "state.json").read_text())
-        self.phase.module.load_state_dict(store.read_group(folder, "model"))
+        for name, own in self._identity().items():
+            if state.get(name, own) != own:  # checkpoints of earlier versions lack some
+                raise CheckpointError(
+                    f"{folder}: {name} was {state[name]}, is {own}; resume with the same, or train in another folder"
+                )
+        load_state(self.phase.module, store.read_group(folder, "model"), folder / "model.safetensors")
         for name, value in store.read_group(folder, "ema").items():
             self.ema.state[name].copy_(value)  # in place, so that it stays on the module's device
         self.optimiser.load_state_dict(torch.load(folder / "optim.pt", weights_only=True))
         self.step, self.bad, self.scores = state["step"], state["bad"], state["scores"]
+
+    def _identity(self) -> dict[str, object]:
+        """What batches and random numbers depend on, besides the data."""
+        return {"phase": self.phase.name, "seed": self.seed, "processes": self.world}
 
     def go(self) -> dict[str, float]:
         with _Stop() as stop, self.log:
@@ -250,7 +265,7 @@ class _Run:
     def _save(self) -> None:
         if self.rank == 0:
             groups = {"model": self.phase.module.state_dict(), "ema": self.ema.state}
-            state = {"phase": self.phase.name, "bad": self.bad, "scores": self.scores}
+            state = {**self._identity(), "bad": self.bad, "scores": self.scores}
             store.save_checkpoint(self.out, self.step, groups, self.optimiser.state_dict(), state)
             store.prune(self.out, self.config.keep, self.step)
         distributed.barrier()

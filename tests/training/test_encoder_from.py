@@ -1,5 +1,6 @@
 """A model trained behind another one's encoder: what it takes over, what it leaves alone, what must agree."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def train(folder: Path, out: Path, *options: str) -> int:
 
 
 @pytest.mark.parametrize("storage", ["float32", "int8"])
-def test_the_encoder_is_taken_over_and_stays_as_it_is(folder: Path, tmp_path: Path, storage: str) -> None:
+def test_the_encoder_is_taken_over_and_stays_as_it_is(
+    folder: Path, tmp_path: Path, storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Stored like the base's, so that the model drafts for it; adapter and trunk alone are trained."""
     assert train(folder, tmp_path, "--storage", storage, f"encoder_from={folder / storage}") == 0
     base, small = load_bundle(str(folder / storage)), load_bundle(str(tmp_path / "model"))
@@ -78,6 +81,11 @@ def test_the_encoder_is_taken_over_and_stays_as_it_is(folder: Path, tmp_path: Pa
     out = base.model.encode_audio(torch.randn(1, 40, 16), torch.tensor([40]))
     assert draft.prompt(out).embeddings.shape[-1] == 16
     assert train(folder, tmp_path, "--resume", "--storage", storage, f"encoder_from={folder / storage}") == 0
+    moved = shutil.copytree(folder / storage, folder / f"moved-{storage}")
+    assert train(folder, tmp_path, "--resume", "--storage", storage, f"encoder_from={moved}") == 0
+    other = {"int8": "float32", "float32": "int8"}[storage]
+    assert train(folder, tmp_path, "--resume", "--storage", storage, f"encoder_from={folder / other}") == 2
+    assert "encoder model.safetensors was sha256" in capsys.readouterr().err
 
 
 def test_what_belongs_to_the_encoder_must_agree(

@@ -271,9 +271,9 @@ def test_a_slower_copy_is_no_longer_than_the_model_hears(
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: FinetuneConfig(steps=0), "steps 0, expected 1 or more"),
-        (lambda: FinetuneConfig(base_targets=1.5), "base_targets 1.5, expected 0 to 1"),
-        (lambda: FinetuneConfig(keep_share=1.0), "keep_share 1.0, expected 0 or more and less than 1"),
+        (lambda: FinetuneConfig(steps=0), "steps=0, expected 1 or more"),
+        (lambda: FinetuneConfig(base_targets=1.5), "base_targets=1.5, expected a number from 0 to 1"),
+        (lambda: FinetuneConfig(keep_share=1.0), "keep_share=1.0, expected 0 or more, below 1"),
         (lambda: FinetuneConfig(speeds=(0.9, 1.0), parts="lora"), "use parts=full"),
         (lambda: FinetuneConfig(speeds=()), "speeds ()"),
     ],

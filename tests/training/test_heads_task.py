@@ -232,8 +232,8 @@ def _signal_at(training: Training, update: int) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps 0, expected 1 or more"), ({"anchors": -1}, "anchors -1, expected 0 or more"),
-        ({"first_share": 1.5}, "first_share 1.5"), ({"size": 8, "prompt_tokens": 8}, "size 8, expected 9 or more"),
+        ({"steps": 0}, "steps=0, expected 1 or more"), ({"anchors": -1}, "anchors=-1, expected 0 or more"),
+        ({"first_share": 1.5}, "first_share=1.5"), ({"size": 8, "prompt_tokens": 8}, "size 8, expected 9 or more"),
         ({"heads": ChainHeadsConfig(depth=0)}, "depth 0 has nothing to train"),
     ],
 )  # fmt: skip

@@ -179,7 +179,7 @@ def test_the_tokenizer_spells_any_text() -> None:
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"size": 1}, {"vocab_size": 100}, {"lines": 0}, {"steps": 0}])
 def test_wrong_numbers_are_refused(wrong: dict[str, int]) -> None:
     [name] = wrong
-    with pytest.raises(ConfigError, match=f"lm: {name} "):
+    with pytest.raises(ConfigError, match=f"lm: {name}="):
         LmConfig(**wrong)
     with pytest.raises(DataError, match="two tokens"):
         PackedDocuments([[2], []], 1, 4, 0)

@@ -10,11 +10,11 @@ from torch import nn
 
 from speechmtp.audio.features import Fbank, FbankConfig
 from speechmtp.audio.io import audio_info
-from speechmtp.bundle import Bundle, load_without_heads
-from speechmtp.config import write_yaml
+from speechmtp.bundle import Bundle, load_without_heads, locate
+from speechmtp.config import Seed
 from speechmtp.data.feature_store import FeatureStore
 from speechmtp.data.kaldi import DataDir, Utterance
-from speechmtp.errors import CheckpointError, ConfigError, DataError
+from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import HeadsConfig, build_heads
@@ -25,10 +25,14 @@ from speechmtp.models.encoder_lm import EncoderLM, ModelConfig
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training import distributed
+from speechmtp.training.inputs import check_inputs, data_fact, folder_facts, keep_inputs
 from speechmtp.training.loop import LoopConfig, Phase, finished, load_finished, run_phase
 from speechmtp.training.tasks.ctc import AudioData, CtcPhase, CtcPhaseConfig, set_statistics
 from speechmtp.training.tasks.joint import JointPhase, JointPhaseConfig
 from speechmtp.training.tasks.text import TextPhase, TextPhaseConfig
+
+CONFIG = "config.yaml"  # of a training
+PATHS = ("tokenizer", "encoder_from", "model.trunk.name")  # its fields that name files; what is in them is compared
 
 PhaseConfig = CtcPhaseConfig | TextPhaseConfig | JointPhaseConfig
 
@@ -42,7 +46,7 @@ class AsrConfig:
     fit together.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     tokenizer: str = "data/tokenizer.model"
     normalizer: str = "kaldi-basic"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -90,17 +94,18 @@ def train_asr(
 ) -> Trained:  # fmt: skip
     """Run all phases, each in a folder of `out`, which must be new unless `resume` is given. In the first process,
     `report` is called with the utterances that a phase drops and with its metrics. ConfigError if `out` holds a
-    training already, CheckpointError if it was started with another configuration."""
-    if (out / "config.yaml").exists() and not resume:
+    training already, CheckpointError if it was started with another configuration, tokenizer, encoder or data."""
+    if (out / CONFIG).exists() and not resume:
         raise ConfigError(f"{out}: holds a training already; give resume=True to go on, or another out=")
     tokenizer = Tokenizer.load(config.tokenizer)
+    inputs = _facts(config, tokenizer, train, dev)
+    check_inputs(out, CONFIG, config, inputs, PATHS)
     torch.manual_seed(config.seed)
     model = fresh_model(config, tokenizer)
-    out.mkdir(parents=True, exist_ok=True)
     target = distributed.own_device(device)
     rank, _ = distributed.start(target)
     if rank == 0:
-        _write_config(config, out)
+        keep_inputs(out, CONFIG, config, inputs, PATHS)
     model.to(target)
     heads = build_heads(config.heads, model.trunk.shape).to(target)
     data = {
@@ -195,7 +200,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def seconds_of(utterance: Utterance) -> float:
-    """Duration in seconds, from the data directory or else from the header of the audio file. DataError for a command
+    """Duration in seconds, from the data directory or else counted in the audio file. DataError for a command
     without a known duration."""
     if utterance.duration is not None:
         return utterance.duration
@@ -226,11 +231,10 @@ def audio_data(
     return AudioData(store, tokens, durations)
 
 
-def _write_config(config: AsrConfig, out: Path) -> None:
-    path = out / "config.yaml"
-    temporary = out / "config.yaml.tmp"
-    write_yaml(temporary, config)
-    if path.exists() and path.read_text() != temporary.read_text():
-        temporary.unlink()
-        raise CheckpointError(f"{path}: differs from the configuration given; resume with the same one or change out=")
-    temporary.replace(path)
+def _facts(config: AsrConfig, tokenizer: Tokenizer, train: DataDir, dev: DataDir) -> dict[str, str]:
+    """The facts that a training depends on besides its configuration."""
+    facts = {"tokenizer": f"{len(tokenizer)} pieces (sha256 {tokenizer.sha256[:16]})"}
+    trunk = getattr(config.model.trunk, "name", "")
+    for role, name in (("encoder", config.encoder_from), ("trunk", trunk)):
+        facts |= folder_facts(role, locate(name)) if name else {}
+    return {**facts, "train data": data_fact(train), "dev data": data_fact(dev)}

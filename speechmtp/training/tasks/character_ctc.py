@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechmtp.audio.augment import SpecAugmentConfig, spec_augment
 from speechmtp.batching import ROWS, batches_by_size
+from speechmtp.config import Range, Seed, Size, check_fields
 from speechmtp.data.batch import pooled_rows
-from speechmtp.errors import ConfigError, DataError
+from speechmtp.errors import DataError
 from speechmtp.models.character_ctc import CharacterCtcConfig, CharacterCtcHead
 from speechmtp.models.ctc_labels import greedy_labels
 from speechmtp.training.error_rate import error_rate
@@ -34,14 +35,14 @@ class CharacterCtcTrainConfig:
     outputs.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     ctc: CharacterCtcConfig = field(default_factory=CharacterCtcConfig)
     targets: Literal["own", "text"] = "own"
-    passes: int = 1
-    prompts_seed: int = 0
-    steps: int = 2000
-    rows: int = 32
+    passes: Annotated[int, Range(1)] = 1
+    prompts_seed: Seed = 0
+    steps: Annotated[int, Range(1)] = 2000
+    rows: Size = 32
     masks: SpecAugmentConfig = field(default_factory=lambda: SpecAugmentConfig(freq_width=40, time_masks=5))
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1.5e-3, warmup=200, schedule="cosine", clip=5.0, ema=0.995)
@@ -50,9 +51,7 @@ class CharacterCtcTrainConfig:
 
     def __post_init__(self) -> None:
         """Check the counts. ConfigError for one below 1."""
-        for name in ("steps", "rows", "passes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"ctc: {name} {getattr(self, name)}, expected 1 or more")
+        check_fields(self, "ctc")
 
 
 @dataclass(frozen=True)

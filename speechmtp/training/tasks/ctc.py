@@ -5,7 +5,7 @@ Consistency-regularised CTC: arXiv 2410.05101; intermediate CTC: arXiv 2102.0321
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from speechmtp.audio.augment import SpecAugmentConfig, spec_augment
 from speechmtp.audio.warp import warp_frequency
 from speechmtp.batching import ROWS, batches_by_size
+from speechmtp.config import Range
 from speechmtp.data.batch import BatchConfig, BatchPlan, Item, feasible, seeded
 from speechmtp.data.feature_store import FeatureStore, pad
 from speechmtp.errors import DataError
@@ -48,7 +49,7 @@ class CtcPhaseConfig:
 
     kind: Literal["ctc"] = "ctc"
     name: str = "ctc"
-    steps: int = 4000
+    steps: Annotated[int, Range(1)] = 4000
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1.5e-3, warmup=400))
     batch: BatchConfig = field(default_factory=BatchConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -16,6 +16,7 @@ from speechmtp.data.batch import pooled_rows, seeded
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.decoding.engine import plain_outputs
 from speechmtp.errors import DataError
+from speechmtp.heads.folder import trunk_settings
 from speechmtp.models.bases.contract import EncoderDecoderModel, SpeechModel
 from speechmtp.models.storage import weights_digest
 from speechmtp.training.multi_token import Sequences, pad_text
@@ -64,7 +65,7 @@ def encoded_utterances(
         return items
 
     facts = [
-        weights_digest(model.trunk), str((model.start_tokens(), model.rules)), str(model.config),
+        weights_digest(model.trunk), trunk_settings(model), str((model.start_tokens(), model.rules)), str(model.config),
         audio_facts(utterances, not own), *([passes, seed] if passes > 1 else []),
     ]  # fmt: skip
     return EncoderCache(file, EncodedUtterance, facts).get(compute)

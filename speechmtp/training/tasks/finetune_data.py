@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from speechmtp.bundle import Bundle
+from speechmtp.config import Range, Seed, Share, Size, check_fields
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.bases.contract import EncoderDecoderModel
@@ -43,38 +44,28 @@ class FinetuneConfig:
     `smoothing` is the label smoothing.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     parts: Literal["full", "decoder", "lora"] = "full"
     target_case: Case = "sentence"
-    base_targets: float = 0.0
-    keep_share: float = 0.25
-    keep_weight: float = 1.0
+    base_targets: Share = 0.0
+    keep_share: Annotated[float, Range(0, 1, below=True)] = 0.25
+    keep_weight: Annotated[float, Range(0)] = 1.0
     kl_to_base: bool = True
-    encoder_factor: float = 1.0
+    encoder_factor: Annotated[float, Range(0)] = 1.0
     speeds: tuple[float, ...] = (1.0,)
-    smoothing: float = 0.0
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    steps: int = 500
-    rows: int = 16
+    smoothing: Annotated[float, Range(0, 1, below=True)] = 0.0
+    lora_rank: Size = 16
+    lora_alpha: Size = 32
+    steps: Annotated[int, Range(1)] = 500
+    rows: Size = 16
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=2e-4, warmup=50, schedule="cosine", clip=1.0, ema=0.99)
     )
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(evaluate_every=100, save_every=100))
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rows", "lora_rank", "lora_alpha"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 1 or more")
-        if not 0 <= self.base_targets <= 1:
-            raise ConfigError(f"finetune: base_targets {self.base_targets}, expected 0 to 1")
-        for name in ("keep_share", "smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 0 or more and less than 1")
-        for name in ("encoder_factor", "keep_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"finetune: {name} {getattr(self, name)}, expected 0 or more")
+        check_fields(self, "finetune")
         if not self.speeds or min(self.speeds) <= 0:
             raise ConfigError(f"finetune: speeds {self.speeds}, expected numbers such as 0.9, 1, 1.1")
         if self.parts != "full" and set(self.speeds) != {1.0}:

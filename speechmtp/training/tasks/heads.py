@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from speechmtp.config import Range, Seed, Share, Size, check_fields
 from speechmtp.errors import ConfigError
 from speechmtp.heads.chain import ChainHeadsConfig
 from speechmtp.heads.contract import HeadSet
@@ -40,24 +41,24 @@ class HeadsTrainConfig:
     hold up to `size` tokens of packed texts, and the first `prompt_tokens` tokens of each text are its prompt.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     heads: HeadsConfig = field(default_factory=ChainHeadsConfig)
     mode: Mode = "frozen"
     targets: Literal["own", "text"] = "own"
     kl_to_base: bool = False
-    first_share: float = 0.5
-    trunk_factor: float = 0.1
-    lora_rank: int = 16
+    first_share: Share = 0.5
+    trunk_factor: Annotated[float, Range(0)] = 0.1
+    lora_rank: Size = 16
     lora_alpha: int = 32
-    steps: int = 1000
-    rows: int = 32
-    anchors: int = 0
-    passes: int = 4
-    prompts_seed: int = 0
+    steps: Annotated[int, Range(1)] = 1000
+    rows: Size = 32
+    anchors: Annotated[int, Range(0)] = 0
+    passes: Annotated[int, Range(1)] = 4
+    prompts_seed: Seed = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    size: int = 256
-    prompt_tokens: int = 8
+    size: Size = 256
+    prompt_tokens: Size = 8
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, warmup=50, schedule="cosine", clip=1.0, ema=0.99)
     )
@@ -65,14 +66,10 @@ class HeadsTrainConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(evaluate_every=250, save_every=250))
 
     def __post_init__(self) -> None:
-        minimum = dict.fromkeys(("steps", "rows", "passes", "lora_rank", "prompt_tokens"), 1)
-        minimum |= {"first_share": 0, "trunk_factor": 0, "anchors": 0, "size": self.prompt_tokens + 1}
-        for name, smallest in minimum.items():
-            if getattr(self, name) < smallest:
-                why = ", longer than prompt_tokens" if name == "size" else ""
-                raise ConfigError(f"heads: {name} {getattr(self, name)}, expected {smallest} or more{why}")
-        if self.first_share > 1:
-            raise ConfigError(f"heads: first_share {self.first_share}, expected 0 to 1")
+        check_fields(self, "heads")
+        if self.size <= self.prompt_tokens:
+            least = self.prompt_tokens + 1
+            raise ConfigError(f"heads: size {self.size}, expected {least} or more, longer than prompt_tokens")
         if self.heads.depth == 0:
             raise ConfigError("heads: depth 0 has nothing to train, expected 1 or more")
 

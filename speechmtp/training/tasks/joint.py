@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
+from speechmtp.config import Range
 from speechmtp.data.batch import BatchConfig
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.encoder import EncoderOutput
@@ -36,7 +37,7 @@ class JointPhaseConfig:
 
     kind: Literal["joint"] = "joint"
     name: str = "joint"
-    steps: int = 600
+    steps: Annotated[int, Range(1)] = 600
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, warmup=100, clip=1.0))
     batch: BatchConfig = field(default_factory=BatchConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from speechmtp.config import Range, Seed, Size, check_fields
 from speechmtp.data.batch import seeded
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.trunk import ScratchTrunkConfig, Trunk, build_trunk
@@ -34,27 +35,23 @@ class LmConfig:
     development set if no file is given for it. A batch has `rows` rows of `size` tokens.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     model: ScratchTrunkConfig = field(default_factory=ScratchTrunkConfig)
     tokenizer: str = ""
-    vocab_size: int = 1024
-    lines: int = 8
-    held_out: int = 200
-    steps: int = 2000
-    rows: int = 8
-    size: int = 256
+    vocab_size: Annotated[int, Range(BYTES + len(SPECIAL), 1 << 20)] = 1024
+    lines: Annotated[int, Range(1)] = 8
+    held_out: Annotated[int, Range(1)] = 200
+    steps: Annotated[int, Range(1)] = 2000
+    rows: Size = 8
+    size: Annotated[int, Range(2, 1 << 16)] = 256
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=2e-3, warmup=100, schedule="cosine", clip=1.0, ema=0.99)
     )
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        minimum = dict.fromkeys(("lines", "held_out", "steps", "rows"), 1)
-        minimum |= {"size": 2, "vocab_size": BYTES + len(SPECIAL)}
-        for name, smallest in minimum.items():
-            if getattr(self, name) < smallest:
-                raise ConfigError(f"lm: {name} {getattr(self, name)}, expected {smallest} or more")
+        check_fields(self, "lm")
 
 
 @dataclass(frozen=True)

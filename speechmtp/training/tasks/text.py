@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from speechmtp.audio.augment import SpecAugmentConfig
+from speechmtp.config import Range, Size
 from speechmtp.data.batch import seeded
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
@@ -42,14 +43,14 @@ class TextPhaseConfig:
 
     kind: Literal["text"] = "text"
     name: str = "text"
-    steps: int = 4000
-    rows: int = 64
+    steps: Annotated[int, Range(1)] = 4000
+    rows: Size = 64
     texts: tuple[TextSource, ...] = (TextSource("data/train/text", 1.0, True),)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-3, warmup=300, schedule="cosine", clip=1.0))
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     loss: MultiTokenConfig = field(default_factory=MultiTokenConfig)
     strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # augmentation strengths, tried in this order
-    passes: int = 3  # passes over the training audio to collect segments
+    passes: Annotated[int, Range(1)] = 3  # passes over the training audio to collect segments
 
     def __post_init__(self) -> None:
         if not self.texts or not self.strengths or self.rows < 1 or min(t.weight for t in self.texts) <= 0:

@@ -11,6 +11,7 @@ from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.decoding.engine import Limits, plain_outputs
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.evaluation.held_out import HeldOut
+from speechmtp.heads.folder import trunk_settings
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.storage import weights_digest
 from speechmtp.text.normalize import get_normalizer
@@ -55,8 +56,8 @@ def prompt_data(
         return items
 
     facts = [
-        weights_digest(model.trunk), str(bundle.config), config.targets, config.passes, config.prompts_seed,
-        audio_facts(data.utterances, True),
+        weights_digest(model.trunk), trunk_settings(model), str(bundle.config), config.targets, config.passes,
+        config.prompts_seed, audio_facts(data.utterances, True),
     ]  # fmt: skip
     items = EncoderCache(file, EncodedPrompt, facts).get(compute)
     return EncodedPrompts(model.trunk, items, config.rows, start_token, model.eos[0], config.seed)
