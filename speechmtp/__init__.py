@@ -1,9 +1,11 @@
 """Speech language models that predict several tokens at once."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # for type checkers, as that of typing, whose import would take as long as all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from speechmtp.api import Recogniser, example, load
     from speechmtp.errors import SpeechMTPError
     from speechmtp.shared import transcribe, transcribe_many
@@ -21,7 +23,7 @@ _MODULES = {
 }  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Public names on first use, so that importing the package does no work."""
     if name in __all__:
         from speechmtp.collector import paused_collector

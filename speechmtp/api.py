@@ -1,5 +1,6 @@
 """The main Python interface: `load` gives a `Recogniser`, which encodes, decodes and transcribes audio."""
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import torch
 
 from speechmtp.audio.cut import LONGEST, SHORTEST, cut_points
 from speechmtp.audio.inputs import Audio, input_name
+from speechmtp.audio.levels import check_floats, inaudible
 from speechmtp.batching import ROWS
 from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.clock import clock
@@ -26,11 +28,16 @@ from speechmtp.kernels.cpu.int8_linear import has_int8
 from speechmtp.kernels.cpu.packed_linear import pack
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
 from speechmtp.models.bases.contract import SpeechModel
+from speechmtp.models.character_ctc import CharacterCtcSource
 from speechmtp.progress import AudioProgress, Told
 from speechmtp.transcripts import Transcript, decode_each
-from speechmtp.types import CtcCharacters, CtcLabels, Request, Result, Trace
+from speechmtp.types import CtcCharacters, CtcLabels, CtcSource, Request, Result, Trace
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+if hasattr(os, "register_at_fork"):
+    # A fork has none of the threads that computed for its parent, and would wait for them for ever.
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 @dataclass(repr=False)
@@ -54,10 +61,7 @@ class Recogniser:
         self.bundle.to(self.device, self.dtype)
         for heads in self.bundle.heads.values() if self.int8_drafts else ():
             heads.draft_in_int8(self.bundle.model.trunk)
-        if self.device.type == "cpu" and self.dtype == torch.float32:
-            for model in (self.bundle.model, self.draft, *self.bundle.heads.values()):
-                if model is not None:
-                    pack(model)
+        pack(self.bundle.model, self.draft, *self.bundle.heads.values())
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, name, trunk, self.limits)
@@ -116,16 +120,24 @@ class Recogniser:
     def listen(self, audio: np.ndarray, name: str = "audio", language: str = "", task: str = "") -> Request:
         """Encode samples [N] (float32, at `rate` Hz) and build the decoder's prompt.
 
-        The audio is encoded alone and without padding, so the request is the same for every strategy and batch size.
-        `name` is what errors call the audio. `language` (code or English name) and `task` (`transcribe` or `translate`)
-        are for multilingual models; where empty, the model's own configuration decides. DataError for samples that are
-        not [N], not finite, longer than `longest` seconds, or too short for the encoder.
+        The audio is encoded alone and without padding, so the request is the same for every strategy and batch size. A
+        CTC draft head does not run here, but whenever a strategy reads it. Silence, 80 dB below full scale or lower, is
+        not encoded, and its text is empty. `name` is what errors call the audio. `language` (code or English name) and
+        `task` (`transcribe` or `translate`) are for multilingual models; where empty, the model's own configuration
+        decides. DataError for samples that are not [N], not finite, far beyond 1, longer than `longest` seconds, or too
+        short for the encoder.
         """
         began = time.perf_counter()
+        if self.device.type == "cuda" and torch.cuda._is_in_bad_fork():
+            raise ConfigError(
+                f"{name}: {self} is in a forked process, and CUDA does not go along; load it there, or start the "
+                f"process with 'spawn'"
+            )
         if audio.ndim != 1:
             raise DataError(f"{name}: samples of shape {audio.shape}, expected one channel [N]")
         if not np.isfinite(audio).all():
             raise DataError(f"{name}: has samples that are not finite numbers")
+        check_floats(name, audio)
         if len(audio) > self.longest * self.rate:
             raise DataError(
                 f"{name}: {len(audio) / self.rate:.0f} s, at most {self.longest:.0f} s are heard at a time; "
@@ -135,9 +147,10 @@ class Recogniser:
         model, ctc = self.bundle.model, self.bundle.ctc
         if len(audio) < model.shortest:
             raise DataError(f"{name}: {len(audio) / self.rate:.3f} s are too short for the encoder")
-        request = model.listen(samples, language, task, self.draft)
+        silent = inaudible(samples.numpy())  # a model would invent a text
+        request = model.silence(language, task) if silent else model.listen(samples, language, task, self.draft)
         if ctc is not None and self._spelling is not None and request.prompt.memory is not None:
-            request = request.knowing(CtcCharacters(ctc.spell(request.prompt.memory), self._spelling))
+            request = request.knowing(CharacterCtcSource(ctc, request.prompt.memory, self._spelling))
         limit = self.limits.of(int(request.prompt.lengths[0])) if request.limit is None else request.limit
         seconds = time.perf_counter() - began
         return replace(request, limit=limit, audio_seconds=len(audio) / self.rate, listen_seconds=seconds)
@@ -183,10 +196,12 @@ class Recogniser:
 
     def labels(self, request: Request) -> list[int]:
         """Token ids of the CTC head's own transcript of a request; a ConfigError if the model has no CTC head."""
-        if (labels := request.source(CtcLabels)) is not None:
-            return list(labels.labels)
-        if (spelled := request.source(CtcCharacters)) is not None:
-            return self.bundle.model.encode(spelled.text.text)
+        source = request.source(CtcSource)
+        said = None if source is None else source.read()
+        if isinstance(said, CtcLabels):
+            return list(said.labels)
+        if isinstance(said, CtcCharacters):
+            return self.bundle.model.encode(said.text.text)
         raise ConfigError("ctc-only: needs a CTC head and the model has none; choose another strategy")
 
     def listen_parts(

@@ -38,7 +38,7 @@ def sources_of(sources: Iterable[AudioSource]) -> Iterable[AudioSource]:
 
 def noise_key_of(name: str) -> int:
     """The noise key of an utterance id: its sampling noise is the same in every data set, batch and job."""
-    return zlib.crc32(name.encode())
+    return zlib.crc32(name.encode(errors="surrogateescape"))
 
 
 def listen_each(

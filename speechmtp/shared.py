@@ -1,5 +1,6 @@
 """`transcribe` and `transcribe_many` of the package, which use recognisers that are loaded once per process."""
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from speechmtp.transcripts import Transcript
 
 _loaded: dict[tuple[str, str, str], tuple[object, Recogniser]] = {}
 _lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a fork waits until a model is loaded, so that the lock is free in the child
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def transcribe(

@@ -46,6 +46,8 @@ def test_mistakes_are_one_line(default: Recogniser) -> None:
         speechmtp.load(device="gpu")
     with pytest.raises(CheckpointError, match="/missing: no such model folder"):
         speechmtp.load(Path("/missing"))
+    with pytest.raises(DataError, match=r"audio: samples up to 20000, expected floats in \[-1, 1\]; divide by 32768"):
+        default.listen(np.array([0, 20000] * 8000, np.int16))
     heard = [default.listen(np.zeros(16000, np.float32))] * 2
     with pytest.raises(ConfigError, match="decode: 1 strategies for 2 requests; give one, or one for each"):
         default.decode(heard, [parse_strategy("ar")])

@@ -37,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "codec", "kernels", "decoding", "evaluation",
     },
     "evaluation": {
-        "audio", "text", "data", "scoring", "bundle", "models", "heads", "decoding", "listening", "progress", "api",
+        "audio", "text", "data", "scoring", "bundle", "models", "heads", "kernels", "decoding", "listening", "progress",
+        "api",
     },
     "streaming": {"audio", "text", "bundle", "models", "decoding", "codec"},
     "server": {"streaming", "audio", "text"},

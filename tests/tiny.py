@@ -191,8 +191,9 @@ def tiny_whisper(seed: int = 0, vocab: int = VOCAB + 4, gain: float = 3.0) -> En
         suppress_tokens=None, begin_suppress_tokens=None,
     )  # fmt: skip
     generation = GenerationConfig(
-        bos_token_id=EOS, eos_token_id=EOS, decoder_start_token_id=BOS, suppress_tokens=[BOS, 5],
-        begin_suppress_tokens=[EOS, 4], no_timestamps_token_id=vocab - 3, is_multilingual=False,
+        bos_token_id=EOS, eos_token_id=EOS, decoder_start_token_id=BOS,
+        suppress_tokens=[BOS, 5, *range(vocab - 3, vocab)], begin_suppress_tokens=[EOS, 4],
+        no_timestamps_token_id=vocab - 3, is_multilingual=False,
     )  # fmt: skip
     extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
     with torch.random.fork_rng():

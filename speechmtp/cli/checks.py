@@ -3,16 +3,30 @@
 import argparse
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from speechmtp.batching import ROWS
+from speechmtp.cli.options import check_options
 from speechmtp.collector import paused_collector
+from speechmtp.config import Range, Seed
 from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from speechmtp.api import Recogniser
     from speechmtp.decoding.runner import Runner
     from speechmtp.decoding.strategies import Strategy
+
+MOST_THREADS = 1024  # many more end the process where the system refuses them
+
+
+@dataclass(frozen=True)
+class RunNumbers:
+    """The numbers of `add_run_options` and what they may be."""
+
+    batch_size: Annotated[int, Range(1, 4096)] = ROWS
+    seed: Seed = 0
 
 
 def check_device(args: argparse.Namespace) -> None:
@@ -22,8 +36,8 @@ def check_device(args: argparse.Namespace) -> None:
 
         from speechmtp.api import device_problem, find_device
 
-    if args.threads < 0:
-        raise ConfigError(f"--threads {args.threads}: expected 0 or more")
+    if not 0 <= args.threads <= MOST_THREADS:
+        raise ConfigError(f"--threads {args.threads}: expected 0 (PyTorch's choice) to {MOST_THREADS}")
     if args.device != "auto" and (problem := device_problem(args.device)):
         raise ConfigError(f"--device {args.device}: not available here ({problem})")
     args.device = find_device(args.device)
@@ -38,8 +52,7 @@ def prepare_run(args: argparse.Namespace) -> None:
 
         from speechmtp.api import DTYPES, int8_problem
 
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch-size {args.batch_size}: expected 1 or more")
+    check_options(args, RunNumbers, ("batch_size", "seed"))
     check_device(args)
     if args.dtype not in DTYPES:
         raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
@@ -78,7 +91,7 @@ def check_text_options(args: argparse.Namespace) -> None:
     """Check the options of `add_text_options` and DATA against the kind of --model."""
     from speechmtp.bundle import reads_text
     from speechmtp.evaluation.evaluation_sets import check_data
-    from speechmtp.evaluation.settings import MAX_NEW_TOKENS, PROMPT_TOKENS
+    from speechmtp.evaluation.settings import EvaluationSettings
 
     text = reads_text(args.model)
     check_data(args.model, [args.data], text)
@@ -87,9 +100,7 @@ def check_text_options(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--prompt-tokens, --max-new-tokens: for text LMs, and {args.model} is a speech model; leave them out"
         )
-    prompt, new = (default if n is None else n for n, default in zip(given, (PROMPT_TOKENS, MAX_NEW_TOKENS)))
-    if min(prompt, new) < 1:
-        raise ConfigError(f"--prompt-tokens {prompt}, --max-new-tokens {new}: expected 1 or more")
+    check_options(args, EvaluationSettings, ("prompt_tokens", "max_new_tokens"))
 
 
 def check_strategies(

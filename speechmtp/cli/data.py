@@ -6,11 +6,10 @@ Exit codes: 0 clean or done (warnings alone are clean), 1 defects, 2 wrong usage
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from speechmtp.cli.streams import print_json
 from speechmtp.errors import ConfigError, DataError
 
 SUBSET_MODES = {
@@ -154,20 +153,14 @@ def _validate(args: argparse.Namespace) -> int:
             "backup": None if report.backup is None else str(report.backup),
             "defects": [asdict(defect) for defect in report.defects],
         }
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        print_json(found)
         return 1 if errors else 0
     for line in (*report.actions, *render_defects(report.defects)):
-        _print(line)
+        print(line)
     if report.backup is not None:
-        _print(f"{args.dir}: rewrote {', '.join(report.changed)}; the old files are in {report.backup}")
-    _print(f"{args.dir}: {errors} defects, {warnings} warnings")
+        print(f"{args.dir}: rewrote {', '.join(report.changed)}; the old files are in {report.backup}")
+    print(f"{args.dir}: {errors} defects, {warnings} warnings")
     return 1 if errors else 0
-
-
-def _print(line: str) -> None:
-    """Prints a line; bytes that are not UTF-8, and characters that the terminal lacks, are escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, errors="backslashreplace").decode(encoding))
 
 
 def _subset(args: argparse.Namespace) -> int:
@@ -178,9 +171,9 @@ def _subset(args: argparse.Namespace) -> int:
     mode = next(name for name in names if getattr(args, name) is not None)
     value = getattr(args, mode)
     taken, left = subset(args.dir, args.out, mode, value, args.seed, args.rest, args.root)
-    _print(f"{args.out}: {taken} utterances" + (f"; {args.rest}: {left}" if args.rest else ""))
+    print(f"{args.out}: {taken} utterances" + (f"; {args.rest}: {left}" if args.rest else ""))
     if mode == "hold_out" and taken != value:
-        _print(f"{args.out}: whole speakers do not add up to {value}, this is the nearest number above")
+        print(f"{args.out}: whole speakers do not add up to {value}, this is the nearest number above")
     return 0
 
 
@@ -189,7 +182,7 @@ def _split(args: argparse.Namespace) -> int:
     from speechmtp.data.split import split
 
     for path in split(args.dir, args.parts, args.out, args.per_utt, args.root):
-        _print(str(path))
+        print(str(path))
     return 0
 
 
@@ -198,7 +191,7 @@ def _combine(args: argparse.Namespace) -> int:
     from speechmtp.data.combine import combine
 
     count = combine(args.dirs, args.out, args.root)
-    _print(f"{args.out}: {count} utterances")
+    print(f"{args.out}: {count} utterances")
     return 0
 
 
@@ -208,11 +201,11 @@ def _stats(args: argparse.Namespace) -> int:
 
     found = [data_stats(path, args.root) for path in args.dirs]
     if args.json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+        print_json(found)
         return 0
     for stats in found:
         for line in render_stats(stats).split("\n"):
-            _print(line)
+            print(line)
     return 0
 
 
@@ -239,5 +232,5 @@ def _prepare(args: argparse.Namespace) -> int:
         except DataError as error:
             raise DataError(f"{error}, or give the corpus folder with --source") from error
     for name, count in corpus.prepare(source, out).items():
-        _print(f"{out / name}: {count} utterances")
+        print(f"{out / name}: {count} utterances")
     return 0

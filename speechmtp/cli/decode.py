@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
     from speechmtp.types import Trace
 
 
+@dataclass
+class Decoded:
+    """What `trace.json` says of each utterance by its id, and why the others have no text."""
+
+    entries: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp decode`."""
     add_data_argument(parser, "Kaldi data directory")
@@ -48,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Decodes in this process, or in `--nj` jobs whose results are joined."""
+    """Decodes in this process, or in `--nj` jobs whose results are joined. Each utterance that cannot be heard is
+    reported on stderr and in `trace.json`, the others go on, and the exit code is then 2 (0 for one of the jobs)."""
     from speechmtp.cli.checks import check_strategies, open_recogniser
     from speechmtp.config import read_yaml
     from speechmtp.data.kaldi import DataDir, read_data_dir
@@ -62,18 +72,20 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     if args.nj > 1:
-        entries = _run_jobs(args, out)
+        decoded = _run_jobs(args, out)
         settings = read_yaml(out / "split" / "1" / "config.yaml")
         strategy, args.device = parse_strategy(str(settings["strategy"])), settings["device"]  # as prepared by the jobs
+        _write_settings(out, args, strategy)
     else:
         recogniser = open_recogniser(args)
         [strategy] = check_strategies([find_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc)
         if args.shard:
             part, parts = (int(x) for x in args.shard.split("/"))
             data = DataDir(data.path, data.utterances[part - 1 :: parts])
-        entries = _decode(recogniser, data, strategy, args)
-    _write(out, entries, args, strategy)
-    return 0
+        _write_settings(out, args, strategy)
+        decoded = _decode(recogniser, data, strategy, args)
+    _write(out, decoded, strategy)
+    return 2 if decoded.failed and not args.shard else 0
 
 
 def find_strategy(args: argparse.Namespace, recogniser: Any = None) -> Any:
@@ -85,22 +97,39 @@ def find_strategy(args: argparse.Namespace, recogniser: Any = None) -> Any:
     return make_strategy(strategy.name, strategy.given | given) if given else strategy
 
 
-def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace) -> dict[str, Any]:
+def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace) -> Decoded:
+    """Decode the utterances of a data directory; those that cannot be heard are reported."""
+    from speechmtp.cli.streams import report
+    from speechmtp.errors import DataError
     from speechmtp.listening import noise_key_of
 
     ids = [u.id for u in data.utterances]
     found = recogniser.transcribe_many(
         [partial(u.load, recogniser.rate, args.allow_pipes) for u in data.utterances], recogniser.rate, strategy,
-        args.batch_size, progress=True, sampling=sampling_of(args), noise_keys=[noise_key_of(name) for name in ids],
-        names=[f"{data.path}/{u.origin}: {u.id}" for u in data.utterances], language=args.language, task=args.task,
+        args.batch_size, "return", progress=True, sampling=sampling_of(args),
+        noise_keys=[noise_key_of(name) for name in ids], language=args.language, task=args.task,
+        names=[f"{data.path}/{u.origin}: {u.id}" for u in data.utterances],
     )  # fmt: skip
-    return {
-        name: {
+    decoded = Decoded()
+    for utterance, one in zip(data.utterances, found):
+        if isinstance(one, DataError):
+            decoded.failed[utterance.id] = _why(one, data.path, utterance)
+            report(f"error: {decoded.failed[utterance.id]}")
+            continue
+        decoded.entries[utterance.id] = {
             "text": one.text, "tokens": list(one.tokens), "trace": _counts(one.trace),
             "audio_seconds": one.audio_seconds, "batch_seconds": one.seconds, "listen_seconds": one.listen_seconds,
-        }
-        for name, one in zip(ids, found)
-    }  # fmt: skip
+        }  # fmt: skip
+    return decoded
+
+
+def _why(error: SpeechMTPError, folder: Path, utterance: Any) -> str:
+    """The message of an utterance's error, with the file and line of the utterance and its id before it."""
+    message = str(error)
+    if message.startswith(f"{utterance.origin}: segment {utterance.id} "):
+        return f"{folder}/{message}"
+    place = f"{folder}/{utterance.origin}: {utterance.id}"
+    return message if message.startswith(place) else f"{place}: {message}"
 
 
 def _counts(trace: "Trace") -> dict[str, Any]:
@@ -108,8 +137,11 @@ def _counts(trace: "Trace") -> dict[str, Any]:
     return {key: value for key, value in vars(trace).items() if key not in ("gaps", "logprobs")}
 
 
-def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """Run the same command as `--nj` jobs, each on its share of the utterances, and join their entries."""
+def _run_jobs(args: argparse.Namespace, out: Path) -> Decoded:
+    """Run the same command as `--nj` jobs, each on its share of the utterances, join what they decoded, and report what
+    they could not hear."""
+    from speechmtp.cli.streams import report
+
     command = [sys.executable, "-m", "speechmtp.cli.main", "decode", args.data]
     for name in ("model", "strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root", "draft_model",
                  "language", *sampling_names()):  # fmt: skip
@@ -122,6 +154,8 @@ def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     command += ["--allow-pipes"] * args.allow_pipes + ["--allow-stale-heads"] * args.allow_stale_heads
     (out / "log").mkdir(exist_ok=True)
     folders = [out / "split" / str(job) for job in range(1, args.nj + 1)]
+    for folder in folders:  # what an earlier run left must not stand for what a job did not write
+        (folder / "trace.json").unlink(missing_ok=True)
     if args.cmd:
         full = [*shlex.split(args.cmd), f"JOB=1:{args.nj}", str(out / "log" / "decode.JOB.log"), *command,
                 "--shard", f"JOB/{args.nj}", "--out", str(out / "split" / "JOB")]  # fmt: skip
@@ -136,10 +170,14 @@ def _run_jobs(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         raise SpeechMTPError(
             f"decode: {len(failed)} of {args.nj} jobs failed, see {out / 'log'}{_last_line(failed[0])}"
         )
-    entries: dict[str, Any] = {}
+    decoded = Decoded()
     for folder in folders:
-        entries |= json.loads((folder / "trace.json").read_text())["utterances"]
-    return entries
+        part = json.loads((folder / "trace.json").read_text())
+        decoded.entries |= part["utterances"]
+        decoded.failed |= part.get("failed", {})
+    for why in decoded.failed.values():
+        report(f"error: {why}")
+    return decoded
 
 
 def _run_here(command: list[str], folders: list[Path], logs: Path, jobs: int) -> list[str]:
@@ -163,18 +201,10 @@ def _last_line(log: str) -> str:
     return f": {lines[-1]}" if lines else ""
 
 
-def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strategy: Any) -> None:
-    from speechmtp.cli.warnings import warn_of
+def _write_settings(out: Path, args: argparse.Namespace, strategy: Any) -> None:
+    """Write config.yaml: what was asked for."""
     from speechmtp.config import write_yaml
-    from speechmtp.data.tables import write_table
-    from speechmtp.types import Trace, sum_traces
 
-    write_table(out / "text", {name: entry["text"] for name, entry in entries.items()})
-    total = sum_traces(Trace(**entry["trace"]) for entry in entries.values())
-    totals = _counts(total)
-    totals |= {"tokens_per_call": total.tokens_per_call, "mean_acceptance_length": total.mean_acceptance_length}
-    trace = {"totals": totals, "utterances": dict(sorted(entries.items()))}
-    (out / "trace.json").write_text(json.dumps(trace, indent=1) + "\n")
     names = ("model", "data", "batch_size", "device", "dtype", "seed", "threads")
     settings = {"data_dir" if name == "data" else name: getattr(args, name) for name in names}
     settings |= {"heads": args.heads} if args.heads else {}
@@ -182,6 +212,29 @@ def _write(out: Path, entries: dict[str, Any], args: argparse.Namespace, strateg
     settings |= {key: value for key in more if (value := getattr(args, key))}
     settings |= {"sampling": found} if (found := sampling_of(args).described()) else {}
     write_yaml(out / "config.yaml", settings | {"strategy": strategy.label, "options": strategy.options})
+
+
+def _write(out: Path, decoded: Decoded, strategy: Any) -> None:
+    """Write trace.json, which has all that was computed, then text; print what there is."""
+    from speechmtp.cli.streams import report
+    from speechmtp.cli.warnings import warn_of
+    from speechmtp.data.tables import write_bytes, write_table
+    from speechmtp.text.lines import one_line
+    from speechmtp.types import Trace, sum_traces
+
+    entries, failed = decoded.entries, decoded.failed
+    total = sum_traces(Trace(**entry["trace"]) for entry in entries.values())
+    totals = _counts(total)
+    totals |= {"tokens_per_call": total.tokens_per_call, "mean_acceptance_length": total.mean_acceptance_length}
+    trace = {"totals": totals, "utterances": dict(sorted(entries.items()))}
+    trace |= {"failed": dict(sorted(failed.items()))} if failed else {}
+    write_bytes(out / "trace.json", (json.dumps(trace, indent=1) + "\n").encode())
+    write_table(out / "text", {name: one_line(entry["text"]) for name, entry in entries.items()})
     shown = f", {totals['tokens_per_call']:.2f} tokens a call" if totals["tokens_per_call"] else ""
     warn_of({name: entry["trace"]["flags"] for name, entry in entries.items()}, "utterances")
+    if failed:
+        report(
+            f"{len(failed)} of {len(entries) + len(failed)} utterances failed and have no line in {out / 'text'}; "
+            f"`failed` in {out / 'trace.json'} says why"
+        )
     print(f"{len(entries)} utterances with {strategy.label}{shown}: {out / 'text'}")

@@ -61,13 +61,14 @@ def _show_reading(args: argparse.Namespace, folder: Path) -> None:
     """Print the reference text of the real recording, the default model's transcript, its times, and the credit."""
     from speechmtp.api import load
     from speechmtp.data.kaldi import read_data_dir
+    from speechmtp.text.lines import one_line
 
     recogniser = load("default", args.device, args.dtype)
     for utterance in read_data_dir(folder, folder).utterances:
         found = recogniser.transcribe(utterance.audio)
         trace, seconds = found.trace, found.listen_seconds + found.seconds
         print(f"{Path(utterance.audio).name}: said {utterance.text}")
-        print(f"  default writes: {found}")
+        print(f"  default writes: {one_line(str(found))}")
         print(
             f"  {found.audio_seconds:.1f} s of audio in {seconds:.2f} s ({found.listen_seconds:.2f} encoder,"
             f" {found.seconds:.2f} decoder): {trace.emitted} tokens in {trace.calls} decoder calls,"
@@ -86,6 +87,7 @@ def _show_spelled(
     from speechmtp.evaluation.evaluation_sets import SpeechEvaluationSet, encode_all
     from speechmtp.evaluation.tables import comparison_columns, comparison_footnote, comparison_rows
     from speechmtp.scoring.tables import render_text
+    from speechmtp.text.lines import one_line
 
     requests, seconds = encode_all(recogniser, data, False)
     evaluation_set = SpeechEvaluationSet(recogniser, requests, seconds, data.transcripts())
@@ -100,6 +102,6 @@ def _show_spelled(
     for number, utterance in enumerate(data.utterances):
         print(f"\n{Path(utterance.audio).name}: said {utterance.text}")
         for label, transcripts in texts.items():
-            print(f"  {label:{width}}  {transcripts[number]}")
+            print(f"  {label:{width}}  {one_line(str(transcripts[number]))}")
     print("\n" + render_text(comparison_rows(done.rows), comparison_columns(done.rows)))
     print(comparison_footnote(done.rows))

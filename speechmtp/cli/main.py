@@ -7,8 +7,15 @@ import importlib
 import sys
 from collections.abc import Collection, Sequence
 
+from speechmtp.cli.interrupts import Interrupts, report_interrupt
+from speechmtp.cli.streams import release_streams, report, settle_streams
+from speechmtp.cli.warnings import warnings_as_lines
 from speechmtp.collector import paused_collector
 from speechmtp.errors import SpeechMTPError, StaleHeadsError
+
+TYPE_CHECKING = False  # as in the package: a quick import leaves Ctrl-C little time to come before `main`
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 VERBS = {
     "data": "prepare, validate, subset, split and combine Kaldi data directories",
@@ -26,9 +33,16 @@ VERBS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> "NoReturn":
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def build_parser(verbs: Collection[str]) -> argparse.ArgumentParser:
     """The parser of the command line with the options of `verbs`; modules of other verbs are not imported."""
-    parser = argparse.ArgumentParser(prog="speechmtp", description="Speech LLMs that predict several tokens at once.")
+    parser = _Parser(prog="speechmtp", description="Speech LLMs that predict several tokens at once.")
     parser.add_argument("--version", action="store_true", help="print the version and stop")
     found = parser.add_subparsers(dest="verb", metavar="VERB", help="what to do; `VERB --help` says more")
     for name, summary in VERBS.items():
@@ -41,8 +55,29 @@ def build_parser(verbs: Collection[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit code; a user's error prints one line on stderr and returns 2."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one verb and return its exit code; a user's error prints one line on stderr and returns 2.
+
+    Without `argv` it is the program itself: it then handles Ctrl-C from here to the end of the process.
+    """
+    interrupts = Interrupts()
+    if argv is None:
+        interrupts.install()
+    settle_streams()
+    try:
+        with warnings_as_lines():
+            code = _run_verb(list(sys.argv[1:] if argv is None else argv))
+        return report_interrupt() if interrupts.came else code
+    except BaseException as error:
+        if interrupts.came or isinstance(error, KeyboardInterrupt):
+            return report_interrupt()
+        raise
+    finally:
+        release_streams()
+        interrupts.finish()
+
+
+def _run_verb(arguments: list[str]) -> int:
+    """Run the verb that the arguments name; its exit code, or that of a user's error."""
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
     parser = build_parser([verb] if verb else [])
     args = parser.parse_args(arguments)
@@ -57,21 +92,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     # At the end of the process the collector need not look through all that was imported.
     atexit.register(gc.freeze)
     try:
-        return int(importlib.import_module(f"speechmtp.cli.{verb}").run(args))
+        code = int(importlib.import_module(f"speechmtp.cli.{verb}").run(args))
+        sys.stdout.flush()
+        return code
     except StaleHeadsError as error:
-        print(f"speechmtp: error: {error.problem}, or let them through with --allow-stale-heads", file=sys.stderr)
+        report(f"error: {error.problem}, or let them through with --allow-stale-heads")
         return 2
     except SpeechMTPError as error:
-        print(f"speechmtp: error: {error}", file=sys.stderr)
+        report(f"error: {error}")
         return 2
     except BrokenPipeError:
         return 0
     except OSError as error:
-        print(f"speechmtp: error: {error.filename or arguments[0]}: {error.strerror or error}", file=sys.stderr)
+        report(f"error: {error.filename2 or error.filename or arguments[0]}: {error.strerror or error}")
         return 2
-    except KeyboardInterrupt:
-        print("speechmtp: interrupted", file=sys.stderr)
-        return 130
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in (found := str(error) or "out of memory"):
+            raise
+        report(f"error: {arguments[0]}: {found.splitlines()[0][:200]}; lower --batch-size, or take a smaller model")
+        return 2
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Options that several verbs share. Imports nothing heavy, so that --help is fast."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from speechmtp.errors import ConfigError
@@ -89,15 +90,20 @@ def sampling_names() -> tuple[str, ...]:
 def sampling_of(args: argparse.Namespace) -> "SamplingConfig":
     """The sampling configuration given by the options of `add_sampling_options` and --seed; ConfigError for a value out
     of range."""
-    from speechmtp.config import allowed_values, allows
     from speechmtp.decoding.sampling import SamplingConfig
 
-    values = {name: getattr(args, name) for name in sampling_names()}
-    for name, value in values.items():
-        if not allows(SamplingConfig, name, value):
-            option, words = name.replace("_", "-"), allowed_values(SamplingConfig, name)
-            raise ConfigError(f"--{option} {value}: expected {words}")
-    return SamplingConfig(**values, seed=args.seed)
+    names = (*sampling_names(), "seed")
+    check_options(args, SamplingConfig, names)
+    return SamplingConfig(**{name: getattr(args, name) for name in names})
+
+
+def check_options(args: argparse.Namespace, kind: type, names: Sequence[str]) -> None:
+    """Raise a ConfigError for an option whose value the field of its name in the dataclass `kind` may not have."""
+    from speechmtp.config import allowed_values, allows
+
+    for name in names:
+        if not allows(kind, name, value := getattr(args, name)):
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected {allowed_values(kind, name)}")
 
 
 def add_text_options(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +129,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def add_loop_options(parser: argparse.ArgumentParser) -> None:
     """Add --resume, --device, --threads and key=value overrides, for every training."""
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run stopped, on the same data")
     add_device_options(parser)
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="configuration values that win over the file's"

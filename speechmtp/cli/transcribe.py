@@ -1,4 +1,4 @@
-"""text of audio files: any format, rate, length or number of channels that soundfile reads"""
+"""text of audio files: any rate, length, number of channels and format that libsndfile or an installed ffmpeg reads"""
 
 import argparse
 import json
@@ -37,12 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints one line per file, in the order given, with the file's name if there are several. Each file that cannot be
-    read is reported on stderr, and the exit code is then 2."""
+    read is reported on stderr, the others go on, and the exit code is then 2."""
     from speechmtp.cli.checks import check_strategies, open_recogniser
+    from speechmtp.cli.streams import report
     from speechmtp.cli.warnings import warn_of
-    from speechmtp.errors import DataError
+    from speechmtp.errors import ConfigError, DataError
     from speechmtp.listening import noise_key_of
+    from speechmtp.text.lines import one_line
 
+    if args.files.count("-") > 1:
+        raise ConfigError(f"-: given {args.files.count('-')} times, expected once; standard input can be read once")
     if args.strategy:
         find_strategy(args)  # report a wrong one before anything is loaded
     sampling = sampling_of(args)
@@ -55,15 +59,18 @@ def run(args: argparse.Namespace) -> int:
         language=args.language, task=args.task, names=args.files,
     )  # fmt: skip
     flags: dict[str, tuple[str, ...]] = {}
-    broken = False
+    broken = 0
     for name, transcript in zip(args.files, found, strict=True):  # strict exhausts `found`, which closes the bar
         if isinstance(transcript, DataError):
-            broken = True
-            print(f"speechmtp: error: {transcript}", file=sys.stderr)
+            broken += 1
+            report(f"error: {transcript}")
             continue
         flags[name] = transcript.flags
         named = "" if len(args.files) == 1 else f"{name}: "
-        print(_row(name, transcript, strategy.label) if args.json else f"{named}{transcript}", flush=True)
+        line = _row(name, transcript, strategy.label) if args.json else one_line(f"{named}{transcript}")
+        print(line, flush=True)
+    if broken and len(args.files) > 1:
+        report(f"{broken} of {len(args.files)} files failed")
     warn_of(flags, "files")
     return 2 if broken else 0
 

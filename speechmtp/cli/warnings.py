@@ -1,7 +1,11 @@
-"""Warnings on stderr about suspicious outputs."""
+"""Warnings on stderr about suspicious audio and outputs."""
 
-import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from speechmtp.cli.streams import report
+from speechmtp.errors import AudioWarning
 
 WARNINGS = {
     "limit": "stopped at the limit of tokens and may be cut",
@@ -18,7 +22,22 @@ def warn_of(flags: Mapping[str, Sequence[str]], what: str) -> None:
         if names:
             shown = names if flag == "limit" else names[:5]
             more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-            print(
-                f"speechmtp: warning: {len(names)} of {len(flags)} {what} {warning}: {', '.join(shown)}{more}",
-                file=sys.stderr,
-            )
+            report(f"warning: {len(names)} of {len(flags)} {what} {warning}: {', '.join(shown)}{more}")
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Return a context in which an AudioWarning is one line on stderr, without the line of code that warned."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: object) -> None:
+        if issubclass(category, AudioWarning):
+            report(f"warning: {message}")
+        else:
+            others(message, category, *place)  # type: ignore[arg-type]
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = others

@@ -39,9 +39,10 @@ def test_settings_are_what_the_options_say() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--threads", "-1"], "--threads -1: expected 0 or more"),
+        (["--threads", "-1"], r"--threads -1: expected 0 \(PyTorch's choice\) to 1024"),
+        (["--threads", "1025"], r"--threads 1025: expected 0 .* to 1024"),
         (["--device", "meta"], "--device meta: not available here"),
-        (["--batch-size", "0"], "--batch-size 0: expected 1 or more"),
+        (["--batch-size", "0"], "--batch-size 0: expected 1 to 4096"),
         (["--dtype", "int4"], "--dtype int4: expected one of float32"),
         (["--dtype", "float64", "--drafts", "int8"], "--drafts int8: needs a CPU and float32, found "),
         (["--heads", "chian"], "--heads chian: neither a head set of .* the model's own: latent"),

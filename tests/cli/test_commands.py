@@ -145,7 +145,7 @@ def test_readme_python_runs():
         (["transcribe", "x.wav", "--strategy", "ctc:width=2"], "no option 'width'"),
         (["transcribe", "x.wav", "--device", "cuda:7"], "not available"),
         (["transcribe", "x.wav", "--dtype", "int4"], "expected one of"),
-        (["transcribe", "x.wav", "--batch-size", "0"], "expected 1 or more"),
+        (["transcribe", "x.wav", "--batch-size", "0"], "expected 1 to 4096"),
         (["decode", "no-folder", "--model", "an4", "--out", "OUT"], "no-folder"),
         (["decode", str(EXAMPLES), "--model", "an4", "--strategy", "oracle", "--out", "OUT"], "speechmtp compare"),
         (["compare", str(EXAMPLES), "--model", "an4", "--strategies", "@none.yaml", "--out", "OUT"], "none.yaml"),
@@ -282,15 +282,26 @@ def test_jobs_through_a_launcher(tmp_path):
 
 
 def test_a_failing_job_is_named_with_its_reason(tmp_path, capsys):
+    (tmp_path / "split" / "1").mkdir(parents=True)
+    (tmp_path / "split" / "1" / "trace.json").write_text("{}")  # of an earlier run
+    model = str(tmp_path / "no-model")
+    assert main(["decode", str(EXAMPLES), "--model", model, "--nj", "2", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "2 of 2 jobs failed" in error and model in error
+    assert not (tmp_path / "split" / "1" / "trace.json").exists()
+
+
+def test_an_utterance_that_fails_in_a_job_is_named_and_the_others_go_on(tmp_path, capsys):
     broken = tmp_path / "set"
     shutil.copytree(EXAMPLES, broken)
     (broken / "letters.flac").write_bytes(b"")
     (broken / "info.json").unlink()
     assert main(["decode", str(broken), "--model", "an4", "--nj", "2", "--out", str(tmp_path / "out"),
                  "--root", str(broken)]) == 2  # fmt: skip
-    error = capsys.readouterr().err
-    assert "1 of 2 jobs failed" in error
-    assert "letters.flac" in error
+    error, out = capsys.readouterr().err, tmp_path / "out"
+    assert "wav.scp:4: letters: " in error and "1 of 4 utterances failed" in error
+    assert [line.split()[0] for line in (out / "text").read_text().splitlines()] == ["command", "date", "digits"]
+    assert list(json.loads((out / "trace.json").read_text())["failed"]) == ["letters"]
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path, capsys):

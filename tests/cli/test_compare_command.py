@@ -284,7 +284,7 @@ def wrong_commands() -> Iterator[tuple[list[str], str]]:
     yield [*text, "--strategies", "eagle"], "train them with: speechmtp train heads --model LMS/lm --family chain"
     yield (
         [*text, "--strategies", "ar", "--max-new-tokens", "0"],
-        "--prompt-tokens 4, --max-new-tokens 0: expected 1 or more",
+        "--max-new-tokens 0: expected 1 to 1048576",
     )
     yield [*text, "--strategies", "ar", "--draft-model", "LMS/other"], "LMS/other: another vocabulary, 4"
 

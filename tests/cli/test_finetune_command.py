@@ -67,6 +67,10 @@ def test_a_model_folder_is_written_resumed_and_decoded(
     shutil.rmtree(out / "model")
     assert main([*command(base, data, out, *options, "--resume")]) == 0
     assert all(torch.equal(new[n], w) for n, w in load_file(out / "model" / "model.safetensors").items())
+    other = shutil.copytree(data, tmp_path / "other")
+    (other / "text").write_text("digits in the\nletters an in\n")
+    assert main([*command(base, other, out, *options, "--resume")]) == 2
+    assert "data 1 was 2 utterances" in capsys.readouterr().err
     words = hint.removeprefix("its heads: speechmtp ").split()
     small = ["--depth", "1", "rows=2", "steps=1", "precision=float32", "optim.warmup=1", "targets=text"]
     if parts == "decoder":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from speechmtp.cli.main import VERBS, build_parser
+from speechmtp.cli.main import VERBS, build_parser, main
 from speechmtp.evaluation.settings import MAX_NEW_TOKENS, PROMPT_TOKENS
 
 
@@ -93,7 +93,7 @@ def test_the_limits_of_a_text_lm_are_told_with_one_default(verb: str) -> None:
 def test_help_of_every_verb_loads_no_torch_and_is_quick() -> None:
     code = (
         "import sys\n"
-        "from speechmtp.cli.main import VERBS, build_parser\n"
+        "from speechmtp.cli.main import VERBS, build_parser, main\n"
         "text = build_parser(VERBS).format_help()\n"
         "found = {'torch', 'transformers', 'numpy', 'scipy', 'librosa', 'matplotlib'} & set(sys.modules)\n"
         "assert not found, found\n"
@@ -119,3 +119,24 @@ def test_help_of_one_verb_takes_little_processor_time(verb: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.splitlines()[-1]) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "transcribe a.wav --threads many",
+            "speechmtp transcribe: error: argument --threads: invalid int value: 'many'",
+        ),
+        ("transcribe a.wav --threads", "speechmtp transcribe: error: argument --threads: expected one argument"),
+        ("decode", "speechmtp decode: error: the following arguments are required: DATA, --out"),
+        ("sing", "speechmtp: error: argument VERB: invalid choice: 'sing'"),
+    ],
+)
+def test_a_wrong_use_of_options_is_one_line(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments.split())
+    error = capsys.readouterr().err
+    prog = message.split(":")[0]
+    assert stopped.value.code == 2 and error.startswith(message)
+    assert error.endswith(f"; see {prog} --help\n") and error.count("\n") == 1

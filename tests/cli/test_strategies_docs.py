@@ -132,8 +132,8 @@ def test_a_name_as_markdown_and_wrong_names(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("name", "key", "words", "right", "wrong"),
     [
-        ("verify", "depth", "0 or more", 0, -1),
-        ("suffix", "depth", "2 or more", 2, 1),
+        ("verify", "depth", "0 to 1024", 0, 1_000_000),
+        ("suffix", "depth", "2 to 1024", 2, 1),
         ("verify", "theta", "a number from 0 to 1", 1.0, 1.5),
         ("typical", "epsilon", "a number above 0, at most 1", 1.0, 0.0),
         ("dynamic-tree", "width", "1 to 10", 10, 11),
@@ -142,7 +142,7 @@ def test_a_name_as_markdown_and_wrong_names(capsys: pytest.CaptureFixture[str]) 
         ("verify", "length", "running or cost", "cost", "long"),
         ("tree", "paths", "ranks from 0 to 9 as in 0.00.1", "0.1", "x"),
         ("verify", "rule", "match, ratio, block, sample, k-seq, typical", "block", "exact"),
-        ("jacobi", "ngram", "2 or more", 2, 1),
+        ("jacobi", "ngram", "2 to 32", 2, 1),
         ("groups", "similarity", "a number from -1 to 1", -1.0, -1.5),
     ],
 )

@@ -89,12 +89,15 @@ def test_a_rounded_model_keeps_its_head(model: Path, trained: Path, tmp_path: Pa
 
 
 def test_a_training_goes_on_and_is_not_written_over(
-    model: Path, spoken: Path, trained: Path, failing: Callable[[list[str]], str]
+    model: Path, spoken: Path, trained: Path, tmp_path: Path, failing: Callable[[list[str]], str]
 ) -> None:
     before = (trained / "ctc.safetensors").read_bytes()
     assert "holds a training already; give --resume" in failing(command(model, spoken, trained))
     assert main(command(model, spoken, trained, "--resume")) == 0
     assert (trained / "ctc.safetensors").read_bytes() == before
+    other = tiny.write_seq2seq(tmp_path / "other", seed=1)
+    message = failing(command(other, spoken, trained, "--resume"))
+    assert f"{trained}: model model.safetensors was sha256" in message and "resume on the same model" in message
 
 
 def test_a_model_with_a_ctc_head_of_its_own_is_refused(

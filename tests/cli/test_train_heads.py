@@ -1,6 +1,7 @@
 """`train heads` on a speech model: the embedded one and its spoken examples, from prompts to decoded text."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def failing(arguments: list[str], capsys) -> str:
 
 def test_a_head_folder_is_written_and_decodes_what_ar_says(trained, data, tmp_path, capsys):
     assert {p.name for p in trained.iterdir()} == {
-        "config.yaml", "heads.safetensors", "card.md", "train.yaml", "training",
+        "config.yaml", "heads.safetensors", "card.md", "train.yaml", "inputs.json", "training",
     }  # fmt: skip
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert (config["heads"]["kind"], config["heads"]["depth"], config["base"]) == ("chain", 2, "an4")
@@ -143,6 +144,11 @@ def test_a_training_is_resumed_and_never_written_over(trained, data, tmp_path, c
     assert (out / "heads.safetensors").read_bytes() == weights
     error = failing([*command(data, out, "--resume"), *QUICK, "optim.lr=0.1"], capsys)
     assert "train.yaml" in error and "differs" in error
+    less = shutil.copytree(data, tmp_path / "less")
+    for table in ("text", "wav.scp", "utt2spk"):
+        (less / table).write_text("".join((less / table).read_text().splitlines(True)[1:]))
+    error = failing([*command(less, out, "--resume"), *QUICK], capsys)
+    assert re.search(r"(dev|train) data was \d+ utterances .*, is \d+ utterances .*; resume on the same", error), error
     model = tmp_path / "model"
     shutil.copytree(speechmtp.bundle.locate("an4"), model)
     before = (model / "config.yaml").read_bytes()
@@ -162,7 +168,7 @@ def test_wrong_input_is_one_line_and_nothing_is_written(data, tmp_path, capsys):
 
     unknown = error("--family", "chian")
     assert "--family chian" in unknown and "latent, linear, chain, block" in unknown
-    assert "depth -1, expected 0 or more" in error("--depth", "-1")
+    assert "depth=-1, expected 0 to 64" in error("--depth", "-1")
     assert "depth 0 has nothing to train" in error("--depth", "0")
     assert "taps has layer 9, expected 0 to" in error("heads.taps=[1,9]")
     assert "shortlist 99999" in error("heads.shortlist=99999")

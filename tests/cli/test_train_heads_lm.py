@@ -245,7 +245,7 @@ def test_folders_that_are_no_whole_causal_lm_are_one_line(lms, tmp_path, capsys)
         known = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(known | values))
 
-    assert "1 tensors are missing" in error(without) and "up_proj" in error(without)
+    assert "1 missing (first: " in error(without) and "up_proj" in error(without)
     assert "model.norm.weight" in error(narrow)
     assert "no list `layers`" in error(gpt2)
     assert "cannot be loaded" in error(lambda folder: (folder / "model.safetensors").write_bytes(b"torn"))

@@ -1,6 +1,7 @@
 """`train lm`: from text to a folder of transformers that decodes, twice with one tokenizer."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def test_figures_and_card_say_what_was_reached(trained: Path) -> None:
     card = (trained / "big" / "model" / "card.md").read_text()
     assert f"- perplexity a token: {final['figures']['perplexity']:.2f}\n" in card
     assert "on lines.txt: 60 updates of 2 x 24 tokens" in card and "the last 2 documents" in card
-    assert {p.name for p in (trained / "big").iterdir()} == {"config.yaml", "tokenizer", "training", "model"}
+    assert {p.name for p in (trained / "big").iterdir()} == {
+        "config.yaml", "inputs.json", "tokenizer", "training", "model",
+    }  # fmt: skip
 
 
 def test_a_small_model_shares_the_tokenizer(trained: Path) -> None:
@@ -99,9 +102,14 @@ def test_what_cannot_be_done_is_one_line(
     assert "absent.txt" in error("--dev", str(tmp_path / "absent.txt"))
     assert "tokenizer" in error("--tokenizer", str(tmp_path)) and not (tmp_path / "out").exists()
     assert "15 documents, held_out 15; lower" in failing([*command(text, tmp_path / "out"), "held_out=15"], capsys)
-    assert "--threads -1: expected 0 or more" in error("--threads", "-1")
+    assert "--threads -1: expected 0 (PyTorch's choice) to 1024" in error("--threads", "-1")
     assert "did you mean 'steps'" in failing([*command(text, tmp_path / "out"), "stps=3"], capsys)
     assert "width 30 must be an even multiple" in failing([*command(text, tmp_path / "out"), "model.width=30",
                                                            "model.heads=4"], capsys)  # fmt: skip
     assert "give --resume" in error(out=trained / "big")
     assert "differs from the configuration given" in error("--resume", out=trained / "big")
+    (tmp_path / "more.txt").write_text(text.read_text() + "one more\n")
+    resumed = [*command(tmp_path / "more.txt", trained / "big", "--resume", steps=60), "optim.lr=0.01"]
+    assert re.search(
+        "big: text was sha256 .*, is sha256 .*; resume on the same model and data", failing(resumed, capsys)
+    )

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import tiny
 
 from speechmtp import progress
-from speechmtp.audio.io import write_audio
+from speechmtp.audio.io import read_audio, write_audio
 from speechmtp.cli import warnings
 from speechmtp.cli.main import main
 from speechmtp.progress import Told
@@ -82,6 +83,26 @@ def test_unreadable_files_are_a_line_each_and_the_others_are_transcribed(
     assert [line.split(":")[0] for line in out.splitlines()] == [files["b"], files["a"]]
     errors = [line for line in err.splitlines() if line.startswith("speechmtp: error: ")]
     assert len(errors) == 3 and all(path in line for path, line in zip(given[::2], errors))
+
+
+def test_standard_input_is_given_once(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["transcribe", "-", "a.wav", "-", "--model", str(model)]) == 2
+    assert "-: given 2 times, expected once; standard input can be read once" in capsys.readouterr().err
+
+
+def test_channels_that_cancel_are_told_in_a_line_a_file(
+    model: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio, _ = read_audio(files["long"])
+    names = [str(tmp_path / f"{name}.wav") for name in "ab"]
+    for name in names:
+        soundfile.write(name, np.stack([audio, -audio], 1), RATE)
+    assert main(["transcribe", *names, files["long"], "--model", str(model)]) == 0
+    shown = capsys.readouterr()
+    told = [line for line in shown.err.splitlines() if "channels cancel" in line]
+    assert [line.split(": ")[:3] for line in told] == [["speechmtp", "warning", name] for name in names]
+    texts = {line.split(": ")[1] for line in shown.out.splitlines()}
+    assert len(texts) == 1, "what one channel says"
 
 
 def test_the_bar_is_closed_before_warnings(model: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

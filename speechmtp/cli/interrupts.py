@@ -1,0 +1,58 @@
+"""Ctrl-C in a program: one line and exit code 130, whenever it comes. Imports nothing heavy."""
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from types import FrameType
+
+from speechmtp.cli.streams import report
+
+INTERRUPTED = 130
+_LINE = "speechmtp: interrupted"
+
+
+class Interrupts:
+    """The Ctrl-C of this program. `came` says that there was one, even if what ran has swallowed its KeyboardInterrupt,
+    or made another error of it."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._at_once = False
+
+    def install(self) -> None:
+        """Handle Ctrl-C from now on, unless it is ignored, as in background jobs, or already handled by others."""
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._handle)
+
+    def finish(self) -> None:
+        """Leave at once from now on: what is left is the interpreter's own end."""
+        self._at_once = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt; leave at once where that would be lost or misread: in an import, and the second
+        time."""
+        if self._at_once or self.came or _imports(frame):
+            with suppress(Exception):
+                sys.stdout.flush()
+            os.write(2, f"{_LINE}\n".encode())
+            os._exit(INTERRUPTED)
+        self.came = True
+        raise KeyboardInterrupt
+
+
+def report_interrupt() -> int:
+    """Print the line; the exit code."""
+    report("interrupted")
+    return INTERRUPTED
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in this frame or in one that called it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
