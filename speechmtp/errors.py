@@ -17,7 +17,15 @@ class UnreadableError(DataError):
     """Audio that nothing installed can decode."""
 
 
-class AudioWarning(UserWarning):
+class SpeechMTPWarning(UserWarning):
+    """Base of warnings about a user's input; the command line prints one as a line."""
+
+
+class SettingsWarning(SpeechMTPWarning):
+    """Settings of a model folder that decoding does not follow."""
+
+
+class AudioWarning(SpeechMTPWarning):
     """Audio that was heard in another way than usual; the command line prints it as one line."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from speechmtp.cli.streams import report
-from speechmtp.errors import AudioWarning
+from speechmtp.errors import SpeechMTPWarning
 
 WARNINGS = {
     "limit": "stopped at the limit of tokens and may be cut",
@@ -27,11 +27,11 @@ def warn_of(flags: Mapping[str, Sequence[str]], what: str) -> None:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Return a context in which an AudioWarning is one line on stderr, without the line of code that warned."""
+    """Return a context in which a SpeechMTPWarning is one line on stderr, without the line of code that warned."""
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *place: object) -> None:
-        if issubclass(category, AudioWarning):
+        if issubclass(category, SpeechMTPWarning):
             report(f"warning: {message}")
         else:
             others(message, category, *place)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.errors import CheckpointError, ConfigError, SettingsWarning
 from speechmtp.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def check_settings(folder: Path, settings: Any, more: Sequence[str] = ()) -> Non
     if asked:
         warnings.warn(
             f"{folder}: its generation settings ask for {' and '.join(asked)}; texts are greedy, unless decoding is "
-            f"told to sample", stacklevel=2,
+            f"told to sample", SettingsWarning, stacklevel=2,
         )  # fmt: skip
 
 
