@@ -148,7 +148,8 @@ def test_folders_of_models_keep_the_settings(key: str, value: str, refused: str,
 def test_embedded_heads_know_the_settings_of_their_trunk(name: str) -> None:
     bundle = load_bundle(name)
     for path in bundle.head_folders.values():
-        assert read_yaml(path / "config.yaml")["trunk_settings"] == trunk_settings(bundle.model)
+        stored = read_yaml(path / "config.yaml")["trunk_settings"]
+        assert len(stored) > 10 and not first_difference(stored, trunk_settings(bundle.model))
     bundle.model.trunk.model.config.rope_parameters["rope_theta"] = 777.0
     digests = BaseDigests(bundle.model, bundle.folder / "model.safetensors")
     with pytest.raises(StaleHeadsError, match="rope_theta 10000, which is 777 here"):

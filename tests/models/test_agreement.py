@@ -171,7 +171,7 @@ ROPE = {"rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings"
 REFUSED: list[tuple[str, Callable[[], PreTrainedModel], str]] = [
     ("adds", lambda: _odd(_Adds), r"_Adds's own forward gives other logits .*differ by .* of the largest"),
     ("ids", lambda: _odd(_ReadsIds), "own forward gives other logits"),
-    ("positions", lambda: _odd(_Counting), "own forward gives other logits"),
+    ("positions", lambda: _odd(_Counting), "own forward gives other logits|cannot be run on embeddings"),
     ("mask", lambda: _odd(_Maskless), "own forward gives other logits"),
     ("cache", lambda: _odd(_Cacheless), "own forward gives other logits"),
     ("no output layer", lambda: _odd(_Headless), "_Headless cannot be a trunk|_Headless does not run"),
@@ -221,6 +221,8 @@ def test_looking_changes_nothing() -> None:
 )
 def test_attention_that_sdpa_lacks_stays_eager(name: str, given: dict[str, Any]) -> None:
     trunk = Trunk(built(name, **given))
+    if trunk.model._supports_sdpa:
+        pytest.skip("this version of transformers runs it with SDPA")
     prompt = tiny.prompts(trunk, [5], 2)
     found = []
     for mode in (True, False):

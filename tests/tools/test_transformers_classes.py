@@ -50,6 +50,8 @@ def test_the_page_claims_what_it_should() -> None:
 @pytest.mark.parametrize(("role", "setting"), CLAIMED, ids=[setting.name for _, setting in CLAIMED])
 def test_a_class_that_is_claimed_is_exact(role: str, setting: Any) -> None:
     found = tool.verdict(setting, role != "Causal LMs", 2, 0, 4)
+    if found["verdict"] == "untried" and f"transformers {tool.transformers.__version__} " not in PAGE:
+        pytest.skip(f"not in this version of transformers: {found['why']}")
     assert found["verdict"] == "exact", found["why"]
 
 
