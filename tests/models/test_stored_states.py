@@ -211,3 +211,16 @@ def test_a_feature_extractor_that_cannot_compute_is_one_line(tmp_path: Path) -> 
     model = load_without_heads(str(folder)).model
     with pytest.raises(CheckpointError, match=r"its preprocessor_config\.json gives no frames: Invalid padding"):
         model.listen(torch.zeros(8000))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("moonshine", "decoder_num_hidden_layers"), ("whisper", "encoder_layers"),
+    ("moonshine", "hidden_size"), ("whisper", "decoder_ffn_dim")])  # fmt: skip
+def test_sizes_that_no_model_has_are_refused_before_anything_is_allocated(kind: str, name: str, tmp_path: Path) -> None:
+    folder = tiny.write_seq2seq(tmp_path / "m", kind)
+    path = folder / "config.json"
+    known = json.loads(path.read_text())
+    assert name in known
+    for value in (10**9, -1):
+        path.write_text(json.dumps(known | {name: value}))
+        with pytest.raises(CheckpointError, match=f"{path}: {name}={value}, expected at most"):
+            load_without_heads(str(folder))

@@ -3,6 +3,7 @@
 import json
 import lzma
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from speechmtp.models.storage import (
 )
 
 EIGHT_BITS = ("I8", "U8")  # safetensors' names of the dtypes of packed integers
+# Sizes are bounded where a wrong one would take hours or all memory; weights that do not fit are refused anyway.
+_SIZE = re.compile(r"(?:^|_)(?:(layers|heads)|(?:hidden|intermediate|vocab)_size|d_model|ffn_dim)$")
+_MOST_LAYERS, _MOST_WIDTH = 4096, 1 << 24
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -40,6 +44,21 @@ def model_type(folder: Path) -> str | None:
         return None
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: not a model's configuration ({error}); copy the folder again whole") from error
+
+
+def check_sizes(folder: Path) -> None:
+    """Raise CheckpointError for sizes in config.json that no model has, before any weight is allocated."""
+    path = folder / "config.json"
+    if path.exists():
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
+            for name, value in part.items():
+                found = _SIZE.search(name)
+                most = _MOST_LAYERS if found and found[1] else _MOST_WIDTH
+                if found and isinstance(value, int) and not 0 <= value <= most:
+                    raise CheckpointError(
+                        f"{path}: {name}={value}, expected at most {most}; copy the folder again whole"
+                    )
 
 
 def tokenizer_files(folder: Path) -> bool:

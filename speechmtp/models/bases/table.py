@@ -9,7 +9,7 @@ from speechmtp.config import from_dict
 from speechmtp.errors import CheckpointError, ConfigError, SpeechMTPError
 from speechmtp.models.bases.causal_lm import CausalLM
 from speechmtp.models.bases.contract import FeatureModel, InputKind, SpeechModel
-from speechmtp.models.bases.folders import model_type
+from speechmtp.models.bases.folders import check_sizes, model_type
 from speechmtp.models.bases.moonshine import Moonshine
 from speechmtp.models.bases.qwen2_audio import Qwen2Audio
 from speechmtp.models.bases.speech_lm import SpeechLM, SpeechLMSettings
@@ -62,6 +62,7 @@ def load_model(folder: Path, config: Any, features: FbankConfig | None, name: st
     on files and settings that they do not expect."""
     kind = KINDS[config.kind]
     try:
+        check_sizes(folder)
         model = kind.load(folder, config, features)
     except SpeechMTPError:
         raise
