@@ -7,12 +7,12 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from speechmtp.audio.containers.riff import is_placeholder
 from speechmtp.errors import DataError
 
 _ENTRY = re.compile(r"(.+):(\d+)", re.DOTALL)
 _RANGE = re.compile(r".+:\d+\[[^\[\]]*\]", re.DOTALL)
 _SIZE_AT_4 = {b"RIFF": "<I", b"RIFX": ">I", b"FORM": ">I"}  # the size field counts what follows it
-_STREAMED = 0x7FFFF000  # from here on, sizes are placeholders of writers that could not know the true one
 _BLOCK = 1 << 16  # samples decoded at a time
 _HEAD = 1024  # bytes that hold every header read here
 
@@ -67,7 +67,7 @@ def _extent(name: str, head: bytes) -> tuple[int, int]:
     for mark, kind in _SIZE_AT_4.items():
         if head.startswith(mark):
             (length,) = struct.unpack_from(kind, head, 4)
-            if length == 0 or length >= _STREAMED:
+            if length == 0 or is_placeholder(length):
                 raise DataError(f"{name}: a sound file of unknown length, expected its length; write the archive anew")
             return 0, 8 + length
     if head.startswith((b"RF64", b"BW64")) and head[12:16] == b"ds64":
@@ -108,7 +108,7 @@ def _decoded_flac(name: str, file: BinaryIO, offset: int) -> bytes:
             soundfile.SoundFile(file.fileno(), closefd=False) as flac,
             soundfile.SoundFile(decoded, "w", flac.samplerate, flac.channels, "PCM_32", format="WAV") as copy,
         ):
-            if flac.frames >= _STREAMED:
+            if is_placeholder(flac.frames):
                 raise DataError(f"{name}: a FLAC file of unknown length, expected its length; write the archive anew")
             while copy.tell() < flac.frames:
                 block = flac.read(min(_BLOCK, flac.frames - copy.tell()), dtype="int32", always_2d=True)
