@@ -37,6 +37,12 @@ KINDS = {
 LOSSY = {"vorbis": ("OGG", "VORBIS", {}), "opus": ("OGG", "OPUS", {}), "mp3": ("MP3", None, {})}
 
 
+@pytest.fixture(autouse=True)
+def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ffmpeg, which would read what the containers' own code does not."""
+    monkeypatch.setattr("speechmtp.audio.convert.shutil.which", lambda program: None)
+
+
 @cache
 def file_of(kind: str, seconds: float) -> bytes:
     """A file of a kind."""
