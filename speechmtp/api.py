@@ -28,6 +28,7 @@ from speechmtp.kernels.cpu.int8_linear import has_int8
 from speechmtp.kernels.cpu.packed_linear import pack
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
 from speechmtp.models.bases.contract import SpeechModel
+from speechmtp.models.bases.native import use_native
 from speechmtp.models.character_ctc import CharacterCtcSource
 from speechmtp.progress import AudioProgress, Told
 from speechmtp.transcripts import Transcript, decode_each
@@ -63,6 +64,8 @@ class Recogniser:
             heads.draft_in_int8(self.bundle.model.trunk)
         pack(self.bundle.model, self.draft, *self.bundle.heads.values())
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
+        for each in filter(None, (self.bundle.model.trunk, trunk)):
+            use_native(each)
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, name, trunk, self.limits)
         self._spelling = None if bundle.ctc is None else bundle.model.spelling()

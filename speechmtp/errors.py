@@ -29,6 +29,10 @@ class AudioWarning(SpeechMTPWarning):
     """Audio that was heard in another way than usual; the command line prints it as one line."""
 
 
+class KernelWarning(SpeechMTPWarning):
+    """Kernels that run otherwise than usual, such as on PyTorch for want of a compiler: slower, and the same text."""
+
+
 class ShapeError(SpeechMTPError):
     """Tensors whose shapes do not fit together."""
 

@@ -55,6 +55,15 @@ class RaggedLayer(CacheLayerMixin):
             values[cache.rows, :, cache.places] = value_states.transpose(1, 2)
         return keys[first:last, :, :width], values[first:last, :, :width]
 
+    def room(self, like: Tensor, heads: int, dim: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values [R, H, S, d] of all slots, with room for the call that `begin` chose; they are
+        allocated like `like`."""
+        if not self.is_initialized:
+            self.lazy_initialization(*[like.new_empty(1, heads, 1, dim)] * 2)
+        self.reserve(self._cache.slots, self._cache.capacity)
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
     def view(self) -> tuple[Tensor, Tensor]:
         """Return keys and values [B, H, width, d] of the rows in focus, as the last `update` did."""
         assert self.keys is not None and self.values is not None
@@ -190,6 +199,10 @@ class RaggedCache(Cache):
         if self.start is None:
             self.places = self.lengths[:, None] + torch.arange(queries, device=self.device)
         self.fit(self.width)
+
+    def room(self, like: Tensor, heads: int, dim: int) -> list[tuple[Tensor, Tensor]]:
+        """Return keys and values [R, H, S, d] of every layer, with room for the call that `begin` chose."""
+        return [layer.room(like, heads, dim) for layer in self._each()]
 
     def fit(self, width: int) -> None:
         """Double the capacity until a row has room for `width` entries."""
@@ -355,6 +368,11 @@ class MemorySlots:
         states = [pair for pair in other._states if pair is not None]
         count = len(other.known)
         self.join([(keys[:count], values[:count]) for keys, values in states], other.known)
+
+    @property
+    def states(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [R, H, S, d] of every layer, with room behind the rows and their lengths."""
+        return [pair for pair in self._states if pair is not None]
 
     def of(self, first: int, last: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
         """Return views of keys and values [n, H, S, d] of every layer for the rows `first` to `last` - 1, and a bool

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from speechmtp.errors import ShapeError
+from speechmtp.kernels.cpu.decoder import slots_of
 from speechmtp.models.cache import MemorySlots, RaggedCache
 from speechmtp.models.masks import additive_mask, memory_mask
 from speechmtp.models.shape import TrunkShape
@@ -175,6 +176,12 @@ class Seq2SeqTrunk(Trunk):
                 f"trunk: encoder outputs of {sorted(set(sizes))} entries in a batch, expected one length: "
                 f"{type(self.model).__name__} looks at padding; pad the audio itself"
             )
+
+    def _native_memory(self, cache: RaggedCache) -> tuple[Any, Tensor | None, int]:
+        """The native step's cross-attention slots, their lengths [B] and the longest."""
+        assert isinstance(cache, MemoryCache)
+        lengths = cache.memory.known[cache.first : cache.last]
+        return slots_of(cache.memory.states, cache.first), torch.tensor(lengths), max(lengths)
 
     def _arguments(
         self, positions: Tensor, cache: RaggedCache | None, memory: Tensor | None, memory_lengths: Tensor | None

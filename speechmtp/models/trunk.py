@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from speechmtp.config import Count, Range, Size, check_fields
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
+from speechmtp.kernels.cpu.decoder import NativeDecoder, slots_of
 from speechmtp.models.agreement import Tail, tail_of
 from speechmtp.models.bases.folders import loaded
 from speechmtp.models.cache import RaggedCache
@@ -25,6 +26,9 @@ from speechmtp.types import Prompt, Request, States
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+NATIVE_ENTRIES = 1024  # of a row and call: PyTorch's attention is faster for more
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ class Trunk(nn.Module):
         # The cache argument was renamed within the supported versions of transformers.
         names = inspect.signature(type(self._decoder).forward).parameters
         self._cache_name = "cache" if "cache" in names else "past_key_values"
+        self.native: NativeDecoder | None = None  # set by `use_native` (`bases/native.py`)
+        self.native_problem = "nobody asked"
         self._known_taps: set[tuple[int, ...]] = set()
         self.last_position = last_position(self._decoder)
         self.tail = Tail() if tried else tail_of(self)
@@ -193,6 +199,8 @@ class Trunk(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of trunk states [..., C]."""
+        if self.native is not None and not torch.is_grad_enabled() and self.native.knows():
+            return self.tail(self.native.unembed(hidden))
         return self.tail(self.model.get_output_embeddings()(hidden))
 
     def teacher_logits(self, hidden: Tensor) -> Tensor:
@@ -228,8 +236,26 @@ class Trunk(nn.Module):
                 f"{cache.count} rows, expected [B, Q, {self.width}], [B, Q] and B rows"
             )
         cache.begin(queries)
+        if self.native is not None and queries <= NATIVE_ENTRIES and self.native.knows():
+            return self._native_states(self.native, embeddings, self._within(positions, cache), ancestors, cache, taps)
         mask = additive_ragged_mask(cache, queries, ancestors, embeddings.dtype)
         return self._run(embeddings, positions, mask, taps, cache)
+
+    def _native_states(
+        self, native: NativeDecoder, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None,
+        cache: RaggedCache, taps: tuple[int, ...],
+    ) -> States:  # fmt: skip
+        """`extend` by the native step, on the same slots."""
+        self._check_known(taps)
+        slots = slots_of(cache.room(embeddings, native.heads, native.dim), cache.first)
+        memory, lengths, longest = self._native_memory(cache)
+        return States(*native.extend(
+            embeddings, positions, ancestors, cache.lengths, cache.longest, slots, memory, lengths, longest, taps
+        ))  # fmt: skip
+
+    def _native_memory(self, cache: RaggedCache) -> tuple[Any, Tensor | None, int]:
+        """The native step's cross-attention slots, their lengths [B] and the longest; nothing in this trunk."""
+        return None, None, 0
 
     def forward(
         self, embeddings: Tensor, positions: Tensor, segments: Tensor, taps: tuple[int, ...] = (),
@@ -290,10 +316,14 @@ class Trunk(nn.Module):
         """Register the hooks that record these layers' outputs, once; ConfigError for a layer that does not exist."""
         if taps in self._known_taps:
             return
-        wrong = [t for t in taps if not 0 <= t <= self.layers]
-        if wrong:
-            raise ConfigError(f"trunk: no layer {wrong[0]} to read, expected 0 to {self.layers}")
+        self._check_known(taps)
         layers: Any = self._decoder.layers
         for tap in set(taps) - {0}:
             lay_hook(layers[tap - 1], tap)
         self._known_taps.add(taps)
+
+    def _check_known(self, taps: tuple[int, ...]) -> None:
+        """Raise ConfigError for a layer that does not exist."""
+        wrong = [t for t in taps if not 0 <= t <= self.layers]
+        if wrong:
+            raise ConfigError(f"trunk: no layer {wrong[0]} to read, expected 0 to {self.layers}")

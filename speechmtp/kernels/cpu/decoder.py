@@ -1,0 +1,136 @@
+"""A decoder's step by one call of the native library (`csrc/step.c`): all layers over the new entries of each row, and
+the unembedding."""
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from ctypes import byref, c_int32
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechmtp.kernels.cpu.structs import Decoder, Entries, Layer, Linear, Norm, Rotary, Slots
+
+_HERE = threading.local()  # working memory per thread
+
+
+def working(floats: int) -> int:
+    """Return the address of this thread's working memory of at least so many floats, which the next call reuses."""
+    found: Tensor | None = getattr(_HERE, "work", None)
+    if found is None or found.numel() < floats:
+        found = _HERE.work = torch.empty(max(floats, 1 << 16))
+    return found.data_ptr()
+
+
+def slots_of(pairs: Sequence[tuple[Tensor, Tensor]], first: int) -> Any:
+    """Return the slots of each layer's keys and values [R, H, S, d], from row `first` on; [H, S, d] is contiguous or
+    cut along S."""
+    found = (Slots * len(pairs))()
+    for slots, (keys, values) in zip(found, pairs):
+        row, head = keys.stride(0), keys.stride(1)
+        offset = 4 * first * row
+        slots.keys, slots.values = keys.data_ptr() + offset, values.data_ptr() + offset
+        slots.row, slots.head = row, head
+    return found
+
+
+class NativeDecoder:
+    """Layers, the norm behind them and the unembedding, on packed weights. Any number of threads may call it."""
+
+    def __init__(
+        self, library: ctypes.CDLL, layers: Sequence[Layer], norm: Norm, unembedding: Linear, kept: list[Any],
+        rotary: "RotaryTable | None", learned: Tensor | None, weights: Sequence[Tensor],
+    ) -> None:  # fmt: skip
+        self._library, self._kept, self._rotary, self._learned = library, kept, rotary, learned
+        self._weights, self._versions = weights, versions_of(weights)
+        self.width, self.layers = norm.size, len(layers)
+        self.heads, self.dim = layers[0].self_.kv_heads, layers[0].self_.dim
+        self._layers = (Layer * len(layers))(*layers)
+        self._norm, self._unembedding = norm, unembedding
+        self._decoder = self._described()
+
+    def _described(self) -> Decoder:
+        rotary = Rotary() if self._rotary is None else self._rotary.struct()
+        return Decoder(self.width, self.layers, self._layers, self._norm, rotary)
+
+    def knows(self) -> bool:
+        """Whether the weights are still those that were packed (changes through `.data` go unseen)."""
+        return self._versions == versions_of(self._weights)
+
+    def extend(
+        self, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None, lengths: Tensor, longest: int,
+        slots: Any, memory: Any, memory_lengths: Tensor | None, memory_longest: int, taps: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """Run entries [B, Q, C] at `positions` [B, Q] behind `lengths` [B] committed ones, at most `longest`; return
+        the final states [B, Q, C] and the outputs of the layers `taps` [B, Q, n, C]. `slots` and `memory` are
+        `slots_of` the cache and of the memory, `ancestors` bool [B, Q, Q]."""
+        rows, queries, width = embeddings.shape
+        positions = positions.contiguous()
+        if self._learned is not None:
+            embeddings = embeddings + self._learned[positions]
+        embeddings = embeddings.contiguous()
+        ancestors = None if ancestors is None else ancestors.contiguous()
+        hidden = torch.empty(rows, queries, width)
+        tapped = torch.empty(rows, queries, len(taps), width) if taps else None
+        entries = Entries(
+            rows, queries, positions.data_ptr(), lengths.data_ptr(),
+            None if memory_lengths is None else memory_lengths.data_ptr(),
+            None if ancestors is None else ancestors.data_ptr(), None,
+        )  # fmt: skip
+        decoder = self._decoder
+        size = self._library.speechmtp_cpu_extend_work(
+            byref(decoder), rows * queries, max(longest + queries, memory_longest)
+        )
+        asked = (
+            byref(entries), slots, memory, embeddings.data_ptr(), hidden.data_ptr(), (c_int32 * len(taps))(*taps),
+            len(taps), None if tapped is None else tapped.data_ptr(), working(size),
+        )  # fmt: skip
+        if self._library.speechmtp_cpu_extend(byref(decoder), *asked):
+            assert self._rotary is not None
+            self._rotary.reach(int(positions.max()))
+            self._decoder = decoder = self._described()
+            self._library.speechmtp_cpu_extend(byref(decoder), *asked)
+        return hidden, tapped
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Return logits [..., V] of states [..., C]."""
+        return run_linear(self._library, self._unembedding, hidden)
+
+
+def versions_of(weights: Sequence[Tensor]) -> list[int]:
+    """How often each tensor was changed in place; inference tensors cannot tell, and count as never."""
+    return [-1 if weight.is_inference() else weight._version for weight in weights]
+
+
+def run_linear(library: ctypes.CDLL, weights: Linear, x: Tensor) -> Tensor:
+    """Return `weights` applied to x [..., in], float32."""
+    x = x.contiguous()
+    out = torch.empty(*x.shape[:-1], weights.outputs)
+    library.speechmtp_cpu_linear(byref(weights), x.data_ptr(), x.numel() // weights.inputs, out.data_ptr())
+    return out
+
+
+class RotaryTable:
+    """Cosines and sines of positions 0, 1, .., which `angles` gives as [positions, turned / 2] for a number of
+    positions; longer when asked. Old tables stay, since other threads may read them."""
+
+    def __init__(self, angles: Any, positions: int = 512) -> None:
+        self._angles, self._lock = angles, threading.Lock()
+        self._tables: list[tuple[Tensor, Tensor]] = []
+        self._size = 0
+        self.reach(positions - 1)
+
+    def reach(self, position: int) -> None:
+        """Let the table hold this position too."""
+        with self._lock:
+            if position >= self._size:
+                size = max(position + 1, 2 * self._size)
+                cosines, sines = self._angles(size)
+                self._tables.append((cosines.float().contiguous(), sines.float().contiguous()))
+                self._size = size
+
+    def struct(self) -> Rotary:
+        """Return the table for the library."""
+        cosines, sines = self._tables[-1]
+        return Rotary(cosines.data_ptr(), sines.data_ptr(), len(cosines))

@@ -1,0 +1,142 @@
+"""The structs of the native library (`csrc/*.h`) and the tensors that they point to."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechmtp.kernels.cpu.int8_linear import quantise
+
+ABI = 1  # that of `step.c`
+FLOAT32, FLOAT16, INT8 = 0, 1, 2
+NORMS = {"none": 0, "layer": 1, "rms": 2}
+ACTIVATIONS = {"gelu": 0, "gated_silu": 1}
+
+
+class Linear(Structure):
+    """A linear layer on packed weights."""
+
+    _fields_ = (
+        ("kind", c_int32), ("inputs", c_int32), ("outputs", c_int32), ("panels", c_void_p), ("scale", c_void_p),
+        ("bias", c_void_p),
+    )  # fmt: skip
+
+
+class Norm(Structure):
+    """A layer norm or an RMS norm."""
+
+    _fields_ = (("kind", c_int32), ("size", c_int32), ("weight", c_void_p), ("bias", c_void_p), ("eps", c_float))
+
+
+class Attention(Structure):
+    """An attention behind its norm."""
+
+    _fields_ = (
+        ("norm", Norm), ("query_norm", Norm), ("key_norm", Norm), ("joined", Linear), ("out", Linear),
+        ("heads", c_int32), ("kv_heads", c_int32), ("dim", c_int32), ("turned", c_int32), ("neighbours", c_int32),
+        ("scale", c_float),
+    )  # fmt: skip
+
+
+class Layer(Structure):
+    """A decoder layer; `cross.heads` is 0 without cross-attention."""
+
+    _fields_ = (
+        ("self_", Attention), ("cross", Attention), ("norm", Norm), ("inner", Linear), ("outer", Linear),
+        ("activation", c_int32),
+    )  # fmt: skip
+
+
+class Rotary(Structure):
+    """Cosines and sines [positions, turned / 2]."""
+
+    _fields_ = (("cosines", c_void_p), ("sines", c_void_p), ("positions", c_int64))
+
+
+class Slots(Structure):
+    """Keys and values of a layer from the first row of a call on; strides in floats."""
+
+    _fields_ = (("keys", c_void_p), ("values", c_void_p), ("row", c_int64), ("head", c_int64))
+
+
+class Entries(Structure):
+    """The entries of a call."""
+
+    _fields_ = (
+        ("rows", c_int64), ("queries", c_int64), ("positions", c_void_p), ("lengths", c_void_p),
+        ("memory_lengths", c_void_p), ("ancestors", c_void_p), ("last", c_void_p),
+    )  # fmt: skip
+
+
+class Decoder(Structure):
+    """All layers and the norm behind them."""
+
+    _fields_ = (("width", c_int32), ("count", c_int32), ("layers", POINTER(Layer)), ("norm", Norm), ("rotary", Rotary))
+
+
+class Builder:
+    """Makes structs of tensors, and keeps what they point to in `kept`."""
+
+    def __init__(self, panel: int) -> None:
+        self.panel = panel
+        self.kept: list[Any] = []
+
+    def pointer(self, tensor: Tensor | None) -> int | None:
+        """Return the address of a tensor's numbers as contiguous float32; None for None."""
+        if tensor is None:
+            return None
+        return self.hold(tensor.detach().to(torch.float32).contiguous())
+
+    def hold(self, tensor: Tensor) -> int:
+        """Keep a contiguous tensor and return its address."""
+        self.kept.append(tensor)
+        return tensor.data_ptr()
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        """Return a layer with weights [out, in] and a bias [out].
+
+        Weights are stored in the smallest form that gives them exactly: float16, 8-bit integers with a scale per row
+        (to the last bit of float32), or float32.
+        """
+        weight = weight.detach()
+        outputs, inputs = weight.shape
+        room = -outputs % self.panel
+        kind, stored, scale = _stored(weight)
+        padded = torch.nn.functional.pad(stored, (0, 0, 0, room))
+        panels = padded.view(-1, self.panel, inputs).transpose(1, 2).contiguous()
+        scales = None if scale is None else torch.nn.functional.pad(scale, (0, room))
+        biases = None if bias is None else torch.nn.functional.pad(bias.detach().float(), (0, room))
+        return Linear(
+            kind, inputs, outputs, self.hold(panels), self.pointer(scales), self.pointer(biases)
+        )
+
+    def norm(self, kind: str, size: int, weight: Tensor | None = None, bias: Tensor | None = None,
+             eps: float = 0.0) -> Norm:  # fmt: skip
+        """Return a norm of `kind` (`none`, `layer`, `rms`) over `size` numbers."""
+        return Norm(NORMS[kind], size, self.pointer(weight), self.pointer(bias), eps)
+
+
+def _stored(weight: Tensor) -> tuple[int, Tensor, Tensor | None]:
+    """Return the kind, the numbers and the scales [out] with which weights [out, in] are stored."""
+    half = weight.half()
+    if torch.equal(half.float(), weight):
+        return FLOAT16, half, None
+    integers, scale = quantise(weight)
+    if torch.equal(integers * scale[:, None], weight):
+        return INT8, integers, scale
+    return FLOAT32, weight, None
+
+
+def bind(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Declare the argument types of the library's functions."""
+    p, n = c_void_p, c_int64
+    library.speechmtp_cpu_extend.argtypes = [p, p, p, p, p, p, p, c_int32, p, p]
+    library.speechmtp_cpu_extend_work.argtypes = [p, n, n]
+    library.speechmtp_cpu_extend_work.restype = n
+    library.speechmtp_cpu_linear.argtypes = [p, p, n, p]
+    library.speechmtp_cpu_linear.restype = None
+    library.speechmtp_cpu_argmax.argtypes = [p, n, n, p]
+    library.speechmtp_cpu_argmax.restype = None
+    return library
