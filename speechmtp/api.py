@@ -24,6 +24,7 @@ from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.decoding.traces import flags_of
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
+from speechmtp.heads.native import use_native as draft_natively
 from speechmtp.kernels.cpu.int8_linear import has_int8
 from speechmtp.kernels.cpu.packed_linear import pack
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
@@ -60,8 +61,10 @@ class Recogniser:
 
     def __post_init__(self) -> None:
         self.bundle.to(self.device, self.dtype)
-        for heads in self.bundle.heads.values() if self.int8_drafts else ():
-            heads.draft_in_int8(self.bundle.model.trunk)
+        for heads in self.bundle.heads.values():
+            draft_natively(heads, self.bundle.model.trunk)
+            if self.int8_drafts:
+                heads.draft_in_int8(self.bundle.model.trunk)
         pack(self.bundle.model, self.draft, *self.bundle.heads.values())
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
         for each in filter(None, (self.bundle.model.trunk, trunk)):

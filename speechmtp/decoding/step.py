@@ -67,6 +67,12 @@ class Step(Protocol):
     def levels(self, heads: HeadSet, state: Any, depth: int) -> Tensor:
         """Logits [B, depth, V'], in float32 at least, of all levels, for heads that read no drafted tokens."""
 
+    def draft(
+        self, heads: HeadSet, state: Any, base: Tensor, depth: int, theta: float | None, product: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """The most probable tokens of up to `depth` levels and their probabilities in one call (`HeadSet.draft_chain`);
+        None if the heads cannot."""
+
     def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
         """Run the levels `first` + 1 to `depth` of a chain one after another; each level follows the token that `pick`
         chooses from the logits of the level before. `base` [B, 1] is the token that the first of these levels
@@ -103,6 +109,12 @@ class EagerStep:
     def levels(self, heads: HeadSet, state: Any, depth: int) -> Tensor:
         """See `Step.levels`."""
         return in_float32(heads.all_logits(heads.all_features(state)[:, :depth], state.unembed))
+
+    def draft(
+        self, heads: HeadSet, state: Any, base: Tensor, depth: int, theta: float | None, product: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """See `Step.draft`."""
+        return heads.draft_chain(state, base, depth, theta, product)
 
     def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
         """See `Step.chain`."""

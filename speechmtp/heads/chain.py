@@ -23,6 +23,7 @@ from speechmtp.heads.chain_parts import ChainModule, ChainState, attend_with_cha
 from speechmtp.heads.contract import Ahead, FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
 from speechmtp.heads.decoder_layer import Memory
 from speechmtp.heads.layered import at, take_fresh
+from speechmtp.kernels.cpu.decoder import slots_of
 from speechmtp.models.cache import RaggedCache, RaggedLayer
 from speechmtp.models.masks import causal_mask, ragged_mask
 from speechmtp.models.rotary import rotary
@@ -231,6 +232,25 @@ class ChainHeads(HeadSet):
         first = (state.cache.lengths + fresh.count)[:, None] + step == d - 1
         parent.scatter_(1, slots, above.masked_fill(first, -1))
         return inputs, positions, ancestors_by_products(parent)
+
+    def draft_chain(
+        self, state: ChainState, base: Tensor, depth: int, theta: float | None = None, product: bool = False
+    ) -> tuple[Tensor, Tensor] | None:
+        """See `HeadSet.draft_chain`; only with attention `ttt` natively. Each level's keys stand behind the fresh
+        ones, so that a level sees what `_test` lets it see."""
+        fresh, cache, native = state.fresh, state.cache, self.native
+        if native is None or fresh is None or state.level or torch.is_grad_enabled():
+            return None
+        cache.begin(fresh.hidden.shape[1] + depth)
+        slots = slots_of(cache.room(fresh.hidden, native.heads, native.dim), cache.first)
+        audio = state.audio
+        memory = None if audio is None else slots_of(audio.states, 0)
+        lengths = None if audio is None else audio.lengths
+        state.level = depth
+        return native.draft(
+            fresh.hidden, fresh.nexts, fresh.positions, fresh.count, cache.lengths, cache.longest, slots, memory,
+            lengths, 0 if audio is None else max(audio.known), base, state.places_ahead(depth), theta, product,
+        )  # fmt: skip
 
     def expand(self, state: ChainState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:
         """Return features [B, P, C] of level d; its keys are provisional."""

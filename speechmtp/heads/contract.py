@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from speechmtp.config import Range, Share, check_fields
 from speechmtp.heads.decoder_layer import norm_of
+from speechmtp.kernels.cpu.chain import NativeChain
 from speechmtp.kernels.cpu.int8_linear import Int8Linear, in_int8
 from speechmtp.models.agreement import Tail
 from speechmtp.models.shape import TrunkShape
@@ -202,6 +203,8 @@ class HeadSet(nn.Module):
         self.shortlist: Tensor | None
         self.register_buffer("shortlist", torch.arange(config.shortlist) if config.shortlist else None)
         self._narrow: Unembed | None = None  # set by `draft_in_int8`
+        self.native: NativeChain | None = None  # set by `use_native` (`heads/native.py`)
+        self.native_problem = "nobody asked"
 
     def draft_in_int8(self, trunk: TrunkFace) -> None:
         """Draft with 8-bit weights and inputs from now on (`kernels/cpu/int8_linear.py`); only for float32 on a CPU.
@@ -302,6 +305,15 @@ class HeadSet(nn.Module):
     def all_features(self, state: Any) -> Tensor:
         """Return features [B, D', F] of levels 1..D' = `state.depth`; only for one-pass families."""
         raise NotImplementedError
+
+    def draft_chain(
+        self, state: Any, base: Tensor, depth: int, theta: float | None = None, product: bool = False
+    ) -> tuple[Tensor, Tensor] | None:
+        """Draft the most probable tokens of up to `depth` levels after the tokens `base` [B] in one call; None if these
+        heads cannot, then nothing has changed. Return tokens and confidences [B, D'], of fewer depths where no row
+        reaches `theta` any more, by its token or by the `product` of all so far. Until the next `advance` there is no
+        other draft."""
+        return None
 
     @abstractmethod
     def train_depths(self, batch: TrainBatch) -> Iterator[Tensor]:

@@ -314,6 +314,11 @@ class MemorySlots:
     def __len__(self) -> int:
         return len(self._states)
 
+    @property
+    def lengths(self) -> Tensor:
+        """Encoder steps [R] of each row."""
+        return torch.tensor(self.known, dtype=torch.long)
+
     def join(self, states: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int]) -> None:
         """Append rows: keys and values [n, H, S, d] of every layer; values past `lengths` may be anything."""
         first, last = len(self.known), len(self.known) + len(lengths)

@@ -65,6 +65,11 @@ class HeadChain(Drafter):
             logits = state.step.levels(heads, mine, depth)
             steps = torch.arange(1, depth + 1, device=logits.device)
             return pick_tokens(state, logits, heads.shortlist, steps, lambda: [])
+        if state.processors is None and (state.noise is None or state.draws == "best"):
+            asked = state.base_tokens(), depth, self.theta, self.measure == "product"
+            drafted = state.step.draft(heads, mine, *asked)
+            if drafted is not None:
+                return PickedTokens(drafted[0][..., None], drafted[1][..., None])
         found: list[PickedTokens] = []
 
         def take(logits: Tensor, d: int) -> Tensor:

@@ -76,6 +76,26 @@ class Decoder(Structure):
     _fields_ = (("width", c_int32), ("count", c_int32), ("layers", POINTER(Layer)), ("norm", Norm), ("rotary", Rotary))
 
 
+class Chain(Structure):
+    """Chained heads with one shared layer."""
+
+    _fields_ = (
+        ("width", c_int32), ("embedding_first", c_int32), ("embedding_norm", Norm), ("hidden_norm", Norm),
+        ("norm", Norm), ("join", Linear), ("layer", Layer), ("unembedding", Linear), ("shortlist", c_void_p),
+        ("embeddings", c_void_p), ("rotary", Rotary),
+    )  # fmt: skip
+
+
+class Fresh(Structure):
+    """What a draft of chained heads starts from."""
+
+    _fields_ = (
+        ("rows", c_int64), ("entries", c_int64), ("depth", c_int64), ("hidden", c_void_p), ("nexts", c_void_p),
+        ("positions", c_void_p), ("counts", c_void_p), ("lengths", c_void_p), ("memory_lengths", c_void_p),
+        ("base", c_void_p), ("ahead", c_void_p), ("theta", c_float), ("product", c_int32),
+    )  # fmt: skip
+
+
 class Builder:
     """Makes structs of tensors, and keeps what they point to in `kept`."""
 
@@ -139,4 +159,8 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.speechmtp_cpu_linear.restype = None
     library.speechmtp_cpu_argmax.argtypes = [p, n, n, p]
     library.speechmtp_cpu_argmax.restype = None
+    library.speechmtp_cpu_chain.argtypes = [p, p, p, p, p, p, p]
+    library.speechmtp_cpu_chain.restype = n
+    library.speechmtp_cpu_chain_work.argtypes = [p, n, n, n]
+    library.speechmtp_cpu_chain_work.restype = n
     return library

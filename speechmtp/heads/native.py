@@ -1,0 +1,115 @@
+"""Chained heads as the native library takes them."""
+
+import ctypes
+
+import torch
+from torch import Tensor, nn
+
+from speechmtp.heads.chain import ChainHeads
+from speechmtp.heads.contract import HeadSet
+from speechmtp.heads.decoder_layer import Attention as HeadAttention
+from speechmtp.heads.decoder_layer import DecoderLayer
+from speechmtp.kernels.cpu.chain import NativeChain
+from speechmtp.kernels.cpu.decoder import RotaryTable
+from speechmtp.kernels.cpu.library import native_library, native_reason
+from speechmtp.kernels.cpu.structs import ACTIVATIONS, Attention, Builder, Chain, Layer, Norm, bind
+from speechmtp.models.agreement import Tail
+from speechmtp.models.rotary import rotary
+from speechmtp.models.trunk import Trunk
+
+
+def use_native(heads: HeadSet, trunk: Trunk) -> None:
+    """Let heads draft whole chains natively from now on, if they can; `heads.native_problem` says why they cannot.
+
+    The weights are those of now: call it before `draft_in_int8`, and again after a change. ConfigError if
+    `SPEECHMTP_KERNELS` is unknown, or asks for a library that cannot be had.
+    """
+    heads.native, heads.native_problem = None, _problem(heads, trunk)
+    if heads.native_problem:
+        return
+    library = native_library()
+    if library is None:
+        heads.native_problem = native_reason()
+        return
+    assert isinstance(heads, ChainHeads)
+    heads.native = _Parts(heads, trunk, bind(library)).made()
+
+
+def _problem(heads: HeadSet, trunk: Trunk) -> str:
+    """Why heads cannot draft natively; empty if they can."""
+    if not isinstance(heads, ChainHeads) or heads.rolls or not heads.depth:
+        return "only chained heads with one layer and attention ttt draft in one call"
+    if heads.drafts_in_int8:
+        return "they draft in 8 bits already"
+    weights = [*heads.parameters(), *trunk.unembedding().parameters(), *trunk._embedding.parameters()]
+    if any(not w.is_cpu or w.dtype != torch.float32 for w in weights):
+        return "they compute in another dtype than float32 or on another device than a CPU"
+    if trunk.tail != Tail():
+        return "the trunk changes the logits of its unembedding"
+    if type(trunk._embedding) is not nn.Embedding:
+        return "the trunk's embeddings are more than a table"
+    return ""
+
+
+class _Parts:
+    """Makes the struct of a head set."""
+
+    def __init__(self, heads: ChainHeads, trunk: Trunk, library: ctypes.CDLL) -> None:
+        self.heads, self.trunk, self.library, self.shape = heads, trunk, library, heads.shape
+        self.builder = Builder(library.speechmtp_cpu_panel())
+
+    def made(self) -> NativeChain:
+        """Return the native form of the heads."""
+        heads, builder, module = self.heads, self.builder, self.heads.at_depth(1)
+        output, ids = self.trunk.unembedding(), heads.shortlist
+        weight, bias = output.weight.detach(), None if output.bias is None else output.bias.detach()
+        if ids is not None:
+            weight, bias = weight[ids], None if bias is None else bias[ids]
+        table = self.trunk._embedding.weight
+        assert isinstance(table, Tensor)
+        chain = Chain(
+            self.shape.width, module.embedding_first, self.norm(module.enorm), self.norm(module.hnorm),
+            self.norm(module.norm), builder.linear(module.eh_proj.weight), self.layer(module.layer),
+            builder.linear(weight, bias), None if ids is None else builder.hold(ids.contiguous()),
+            builder.pointer(table),
+        )  # fmt: skip
+        return NativeChain(self.library, chain, RotaryTable(self.angles), builder.kept)
+
+    def angles(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines [positions, rotary dim / 2]."""
+        cosines, sines = (x[0, 0] for x in rotary(torch.arange(positions)[None], self.shape, torch.float32))
+        return cosines[:, : cosines.shape[1] // 2], sines[:, : sines.shape[1] // 2]
+
+    def layer(self, layer: DecoderLayer) -> Layer:
+        """Return the struct of a layer; gates stand behind the values."""
+        builder, mlp = self.builder, layer.mlp
+        made = Layer(activation=ACTIVATIONS["gated_silu"])
+        made.self_ = self.attention(layer.self_attn, layer.input_layernorm, True)
+        if self.shape.memory_width is not None:
+            made.cross = self.attention(layer.encoder_attn, layer.encoder_attn_layernorm, False)
+        made.norm = self.norm(layer.post_attention_layernorm)
+        made.inner = builder.linear(torch.cat([mlp.up_proj.weight, mlp.gate_proj.weight]))
+        made.outer = builder.linear(mlp.down_proj.weight)
+        return made
+
+    def attention(self, attention: HeadAttention, norm: nn.Module, own: bool) -> Attention:
+        """Return the struct of an attention behind `norm`; `own`: of self-attention."""
+        shape, builder = self.shape, self.builder
+        parts = [attention.q_proj, *((attention.k_proj, attention.v_proj) if own else ())]
+        biases = [part.bias for part in parts if part.bias is not None]
+        none = builder.norm("none", shape.head_dim)
+        inner = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        turned = (shape.rotary_dim or shape.head_dim) if own else 0
+        return Attention(
+            self.norm(norm), *(none if one is None else self.norm(one) for one in inner),
+            builder.linear(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None),
+            builder.linear(attention.o_proj.weight), shape.heads, shape.kv_heads, shape.head_dim, turned, False,
+            shape.head_dim**-0.5,
+        )  # fmt: skip
+
+    def norm(self, module: nn.Module) -> Norm:
+        """Return the struct of one of our norms."""
+        weight, bias = module.weight, getattr(module, "bias", None)
+        assert isinstance(weight, Tensor)
+        kind = "layer" if isinstance(module, nn.LayerNorm) else "rms"
+        return self.builder.norm(kind, len(weight), weight, bias, float(module.eps))  # type: ignore[arg-type]

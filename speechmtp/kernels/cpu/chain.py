@@ -1,0 +1,51 @@
+"""Drafts of chained heads by one call of the native library (`csrc/chain.c`)."""
+
+import ctypes
+from ctypes import byref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speechmtp.kernels.cpu.decoder import RotaryTable, working
+from speechmtp.kernels.cpu.structs import Chain, Fresh
+
+
+class NativeChain:
+    """Chained heads with one shared layer, on packed weights. Any number of threads may call it."""
+
+    def __init__(self, library: ctypes.CDLL, chain: Chain, rotary: RotaryTable, kept: list[Any]) -> None:
+        self._library, self._chain, self._rotary, self._kept = library, chain, rotary, kept
+        self._chain.rotary = rotary.struct()
+        self.heads, self.dim = chain.layer.self_.kv_heads, chain.layer.self_.dim
+
+    def draft(
+        self, hidden: Tensor, nexts: Tensor, positions: Tensor, counts: Tensor, lengths: Tensor, longest: int,
+        slots: Any, memory: Any, memory_lengths: Tensor | None, memory_longest: int, base: Tensor, ahead: Tensor,
+        theta: float | None, product: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Draft behind `counts` [B] fresh entries of each row: `hidden` and `nexts` [B, A, C], `positions` [B, A],
+        which follow `lengths` [B] committed ones. `base` [B] are the base tokens, `ahead` [B, D] the positions of what
+        follows. Return tokens and confidences [B, D'], of fewer depths than D where no row reaches `theta` any more."""
+        rows, entries, _ = hidden.shape
+        depth = ahead.shape[1]
+        kept = [x.contiguous() for x in (hidden, nexts, positions, counts, lengths, base, ahead)]
+        hidden, nexts, positions, counts, lengths, base, ahead = kept
+        tokens = torch.empty(rows, depth, dtype=torch.long)
+        confidence = torch.empty(rows, depth)
+        fresh = Fresh(
+            rows, entries, depth, hidden.data_ptr(), nexts.data_ptr(), positions.data_ptr(), counts.data_ptr(),
+            lengths.data_ptr(), None if memory_lengths is None else memory_lengths.data_ptr(), base.data_ptr(),
+            ahead.data_ptr(), -1.0 if theta is None else theta, product,
+        )  # fmt: skip
+        chain = self._chain
+        size = self._library.speechmtp_cpu_chain_work(
+            byref(chain), rows, entries, max(longest + entries + depth, memory_longest)
+        )
+        asked = byref(fresh), slots, memory, tokens.data_ptr(), confidence.data_ptr(), working(size)
+        drafted = self._library.speechmtp_cpu_chain(byref(chain), *asked)
+        if drafted < 0:
+            self._rotary.reach(max(int(positions.max()), int(ahead.max())))
+            chain.rotary = self._rotary.struct()
+            drafted = self._library.speechmtp_cpu_chain(byref(chain), *asked)
+        return tokens[:, :drafted], confidence[:, :drafted]

@@ -1,0 +1,119 @@
+/* A whole draft of chained heads (`heads/chain.py`, attention `ttt`, one shared layer) in one call. */
+#include <math.h>
+#include <string.h>
+
+#include "decoder.h"
+#include "vec.h"
+
+typedef struct {
+    int32_t width, embedding_first;
+    Norm embedding_norm, hidden_norm, norm;
+    Linear join;
+    Layer layer;
+    Linear unembedding;
+    const int64_t *shortlist; /* token ids of the unembedding's outputs; NULL: all tokens */
+    const float *embeddings;  /* [tokens, width] */
+    Rotary rotary;
+} Chain;
+
+/* `entries` fresh entries of each row, `counts[b]` of them valid: `hidden` are their states and `nexts` the embeddings of
+   the entries after them, [rows, entries, width]; the last one's is that of the token `base[b]`. `ahead`
+   [rows, depth] are the positions of what follows them. A draft stops once in every row the confidence of a token
+   (`product`: the product of all so far) was below `theta`. */
+typedef struct {
+    int64_t rows, entries, depth;
+    const float *hidden, *nexts;
+    const int64_t *positions, *counts, *lengths, *memory_lengths, *base, *ahead;
+    float theta;
+    int32_t product;
+} Fresh;
+
+/* y [rows, width]: the layer's inputs of embeddings and states. */
+static void join(const Chain *chain, const float *embeddings, const float *states, int64_t rows, float *y, float *work) {
+    const int64_t width = chain->width;
+    float *both = work, *one = work + 2 * rows * width;
+    for (int64_t half = 0; half < 2; half++) {
+        const int embedding = chain->embedding_first == (half == 0);
+        norm_run(embedding ? &chain->embedding_norm : &chain->hidden_norm, embedding ? embeddings : states, rows, one);
+        for (int64_t row = 0; row < rows; row++)
+            memcpy(both + (2 * row + half) * width, one + row * width, sizeof(float) * width);
+    }
+    linear_run(&chain->join, both, rows, y, width, 0);
+}
+
+/* The most probable of `size` tokens, the first of equals, and its probability. */
+static int64_t best_of(const float *logits, int64_t size, float *confidence) {
+    vf most = v_set(-INFINITY), total = v_set(0.0f);
+    int64_t i = 0, best = 0;
+    for (; i + VL <= size; i += VL) most = v_max(v_load(logits + i), most);
+    float top = v_top(most);
+    for (; i < size; i++) top = logits[i] > top ? logits[i] : top;
+    const vf middle = v_set(top);
+    for (i = 0; i + VL <= size; i += VL) total = v_add(total, v_exp(v_sub(v_load(logits + i), middle)));
+    float sum = v_sum(total);
+    for (; i < size; i++) sum += expf(logits[i] - top);
+    while (best < size - 1 && logits[best] != top) best++;
+    *confidence = 1.0f / sum;
+    return best;
+}
+
+int64_t speechmtp_cpu_chain_work(const Chain *chain, int64_t rows, int64_t entries, int64_t seen) {
+    const int64_t all = rows * entries, width = chain->width;
+    return all * 4 * width + rows * (2 * width + chain->unembedding.out + 4) + layer_work(&chain->layer, all, seen) + 64;
+}
+
+/* Draft `tokens` and `confidence` [rows, depth]; returns how many depths were drafted, or -1 for a position outside the
+   table, when nothing was done. Keys are written behind each row's committed ones: those of the fresh entries, then
+   those of the draft. */
+int64_t speechmtp_cpu_chain(const Chain *chain, const Fresh *fresh, const Slots *slots, const Slots *memory,
+                            int64_t *tokens, float *confidence, float *work) {
+    const int64_t rows = fresh->rows, size = fresh->entries, width = chain->width, all = rows * size;
+    for (int64_t i = 0; i < all; i++)
+        if (fresh->positions[i] < 0 || fresh->positions[i] >= chain->rotary.positions) return -1;
+    for (int64_t i = 0; i < rows * fresh->depth; i++)
+        if (fresh->ahead[i] < 0 || fresh->ahead[i] >= chain->rotary.positions) return -1;
+    int64_t *last = (int64_t *)work, *lengths = last + rows; /* 8 bytes each */
+    float *z = work + 4 * rows, *embedded = z + rows * width, *logits = embedded + rows * width;
+    float *x = logits + rows * chain->unembedding.out;
+    work = x + all * width; /* for `join`, which needs 3 [all, width], and for the layer */
+    const Entries first = {rows, size, fresh->positions, fresh->lengths, fresh->memory_lengths, NULL, last};
+    for (int64_t row = 0; row < rows; row++) {
+        last[row] = fresh->counts[row] > 0 ? fresh->counts[row] - 1 : 0;
+        memcpy(embedded + row * width, chain->embeddings + fresh->base[row] * width, sizeof(float) * width);
+    }
+    memcpy(x, fresh->nexts, sizeof(float) * all * width);
+    for (int64_t row = 0; row < rows; row++)
+        memcpy(x + (row * size + last[row]) * width, embedded + row * width, sizeof(float) * width);
+    join(chain, x, fresh->hidden, all, x, work);
+    layer_run(&chain->layer, &chain->rotary, &first, slots, memory, x, work);
+    memcpy(z, x, sizeof(float) * rows * width);
+    int64_t positions[rows > 0 ? rows : 1];
+    for (int64_t depth = 1;; depth++) {
+        int sure = fresh->theta < 0.0f;
+        norm_run(&chain->norm, z, rows, x);
+        linear_run(&chain->unembedding, x, rows, logits, chain->unembedding.out, 0);
+        for (int64_t row = 0; row < rows; row++) {
+            const int64_t at = row * fresh->depth + depth - 1;
+            const int64_t best = best_of(logits + row * chain->unembedding.out, chain->unembedding.out, confidence + at);
+            tokens[at] = chain->shortlist ? chain->shortlist[best] : best;
+            float whole = 1.0f;
+            int reaches = 1;
+            for (int64_t i = at - depth + 1; i <= at; i++) {
+                whole *= confidence[i];
+                reaches = reaches && (fresh->product ? whole : confidence[i]) >= fresh->theta;
+            }
+            sure = sure || reaches;
+        }
+        if (depth == fresh->depth || !sure) return depth;
+        for (int64_t row = 0; row < rows; row++) {
+            const int64_t token = tokens[row * fresh->depth + depth - 1];
+            memcpy(embedded + row * width, chain->embeddings + token * width, sizeof(float) * width);
+            positions[row] = fresh->ahead[row * fresh->depth + depth - 1];
+            lengths[row] = fresh->lengths[row] + fresh->counts[row] + depth - 1;
+        }
+        const Entries next = {rows, 1, positions, lengths, fresh->memory_lengths, NULL, NULL};
+        join(chain, embedded, z, rows, x, work);
+        memcpy(z, x, sizeof(float) * rows * width);
+        layer_run(&chain->layer, &chain->rotary, &next, slots, memory, z, work);
+    }
+}
