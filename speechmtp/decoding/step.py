@@ -15,6 +15,7 @@ from torch import Tensor
 from speechmtp.decoding.layout import lay_out, slots_behind
 from speechmtp.decoding.state import Batch
 from speechmtp.heads.contract import HeadSet
+from speechmtp.models.masks import ids_of
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, States, TokenRules
 
@@ -90,11 +91,22 @@ class EagerStep:
         inputs, positions, ancestors = lay_out(batch, draft)
         batch.focus()
         states = self.trunk.extend(inputs, positions, ancestors, batch.cache, taps)
-        logits = self.trunk.unembed(slots_behind(batch, states.hidden, draft.tokens.shape[1]))
+        hidden = slots_behind(batch, states.hidden, draft.tokens.shape[1])
+        if choices and (chosen := self._chosen(batch, hidden)) is not None:
+            return Stepped(inputs, positions, states, chosen, None)
+        logits = self.trunk.unembed(hidden)
         logits = ruled(logits if choices else in_float32(logits), batch.rules, not batch.prompted)
         if choices:
             return Stepped(inputs, positions, states, logits.argmax(-1), None)
         return Stepped(inputs, positions, states, None, logits)
+
+    def _chosen(self, batch: Batch, hidden: Tensor) -> Tensor | None:
+        """The argmax tokens [B, P + 1] of states [B, P + 1, C] by the rows' token rules in one call; None where rules
+        differ between rows or entries."""
+        rules = batch.rules
+        if any(rule is not rules[0] for rule in rules) or (rules[0].begin_suppress and not batch.prompted):
+            return None
+        return self.trunk.choose(hidden, rules[0].suppress)
 
     def advance(
         self, heads: HeadSet, state: Any, stepped: Stepped, keep: Tensor, count: Tensor, counts: Sequence[int]
@@ -149,23 +161,10 @@ def ruled(logits: Tensor, rules: Sequence[TokenRules], begin: bool) -> Tensor:
 
 
 def _filled(logits: Tensor, rows: list[int] | None, slots: slice, ids: tuple[int, ...]) -> Tensor:
-    lowest, index = torch.finfo(logits.dtype).min, _ids(ids, logits.device)
+    lowest, index = torch.finfo(logits.dtype).min, ids_of(ids, logits.device)
     if rows is None and slots == slice(None):
         return logits.index_fill(-1, index, lowest)
     logits = logits.clone()
     for row in [slice(None)] if rows is None else rows:
         logits[row, slots] = logits[row, slots].index_fill(-1, index, lowest)
     return logits
-
-
-_KNOWN: dict[tuple[int, torch.device], tuple[tuple[int, ...], Tensor]] = {}
-
-
-def _ids(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    """The ids as a tensor, made once per tuple. The cache holds the tuple too, so that its `id` is not reused."""
-    found = _KNOWN.get((id(ids), device))
-    if found is None:
-        if len(_KNOWN) > 64:
-            _KNOWN.clear()
-        found = _KNOWN[id(ids), device] = ids, torch.tensor(ids, dtype=torch.long, device=device)
-    return found[1]

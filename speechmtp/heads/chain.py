@@ -22,7 +22,7 @@ from speechmtp.errors import ConfigError
 from speechmtp.heads.chain_parts import ChainModule, ChainState, attend_with_chain
 from speechmtp.heads.contract import Ahead, FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
 from speechmtp.heads.decoder_layer import Memory
-from speechmtp.heads.layered import at, take_fresh
+from speechmtp.heads.layered import Fresh, at, take_fresh
 from speechmtp.kernels.cpu.decoder import slots_of
 from speechmtp.models.cache import RaggedCache, RaggedLayer
 from speechmtp.models.masks import causal_mask, ragged_mask
@@ -165,11 +165,23 @@ class ChainHeads(HeadSet):
         """Commit the earlier fresh entries and take in these."""
         if state.depth == 0:
             return
-        fresh = take_fresh(self.fused, states, inputs, positions, keep, count, counts)
+        fresh = self._taken(states, inputs, positions, keep, count, counts)
         if state.fresh is not None:
             self._finish(state, inputs[torch.arange(len(keep), device=keep.device), keep[:, 0]])
         state.fresh, state.level = fresh, 0
         state.known, state.draft, state.drafted, state.own = {}, None, None, []
+
+    def _taken(
+        self, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
+        counts: Sequence[int] | None,
+    ) -> Fresh:  # fmt: skip
+        """`take_fresh`, in one native call where that can be."""
+        if self.native is None or states.taps is None or torch.is_grad_enabled():
+            return take_fresh(self.fused, states, inputs, positions, keep, count, counts)
+        known = count.tolist() if counts is None else list(counts)
+        taken = max(1, *known)
+        hidden, nexts = self.native.take(states.taps, inputs, keep, taken)
+        return Fresh(hidden, nexts, positions.gather(1, keep[:, :taken]), count, known)
 
     def _finish(self, state: ChainState, following: Tensor) -> None:
         """Write the keys of fresh entries that no draft has written; `following` [B, C] is the entry after them."""

@@ -12,7 +12,8 @@ from speechmtp.heads.decoder_layer import DecoderLayer
 from speechmtp.kernels.cpu.chain import NativeChain
 from speechmtp.kernels.cpu.decoder import RotaryTable
 from speechmtp.kernels.cpu.library import native_library, native_reason
-from speechmtp.kernels.cpu.structs import ACTIVATIONS, Attention, Builder, Chain, Layer, Norm, bind
+from speechmtp.kernels.cpu.structs import ACTIVATIONS, Attention, Builder, Chain, Layer, Reader, bind
+from speechmtp.kernels.cpu.structs import Norm as CNorm
 from speechmtp.models.agreement import Tail
 from speechmtp.models.rotary import rotary
 from speechmtp.models.trunk import Trunk
@@ -39,6 +40,8 @@ def _problem(heads: HeadSet, trunk: Trunk) -> str:
     """Why heads cannot draft natively; empty if they can."""
     if not isinstance(heads, ChainHeads) or heads.rolls or not heads.depth:
         return "only chained heads with one layer and attention ttt draft in one call"
+    if heads.reads.count and heads.reads.mix != "linear":
+        return "they read layers with one weight each"
     if heads.drafts_in_int8:
         return "they draft in 8 bits already"
     weights = [*heads.parameters(), *trunk.unembedding().parameters(), *trunk._embedding.parameters()]
@@ -73,7 +76,17 @@ class _Parts:
             builder.linear(weight, bias), None if ids is None else builder.hold(ids.contiguous()),
             builder.pointer(table),
         )  # fmt: skip
-        return NativeChain(self.library, chain, RotaryTable(self.angles), builder.kept)
+        return NativeChain(self.library, chain, self.reader(), RotaryTable(self.angles), builder.kept)
+
+    def reader(self) -> Reader:
+        """Return the struct of what reads the trunk's layers."""
+        reads, width = self.heads.reads, self.shape.width
+        made = Reader(width=width, count=reads.count)
+        if reads.count:
+            norms = (CNorm * reads.count)(*map(self.norm, reads.norms))
+            self.builder.kept.append(norms)
+            made.norms, made.mix = norms, self.builder.linear(reads.weight)
+        return made
 
     def angles(self, positions: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines [positions, rotary dim / 2]."""
@@ -107,7 +120,7 @@ class _Parts:
             shape.head_dim**-0.5,
         )  # fmt: skip
 
-    def norm(self, module: nn.Module) -> Norm:
+    def norm(self, module: nn.Module) -> CNorm:
         """Return the struct of one of our norms."""
         weight, bias = module.weight, getattr(module, "bias", None)
         assert isinstance(weight, Tensor)

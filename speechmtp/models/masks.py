@@ -145,3 +145,18 @@ def chunk_step_mask(cached: Sequence[int], took: Sequence[int], device: torch.de
     end = torch.tensor([width + n for n in took], device=device)[:, None]
     at = torch.arange(width + size, device=device)
     return ((at >= first) & (at < end))[:, None, None]
+
+
+# Tokens.
+
+_KNOWN: dict[tuple[int, torch.device], tuple[tuple[int, ...], Tensor]] = {}
+
+
+def ids_of(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return ids as a tensor, made once per tuple. The cache holds the tuple too, so that its `id` is not reused."""
+    found = _KNOWN.get((id(ids), device))
+    if found is None:
+        if len(_KNOWN) > 64:
+            _KNOWN.clear()
+        found = _KNOWN[id(ids), device] = ids, torch.tensor(ids, dtype=torch.long, device=device)
+    return found[1]

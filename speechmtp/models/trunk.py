@@ -17,7 +17,7 @@ from speechmtp.models.agreement import Tail, tail_of
 from speechmtp.models.bases.folders import loaded
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.lora import Lora
-from speechmtp.models.masks import additive_mask, additive_ragged_mask, causal_mask
+from speechmtp.models.masks import additive_mask, additive_ragged_mask, causal_mask, ids_of
 from speechmtp.models.norms import NormParts, final_norm, layer_norms, norm_parts
 from speechmtp.models.refusals import check_layers, last_position
 from speechmtp.models.shape import TrunkShape, check_weights
@@ -202,6 +202,14 @@ class Trunk(nn.Module):
         if self.native is not None and not torch.is_grad_enabled() and self.native.knows():
             return self.tail(self.native.unembed(hidden))
         return self.tail(self.model.get_output_embeddings()(hidden))
+
+    def choose(self, hidden: Tensor, never: tuple[int, ...] = ()) -> Tensor | None:
+        """Return the tokens [...] with the largest logits of states [..., C] in one call, where that can be, the lowest
+        of equals; None where it cannot. `never` are tokens that count as the least probable."""
+        native = self.native
+        if native is None or torch.is_grad_enabled() or self.tail != Tail() or not native.knows():
+            return None
+        return native.choose(hidden, ids_of(never, hidden.device) if never else None)
 
     def teacher_logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of trunk states [..., C] under the model's own token rules, for distillation."""

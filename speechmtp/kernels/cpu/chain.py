@@ -8,16 +8,34 @@ import torch
 from torch import Tensor
 
 from speechmtp.kernels.cpu.decoder import RotaryTable, working
-from speechmtp.kernels.cpu.structs import Chain, Fresh
+from speechmtp.kernels.cpu.structs import Chain, Fresh, Reader
 
 
 class NativeChain:
     """Chained heads with one shared layer, on packed weights. Any number of threads may call it."""
 
-    def __init__(self, library: ctypes.CDLL, chain: Chain, rotary: RotaryTable, kept: list[Any]) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, chain: Chain, reader: Reader, rotary: RotaryTable, kept: list[Any]
+    ) -> None:
         self._library, self._chain, self._rotary, self._kept = library, chain, rotary, kept
+        self._reader = reader
         self._chain.rotary = rotary.struct()
         self.heads, self.dim = chain.layer.self_.kv_heads, chain.layer.self_.dim
+
+    def take(self, taps: Tensor, inputs: Tensor, keep: Tensor | None, taken: int) -> tuple[Tensor, Tensor]:
+        """Return the fused states and the embeddings that follow, [B, taken, C], of the entries `keep` [B, K] (None:
+        the first ones) of a call; `taps` [B, Q, n, C] end with the last layer's outputs, `inputs` [B, Q, C]."""
+        taps, inputs = taps.contiguous(), inputs.contiguous()
+        keep = None if keep is None else keep.contiguous()
+        rows, queries, width = inputs.shape
+        hidden, nexts = torch.empty(rows, taken, width), torch.empty(rows, taken, width)
+        size = rows * taken * self._reader.count * width
+        self._library.speechmtp_cpu_fuse(
+            byref(self._reader), rows, queries, taken, None if keep is None else keep.data_ptr(),
+            0 if keep is None else keep.shape[1], taps.data_ptr(), inputs.data_ptr(), hidden.data_ptr(),
+            nexts.data_ptr(), working(size),
+        )  # fmt: skip
+        return hidden, nexts
 
     def draft(
         self, hidden: Tensor, nexts: Tensor, positions: Tensor, counts: Tensor, lengths: Tensor, longest: int,

@@ -5,6 +5,7 @@ import ctypes
 import threading
 from collections.abc import Sequence
 from ctypes import byref, c_int32
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from speechmtp.kernels.cpu.structs import Decoder, Entries, Layer, Linear, Norm, Rotary, Slots
 
+_VERSION = attrgetter("_version")
 _HERE = threading.local()  # working memory per thread
 
 
@@ -43,7 +45,9 @@ class NativeDecoder:
         rotary: "RotaryTable | None", learned: Tensor | None, weights: Sequence[Tensor],
     ) -> None:  # fmt: skip
         self._library, self._kept, self._rotary, self._learned = library, kept, rotary, learned
-        self._weights, self._versions = weights, versions_of(weights)
+        # Inference tensors do not count their changes.
+        self._weights = [weight for weight in weights if not weight.is_inference()]
+        self._versions = versions_of(self._weights)
         self.width, self.layers = norm.size, len(layers)
         self.heads, self.dim = layers[0].self_.kv_heads, layers[0].self_.dim
         self._layers = (Layer * len(layers))(*layers)
@@ -98,9 +102,22 @@ class NativeDecoder:
         return run_linear(self._library, self._unembedding, hidden)
 
 
-def versions_of(weights: Sequence[Tensor]) -> list[int]:
-    """How often each tensor was changed in place; inference tensors cannot tell, and count as never."""
-    return [-1 if weight.is_inference() else weight._version for weight in weights]
+    def choose(self, hidden: Tensor, never: Tensor | None) -> Tensor:
+        """Return the tokens [...] with the largest logits of states [..., C], the lowest of equals; `never` [n] are
+        tokens that count as the least probable."""
+        hidden = hidden.contiguous()
+        best = torch.empty(hidden.shape[:-1], dtype=torch.long)
+        weights, rows, count = byref(self._unembedding), best.numel(), 0 if never is None else len(never)
+        work = working(self._library.speechmtp_cpu_choose_work(weights, rows))
+        self._library.speechmtp_cpu_choose(
+            weights, hidden.data_ptr(), rows, None if never is None else never.data_ptr(), count, best.data_ptr(), work
+        )
+        return best
+
+
+def versions_of(weights: Sequence[Tensor]) -> int:
+    """How often some tensors were changed in place, together."""
+    return sum(map(_VERSION, weights))
 
 
 def run_linear(library: ctypes.CDLL, weights: Linear, x: Tensor) -> Tensor:

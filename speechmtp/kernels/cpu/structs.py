@@ -96,6 +96,12 @@ class Fresh(Structure):
     )  # fmt: skip
 
 
+class Reader(Structure):
+    """The layers that heads read besides the last one."""
+
+    _fields_ = (("width", c_int32), ("count", c_int32), ("norms", POINTER(Norm)), ("mix", Linear))
+
+
 class Builder:
     """Makes structs of tensors, and keeps what they point to in `kept`."""
 
@@ -157,8 +163,12 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.speechmtp_cpu_extend_work.restype = n
     library.speechmtp_cpu_linear.argtypes = [p, p, n, p]
     library.speechmtp_cpu_linear.restype = None
-    library.speechmtp_cpu_argmax.argtypes = [p, n, n, p]
-    library.speechmtp_cpu_argmax.restype = None
+    library.speechmtp_cpu_choose.argtypes = [p, p, n, p, n, p, p]
+    library.speechmtp_cpu_choose.restype = None
+    library.speechmtp_cpu_choose_work.argtypes = [p, n]
+    library.speechmtp_cpu_choose_work.restype = n
+    library.speechmtp_cpu_fuse.argtypes = [p, n, n, n, p, n, p, p, p, p, p]
+    library.speechmtp_cpu_fuse.restype = None
     library.speechmtp_cpu_chain.argtypes = [p, p, p, p, p, p, p]
     library.speechmtp_cpu_chain.restype = n
     library.speechmtp_cpu_chain_work.argtypes = [p, n, n, n]

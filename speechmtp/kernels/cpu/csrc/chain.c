@@ -43,16 +43,13 @@ static void join(const Chain *chain, const float *embeddings, const float *state
 
 /* The most probable of `size` tokens, the first of equals, and its probability. */
 static int64_t best_of(const float *logits, int64_t size, float *confidence) {
-    vf most = v_set(-INFINITY), total = v_set(0.0f);
-    int64_t i = 0, best = 0;
-    for (; i + VL <= size; i += VL) most = v_max(v_load(logits + i), most);
-    float top = v_top(most);
-    for (; i < size; i++) top = logits[i] > top ? logits[i] : top;
-    const vf middle = v_set(top);
-    for (i = 0; i + VL <= size; i += VL) total = v_add(total, v_exp(v_sub(v_load(logits + i), middle)));
+    const int64_t best = largest_of(logits, size);
+    const vf top = v_set(logits[best]);
+    vf total = v_set(0.0f);
+    int64_t i = 0;
+    for (; i + VL <= size; i += VL) total = v_add(total, v_exp(v_sub(v_load(logits + i), top)));
     float sum = v_sum(total);
-    for (; i < size; i++) sum += expf(logits[i] - top);
-    while (best < size - 1 && logits[best] != top) best++;
+    for (; i < size; i++) sum += expf(logits[i] - logits[best]);
     *confidence = 1.0f / sum;
     return best;
 }

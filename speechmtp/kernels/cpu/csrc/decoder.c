@@ -29,6 +29,16 @@ static float squares_of(const float *x, int64_t size, float mean) {
     return total;
 }
 
+int64_t largest_of(const float *x, int64_t size) {
+    vf most = v_set(-INFINITY);
+    int64_t i = 0, best = 0;
+    for (; i + VL <= size; i += VL) most = v_max(v_load(x + i), most);
+    float top = v_top(most);
+    for (; i < size; i++) top = x[i] > top ? x[i] : top;
+    while (best < size && x[best] != top) best++;
+    return best < size ? best : 0;
+}
+
 void norm_run(const Norm *norm, const float *x, int64_t rows, float *y) {
     const int64_t size = norm->size;
     for (int64_t row = 0; row < rows; row++, x += size, y += size) {

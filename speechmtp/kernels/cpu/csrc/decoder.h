@@ -50,6 +50,9 @@ typedef struct {
     const int64_t *last;
 } Entries;
 
+/* The index of the largest of some numbers, the first of equals; NaN is never the largest. */
+int64_t largest_of(const float *x, int64_t size);
+
 void norm_run(const Norm *norm, const float *x, int64_t rows, float *y);
 /* Floats of working memory that `layer_run` needs for so many entries of all rows, each of which sees at most `seen`. */
 int64_t layer_work(const Layer *layer, int64_t entries, int64_t seen);

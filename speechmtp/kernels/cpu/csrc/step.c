@@ -1,5 +1,5 @@
 /* What Python calls: a trunk's step, its unembedding, and argmax tokens. */
-#include <math.h>
+#include <float.h>
 #include <string.h>
 
 #include "decoder.h"
@@ -13,6 +13,13 @@ typedef struct {
     Rotary rotary;
 } Decoder;
 
+
+/* The layers that heads read besides the last one. */
+typedef struct {
+    int32_t width, count;
+    const Norm *norms;
+    Linear mix; /* from all of them side by side */
+} Reader;
 
 int speechmtp_cpu_panel(void) { return 2 * VL; }
 
@@ -54,19 +61,37 @@ void speechmtp_cpu_linear(const Linear *weights, const float *x, int64_t rows, f
     linear_run(weights, x, rows, y, weights->out, 0);
 }
 
-/* The index of the largest of `size` numbers, the lowest if several are; NaN counts as the lowest number. */
-void speechmtp_cpu_argmax(const float *x, int64_t rows, int64_t size, int64_t *best) {
-    for (int64_t row = 0; row < rows; row++, x += size) {
-        vf most = v_set(-INFINITY);
-        int64_t i = 0;
-        for (; i + VL <= size; i += VL) most = v_max(v_load(x + i), most);
-        float top = v_top(most);
-        for (; i < size; i++) top = x[i] > top ? x[i] : top;
-        best[row] = 0;
-        for (i = 0; i < size; i++)
-            if (x[i] == top) {
-                best[row] = i;
-                break;
-            }
+int64_t speechmtp_cpu_choose_work(const Linear *weights, int64_t rows) { return rows * weights->out; }
+
+/* The token `best` with the largest logit of each row of x [rows, in], the lowest if several are; logits of the `count`
+   tokens `never` count as the lowest number, and NaN as less. */
+void speechmtp_cpu_choose(const Linear *weights, const float *x, int64_t rows, const int64_t *never, int64_t count,
+                          int64_t *best, float *work) {
+    const int64_t size = weights->out;
+    linear_run(weights, x, rows, work, size, 0);
+    for (int64_t row = 0; row < rows; row++) {
+        float *logits = work + row * size;
+        for (int64_t i = 0; i < count; i++) logits[never[i]] = -FLT_MAX;
+        best[row] = largest_of(logits, size);
     }
+}
+
+/* What chained heads take in of a call: of each row the entries `keep` [rows, taken] (NULL: the first ones) of the last
+   layer's outputs, to which the other layers' are added through one matrix, and of the embeddings x that follow them;
+   `taps` [rows, queries, count, width], `hidden` and `nexts` [rows, taken, width]. */
+void speechmtp_cpu_fuse(const Reader *reader, int64_t rows, int64_t queries, int64_t taken, const int64_t *keep,
+                        int64_t keep_row, const float *taps, const float *x, float *hidden, float *nexts, float *work) {
+    const int64_t width = reader->width, count = reader->count;
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < taken; i++) {
+            const int64_t to = row * taken + i, next = i + 1 < taken ? i + 1 : i;
+            const int64_t from = row * queries + (keep ? keep[row * keep_row + i] : i);
+            const int64_t behind = row * queries + (keep ? keep[row * keep_row + next] : next);
+            const float *read = taps + from * (count + 1) * width;
+            memcpy(nexts + to * width, x + behind * width, sizeof(float) * width);
+            memcpy(hidden + to * width, read + count * width, sizeof(float) * width);
+            for (int64_t tap = 0; tap < count; tap++)
+                norm_run(&reader->norms[tap], read + tap * width, 1, work + (to * count + tap) * width);
+        }
+    if (count) linear_run(&reader->mix, work, rows * taken, hidden, width, 1);
 }
