@@ -155,7 +155,8 @@ class ChainHeads(HeadSet):
         layers = depth if self.rolls else min(1, depth)
         cache = RaggedCache(layers, rows, trunk.unembedding().weight.device)
         state = ChainState(trunk.embed, self.narrow(trunk), depth, cache=cache, ahead=ahead)
-        state.remember([self.at_depth(d + 1).layer for d in range(len(self.modules_))], memory, memory_lengths)
+        own = [self.at_depth(d + 1).layer for d in range(len(self.modules_))]
+        state.remember(own, memory, memory_lengths, None if torch.is_grad_enabled() else self.native)
         return state
 
     def advance(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from speechmtp.heads.contract import HeadState
 from speechmtp.heads.decoder_layer import DecoderLayer, Memory, Store
+from speechmtp.kernels.cpu.chain import NativeChain
 from speechmtp.models.cache import MemorySlots, RaggedCache, RaggedLayer
 from speechmtp.types import States
 
@@ -63,10 +64,15 @@ class LayeredState(HeadState):
     audio: MemorySlots | None = None  # the storage of which `memory` holds views
 
     def remember(
-        self, layers: Sequence[DecoderLayer], memory: Tensor | None, lengths: Tensor | Sequence[int] | None
-    ) -> None:
-        """Compute and keep these layers' cross-attention keys and values of the rows' encoder outputs [B, S, E]."""
-        found = [layer.remember(memory, None) for layer in layers]
+        self, layers: Sequence[DecoderLayer], memory: Tensor | None, lengths: Tensor | Sequence[int] | None,
+        native: NativeChain | None = None,
+    ) -> None:  # fmt: skip
+        """Compute and keep these layers' cross-attention keys and values of the rows' encoder outputs [B, S, E], by
+        `native` if given."""
+        if native is not None and memory is not None and layers[0].shape.memory_width is not None:
+            found: list[Memory | None] = [Memory(*native.remember(memory), None)]
+        else:
+            found = [layer.remember(memory, None) for layer in layers]
         states = [(part.keys, part.values) for part in found if part is not None]
         if memory is None or not states:
             self.memory = found

@@ -12,7 +12,7 @@ from speechmtp.heads.decoder_layer import DecoderLayer
 from speechmtp.kernels.cpu.chain import NativeChain
 from speechmtp.kernels.cpu.decoder import RotaryTable
 from speechmtp.kernels.cpu.library import native_library, native_reason
-from speechmtp.kernels.cpu.structs import ACTIVATIONS, Attention, Builder, Chain, Layer, Reader, bind
+from speechmtp.kernels.cpu.structs import ACTIVATIONS, Attention, Builder, Chain, Layer, Linear, Reader, bind
 from speechmtp.kernels.cpu.structs import Norm as CNorm
 from speechmtp.models.agreement import Tail
 from speechmtp.models.rotary import rotary
@@ -101,7 +101,7 @@ class _Parts:
         if self.shape.memory_width is not None:
             made.cross = self.attention(layer.encoder_attn, layer.encoder_attn_layernorm, False)
         made.norm = self.norm(layer.post_attention_layernorm)
-        made.inner = builder.linear(torch.cat([mlp.up_proj.weight, mlp.gate_proj.weight]))
+        made.inner = self.joined(mlp.up_proj, mlp.gate_proj)
         made.outer = builder.linear(mlp.down_proj.weight)
         return made
 
@@ -109,16 +109,20 @@ class _Parts:
         """Return the struct of an attention behind `norm`; `own`: of self-attention."""
         shape, builder = self.shape, self.builder
         parts = [attention.q_proj, *((attention.k_proj, attention.v_proj) if own else ())]
-        biases = [part.bias for part in parts if part.bias is not None]
         none = builder.norm("none", shape.head_dim)
         inner = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         turned = (shape.rotary_dim or shape.head_dim) if own else 0
         return Attention(
             self.norm(norm), *(none if one is None else self.norm(one) for one in inner),
-            builder.linear(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None),
-            builder.linear(attention.o_proj.weight), shape.heads, shape.kv_heads, shape.head_dim, turned, False,
-            shape.head_dim**-0.5,
+            self.joined(*parts), builder.linear(attention.o_proj.weight),
+            Linear() if own else self.joined(attention.k_proj, attention.v_proj), shape.heads, shape.kv_heads,
+            shape.head_dim, turned, False, shape.head_dim**-0.5,
         )  # fmt: skip
+
+    def joined(self, *parts: nn.Linear) -> Linear:
+        """Return the struct of linear layers side by side, all with a bias or all without."""
+        biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
+        return self.builder.linear(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None)
 
     def norm(self, module: nn.Module) -> CNorm:
         """Return the struct of one of our norms."""

@@ -161,14 +161,20 @@ class Seq2SeqTrunk(Trunk):
         rows, size, _ = memory.shape
         sizes = [size] * rows if lengths is None else lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
         self._check([*cache.memory.known, *sizes])
-        shape, states = self.shape, []
+        shape, states = self.shape, self._native_keys(memory)
         layers: Any = self._decoder.layers
-        for layer in layers:
+        for layer in layers if not states else ():
             parts = (layer.encoder_attn.k_proj(memory), layer.encoder_attn.v_proj(memory))
             keys, values = (part.view(rows, size, shape.kv_heads, -1).transpose(1, 2) for part in parts)
             states.append((keys, values))
         cache.memory.join(states, sizes)
         cache.add(rows)
+
+    def _native_keys(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Every layer's keys and values of encoder outputs [B, S, E] natively; nothing where that cannot be."""
+        native = self.native
+        usable = native is not None and not torch.is_grad_enabled() and native.knows()
+        return native.remember(memory) if native is not None and usable else []
 
     def _check(self, sizes: Sequence[int]) -> None:
         if not self._masks_memory and len(set(sizes)) > 1:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechmtp.kernels.cpu.decoder import RotaryTable, working
+from speechmtp.kernels.cpu.decoder import RotaryTable, remembered, working
 from speechmtp.kernels.cpu.structs import Chain, Fresh, Reader
 
 
@@ -21,6 +21,14 @@ class NativeChain:
         self._reader = reader
         self._chain.rotary = rotary.struct()
         self.heads, self.dim = chain.layer.self_.kv_heads, chain.layer.self_.dim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles have None instead: packed weights belong to one process."""
+        return type(None), ()
+
+    def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the layer's cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E]."""
+        return remembered(self._library, self._chain.layer.cross, memory)
 
     def take(self, taps: Tensor, inputs: Tensor, keep: Tensor | None, taken: int) -> tuple[Tensor, Tensor]:
         """Return the fused states and the embeddings that follow, [B, taken, C], of the entries `keep` [B, K] (None:

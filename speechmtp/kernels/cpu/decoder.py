@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechmtp.kernels.cpu.structs import Decoder, Entries, Layer, Linear, Norm, Rotary, Slots
+from speechmtp.kernels.cpu.structs import Attention, Decoder, Entries, Layer, Linear, Norm, Rotary, Slots
 
 _VERSION = attrgetter("_version")
 _HERE = threading.local()  # working memory per thread
@@ -37,6 +37,15 @@ def slots_of(pairs: Sequence[tuple[Tensor, Tensor]], first: int) -> Any:
     return found
 
 
+def remembered(library: ctypes.CDLL, attention: Attention, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E]."""
+    memory = memory.contiguous()
+    rows, steps, _ = memory.shape
+    keys, values = (torch.empty(rows, attention.kv_heads, steps, attention.dim) for _ in range(2))
+    library.speechmtp_cpu_remember(byref(attention), memory.data_ptr(), rows, steps, keys.data_ptr(), values.data_ptr())
+    return keys, values
+
+
 class NativeDecoder:
     """Layers, the norm behind them and the unembedding, on packed weights. Any number of threads may call it."""
 
@@ -57,6 +66,10 @@ class NativeDecoder:
     def _described(self) -> Decoder:
         rotary = Rotary() if self._rotary is None else self._rotary.struct()
         return Decoder(self.width, self.layers, self._layers, self._norm, rotary)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles have None instead: packed weights belong to one process."""
+        return type(None), ()
 
     def knows(self) -> bool:
         """Whether the weights are still those that were packed (changes through `.data` go unseen)."""
@@ -96,6 +109,10 @@ class NativeDecoder:
             self._decoder = decoder = self._described()
             self._library.speechmtp_cpu_extend(byref(decoder), *asked)
         return hidden, tapped
+
+    def remember(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return every layer's cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E]."""
+        return [remembered(self._library, layer.cross, memory) for layer in self._layers]
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of states [..., C]."""

@@ -35,8 +35,8 @@ class Attention(Structure):
 
     _fields_ = (
         ("norm", Norm), ("query_norm", Norm), ("key_norm", Norm), ("joined", Linear), ("out", Linear),
-        ("heads", c_int32), ("kv_heads", c_int32), ("dim", c_int32), ("turned", c_int32), ("neighbours", c_int32),
-        ("scale", c_float),
+        ("memory", Linear), ("heads", c_int32), ("kv_heads", c_int32), ("dim", c_int32), ("turned", c_int32),
+        ("neighbours", c_int32), ("scale", c_float),
     )  # fmt: skip
 
 
@@ -163,6 +163,8 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.speechmtp_cpu_extend_work.restype = n
     library.speechmtp_cpu_linear.argtypes = [p, p, n, p]
     library.speechmtp_cpu_linear.restype = None
+    library.speechmtp_cpu_remember.argtypes = [p, p, n, n, p, p]
+    library.speechmtp_cpu_remember.restype = None
     library.speechmtp_cpu_choose.argtypes = [p, p, n, p, n, p, p]
     library.speechmtp_cpu_choose.restype = None
     library.speechmtp_cpu_choose_work.argtypes = [p, n]

@@ -5,7 +5,7 @@ modules give.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -154,19 +154,22 @@ class _Parts:
         inner = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         return Attention(
             self.norm(norm, shape.width), *(none if n is None else self.norm(n, shape.head_dim) for n in inner),
-            builder.linear(torch.cat([part.weight for part in parts]), _biases(parts)),
-            builder.linear(out.weight, out.bias), shape.heads, shape.kv_heads, shape.head_dim,
+            self.joined(*parts), builder.linear(out.weight, out.bias),
+            Linear() if own else self.joined(attention.k_proj, attention.v_proj),
+            shape.heads, shape.kv_heads, shape.head_dim,
             (shape.rotary_dim or shape.head_dim) if turns else 0, form.rotary == "neighbours", shape.head_dim**-0.5,
         )  # fmt: skip
+
+    def joined(self, *parts: Any) -> Linear:
+        """Return the struct of linear layers side by side."""
+        return self.builder.linear(torch.cat([part.weight for part in parts]), _biases(parts))
 
     def mlp(self, layer: Any) -> tuple[Linear, Linear]:
         """Return the structs of both matrices of an MLP; gates stand behind the values."""
         builder = self.builder
         if self.form.gates == "own":
             mlp = layer.mlp
-            parts = [mlp.up_proj, mlp.gate_proj]
-            inner = builder.linear(torch.cat([part.weight for part in parts]), _biases(parts))
-            return inner, builder.linear(mlp.down_proj.weight, mlp.down_proj.bias)
+            return self.joined(mlp.up_proj, mlp.gate_proj), builder.linear(mlp.down_proj.weight, mlp.down_proj.bias)
         mlp = layer.mlp if self.form.gates == "joined" else layer
         return builder.linear(mlp.fc1.weight, mlp.fc1.bias), builder.linear(mlp.fc2.weight, mlp.fc2.bias)
 
@@ -176,7 +179,7 @@ class _Parts:
         return self.builder.norm(parts.kind, size, parts.weight, parts.bias, parts.eps)
 
 
-def _biases(parts: list[Any]) -> Tensor | None:
+def _biases(parts: Sequence[Any]) -> Tensor | None:
     """Return the biases of some linear layers side by side, zeros where one has none; None if none has."""
     if all(part.bias is None for part in parts):
         return None

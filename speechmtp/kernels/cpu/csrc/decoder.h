@@ -13,10 +13,10 @@ typedef struct {
 } Norm;
 
 /* Attention behind `norm`. `in` gives queries, keys and values side by side, or only queries where keys and values come
-   from a memory. `turned` numbers of each head are rotated: pairs of neighbours if `neighbours`, else halves. */
+   from a memory, by `memory`. `turned` numbers of each head are rotated: pairs of neighbours if `neighbours`, else halves. */
 typedef struct {
     Norm norm, query_norm, key_norm;
-    Linear in, out;
+    Linear in, out, memory;
     int32_t heads, kv_heads, dim, turned, neighbours;
     float scale;
 } Attention;

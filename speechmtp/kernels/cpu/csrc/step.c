@@ -6,6 +6,8 @@
 #include "vec.h"
 
 
+#define REMEMBERED 32 /* steps at a time */
+
 typedef struct {
     int32_t width, count;
     const Layer *layers;
@@ -55,6 +57,25 @@ int speechmtp_cpu_extend(const Decoder *decoder, const Entries *entries, const S
     }
     norm_run(&decoder->norm, stream, rows, hidden);
     return 0;
+}
+
+/* Keys and values [rows, heads, steps, dim] of encoder outputs x [rows, steps, in]. */
+void speechmtp_cpu_remember(const Attention *attention, const float *x, int64_t rows, int64_t steps, float *keys,
+                            float *values) {
+    const int64_t dim = attention->dim, heads = attention->kv_heads, both = 2 * heads * dim;
+    float part[REMEMBERED * both];
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t first = 0; first < steps; first += REMEMBERED) {
+            const int64_t count = steps - first < REMEMBERED ? steps - first : REMEMBERED;
+            linear_run(&attention->memory, x + (row * steps + first) * attention->memory.in, count, part, both, 0);
+            for (int64_t step = 0; step < count; step++)
+                for (int64_t head = 0; head < heads; head++) {
+                    const int64_t to = ((row * heads + head) * steps + first + step) * dim;
+                    const float *from = part + step * both + head * dim;
+                    memcpy(keys + to, from, sizeof(float) * dim);
+                    memcpy(values + to, from + heads * dim, sizeof(float) * dim);
+                }
+        }
 }
 
 void speechmtp_cpu_linear(const Linear *weights, const float *x, int64_t rows, float *y) {
