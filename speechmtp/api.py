@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -61,17 +61,28 @@ class Recogniser:
 
     def __post_init__(self) -> None:
         self.bundle.to(self.device, self.dtype)
-        for heads in self.bundle.heads.values():
-            draft_natively(heads, self.bundle.model.trunk)
-            if self.int8_drafts:
-                heads.draft_in_int8(self.bundle.model.trunk)
+        for heads in self.bundle.heads.values() if self.int8_drafts else ():
+            heads.draft_in_int8(self.bundle.model.trunk)
         pack(self.bundle.model, self.draft, *self.bundle.heads.values())
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
-        for each in filter(None, (self.bundle.model.trunk, trunk)):
-            use_native(each)
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, name, trunk, self.limits)
         self._spelling = None if bundle.ctc is None else bundle.model.spelling()
+
+        self._use_kernels()
+
+    def _use_kernels(self) -> None:
+        """Let trunks and heads run natively where they can."""
+        trunk = self.bundle.model.trunk
+        for each in filter(None, (trunk, None if self.draft is None else self.draft.trunk)):
+            use_native(each)
+        for heads in self.bundle.heads.values():
+            draft_natively(heads, trunk)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled recogniser, which has no packed weights."""
+        self.__dict__.update(state)
+        self._use_kernels()
 
     def __repr__(self) -> str:
         """The model's name, device, dtype and head sets."""

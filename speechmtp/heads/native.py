@@ -22,8 +22,8 @@ from speechmtp.models.trunk import Trunk
 def use_native(heads: HeadSet, trunk: Trunk) -> None:
     """Let heads draft whole chains natively from now on, if they can; `heads.native_problem` says why they cannot.
 
-    The weights are those of now: call it before `draft_in_int8`, and again after a change. ConfigError if
-    `SPEECHMTP_KERNELS` is unknown, or asks for a library that cannot be had.
+    The weights are those of now: call it again after a change. ConfigError if `SPEECHMTP_KERNELS` is unknown, or asks
+    for a library that cannot be had.
     """
     heads.native, heads.native_problem = None, _problem(heads, trunk)
     if heads.native_problem:
@@ -42,8 +42,6 @@ def _problem(heads: HeadSet, trunk: Trunk) -> str:
         return "only chained heads with one layer and attention ttt draft in one call"
     if heads.reads.count and heads.reads.mix != "linear":
         return "they read layers with one weight each"
-    if heads.drafts_in_int8:
-        return "they draft in 8 bits already"
     weights = [*heads.parameters(), *trunk.unembedding().parameters(), *trunk._embedding.parameters()]
     if any(not w.is_cpu or w.dtype != torch.float32 for w in weights):
         return "they compute in another dtype than float32 or on another device than a CPU"

@@ -40,6 +40,18 @@ class Int8Linear(nn.Module):
         integers, scale = quantise(weight.detach())
         self._packed = _packed(integers, scale.double(), None if bias is None else bias.detach().float())
 
+    @property
+    def weight(self) -> Tensor:
+        """The weights [out, in] that the layer multiplies with, made at each call."""
+        weight, _ = torch.ops.quantized.linear_unpack(self._packed)
+        return weight.int_repr() * weight.q_per_channel_scales().float()[:, None]
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias [out], if there is one."""
+        bias: Tensor | None = torch.ops.quantized.linear_unpack(self._packed)[1]
+        return bias
+
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., in] to [..., out]."""
         out: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed, reduce_range=True)
