@@ -71,7 +71,7 @@ class _Parts:
         chain = Chain(
             self.shape.width, module.embedding_first, self.norm(module.enorm), self.norm(module.hnorm),
             self.norm(module.norm), builder.linear(module.eh_proj.weight), self.layer(module.layer),
-            builder.linear(weight, bias), None if ids is None else builder.hold(ids.contiguous()),
+            builder.linear(weight, bias, heads.drafts_in_int8), None if ids is None else builder.hold(ids.contiguous()),
             builder.pointer(table),
         )  # fmt: skip
         return NativeChain(self.library, chain, self.reader(), RotaryTable(self.angles), builder.kept)

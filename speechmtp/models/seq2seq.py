@@ -172,9 +172,8 @@ class Seq2SeqTrunk(Trunk):
 
     def _native_keys(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Every layer's keys and values of encoder outputs [B, S, E] natively; nothing where that cannot be."""
-        native = self.native
-        usable = native is not None and not torch.is_grad_enabled() and native.knows()
-        return native.remember(memory) if native is not None and usable else []
+        native = self._usable
+        return [] if native is None else native.remember(memory)
 
     def _check(self, sizes: Sequence[int]) -> None:
         if not self._masks_memory and len(set(sizes)) > 1:

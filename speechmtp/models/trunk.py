@@ -187,6 +187,12 @@ class Trunk(nn.Module):
         norm = final_norm(self.model.get_decoder())
         return NormParts() if norm is None else norm_parts(norm, self.width)
 
+    @property
+    def _usable(self) -> NativeDecoder | None:
+        """The native decoder, if it computes what the modules would: without gradients, with the weights of now."""
+        native = self.native
+        return native if native is not None and not torch.is_grad_enabled() and native.knows() else None
+
     def unembedding(self) -> nn.Linear:
         """Return the output layer that `unembed` applies before `tail`; its weight rows are tokens."""
         module: nn.Linear = self.model.get_output_embeddings()
@@ -199,15 +205,16 @@ class Trunk(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of trunk states [..., C]."""
-        if self.native is not None and not torch.is_grad_enabled() and self.native.knows():
-            return self.tail(self.native.unembed(hidden))
+        native = self._usable
+        if native is not None:
+            return self.tail(native.unembed(hidden))
         return self.tail(self.model.get_output_embeddings()(hidden))
 
     def choose(self, hidden: Tensor, never: tuple[int, ...] = ()) -> Tensor | None:
         """Return the tokens [...] with the largest logits of states [..., C] in one call, where that can be, the lowest
         of equals; None where it cannot. `never` are tokens that count as the least probable."""
-        native = self.native
-        if native is None or torch.is_grad_enabled() or self.tail != Tail() or not native.knows():
+        native = self._usable
+        if native is None or self.tail != Tail():
             return None
         return native.choose(hidden, ids_of(never, hidden.device) if never else None)
 
@@ -244,8 +251,9 @@ class Trunk(nn.Module):
                 f"{cache.count} rows, expected [B, Q, {self.width}], [B, Q] and B rows"
             )
         cache.begin(queries)
-        if self.native is not None and queries <= NATIVE_ENTRIES and self.native.knows():
-            return self._native_states(self.native, embeddings, self._within(positions, cache), ancestors, cache, taps)
+        native = self._usable
+        if native is not None and queries <= NATIVE_ENTRIES:
+            return self._native_states(native, embeddings, self._within(positions, cache), ancestors, cache, taps)
         mask = additive_ragged_mask(cache, queries, ancestors, embeddings.dtype)
         return self._run(embeddings, positions, mask, taps, cache)
 

@@ -120,16 +120,16 @@ class Builder:
         self.kept.append(tensor)
         return tensor.data_ptr()
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None = None, rounded: bool = False) -> Linear:
         """Return a layer with weights [out, in] and a bias [out].
 
-        Weights are stored in the smallest form that gives them exactly: float16, 8-bit integers with a scale per row
-        (to the last bit of float32), or float32.
+        Weights are stored in the smallest form that gives them exactly: float16, 8-bit integers with a scale per
+        row (to the last bit of float32), or float32; if `rounded`, in 8 bits in any case.
         """
         weight = weight.detach()
         outputs, inputs = weight.shape
         room = -outputs % self.panel
-        kind, stored, scale = _stored(weight)
+        kind, stored, scale = _stored(weight, rounded)
         padded = torch.nn.functional.pad(stored, (0, 0, 0, room))
         panels = padded.view(-1, self.panel, inputs).transpose(1, 2).contiguous()
         scales = None if scale is None else torch.nn.functional.pad(scale, (0, room))
@@ -144,13 +144,14 @@ class Builder:
         return Norm(NORMS[kind], size, self.pointer(weight), self.pointer(bias), eps)
 
 
-def _stored(weight: Tensor) -> tuple[int, Tensor, Tensor | None]:
+def _stored(weight: Tensor, rounded: bool) -> tuple[int, Tensor, Tensor | None]:
     """Return the kind, the numbers and the scales [out] with which weights [out, in] are stored."""
-    half = weight.half()
-    if torch.equal(half.float(), weight):
-        return FLOAT16, half, None
+    if not rounded:
+        half = weight.half()
+        if torch.equal(half.float(), weight):
+            return FLOAT16, half, None
     integers, scale = quantise(weight)
-    if torch.equal(integers * scale[:, None], weight):
+    if rounded or torch.equal(integers * scale[:, None], weight):
         return INT8, integers, scale
     return FLOAT32, weight, None
 

@@ -77,8 +77,6 @@ def _problem(trunk: Trunk) -> str:
         return f"{type(trunk.model).__name__} has layers that the native step does not know"
     if any(not w.is_cpu or w.dtype != torch.float32 for w in weights):
         return "it computes in another dtype than float32 or on another device than a CPU"
-    if any(w.requires_grad for w in weights):
-        return "its weights can be trained"
     if sum(w.numel() for w in {id(w): w for w in weights}.values()) > MAX_WEIGHTS:
         return f"it has more than {MAX_WEIGHTS // 1_000_000} million weights"
     config = trunk.model.config.get_text_config(decoder=True)

@@ -75,84 +75,108 @@ static void turn(const Attention *attention, const Rotary *rotary, int64_t posit
     }
 }
 
-/* Attention of one query over `count` keys, then over those of the next `more` that `seen` marks. `dim` is a constant
-   where it is inlined with one. */
+/* Products of the query, whose end is `end`, with VL keys. */
+INLINE vf products(int64_t dim, const float *query, vf end, const float *const *keys) {
+    const int64_t whole = dim / VL;
+    vf sum[VL];
+    for (int i = 0; i < VL; i++) sum[i] = v_mul(v_load(query), v_load(keys[i]));
+    for (int64_t j = 1; j < whole; j++) {
+        const vf part = v_load(query + j * VL);
+        for (int i = 0; i < VL; i++) sum[i] = v_fma(part, v_load(keys[i] + j * VL), sum[i]);
+    }
+    if (dim % VL)
+        for (int i = 0; i < VL; i++) sum[i] = v_fma(end, v_load(keys[i] + dim - VL), sum[i]);
+    return v_sums(sum);
+}
+
+#define PARTS 5 /* vectors of values that are summed at a time */
+
+/* Add PARTS vectors of a value, from `first` on, each times `weight`; the last one ends with the value. */
+INLINE void add_values(int64_t dim, int64_t first, float weight, const float *value, vf *sum) {
+    const vf times = v_set(weight);
+    for (int64_t j = 0; j < PARTS; j++) {
+        const int64_t at = first + j * VL;
+        if (at < dim) sum[j] = v_fma(times, v_load(value + (at + VL <= dim ? at : dim - VL)), sum[j]);
+    }
+}
+
+/* Attention of one query over the first `count` keys and over those at the slots `more` [extra]. `dim` is a constant where
+   it is inlined with one. */
 INLINE void attend_dim(int64_t dim, float scale, const float *query, const float *keys, const float *values,
-                       int64_t count, const uint8_t *seen, int64_t more, float *scores, float *out) {
-    const int64_t whole = dim / VL, tail = dim % VL;
+                       int64_t count, const int32_t *more, int64_t extra, float *scores, float *out) {
+    const int64_t tail = dim % VL, visible = count + extra;
     float last[VL]; /* the query's end, 0 where the vector before has it already */
     for (int64_t i = 0; i < VL; i++) last[i] = i < VL - tail ? 0.0f : query[dim - VL + i];
-    const vf end = v_load(last);
-    int64_t visible = 0;
-    float top = -INFINITY;
-    for (int64_t slot = 0; slot < count + more; slot++) {
-        if (slot >= count && !seen[slot - count]) continue;
-        const float *key = keys + slot * dim;
-        vf sum = v_mul(v_load(query), v_load(key));
-        for (int64_t j = 1; j < whole; j++) sum = v_fma(v_load(query + j * VL), v_load(key + j * VL), sum);
-        if (tail) sum = v_fma(end, v_load(key + dim - VL), sum);
-        const float score = v_sum(sum) * scale;
-        scores[visible++] = score;
-        top = score > top ? score : top;
+    const vf end = v_load(last), times = v_set(scale);
+    vf most = v_set(-INFINITY);
+    for (int64_t first = 0; first < visible; first += VL) {
+        const float *at[VL];
+        if (first + VL <= count)
+            for (int64_t i = 0; i < VL; i++) at[i] = keys + (first + i) * dim;
+        else
+            for (int64_t i = 0; i < VL; i++) {
+                const int64_t one = first + i < visible ? first + i : visible - 1; /* the last one again at the end */
+                at[i] = keys + (one < count ? one : more[one - count]) * dim;
+            }
+        const vf score = v_mul(products(dim, query, end, at), times);
+        v_store(scores + first, score);
+        most = v_max(score, most);
     }
+    const vf top = v_set(v_top(most));
     for (int64_t i = visible; i % VL; i++) scores[i] = -INFINITY;
     vf total = v_set(0.0f);
     for (int64_t i = 0; i < visible; i += VL) {
-        vf one = v_exp(v_sub(v_load(scores + i), v_set(top)));
+        const vf one = v_exp(v_sub(v_load(scores + i), top));
         v_store(scores + i, one);
         total = v_add(total, one);
     }
     const vf share = v_set(1.0f / v_sum(total));
-    for (int64_t first = 0; first < dim; first += 5 * VL) { /* five accumulators at a time */
-        vf sum[5];
-        for (int j = 0; j < 5; j++) sum[j] = v_set(0.0f);
-        int64_t used = 0;
-        for (int64_t slot = 0; slot < count + more; slot++) {
-            if (slot >= count && !seen[slot - count]) continue;
-            const float *value = values + slot * dim;
-            const vf weight = v_set(scores[used++]);
-            for (int64_t j = 0; j < 5; j++) {
-                const int64_t at = first + j * VL;
-                if (at >= dim) break;
-                sum[j] = v_fma(weight, v_load(value + (at + VL <= dim ? at : dim - VL)), sum[j]);
-            }
+    for (int64_t first = 0; first < dim; first += PARTS * VL) {
+        vf even[PARTS], odd[PARTS]; /* of keys in turn */
+        for (int j = 0; j < PARTS; j++) even[j] = odd[j] = v_set(0.0f);
+        int64_t one = 0;
+        for (; one + 2 <= count; one += 2) {
+            add_values(dim, first, scores[one], values + one * dim, even);
+            add_values(dim, first, scores[one + 1], values + (one + 1) * dim, odd);
         }
-        for (int64_t j = 0; j < 5; j++) {
+        for (; one < visible; one++)
+            add_values(dim, first, scores[one], values + (one < count ? one : more[one - count]) * dim,
+                       one % 2 ? odd : even);
+        for (int64_t j = 0; j < PARTS; j++) {
             const int64_t at = first + j * VL;
-            if (at < dim) v_store(out + (at + VL <= dim ? at : dim - VL), v_mul(sum[j], share));
+            if (at < dim) v_store(out + (at + VL <= dim ? at : dim - VL), v_mul(v_add(even[j], odd[j]), share));
         }
     }
 }
 
 /* The same for heads that are narrower than a vector. */
 static void attend_narrow(int64_t dim, float scale, const float *query, const float *keys, const float *values,
-                          int64_t count, const uint8_t *seen, int64_t more, float *scores, float *out) {
+                          int64_t count, const int32_t *more, int64_t extra, float *scores, float *out) {
     float top = -INFINITY, total = 0.0f;
-    for (int64_t slot = 0, used = 0; slot < count + more; slot++) {
-        if (slot >= count && !seen[slot - count]) continue;
+    for (int64_t one = 0; one < count + extra; one++) {
+        const float *key = keys + (one < count ? one : more[one - count]) * dim;
         float score = 0.0f;
-        for (int64_t i = 0; i < dim; i++) score += query[i] * keys[slot * dim + i];
-        score *= scale;
-        scores[used++] = score;
-        top = score > top ? score : top;
+        for (int64_t i = 0; i < dim; i++) score += query[i] * key[i];
+        scores[one] = score * scale;
+        top = scores[one] > top ? scores[one] : top;
     }
     for (int64_t i = 0; i < dim; i++) out[i] = 0.0f;
-    for (int64_t slot = 0, used = 0; slot < count + more; slot++) {
-        if (slot >= count && !seen[slot - count]) continue;
-        const float weight = expf(scores[used++] - top);
+    for (int64_t one = 0; one < count + extra; one++) {
+        const float *value = values + (one < count ? one : more[one - count]) * dim;
+        const float weight = expf(scores[one] - top);
         total += weight;
-        for (int64_t i = 0; i < dim; i++) out[i] += weight * values[slot * dim + i];
+        for (int64_t i = 0; i < dim; i++) out[i] += weight * value[i];
     }
     for (int64_t i = 0; i < dim; i++) out[i] /= total;
 }
 
 static void attend(int64_t dim, float scale, const float *query, const float *keys, const float *values, int64_t count,
-                   const uint8_t *seen, int64_t more, float *scores, float *out) {
-    if (dim < VL) attend_narrow(dim, scale, query, keys, values, count, seen, more, scores, out);
-    else if (dim == 36) attend_dim(36, scale, query, keys, values, count, seen, more, scores, out);
-    else if (dim == 32) attend_dim(32, scale, query, keys, values, count, seen, more, scores, out);
-    else if (dim == 64) attend_dim(64, scale, query, keys, values, count, seen, more, scores, out);
-    else attend_dim(dim, scale, query, keys, values, count, seen, more, scores, out);
+                   const int32_t *more, int64_t extra, float *scores, float *out) {
+    if (dim < VL) attend_narrow(dim, scale, query, keys, values, count, more, extra, scores, out);
+    else if (dim == 36) attend_dim(36, scale, query, keys, values, count, more, extra, scores, out);
+    else if (dim == 32) attend_dim(32, scale, query, keys, values, count, more, extra, scores, out);
+    else if (dim == 64) attend_dim(64, scale, query, keys, values, count, more, extra, scores, out);
+    else attend_dim(dim, scale, query, keys, values, count, more, extra, scores, out);
 }
 
 /* Turn the queries and keys of `joined` [entries, queries | keys | values] and write keys and values behind each row's
@@ -185,19 +209,23 @@ static void self_attention(const Attention *attention, const Rotary *rotary, con
                            const Slots *slots, const float *normed, float *joined, float *mixed, float *scores) {
     const int64_t dim = attention->dim, heads = attention->heads, group = heads / attention->kv_heads;
     const int64_t queries = entries->queries;
+    int32_t *more = (int32_t *)scores; /* slots of the ancestors */
+    scores += queries;
     linear_run(&attention->in, normed, entries->rows * queries, joined, attention->in.out, 0);
     write_keys(attention, rotary, entries, slots, joined);
     for (int64_t row = 0; row < entries->rows; row++)
-        for (int64_t head = 0; head < heads; head++) {
-            const int64_t at = row * slots->row + head / group * slots->head, past = entries->lengths[row];
-            for (int64_t i = entries->last ? entries->last[row] : 0; i < queries; i++) {
-                const int64_t entry = row * queries + i, to = entries->last ? row : entry;
-                const uint8_t *seen = entries->ancestors ? entries->ancestors + entry * queries : NULL;
+        for (int64_t i = entries->last ? entries->last[row] : 0; i < queries; i++) {
+            const int64_t entry = row * queries + i, to = entries->last ? row : entry, past = entries->lengths[row];
+            int64_t extra = 0;
+            for (int64_t j = 0; entries->ancestors && j < queries; j++)
+                if (entries->ancestors[entry * queries + j]) more[extra++] = (int32_t)(past + j);
+            for (int64_t head = 0; head < heads; head++) {
+                const int64_t at = row * slots->row + head / group * slots->head;
                 attend(dim, attention->scale, joined + entry * attention->in.out + head * dim, slots->keys + at,
-                       slots->values + at, seen ? past : past + i + 1, seen, seen ? queries : 0, scores,
+                       slots->values + at, entries->ancestors ? past : past + i + 1, more, extra, scores,
                        mixed + (to * heads + head) * dim);
-                if (entries->last) break;
             }
+            if (entries->last) break;
         }
 }
 
@@ -242,7 +270,7 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t layer_work(const Layer *layer, int64_t entries, int64_t seen) {
     const int64_t wide = larger(layer->self.in.out, larger(layer->inner.out, layer->cross.in.out));
     const int64_t mixed = larger(layer->self.out.in, layer->cross.out.in);
-    return entries * (layer->self.in.in + wide + mixed) + seen + 4 * VL;
+    return entries * (layer->self.in.in + wide + mixed + 1) + seen + 4 * VL;
 }
 
 void layer_run(const Layer *layer, const Rotary *rotary, const Entries *entries, const Slots *slots,

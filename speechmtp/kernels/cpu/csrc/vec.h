@@ -93,6 +93,32 @@ INLINE float v_sum(vf x) { /* always in the same order */
 #endif
 }
 
+/* The sums of VL vectors, side by side. */
+INLINE vf v_sums(const vf *x) {
+#if VL == 4
+    return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
+#else
+    __m256 part[VL], found[VL / 8];
+    for (int i = 0; i < VL; i++)
+#if VL == 16
+        part[i] = _mm256_add_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
+#else
+        part[i] = x[i];
+#endif
+    for (int i = 0; i < VL / 8; i++) {
+        const __m256 *p = part + 8 * i;
+        const __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(p[0], p[1]), _mm256_hadd_ps(p[2], p[3]));
+        const __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(p[4], p[5]), _mm256_hadd_ps(p[6], p[7]));
+        found[i] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    }
+#if VL == 16
+    return _mm512_insertf32x8(_mm512_castps256_ps512(found[0]), found[1], 1);
+#else
+    return found[0];
+#endif
+#endif
+}
+
 INLINE float v_top(vf x) {
     float part[VL], top;
     v_store(part, x);
