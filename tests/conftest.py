@@ -1,6 +1,8 @@
-"""Settings of the whole test run: one thread, and the modules beside this one importable from every folder."""
+"""Settings of the whole test run: one thread, a cache of its own for compiled kernels, and the modules beside this one
+importable from every folder."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,10 @@ import pytest
 # Before torch is loaded, and without loading it: tests of light modules stay light.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"
+# Kernels are compiled once for all processes of a run, and of the next if their sources are the same.
+os.environ["SPEECHMTP_CACHE"] = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "speechmtp")
+if "CC" not in os.environ and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+    os.environ.setdefault("SPEECHMTP_KERNELS", "ref")  # what a missing compiler says is not in every test's output
 if "torch" in sys.modules:
     sys.modules["torch"].set_num_threads(1)
 

@@ -27,6 +27,7 @@ VERBS = {
     "compare": "strategies side by side in one run",
     "strategies": "the strategies and presets there are, their options and what they promise",
     "transcribe": "text of audio files",
+    "kernels": "the kernels that decoding uses on this machine, and why; compile them",
     "results": "write the table of an experiment into its RESULTS.md",
     "export": "write a model folder again, as 8-bit integers or in float32",
     "demo": "a real recording with the default model, and spelled examples with every strategy",

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +19,10 @@ from pathlib import Path
 CSRC = Path(__file__).with_name("csrc")
 SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 COMPILERS = ("cc", "gcc", "clang")  # in this order, where CC names none
-# Arithmetic keeps to the order that is written (no -ffast-math), and a library runs on every processor of its kind
-# (no -march=native), so that a cache can be shared.
-FLAGS = (
-    "-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-ffp-contract=off", "-fno-semantic-interposition",
-)  # fmt: skip
+# Sums keep the order that is written (no -ffast-math; a product and a sum may be one operation), and a library runs on
+# every processor of its kind (no -march=native), so that a cache can be shared.
+ELF = () if sys.platform in ("win32", "darwin") else ("-fno-semantic-interposition",)
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", *ELF)
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 VARIANTS = {
     "avx512": (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
@@ -85,9 +86,9 @@ def _ask(command: list[str]) -> Compiler:
     return Compiler(tuple(command), lines[0])
 
 
-def stem(variant: str, sources: Path = CSRC) -> str:
+def stem(variant: str) -> str:
     """How names of a variant's libraries begin: variant, system, machine, and digits of sources and flags."""
-    files = sorted(path for path in sources.iterdir() if path.suffix in (".c", ".h"))
+    files = sorted(path for path in CSRC.iterdir() if path.suffix in (".c", ".h"))
     parts = [" ".join((*FLAGS, *VARIANTS[variant])).encode()]
     for path in files:
         parts += [path.name.encode(), path.read_bytes()]
@@ -95,24 +96,36 @@ def stem(variant: str, sources: Path = CSRC) -> str:
     return f"{variant}-{sys.platform}-{machine()}-{digits}"
 
 
-def compile_library(variant: str, compiler: Compiler, folder: Path, sources: Path = CSRC) -> Path:
+def compile_library(
+    variant: str, compiler: Compiler, folder: Path, trial: Callable[[Path], None] | None = None
+) -> Path:
     """Compile a variant into a folder. The file appears at once and whole, so that two processes may do it together:
-    its name is `stem`, the compiler's digits, and the first 32 digits of its own SHA-256. BuildError if the compiler
-    fails; OSError if the folder cannot be written.
+    its name is `stem`, the compiler's digits, and the first 32 digits of its own SHA-256. `trial` is called with it
+    before that, and may raise. BuildError if the compiler fails; OSError if the folder cannot be written.
     """
-    files = [str(path) for path in sorted(sources.glob("*.c"))]
     with tempfile.TemporaryDirectory(prefix=".build-", dir=folder, ignore_cleanup_errors=True) as scratch:
         made = Path(scratch) / f"library{SUFFIX}"
-        done = _run([*compiler.command, *FLAGS, *VARIANTS[variant], *files, "-o", str(made), "-lm"], TIMEOUT)
-        if done.returncode or not made.is_file():
-            said = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
-            said = said or [f"exit code {done.returncode}"]
-            problem = f"the C compiler {compiler.command[0]} failed ({said[0].strip()[:200]})"
-            raise BuildError(f"{problem}; mend it, or name another in CC")
+        files = {path: Path(scratch) / f"{path.stem}.o" for path in sorted(CSRC.glob("*.c"))}
+        flags = [*FLAGS, *VARIANTS[variant]]
+        with ThreadPoolExecutor(min(len(files), os.cpu_count() or 1)) as pool:
+            list(pool.map(lambda path: _make(compiler, files[path], *flags, "-c", str(path)), files))
+        _make(compiler, made, *flags, "-shared", *map(str, files.values()), "-lm")
         made.chmod(0o644)
-        place = folder / f"{stem(variant, sources)}-{compiler.key}.{_digest(made.read_bytes())[:32]}{SUFFIX}"
+        if trial is not None:
+            trial(made)
+        place = folder / f"{stem(variant)}-{compiler.key}.{_digest(made.read_bytes())[:32]}{SUFFIX}"
         os.replace(made, place)
     return place
+
+
+def _make(compiler: Compiler, out: Path, *arguments: str) -> None:
+    """Let a compiler make a file. BuildError, with the first error it prints, if it does not."""
+    done = _run([*compiler.command, "-o", str(out), *arguments], TIMEOUT)
+    if done.returncode or not out.is_file():
+        said = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
+        said = said or [f"exit code {done.returncode}"]
+        problem = f"the C compiler {compiler.command[0]} failed ({said[0].strip()[:200]})"
+        raise BuildError(f"{problem}; mend it, or name another in CC")
 
 
 def is_whole(path: Path) -> bool:

@@ -10,7 +10,8 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -24,7 +25,6 @@ from speechmtp.kernels.cpu.processor import best_variant
 SETTING, SETTINGS = "SPEECHMTP_KERNELS", ("auto", "ref", "cpu")
 ABI = 1  # what `speechmtp_cpu_abi` of the sources returns: both change together with the interface
 PREBUILT = Path(__file__).with_name("prebuilt")
-# A new library is first tried in a process of its own, which it may end.
 TRIAL = "import ctypes, sys; l = ctypes.CDLL(sys.argv[1]); sys.exit(l.speechmtp_cpu_abi() != int(sys.argv[2]) or " \
     "l.speechmtp_cpu_selftest())"  # fmt: skip
 
@@ -87,7 +87,10 @@ def find_native() -> Native:
     global _found
     with _lock:
         if _found is None:
-            _found = _find()
+            try:
+                _found = _find()
+            except (BuildError, OSError) as error:
+                _found = Native(reason=str(error))
         return _found
 
 
@@ -111,63 +114,68 @@ def _find() -> Native:
             return native
     if compiler is None:
         return Native(reason="; ".join([*damaged, missing]), variant=variant)
-    try:
-        return _build(variant, compiler, folder, problem, damaged)
-    except BuildError as error:
-        return Native(reason=str(error), variant=variant)
+    return _build(variant, compiler, folder, problem, damaged)
 
 
 def _load_any(paths: list[Path], variant: str, origin: str, damaged: list[str]) -> Native | None:
-    """The first of some libraries that is whole and works; what is wrong with others is added to `damaged`."""
+    """The first of some libraries that is whole and works. What is wrong with others is added to `damaged`, and they
+    are removed from the cache."""
     for path in paths:
         try:
-            problem = (origin == "cache" and trust_problem(path)) or ("" if build.is_whole(path) else "is damaged")
+            problem = trust_problem(path) if origin == "cache" else ""
+            if not problem and not build.is_whole(path):
+                problem = f"{path} was damaged"
             if not problem:
-                library = load(path)
-                return Native(library, "", _again(damaged), variant, origin, path, _compiler_of(library))
+                return _loaded(path, variant, origin, "; ".join(damaged))
         except (OSError, BuildError) as error:
-            problem = f"does not load ({error})"
-        damaged.append(f"{path} {problem}")
+            problem = f"{path} does not load ({error})"
+        damaged.append(problem)
+        if origin == "cache":
+            with suppress(OSError):
+                path.unlink()
     return None
 
 
-def _again(damaged: list[str]) -> str:
-    return "; ".join(damaged) and f"{'; '.join(damaged)}; another one is used"
+def _loaded(path: Path, variant: str, origin: str, note: str) -> Native:
+    library = load(path)
+    return Native(library, "", note, variant, origin, path, str(library.speechmtp_cpu_compiler().decode()))
 
 
 def _build(variant: str, compiler: build.Compiler, folder: Path | None, problem: str, damaged: list[str]) -> Native:
-    """Compile the library into the cache, or where this cannot be for this process alone."""
+    """Compile the library into the cache, or where this cannot be for this process alone. BuildError if it cannot be
+    compiled, or does not work."""
     began = time.monotonic()
     if folder is not None:
         try:
-            path = build.compile_library(variant, compiler, folder)
+            path = build.compile_library(variant, compiler, folder, _try)
         except OSError as error:
             problem = f"the cache {folder} cannot be written ({error.strerror or error})"
         else:
-            library = _try(path)
-            return Native(library, "", _again(damaged), variant, "cache", path, _compiler_of(library))
+            return _loaded(path, variant, "cache", f"{'; '.join(damaged)}; it was compiled again" if damaged else "")
     try:
         with tempfile.TemporaryDirectory(prefix="speechmtp-", ignore_cleanup_errors=True) as scratch:
-            library = _try(build.compile_library(variant, compiler, Path(scratch)))
+            native = _loaded(build.compile_library(variant, compiler, Path(scratch), _try), variant, "process", "")
     except OSError as error:
         raise BuildError(f"{problem}, nor can a temporary folder be ({error.strerror or error})") from error
-    note = f"{problem}: compiled in {time.monotonic() - began:.1f} s for this process alone; name a folder in {CACHE}"
-    return Native(library, "", note, variant, "this process alone", None, _compiler_of(library))
+    seconds = time.monotonic() - began
+    note = f"{problem}: compiled in {seconds:.1f} s for this process alone; name another folder in {CACHE}"
+    return replace(native, note=note, path=None)
 
 
-def _try(path: Path) -> ctypes.CDLL:
-    """Load a library that has just been compiled, after a trial in another process. BuildError, and the file is gone,
-    if it does not work."""
+def _try(path: Path) -> None:
+    """Load a library that has just been compiled in a process of its own, which it may end. BuildError if it fails."""
+    if not sys.executable or getattr(sys, "frozen", False):
+        return
+    command = [sys.executable, "-I", "-S", "-c", TRIAL, str(path), str(ABI)]
     try:
-        if sys.executable and not getattr(sys, "frozen", False):
-            command = [sys.executable, "-I", "-S", "-c", TRIAL, str(path), str(ABI)]
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=build.ASKING)
-            if done.returncode:
-                raise BuildError("what the C compiler made does not work; mend it, or name another in CC")
-        return load(path)
-    except (OSError, BuildError, subprocess.SubprocessError) as error:
-        path.unlink(missing_ok=True)
-        raise error if isinstance(error, BuildError) else BuildError(str(error)) from error
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=build.ASKING
+        )
+        said = [f"exit code {done.returncode}", *done.stderr.splitlines()][-1] if done.returncode else ""
+    except (OSError, subprocess.SubprocessError) as error:
+        said = str(error)
+    if said:
+        raise BuildError(f"what the C compiler made does not work ({said[:200]}); mend it, or name another in CC")
 
 
 def load(path: Path) -> ctypes.CDLL:
@@ -182,7 +190,3 @@ def load(path: Path) -> ctypes.CDLL:
     if failed := library.speechmtp_cpu_selftest():
         raise BuildError(f"its self-test {failed} fails")
     return library
-
-
-def _compiler_of(library: ctypes.CDLL) -> str:
-    return str(library.speechmtp_cpu_compiler().decode())

@@ -134,9 +134,7 @@ class Builder:
         panels = padded.view(-1, self.panel, inputs).transpose(1, 2).contiguous()
         scales = None if scale is None else torch.nn.functional.pad(scale, (0, room))
         biases = None if bias is None else torch.nn.functional.pad(bias.detach().float(), (0, room))
-        return Linear(
-            kind, inputs, outputs, self.hold(panels), self.pointer(scales), self.pointer(biases)
-        )
+        return Linear(kind, inputs, outputs, self.hold(panels), self.pointer(scales), self.pointer(biases))
 
     def norm(self, kind: str, size: int, weight: Tensor | None = None, bias: Tensor | None = None,
              eps: float = 0.0) -> Norm:  # fmt: skip
