@@ -19,10 +19,10 @@ from pathlib import Path
 CSRC = Path(__file__).with_name("csrc")
 SUFFIX = ".dll" if sys.platform == "win32" else ".so"
 COMPILERS = ("cc", "gcc", "clang")  # in this order, where CC names none
-# Sums keep the order that is written (no -ffast-math; a product and a sum may be one operation), and a library runs on
+# Arithmetic is what is written (no -ffast-math, no fused operations but those named), and a library runs on
 # every processor of its kind (no -march=native), so that a cache can be shared.
 ELF = () if sys.platform in ("win32", "darwin") else ("-fno-semantic-interposition",)
-FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", *ELF)
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fno-math-errno", "-ffp-contract=off", *ELF)
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 VARIANTS = {
     "avx512": (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),

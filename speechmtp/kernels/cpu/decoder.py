@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechmtp.kernels.cpu.structs import Attention, Decoder, Entries, Layer, Linear, Norm, Rotary, Slots
+from speechmtp.kernels.cpu.structs import Attention, Builder, Decoder, Entries, Layer, Linear, Norm, Rotary, Slots
 
+SCREENED_FROM = 64  # choices
 _VERSION = attrgetter("_version")
 _HERE = threading.local()  # working memory per thread
 
@@ -51,10 +52,13 @@ class NativeDecoder:
 
     def __init__(
         self, library: ctypes.CDLL, layers: Sequence[Layer], norm: Norm, unembedding: Linear, kept: list[Any],
-        rotary: "RotaryTable | None", learned: Tensor | None, weights: Sequence[Tensor],
+        rotary: "RotaryTable | None", learned: Tensor | None, output: Tensor,
+        weights: Sequence[Tensor],
     ) -> None:  # fmt: skip
         self._library, self._kept, self._rotary, self._learned = library, kept, rotary, learned
         # Inference tensors do not count their changes.
+        self._output, self._choices = output, 0
+        self._screened: Any = None
         self._weights = [weight for weight in weights if not weight.is_inference()]
         self._versions = versions_of(self._weights)
         self.width, self.layers = norm.size, len(layers)
@@ -127,9 +131,18 @@ class NativeDecoder:
         weights, rows, count = byref(self._unembedding), best.numel(), 0 if never is None else len(never)
         work = working(self._library.speechmtp_cpu_choose_work(weights, rows))
         self._library.speechmtp_cpu_choose(
-            weights, hidden.data_ptr(), rows, None if never is None else never.data_ptr(), count, best.data_ptr(), work
-        )
+            weights, self._screen(), hidden.data_ptr(), rows, None if never is None else never.data_ptr(), count,
+            best.data_ptr(), work,
+        )  # fmt: skip
         return best
+
+    def _screen(self) -> Any:
+        """The screen of the unembedding, made once it has been called often enough to be worth it; None before."""
+        if self._screened is None:
+            self._choices += 1
+            if self._choices >= SCREENED_FROM:  # two threads may both make it
+                self._screened = byref(Builder.of(self._kept, self._library).screen(self._output))
+        return self._screened
 
 
 def versions_of(weights: Sequence[Tensor]) -> int:

@@ -102,12 +102,27 @@ class Reader(Structure):
     _fields_ = (("width", c_int32), ("count", c_int32), ("norms", POINTER(Norm)), ("mix", Linear))
 
 
+class Screen(Structure):
+    """The weights of a linear layer as 8-bit integers that bound its outputs."""
+
+    _fields_ = (
+        ("panels", c_void_p), ("scale", c_void_p), ("offset", c_void_p), ("sizes", c_void_p), ("errors", c_void_p),
+    )  # fmt: skip
+
+
 class Builder:
     """Makes structs of tensors, and keeps what they point to in `kept`."""
 
     def __init__(self, panel: int) -> None:
         self.panel = panel
         self.kept: list[Any] = []
+
+    @classmethod
+    def of(cls, kept: list[Any], library: ctypes.CDLL) -> "Builder":
+        """Return a builder that adds to `kept`."""
+        builder = cls(library.speechmtp_cpu_panel())
+        builder.kept = kept
+        return builder
 
     def pointer(self, tensor: Tensor | None) -> int | None:
         """Return the address of a tensor's numbers as contiguous float32; None for None."""
@@ -135,6 +150,21 @@ class Builder:
         scales = None if scale is None else torch.nn.functional.pad(scale, (0, room))
         biases = None if bias is None else torch.nn.functional.pad(bias.detach().float(), (0, room))
         return Linear(kind, inputs, outputs, self.hold(panels), self.pointer(scales), self.pointer(biases))
+
+    def screen(self, weight: Tensor) -> Screen:
+        """Return the screen of weights [out, in]."""
+        weight = weight.detach()
+        outputs, inputs = weight.shape
+        integers, scale = quantise(weight)
+        errors = (weight - integers * scale[:, None]).abs().amax(1)
+        offset = 64 * integers.sum(1, dtype=torch.long)
+        room, more = -outputs % self.panel, -inputs % 4
+        padded = torch.nn.functional.pad(integers, (0, more, 0, room))
+        panels = padded.view(-1, self.panel, (inputs + more) // 4, 4).transpose(1, 2).contiguous()
+        # Of padding the scale is 1 and the offset large: its bounds are below those of any token.
+        low = [torch.nn.functional.pad(x.float(), (0, room), value=v) for x, v in ((scale, 1.0), (offset, 1e30))]
+        rest = [torch.nn.functional.pad(x, (0, room)) for x in (weight.abs().sum(1), errors)]
+        return Screen(self.hold(panels), *map(self.pointer, (*low, *rest)))
 
     def norm(self, kind: str, size: int, weight: Tensor | None = None, bias: Tensor | None = None,
              eps: float = 0.0) -> Norm:  # fmt: skip
@@ -164,7 +194,7 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.speechmtp_cpu_linear.restype = None
     library.speechmtp_cpu_remember.argtypes = [p, p, n, n, p, p]
     library.speechmtp_cpu_remember.restype = None
-    library.speechmtp_cpu_choose.argtypes = [p, p, n, p, n, p, p]
+    library.speechmtp_cpu_choose.argtypes = [p, p, p, n, p, n, p, p]
     library.speechmtp_cpu_choose.restype = None
     library.speechmtp_cpu_choose_work.argtypes = [p, n]
     library.speechmtp_cpu_choose_work.restype = n

@@ -104,7 +104,8 @@ def _built(trunk: Trunk, library: ctypes.CDLL) -> NativeDecoder:
     unembedding = builder.linear(output.weight, output.bias)
     learned = next((m.weight for n, m in decoder.named_children() if isinstance(m, nn.Embedding) and "position" in n),
                    None)  # fmt: skip
-    return NativeDecoder(library, layers, behind, unembedding, builder.kept, rotary, learned, watched(trunk))
+    return NativeDecoder(library, layers, behind, unembedding, builder.kept, rotary, learned, output.weight,
+                         watched(trunk))  # fmt: skip
 
 
 def watched(trunk: Trunk) -> list[Tensor]:

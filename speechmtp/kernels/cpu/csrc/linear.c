@@ -99,3 +99,14 @@ void linear_run(const Linear *w, const float *x, int64_t rows, float *y, int64_t
     default: run_INT8(w, x, rows, y, stride, add);
     }
 }
+
+void linear_panel(const Linear *w, int64_t panel, const float *x, float *y) {
+    Linear one = *w; /* of which this panel is the first */
+    const int64_t size = (int64_t)w->in * PANEL * (w->kind == FLOAT32 ? 4 : w->kind == FLOAT16 ? 2 : 1);
+    const int64_t left = w->out - panel * PANEL;
+    one.panels = (const char *)w->panels + panel * size;
+    one.out = (int32_t)(left < PANEL ? left : PANEL);
+    if (w->scale) one.scale = w->scale + panel * PANEL;
+    if (w->bias) one.bias = w->bias + panel * PANEL;
+    linear_run(&one, x, 1, y, one.out, 0);
+}

@@ -18,4 +18,7 @@ typedef struct {
    the inputs, whatever the number of rows. */
 void linear_run(const Linear *w, const float *x, int64_t rows, float *y, int64_t stride, int add);
 
+/* y [panel]: the outputs of one panel for one row. */
+void linear_panel(const Linear *w, int64_t panel, const float *x, float *y);
+
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "decoder.h"
+#include "screen.h"
 #include "vec.h"
 
 
@@ -82,13 +83,20 @@ void speechmtp_cpu_linear(const Linear *weights, const float *x, int64_t rows, f
     linear_run(weights, x, rows, y, weights->out, 0);
 }
 
-int64_t speechmtp_cpu_choose_work(const Linear *weights, int64_t rows) { return rows * weights->out; }
+int64_t speechmtp_cpu_choose_work(const Linear *weights, int64_t rows) {
+    const int64_t all = rows * weights->out, some = screen_work(weights, rows);
+    return all > some ? all : some;
+}
 
 /* The token `best` with the largest logit of each row of x [rows, in], the lowest if several are; logits of the `count`
-   tokens `never` count as the lowest number, and NaN as less. */
-void speechmtp_cpu_choose(const Linear *weights, const float *x, int64_t rows, const int64_t *never, int64_t count,
+   tokens `never` count as the lowest number, and NaN as less. With a `screen` (or NULL) most logits are not computed. */
+void speechmtp_cpu_choose(const Linear *weights, const Screen *screen, const float *x, int64_t rows, const int64_t *never, int64_t count,
                           int64_t *best, float *work) {
     const int64_t size = weights->out;
+    if (screen && !count) {
+        screen_run(screen, weights, x, rows, best, work);
+        return;
+    }
     linear_run(weights, x, rows, work, size, 0);
     for (int64_t row = 0; row < rows; row++) {
         float *logits = work + row * size;
