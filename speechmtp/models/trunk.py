@@ -189,9 +189,16 @@ class Trunk(nn.Module):
 
     @property
     def _usable(self) -> NativeDecoder | None:
-        """The native decoder, if it computes what the modules would: without gradients, with the weights of now."""
+        """The native decoder, if its layers compute what the modules would: without gradients, with the weights of
+        now."""
         native = self.native
         return native if native is not None and not torch.is_grad_enabled() and native.knows() else None
+
+    @property
+    def _usable_output(self) -> NativeDecoder | None:
+        """The same for its unembedding."""
+        native = self.native
+        return native if native is not None and not torch.is_grad_enabled() and native.knows_output() else None
 
     def unembedding(self) -> nn.Linear:
         """Return the output layer that `unembed` applies before `tail`; its weight rows are tokens."""
@@ -205,7 +212,7 @@ class Trunk(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of trunk states [..., C]."""
-        native = self._usable
+        native = self._usable_output
         if native is not None:
             return self.tail(native.unembed(hidden))
         return self.tail(self.model.get_output_embeddings()(hidden))
@@ -213,7 +220,7 @@ class Trunk(nn.Module):
     def choose(self, hidden: Tensor, never: tuple[int, ...] = ()) -> Tensor | None:
         """Return the tokens [...] with the largest logits of states [..., C] in one call, where that can be, the lowest
         of equals; None where it cannot. `never` are tokens that count as the least probable."""
-        native = self._usable
+        native = self._usable_output
         if native is None or self.tail != Tail():
             return None
         return native.choose(hidden, ids_of(never, hidden.device) if never else None)

@@ -60,7 +60,8 @@ class NativeDecoder:
         self._output, self._choices = output, 0
         self._screened: Any = None
         self._weights = [weight for weight in weights if not weight.is_inference()]
-        self._versions = versions_of(self._weights)
+        self._outputs = [output] if not output.is_inference() else []
+        self._versions, self._output_version = versions_of(self._weights), versions_of(self._outputs)
         self.width, self.layers = norm.size, len(layers)
         self.heads, self.dim = layers[0].self_.kv_heads, layers[0].self_.dim
         self._layers = (Layer * len(layers))(*layers)
@@ -76,8 +77,12 @@ class NativeDecoder:
         return type(None), ()
 
     def knows(self) -> bool:
-        """Whether the weights are still those that were packed (changes through `.data` go unseen)."""
+        """Whether the layers' weights are still those that were packed (changes through `.data` go unseen)."""
         return self._versions == versions_of(self._weights)
+
+    def knows_output(self) -> bool:
+        """The same of the unembedding's weights."""
+        return self._output_version == versions_of(self._outputs)
 
     def extend(
         self, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None, lengths: Tensor, longest: int,

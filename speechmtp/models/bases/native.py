@@ -105,12 +105,7 @@ def _built(trunk: Trunk, library: ctypes.CDLL) -> NativeDecoder:
     learned = next((m.weight for n, m in decoder.named_children() if isinstance(m, nn.Embedding) and "position" in n),
                    None)  # fmt: skip
     return NativeDecoder(library, layers, behind, unembedding, builder.kept, rotary, learned, output.weight,
-                         watched(trunk))  # fmt: skip
-
-
-def watched(trunk: Trunk) -> list[Tensor]:
-    """The weights that a native decoder was made of."""
-    return [*trunk._decoder.parameters(), *trunk.unembedding().parameters()]
+                         list(decoder.parameters()))  # fmt: skip
 
 
 def _angles(decoder: Any) -> Callable[[int], tuple[Tensor, Tensor]]:
