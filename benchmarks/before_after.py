@@ -12,18 +12,18 @@ old, as the ratio of sums with a bootstrap interval over utterances, and as the 
 
 import argparse
 import json
-import os
 import platform
 import random
 import shlex
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from sides import Worker, facts_below, processor
 
 from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.progress import track
@@ -34,45 +34,6 @@ SIDES = ("old", "new")
 COUNTS = ("calls", "prompt_calls", "draft_calls", "fed", "emitted", "num_drafts", "num_draft_tokens",
           "num_accepted_tokens", "num_accepted_tokens_per_pos", "finished", "flags")  # fmt: skip
 RESAMPLES = 2000
-
-
-class Worker:
-    """A checkout's process; requests are answered one by one."""
-
-    def __init__(self, checkout: Path) -> None:
-        self.checkout = checkout.resolve()
-        if not (self.checkout / "speechmtp" / "__init__.py").exists():
-            raise ConfigError(f"{checkout}: not a checkout, it has no speechmtp/; make one with git worktree add")
-        environment = os.environ | {"PYTHONPATH": str(self.checkout), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "checkout.py")], env=environment, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )  # fmt: skip
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """The answer to one request."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise ConfigError(f"{self.checkout}: its process ended at {request}; what it said stands above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    @property
-    def commit(self) -> str:
-        """Its commit, and whether files differ from it."""
-        git = ["git", "-C", str(self.checkout)]
-        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
-        return f"{name or 'unknown'}{' with changes' if changed else ''}"
 
 
 @dataclass
@@ -177,15 +138,6 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
     ])  # fmt: skip
 
 
-def processor() -> str:
-    """The processor's name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-
-
 def compare(args: argparse.Namespace) -> int:
     """Measures, prints the table, writes JSON and markdown."""
     workers: dict[str, Worker] = {}
@@ -212,7 +164,7 @@ def compare(args: argparse.Namespace) -> int:
     finally:
         for worker in workers.values():
             worker.close()
-    text = table(figures) + "\n" + "".join(f"- {key}: {value}\n" for key, value in facts.items())
+    text = table(figures) + "\n" + facts_below(facts)
     print(text)
     if args.out:
         Path(args.out).mkdir(parents=True, exist_ok=True)
