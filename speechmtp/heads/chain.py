@@ -23,7 +23,8 @@ from speechmtp.heads.chain_parts import ChainModule, ChainState, attend_with_cha
 from speechmtp.heads.contract import Ahead, FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
 from speechmtp.heads.decoder_layer import Memory
 from speechmtp.heads.layered import Fresh, at, take_fresh
-from speechmtp.kernels.cpu.decoder import slots_of
+from speechmtp.kernels.cpu.chain import NativeChain
+from speechmtp.kernels.cpu.decoder import fits, slots_of
 from speechmtp.models.cache import RaggedCache, RaggedLayer
 from speechmtp.models.masks import causal_mask, ragged_mask
 from speechmtp.models.rotary import rotary
@@ -156,7 +157,7 @@ class ChainHeads(HeadSet):
         cache = RaggedCache(layers, rows, trunk.unembedding().weight.device)
         state = ChainState(trunk.embed, self.narrow(trunk), depth, cache=cache, ahead=ahead)
         own = [self.at_depth(d + 1).layer for d in range(len(self.modules_))]
-        state.remember(own, memory, memory_lengths, None if torch.is_grad_enabled() else self.native)
+        state.remember(own, memory, memory_lengths, None if memory is None else self._usable(memory))
         return state
 
     def advance(
@@ -172,16 +173,22 @@ class ChainHeads(HeadSet):
         state.fresh, state.level = fresh, 0
         state.known, state.draft, state.drafted, state.own = {}, None, None, []
 
+    def _usable(self, values: Tensor) -> NativeChain | None:
+        """The native chain, if it computes what the modules would of these values (see `Trunk`)."""
+        native = self.native
+        return native if native is not None and fits(values) and native.knows() else None
+
     def _taken(
         self, states: States, inputs: Tensor, positions: Tensor, keep: Tensor, count: Tensor,
         counts: Sequence[int] | None,
     ) -> Fresh:  # fmt: skip
         """`take_fresh`, in one native call where that can be."""
-        if self.native is None or states.taps is None or torch.is_grad_enabled():
+        native = self._usable(inputs)
+        if native is None or states.taps is None:
             return take_fresh(self.fused, states, inputs, positions, keep, count, counts)
         known = count.tolist() if counts is None else list(counts)
         taken = max(1, *known)
-        hidden, nexts = self.native.take(states.taps, inputs, keep, taken)
+        hidden, nexts = native.take(states.taps, inputs, keep, taken)
         return Fresh(hidden, nexts, positions.gather(1, keep[:, :taken]), count, known)
 
     def _finish(self, state: ChainState, following: Tensor) -> None:
@@ -251,8 +258,9 @@ class ChainHeads(HeadSet):
     ) -> tuple[Tensor, Tensor] | None:
         """See `HeadSet.draft_chain`; only with attention `ttt` natively. Each level's keys stand behind the fresh
         ones, so that a level sees what `_test` lets it see."""
-        fresh, cache, native = state.fresh, state.cache, self.native
-        if native is None or fresh is None or state.level or torch.is_grad_enabled():
+        fresh, cache = state.fresh, state.cache
+        native = None if fresh is None or state.level else self._usable(fresh.hidden)
+        if native is None or fresh is None:
             return None
         cache.begin(fresh.hidden.shape[1] + depth)
         slots = slots_of(cache.room(fresh.hidden, native.heads, native.dim), cache.first)

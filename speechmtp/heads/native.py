@@ -42,14 +42,18 @@ def _problem(heads: HeadSet, trunk: Trunk) -> str:
         return "only chained heads with one layer and attention ttt draft in one call"
     if heads.reads.count and heads.reads.mix != "linear":
         return "they read layers with one weight each"
-    weights = [*heads.parameters(), *trunk.unembedding().parameters(), *trunk._embedding.parameters()]
-    if any(not w.is_cpu or w.dtype != torch.float32 for w in weights):
+    if any(not w.is_cpu or w.dtype != torch.float32 for w in _weights(heads, trunk)):
         return "they compute in another dtype than float32 or on another device than a CPU"
     if trunk.tail != Tail():
         return "the trunk changes the logits of its unembedding"
     if type(trunk._embedding) is not nn.Embedding:
         return "the trunk's embeddings are more than a table"
     return ""
+
+
+def _weights(heads: HeadSet, trunk: Trunk) -> list[Tensor]:
+    """What a draft is computed with."""
+    return [*heads.parameters(), *trunk.unembedding().parameters(), *trunk._embedding.parameters()]
 
 
 class _Parts:
@@ -68,13 +72,14 @@ class _Parts:
             weight, bias = weight[ids], None if bias is None else bias[ids]
         table = self.trunk._embedding.weight
         assert isinstance(table, Tensor)
+        weights = _weights(heads, self.trunk)
         chain = Chain(
             self.shape.width, module.embedding_first, self.norm(module.enorm), self.norm(module.hnorm),
             self.norm(module.norm), builder.linear(module.eh_proj.weight), self.layer(module.layer),
             builder.linear(weight, bias, heads.drafts_in_int8), None if ids is None else builder.hold(ids.contiguous()),
             builder.pointer(table),
         )  # fmt: skip
-        return NativeChain(self.library, chain, self.reader(), RotaryTable(self.angles), builder.kept)
+        return NativeChain(self.library, chain, self.reader(), RotaryTable(self.angles), builder.kept, weights)
 
     def reader(self) -> Reader:
         """Return the struct of what reads the trunk's layers."""

@@ -172,7 +172,7 @@ class Seq2SeqTrunk(Trunk):
 
     def _native_keys(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Every layer's keys and values of encoder outputs [B, S, E] natively; nothing where that cannot be."""
-        native = self._usable
+        native = self._usable(memory)
         return [] if native is None else native.remember(memory)
 
     def _check(self, sizes: Sequence[int]) -> None:

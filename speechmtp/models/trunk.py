@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from speechmtp.config import Count, Range, Size, check_fields
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
-from speechmtp.kernels.cpu.decoder import NativeDecoder, slots_of
+from speechmtp.kernels.cpu.decoder import NativeDecoder, fits, slots_of
 from speechmtp.models.agreement import Tail, tail_of
 from speechmtp.models.bases.folders import loaded
 from speechmtp.models.cache import RaggedCache
@@ -187,18 +187,16 @@ class Trunk(nn.Module):
         norm = final_norm(self.model.get_decoder())
         return NormParts() if norm is None else norm_parts(norm, self.width)
 
-    @property
-    def _usable(self) -> NativeDecoder | None:
-        """The native decoder, if its layers compute what the modules would: without gradients, with the weights of
-        now."""
+    def _usable(self, values: Tensor) -> NativeDecoder | None:
+        """The native decoder, if its layers compute what the modules would of these values: without gradients, in
+        float32 on a CPU, with the weights of now."""
         native = self.native
-        return native if native is not None and not torch.is_grad_enabled() and native.knows() else None
+        return native if native is not None and fits(values) and native.knows() else None
 
-    @property
-    def _usable_output(self) -> NativeDecoder | None:
+    def _usable_output(self, values: Tensor) -> NativeDecoder | None:
         """The same for its unembedding."""
         native = self.native
-        return native if native is not None and not torch.is_grad_enabled() and native.knows_output() else None
+        return native if native is not None and fits(values) and native.knows_output() else None
 
     def unembedding(self) -> nn.Linear:
         """Return the output layer that `unembed` applies before `tail`; its weight rows are tokens."""
@@ -212,7 +210,7 @@ class Trunk(nn.Module):
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of trunk states [..., C]."""
-        native = self._usable_output
+        native = self._usable_output(hidden)
         if native is not None:
             return self.tail(native.unembed(hidden))
         return self.tail(self.model.get_output_embeddings()(hidden))
@@ -220,7 +218,7 @@ class Trunk(nn.Module):
     def choose(self, hidden: Tensor, never: tuple[int, ...] = ()) -> Tensor | None:
         """Return the tokens [...] with the largest logits of states [..., C] in one call, where that can be, the lowest
         of equals; None where it cannot. `never` are tokens that count as the least probable."""
-        native = self._usable_output
+        native = self._usable_output(hidden)
         if native is None or self.tail != Tail():
             return None
         return native.choose(hidden, ids_of(never, hidden.device) if never else None)
@@ -258,7 +256,7 @@ class Trunk(nn.Module):
                 f"{cache.count} rows, expected [B, Q, {self.width}], [B, Q] and B rows"
             )
         cache.begin(queries)
-        native = self._usable
+        native = self._usable(embeddings)
         if native is not None and queries <= NATIVE_ENTRIES:
             return self._native_states(native, embeddings, self._within(positions, cache), ancestors, cache, taps)
         mask = additive_ragged_mask(cache, queries, ancestors, embeddings.dtype)

@@ -1,13 +1,14 @@
 """Drafts of chained heads by one call of the native library (`csrc/chain.c`)."""
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import byref
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from speechmtp.kernels.cpu.decoder import RotaryTable, remembered, working
+from speechmtp.kernels.cpu.decoder import RotaryTable, highest, remembered, versions_of, working
 from speechmtp.kernels.cpu.structs import Chain, Fresh, Reader
 
 
@@ -15,9 +16,12 @@ class NativeChain:
     """Chained heads with one shared layer, on packed weights. Any number of threads may call it."""
 
     def __init__(
-        self, library: ctypes.CDLL, chain: Chain, reader: Reader, rotary: RotaryTable, kept: list[Any]
-    ) -> None:
+        self, library: ctypes.CDLL, chain: Chain, reader: Reader, rotary: RotaryTable, kept: list[Any],
+        weights: Sequence[Tensor],
+    ) -> None:  # fmt: skip
         self._library, self._chain, self._rotary, self._kept = library, chain, rotary, kept
+        self._weights = [weight for weight in weights if not weight.is_inference()]
+        self._versions = versions_of(self._weights)
         self._reader = reader
         self._chain.rotary = rotary.struct()
         self.heads, self.dim = chain.layer.self_.kv_heads, chain.layer.self_.dim
@@ -25,6 +29,10 @@ class NativeChain:
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles have None instead: packed weights belong to one process."""
         return type(None), ()
+
+    def knows(self) -> bool:
+        """Whether the weights are still those that were packed (changes through `.data` go unseen)."""
+        return self._versions == versions_of(self._weights)
 
     def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the layer's cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E]."""
@@ -71,7 +79,9 @@ class NativeChain:
         asked = byref(fresh), slots, memory, tokens.data_ptr(), confidence.data_ptr(), working(size)
         drafted = self._library.speechmtp_cpu_chain(byref(chain), *asked)
         if drafted < 0:
-            self._rotary.reach(max(int(positions.max()), int(ahead.max())))
+            self._rotary.reach(highest(positions, ahead))
+            chain = Chain.from_buffer_copy(chain)  # other threads may be reading the old one
             chain.rotary = self._rotary.struct()
+            self._chain = chain
             drafted = self._library.speechmtp_cpu_chain(byref(chain), *asked)
         return tokens[:, :drafted], confidence[:, :drafted]

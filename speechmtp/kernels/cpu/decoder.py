@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechmtp.errors import ShapeError
 from speechmtp.kernels.cpu.structs import Attention, Builder, Decoder, Entries, Layer, Linear, Norm, Rotary, Slots
 
 SCREENED_FROM = 64  # choices
@@ -24,6 +25,11 @@ def working(floats: int) -> int:
     if found is None or found.numel() < floats:
         found = _HERE.work = torch.empty(max(floats, 1 << 16))
     return found.data_ptr()
+
+
+def fits(values: Tensor) -> bool:
+    """Whether native calls can take these values: float32 on a CPU, and no gradients are asked for."""
+    return values.dtype == torch.float32 and values.is_cpu and not torch.is_grad_enabled()
 
 
 def slots_of(pairs: Sequence[tuple[Tensor, Tensor]], first: int) -> Any:
@@ -43,7 +49,10 @@ def remembered(library: ctypes.CDLL, attention: Attention, memory: Tensor) -> tu
     memory = memory.contiguous()
     rows, steps, _ = memory.shape
     keys, values = (torch.empty(rows, attention.kv_heads, steps, attention.dim) for _ in range(2))
-    library.speechmtp_cpu_remember(byref(attention), memory.data_ptr(), rows, steps, keys.data_ptr(), values.data_ptr())
+    work = working(library.speechmtp_cpu_remember_work(byref(attention)))
+    library.speechmtp_cpu_remember(
+        byref(attention), memory.data_ptr(), rows, steps, keys.data_ptr(), values.data_ptr(), work
+    )
     return keys, values
 
 
@@ -52,15 +61,15 @@ class NativeDecoder:
 
     def __init__(
         self, library: ctypes.CDLL, layers: Sequence[Layer], norm: Norm, unembedding: Linear, kept: list[Any],
-        rotary: "RotaryTable | None", learned: Tensor | None, output: Tensor,
+        rotary: "RotaryTable | None", learned: Tensor | None, output: torch.nn.Linear,
         weights: Sequence[Tensor],
     ) -> None:  # fmt: skip
         self._library, self._kept, self._rotary, self._learned = library, kept, rotary, learned
         # Inference tensors do not count their changes.
-        self._output, self._choices = output, 0
+        self._output, self._choices = output.weight, 0
         self._screened: Any = None
         self._weights = [weight for weight in weights if not weight.is_inference()]
-        self._outputs = [output] if not output.is_inference() else []
+        self._outputs = [weight for weight in output.parameters() if not weight.is_inference()]
         self._versions, self._output_version = versions_of(self._weights), versions_of(self._outputs)
         self.width, self.layers = norm.size, len(layers)
         self.heads, self.dim = layers[0].self_.kv_heads, layers[0].self_.dim
@@ -92,7 +101,7 @@ class NativeDecoder:
         the final states [B, Q, C] and the outputs of the layers `taps` [B, Q, n, C]. `slots` and `memory` are
         `slots_of` the cache and of the memory, `ancestors` bool [B, Q, Q]."""
         rows, queries, width = embeddings.shape
-        positions = positions.contiguous()
+        positions, given = positions.contiguous(), embeddings
         if self._learned is not None:
             embeddings = embeddings + self._learned[positions]
         embeddings = embeddings.contiguous()
@@ -114,9 +123,11 @@ class NativeDecoder:
         )  # fmt: skip
         if self._library.speechmtp_cpu_extend(byref(decoder), *asked):
             assert self._rotary is not None
-            self._rotary.reach(int(positions.max()))
+            self._rotary.reach(highest(positions))
             self._decoder = decoder = self._described()
             self._library.speechmtp_cpu_extend(byref(decoder), *asked)
+        if tapped is not None and self._learned is not None and 0 in taps:  # heads read embeddings without positions
+            tapped[:, :, [i for i, tap in enumerate(taps) if tap == 0]] = given[:, :, None]
         return hidden, tapped
 
     def remember(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -153,6 +164,14 @@ class NativeDecoder:
 def versions_of(weights: Sequence[Tensor]) -> int:
     """How often some tensors were changed in place, together."""
     return sum(map(_VERSION, weights))
+
+
+def highest(*positions: Tensor) -> int:
+    """The highest of some positions; ShapeError for one below 0."""
+    lowest = min(int(part.min()) for part in positions)
+    if lowest < 0:
+        raise ShapeError(f"trunk: position {lowest}, expected 0 or more")
+    return max(int(part.max()) for part in positions)
 
 
 def run_linear(library: ctypes.CDLL, weights: Linear, x: Tensor) -> Tensor:

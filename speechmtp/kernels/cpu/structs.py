@@ -192,8 +192,10 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.speechmtp_cpu_extend_work.restype = n
     library.speechmtp_cpu_linear.argtypes = [p, p, n, p]
     library.speechmtp_cpu_linear.restype = None
-    library.speechmtp_cpu_remember.argtypes = [p, p, n, n, p, p]
+    library.speechmtp_cpu_remember.argtypes = [p, p, n, n, p, p, p]
     library.speechmtp_cpu_remember.restype = None
+    library.speechmtp_cpu_remember_work.argtypes = [p]
+    library.speechmtp_cpu_remember_work.restype = n
     library.speechmtp_cpu_choose.argtypes = [p, p, p, n, p, n, p, p]
     library.speechmtp_cpu_choose.restype = None
     library.speechmtp_cpu_choose_work.argtypes = [p, n]

@@ -1,5 +1,6 @@
 /* The token with the largest logit, without all logits: products of 8-bit integers bound every logit from both sides,
    and only those that can be the largest are computed. The result is that of `linear_run` and `largest_of`. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -90,9 +91,12 @@ INLINE void bounds(int rows, const Screen *screen, const Linear *w, int64_t pane
             const int64_t at = panel * PANEL + j * VL;
             const vf scale = v_mul(v_load(screen->scale + at), v_set(row[m].step));
             vf middle = v_mul(v_sub(i_float(sum[m][j]), v_load(screen->offset + at)), scale);
-            if (w->bias) middle = v_add(middle, v_load(w->bias + at));
-            const vf apart = v_fma(v_load(screen->sizes + at), v_set(row[m].inputs),
-                                   v_mul(v_load(screen->errors + at), v_set(row[m].weights)));
+            vf apart = v_fma(v_load(screen->sizes + at), v_set(row[m].inputs),
+                             v_mul(v_load(screen->errors + at), v_set(row[m].weights)));
+            if (w->bias) { /* the sum with a large bias is rounded too */
+                middle = v_add(middle, v_load(w->bias + at));
+                apart = v_fma(v_max(middle, v_sub(v_set(0.0f), middle)), v_set(3e-7f), apart);
+            }
             most = v_max(v_add(middle, apart), most);
             least = v_max(v_sub(middle, apart), least);
         }
@@ -114,7 +118,8 @@ void screen_run(const Screen *screen, const Linear *w, const float *x, int64_t r
     uint8_t *integers = (uint8_t *)(row + rows);
     for (int64_t m = 0; m < rows; m++) {
         row[m] = rounded(x + m * w->in, w->in, integers + m * size);
-        lower[m] = -INFINITY;
+        /* Without a step there are no bounds, and all logits are computed. */
+        lower[m] = row[m].step >= FLT_MIN && isfinite(row[m].step) ? -INFINITY : NAN;
     }
     for (int64_t p = 0; p < panels; p++)
         for (int64_t m = 0; m < rows; m += ROWS) {

@@ -60,19 +60,20 @@ int speechmtp_cpu_extend(const Decoder *decoder, const Entries *entries, const S
     return 0;
 }
 
+int64_t speechmtp_cpu_remember_work(const Attention *attention) { return REMEMBERED * attention->memory.out; }
+
 /* Keys and values [rows, heads, steps, dim] of encoder outputs x [rows, steps, in]. */
 void speechmtp_cpu_remember(const Attention *attention, const float *x, int64_t rows, int64_t steps, float *keys,
-                            float *values) {
+                            float *values, float *work) {
     const int64_t dim = attention->dim, heads = attention->kv_heads, both = 2 * heads * dim;
-    float part[REMEMBERED * both];
     for (int64_t row = 0; row < rows; row++)
         for (int64_t first = 0; first < steps; first += REMEMBERED) {
             const int64_t count = steps - first < REMEMBERED ? steps - first : REMEMBERED;
-            linear_run(&attention->memory, x + (row * steps + first) * attention->memory.in, count, part, both, 0);
+            linear_run(&attention->memory, x + (row * steps + first) * attention->memory.in, count, work, both, 0);
             for (int64_t step = 0; step < count; step++)
                 for (int64_t head = 0; head < heads; head++) {
                     const int64_t to = ((row * heads + head) * steps + first + step) * dim;
-                    const float *from = part + step * both + head * dim;
+                    const float *from = work + step * both + head * dim;
                     memcpy(keys + to, from, sizeof(float) * dim);
                     memcpy(values + to, from + heads * dim, sizeof(float) * dim);
                 }
@@ -100,7 +101,8 @@ void speechmtp_cpu_choose(const Linear *weights, const Screen *screen, const flo
     linear_run(weights, x, rows, work, size, 0);
     for (int64_t row = 0; row < rows; row++) {
         float *logits = work + row * size;
-        for (int64_t i = 0; i < count; i++) logits[never[i]] = -FLT_MAX;
+        for (int64_t i = 0; i < count; i++)
+            if (never[i] >= 0 && never[i] < size) logits[never[i]] = -FLT_MAX;
         best[row] = largest_of(logits, size);
     }
 }
