@@ -6,8 +6,9 @@ TYPE_CHECKING = False  # for type checkers, as that of typing, whose import woul
 if TYPE_CHECKING:
     from typing import Any
 
-    from speechmtp.api import Recogniser, example, load
+    from speechmtp.api import Recogniser, load
     from speechmtp.errors import SpeechMTPError
+    from speechmtp.examples import example
     from speechmtp.shared import transcribe, transcribe_many
     from speechmtp.transcripts import Segment, Transcript
 
@@ -19,7 +20,7 @@ __all__ = [
 
 _MODULES = {
     "SpeechMTPError": "errors", "Segment": "transcripts", "Transcript": "transcripts", "transcribe": "shared",
-    "transcribe_many": "shared",
+    "transcribe_many": "shared", "example": "examples",
 }  # fmt: skip
 
 

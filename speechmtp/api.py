@@ -17,15 +17,17 @@ from speechmtp.audio.levels import check_floats, inaudible
 from speechmtp.batching import ROWS
 from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.clock import clock
+from speechmtp.cores import cores
+from speechmtp.crew import Crew
 from speechmtp.decoding.engine import Limits, Recorded
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import RowSampling, SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.decoding.traces import flags_of
+from speechmtp.devices import dtype_name, find_device, int8_problem, parse_dtype
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.native import use_native as draft_natively
-from speechmtp.kernels.cpu.int8_linear import has_int8
 from speechmtp.kernels.cpu.packed_linear import pack
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
 from speechmtp.models.bases.contract import SpeechModel
@@ -34,8 +36,6 @@ from speechmtp.models.character_ctc import CharacterCtcSource
 from speechmtp.progress import AudioProgress, Told
 from speechmtp.transcripts import Transcript, decode_each
 from speechmtp.types import CtcCharacters, CtcLabels, CtcSource, Request, Result, Trace
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 if hasattr(os, "register_at_fork"):
     # A fork has none of the threads that computed for its parent, and would wait for them for ever.
@@ -221,24 +221,27 @@ class Recogniser:
             return self.bundle.model.encode(said.text.text)
         raise ConfigError("ctc-only: needs a CTC head and the model has none; choose another strategy")
 
+    def spans(self, audio: np.ndarray) -> list[tuple[int, int]]:
+        """Spans [start, end) of the parts in which a recording [N] is encoded: one, or several that are cut at its
+        pauses where it is longer than 25 s, or than `longest` if that is less."""
+        longest = min(LONGEST, self.longest)
+        return cut_points(audio, self.rate, SHORTEST * (longest / LONGEST), longest)
+
     def listen_parts(
         self, audio: np.ndarray, name: str = "audio", noise_key: int = 0, language: str = "", task: str = ""
     ) -> Iterator[Request]:
-        """Encode a recording [N] of any length as one or more requests.
+        """Encode a recording [N] of any length as one or more requests, one for each of its `spans`. They have the
+        noise keys `noise_key`, `noise_key` + 1, and so on."""
+        for number, (start, end) in enumerate(self.spans(audio)):
+            yield self._listen_part(audio[start:end], name, noise_key + number, language, task)
 
-        A recording longer than 25 s, or than `longest` if that is less, is cut at its pauses and each part is encoded
-        separately. The parts have the noise keys `noise_key`, `noise_key` + 1, and so on.
-        """
-        longest = min(LONGEST, self.longest)
-        spans = cut_points(audio, self.rate, SHORTEST * (longest / LONGEST), longest)
-        for number, (start, end) in enumerate(spans):
-            part = self.listen(audio[start:end], name, language, task)
-            yield replace(part, noise_key=noise_key + number)
+    def _listen_part(self, audio: np.ndarray, name: str, noise_key: int, language: str, task: str) -> Request:
+        return replace(self.listen(audio, name, language, task), noise_key=noise_key)
 
     def transcribe(
         self, audio: Audio, rate: float | None = None, strategy: str | Strategy | None = None, *,
         language: str = "", task: str = "", progress: Told | bool | None = None, logprobs: bool = False,
-        sampling: SamplingConfig | None = None,
+        sampling: SamplingConfig | None = None, jobs: int | None = None,
     ) -> Transcript:  # fmt: skip
         """Transcribe one recording of any length; `print` shows its text.
 
@@ -250,7 +253,7 @@ class Recogniser:
         """
         found = self.transcribe_many(
             [audio], rate, strategy, progress=progress, language=language, task=task, logprobs=logprobs,
-            sampling=sampling, names=[input_name(audio)],
+            sampling=sampling, names=[input_name(audio)], jobs=jobs,
         )  # fmt: skip
         [one] = found
         return one
@@ -260,7 +263,8 @@ class Recogniser:
         self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ...,
         batch: int = ..., on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *,
         language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
-        noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+        noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ..., jobs: int | None = ...,
+        threads: int = ...,
     ) -> Iterator[Transcript]: ...  # fmt: skip
 
     @overload
@@ -268,14 +272,16 @@ class Recogniser:
         self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ...,
         batch: int = ..., on_error: OnError = ..., progress: Told | bool | None = ..., *,
         language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
-        noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ...,
+        noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ..., jobs: int | None = ...,
+        threads: int = ...,
     ) -> Iterator[Transcript | DataError]: ...  # fmt: skip
 
     def transcribe_many(
         self, sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy | None = None,
         batch: int = ROWS, on_error: OnError = "raise", progress: Told | bool | None = None, *,
         language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
-        noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
+        noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None, jobs: int | None = None,
+        threads: int = 1,
     ) -> Iterator[Transcript | DataError]:  # fmt: skip
         """Transcribe many recordings in their order; `batch` parts of similar length are decoded together, which is far
         faster than one by one.
@@ -290,10 +296,17 @@ class Recogniser:
         tokens, `noise_keys` give the noise key of each recording's first part (default: parts are numbered). `names`
         are what errors call the recordings.
 
-        ConfigError for a `batch` below 1, an unknown `on_error`, and `sources` that are a single recording.
+        `jobs` worker threads encode and decode (default: as many as the process may use cores; on a GPU always one),
+        each with `threads` arithmetic threads; one job is done in the caller's thread, with its own arithmetic threads.
+        Sources are read, functions and `progress` called in the caller's thread.
+
+        ConfigError for `batch`, `jobs` or `threads` below 1, an unknown `on_error`, and `sources` that are a single
+        recording.
         """
-        if batch < 1:
-            raise ConfigError(f"transcribe_many: batch={batch}, expected 1 or more")
+        jobs = cores() if jobs is None else jobs
+        for number, value in (("batch", batch), ("jobs", jobs), ("threads", threads)):
+            if value < 1:
+                raise ConfigError(f"transcribe_many: {number}={value}, expected 1 or more")
         if on_error not in get_args(OnError):
             raise ConfigError(f"transcribe_many: on_error={on_error!r}, expected one of {', '.join(get_args(OnError))}")
         named = parse_strategy(strategy) if isinstance(strategy, str) and strategy else strategy
@@ -304,11 +317,13 @@ class Recogniser:
 
         def found() -> Iterator[Transcript | DataError]:
             count = len(sources) if isinstance(sources, Sized) else None
-            with AudioProgress(progress, "transcribing", count) as bar:
-                raises = on_error == "raise"
-                listen = partial(self.listen_parts, language=language, task=task)
-                heard = listen_each(sources, rate, self.rate, listen, bar, names, noise_keys, raises)
-                for one in decode_each(heard, decode, batch, bar.add):
+            raises, on_cpu = on_error == "raise", self.device.type == "cpu"
+            listen = partial(self._listen_part, language=language, task=task)
+            with AudioProgress(progress, "transcribing", count) as bar, Crew(jobs if on_cpu else 1, threads) as crew:
+                if chosen.length is not None:  # costs are measured while the other workers rest
+                    list(crew.map(self.runner.bind, [self.runner.prepared(chosen)]))
+                heard = listen_each(sources, rate, self.rate, self.spans, listen, bar, crew, names, noise_keys, raises)
+                for one in decode_each(heard, decode, batch, crew, bar.add):
                     if raises and isinstance(one, DataError):
                         raise one
                     yield one
@@ -344,64 +359,3 @@ def load(
         raise ConfigError(f"drafts='int8': needs a CPU and float32, found {problem}; leave it out")
     int8 = (drafts or bundle.config.drafts) == "int8" and not problem
     return Recogniser(bundle, torch.device(device), number_type, draft=draft, int8_drafts=int8)
-
-
-def int8_problem(device: str | torch.device, dtype: str | torch.dtype) -> str:
-    """Why heads cannot draft in 8 bits on a device and in a dtype; empty if they can."""
-    if not has_int8():
-        return "a PyTorch without 8-bit kernels"
-    return (
-        ""
-        if torch.device(device).type == "cpu" and dtype_name(dtype) == "float32"
-        else f"{device} and {dtype_name(dtype)}"
-    )
-
-
-def device_problem(name: str) -> str:
-    """Why this machine cannot compute on a device, in one line; empty if it can."""
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        return str(error).splitlines()[0]
-    return ""
-
-
-def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The torch dtype of a name; ConfigError for one that models do not compute in."""
-    name = dtype_name(dtype)
-    if name not in DTYPES:
-        raise ConfigError(f"dtype={name!r}: expected one of {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
-def dtype_name(dtype: str | torch.dtype) -> str:
-    """The name of a dtype, such as `float32`."""
-    return str(dtype).removeprefix("torch.")
-
-
-def find_device(device: str | torch.device) -> str:
-    """The name of a device; `auto` becomes `cuda` if CUDA works, else `cpu`. ConfigError for a device that this machine
-    does not have."""
-    name = str(device)
-    if name == "auto":
-        return "cuda" if has_cuda() else "cpu"
-    if problem := device_problem(name):
-        raise ConfigError(f"device={name!r}: not available here ({problem})")
-    return name
-
-
-def has_cuda() -> bool:
-    """Whether CUDA works here."""
-    return not device_problem("cuda")
-
-
-def example(name: str) -> Path:
-    """The path of an example recording inside the package: `reading` is a real recording, the others are synthetic.
-
-    DataError for an unknown name; the message lists the known ones.
-    """
-    folder = Path(__file__).parent / "assets" / "examples"
-    paths = {path.stem: path for path in sorted(folder.rglob("*.flac"))}
-    if name not in paths:
-        raise DataError(f"example {name!r}: not there; one of {', '.join(paths)}")
-    return paths[name]

@@ -14,3 +14,12 @@ def batches_by_size(sizes: Sequence[float], rows: int) -> list[list[int]]:
         raise ValueError(f"batches_by_size: rows={rows}, expected 1 or more")
     order = sorted(range(len(sizes)), key=lambda index: sizes[index])
     return [order[start : start + rows] for start in range(0, len(order), rows)]
+
+
+def rows_for(items: int, rows: int, workers: int) -> int:
+    """The number of rows of a batch, at most `rows`, with which every one of `workers` has the same number of batches
+    of `items`, or one at most where there are few items."""
+    if workers == 1 or not items:
+        return rows
+    batches = -(-items // rows)
+    return -(-items // (-(-batches // workers) * workers))

@@ -29,6 +29,7 @@ def transcribe(
     audio: Audio, rate: float | None = None, strategy: str | Strategy | None = None, *, model: str | Path = "default",
     device: str | torch.device = "auto", dtype: str | torch.dtype = "float32", language: str = "", task: str = "",
     progress: Told | bool | None = None, logprobs: bool = False, sampling: SamplingConfig | None = None,
+    jobs: int | None = None,
 ) -> Transcript:  # fmt: skip
     """`Recogniser.transcribe` with a shared model, which is loaded at the first call and kept.
 
@@ -37,8 +38,9 @@ def transcribe(
     """
     with_model = _shared(model, device, dtype)
     return with_model.transcribe(
-        audio, rate, strategy, language=language, task=task, progress=progress, logprobs=logprobs, sampling=sampling
-    )
+        audio, rate, strategy, language=language, task=task, progress=progress, logprobs=logprobs, sampling=sampling,
+        jobs=jobs,
+    )  # fmt: skip
 
 
 @overload
@@ -47,7 +49,7 @@ def transcribe_many(
     on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *, model: str | Path = ...,
     device: str | torch.device = ..., dtype: str | torch.dtype = ..., language: str = ..., task: str = ...,
     logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
-    names: Sequence[str] | None = ...,
+    names: Sequence[str] | None = ..., jobs: int | None = ..., threads: int = ...,
 ) -> Iterator[Transcript]: ...  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def transcribe_many(
     on_error: OnError = ..., progress: Told | bool | None = ..., *, model: str | Path = ...,
     device: str | torch.device = ..., dtype: str | torch.dtype = ..., language: str = ..., task: str = ...,
     logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
-    names: Sequence[str] | None = ...,
+    names: Sequence[str] | None = ..., jobs: int | None = ..., threads: int = ...,
 ) -> Iterator[Transcript | DataError]: ...  # fmt: skip
 
 
@@ -66,13 +68,14 @@ def transcribe_many(
     batch: int = ROWS, on_error: OnError = "raise", progress: Told | bool | None = None, *,
     model: str | Path = "default", device: str | torch.device = "auto", dtype: str | torch.dtype = "float32",
     language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
-    noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None,
+    noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None, jobs: int | None = None,
+    threads: int = 1,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
     """`Recogniser.transcribe_many` with the same shared models as `transcribe`."""
     with_model = _shared(model, device, dtype)
     return with_model.transcribe_many(
         sources, rate, strategy, batch, on_error, progress, language=language, task=task,
-        logprobs=logprobs, sampling=sampling, noise_keys=noise_keys, names=names,
+        logprobs=logprobs, sampling=sampling, noise_keys=noise_keys, names=names, jobs=jobs, threads=threads,
     )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-from speechmtp.batching import batches_by_size
+from speechmtp.batching import batches_by_size, rows_for
+from speechmtp.crew import Crew
 from speechmtp.errors import DataError
 from speechmtp.types import Result, Trace, sum_traces
 
@@ -138,14 +139,17 @@ def gather(items: Iterable[T], parts: Callable[[T], int], min_parts: int = HELD)
 
 
 def decode_recordings(
-    recordings: Sequence[Sequence[P]], decode: Callable[[list[P]], list[Result]], batch: int, note: Note | None = None
-) -> list[Transcript]:
-    """Transcripts of recordings (lists of parts), decoded in batches of at most `batch` parts of similar size. `note`
-    is called after every batch with the seconds of audio that it decoded."""
+    recordings: Sequence[Sequence[P]], decode: Callable[[list[P]], list[Result]], batch: int, crew: Crew,
+    note: Note | None = None,
+) -> list[Transcript]:  # fmt: skip
+    """Transcripts of recordings (lists of parts), decoded in batches of at most `batch` parts of similar size: fewer
+    where a worker of `crew` would have none, and those of the longest parts first, so that no worker is left with
+    them. `note` is called after every batch with the seconds of audio that it decoded."""
     parts = [part for recording in recordings for part in recording]
+    batches = batches_by_size([part.size for part in parts], rows_for(len(parts), batch, crew.size))[::-1]
     found: dict[int, tuple[int, Result]] = {}
-    for number, rows in enumerate(batches_by_size([part.size for part in parts], batch)):
-        results = decode([parts[i] for i in rows])
+    done = crew.map(lambda rows: decode([parts[i] for i in rows]), batches, first=True)
+    for number, (rows, results) in enumerate(zip(batches, done)):
         found |= {i: (number, result) for i, result in zip(rows, results)}
         if note is not None:
             note(sum(parts[i].audio_seconds for i in rows))
@@ -159,13 +163,13 @@ def decode_recordings(
 
 
 def decode_each(
-    heard: Iterable[Sequence[P] | DataError], decode: Callable[[list[P]], list[Result]], batch: int,
+    heard: Iterable[Sequence[P] | DataError], decode: Callable[[list[P]], list[Result]], batch: int, crew: Crew,
     note: Note | None = None,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
-    """Transcripts of encoded recordings in order, decoded in groups of at least `HELD` parts; errors stay in their
-    places."""
+    """Transcripts of encoded recordings in order, decoded by `crew` in groups of at least `HELD` parts; errors stay in
+    their places."""
     for group in gather(heard, lambda one: 1 if isinstance(one, DataError) else max(1, len(one))):
         recordings = [one for one in group if not isinstance(one, DataError)]
-        done = iter(decode_recordings(recordings, decode, batch, note))
+        done = iter(decode_recordings(recordings, decode, batch, crew, note))
         for one in group:
             yield one if isinstance(one, DataError) else next(done)

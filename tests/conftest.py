@@ -25,7 +25,7 @@ def _auto_is_the_cpu() -> Iterator[None]:
     """What is checked is the same on a machine with a GPU; tests of GPUs name the device."""
     with pytest.MonkeyPatch.context() as patch:
         if Path("/dev/nvidiactl").exists():
-            patch.setattr("speechmtp.api.has_cuda", lambda: False)
+            patch.setattr("speechmtp.devices.has_cuda", lambda: False)
         yield
 
 

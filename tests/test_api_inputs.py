@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 import speechmtp
-from speechmtp import api
+from speechmtp import devices
 from speechmtp.api import Recogniser, find_device
 from speechmtp.audio.io import read_audio
 from speechmtp.bundle import save_bundle
@@ -138,12 +138,12 @@ def test_every_kind_of_audio_is_the_same_text(default: Recogniser) -> None:
 
 def test_the_device_that_nobody_chose(default: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
     for works in (True, False):
-        monkeypatch.setattr(api, "has_cuda", lambda: works)  # noqa: B023
+        monkeypatch.setattr(devices, "has_cuda", lambda: works)  # noqa: B023
         assert find_device("auto") == ("cuda" if works else "cpu")
         assert find_device("cpu") == "cpu"
     assert repr(default) == f"Recogniser(default on cpu, float32, heads {', '.join(default.bundle.heads)})"
     monkeypatch.undo()
-    assert api.has_cuda() in (False, torch.cuda.is_available())
+    assert devices.has_cuda() in (False, torch.cuda.is_available())
 
 
 @pytest.mark.parametrize("model", ["default", "an4"])

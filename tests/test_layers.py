@@ -14,7 +14,8 @@ COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
     "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
-    "streaming", "server", "transcripts", "listening", "progress", "evaluation", "training",
+    "streaming", "server", "transcripts", "listening", "progress", "crew", "cores", "devices",
+    "evaluation", "training",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -38,16 +39,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "evaluation": {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "kernels", "decoding", "listening", "progress",
-        "api",
+        "api", "devices",
     },
     "streaming": {"audio", "text", "bundle", "models", "decoding", "codec"},
     "server": {"streaming", "audio", "text"},
     "progress": set(),
-    "transcripts": set(),
-    "listening": {"audio", "progress"},
+    "cores": set(),
+    "crew": set(),
+    "examples": set(),
+    "devices": {"kernels"},
+    "transcripts": {"crew"},
+    "listening": {"audio", "progress", "crew"},
     "api": _ALL - {"evaluation", "training"},
     "shared": _ALL - {"evaluation", "training"} | {"api"},
-    "__init__": {"api", "shared", "transcripts"},
+    "__init__": {"api", "shared", "transcripts", "examples"},
     "cli": _ALL | {"api", "shared", "__init__"},
 }  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Many recordings are read and heard in order; what cannot be is an error in its place; progress adds up."""
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from speechmtp.crew import Crew
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.listening import AudioSource, listen_each, sources_of
 from speechmtp.progress import AudioProgress
@@ -21,24 +21,29 @@ class Part:
     audio_seconds: float
 
 
-def listen(samples: np.ndarray, name: str, noise_key: int) -> Iterator[Part]:
-    """A part a second; negative samples cannot be heard."""
-    for start in range(0, len(samples), RATE):
-        part = samples[start : start + RATE]
-        if part.min() < 0:
-            raise DataError(f"{name}: negative")
-        yield Part(len(part) / RATE)
+def spans(samples: np.ndarray) -> list[tuple[int, int]]:
+    """A part a second."""
+    return [(start, min(start + RATE, len(samples))) for start in range(0, len(samples), RATE)]
+
+
+def listen(samples: np.ndarray, name: str, noise_key: int) -> Part:
+    """Negative samples cannot be heard."""
+    if samples.min() < 0:
+        raise DataError(f"{name}: negative")
+    return Part(len(samples) / RATE)
 
 
 def seconds(length: float) -> np.ndarray:
     return np.zeros(round(length * RATE), np.float32)
 
 
-def run(sources: list[AudioSource], raises: bool = False, count: int | None = None) -> tuple[list[object], list[tuple]]:
+def run(
+    sources: list[AudioSource], raises: bool = False, count: int | None = None, jobs: int = 1
+) -> tuple[list[object], list[tuple]]:
     told: list[tuple] = []
-    with AudioProgress(lambda done, total: told.append((done, total)), "", count) as progress:
+    with AudioProgress(lambda done, total: told.append((done, total)), "", count) as progress, Crew(jobs) as crew:
         found: list[object] = []
-        for one in listen_each(sources, RATE, RATE, listen, progress, raises=raises):
+        for one in listen_each(sources, RATE, RATE, spans, listen, progress, crew, raises=raises):
             found.append(str(one) if isinstance(one, DataError) else [part.audio_seconds for part in one])
             if not isinstance(one, DataError):
                 progress.add(sum(part.audio_seconds for part in one))  # as if decoded at once
@@ -58,7 +63,7 @@ def test_parts_and_errors_stand_in_order_and_lazy_sources_are_read_at_their_turn
     broken = np.concatenate([seconds(1), -0.5 * np.ones(10, np.float32)])
     sources: list[AudioSource] = [lazy(0, 1.5), broken, "none.wav", lazy(3, 1), io.BytesIO(), np.zeros((2, 9))]
     with AudioProgress(None, "", None) as progress:
-        each = listen_each(iter(sources), RATE, RATE, listen, progress, raises=False)
+        each = listen_each(iter(sources), RATE, RATE, spans, listen, progress, Crew(), raises=False)
         assert next(each) == [Part(1.0), Part(0.5)] and read == [0]
     found, told = run(sources)
     assert found[0] == [1.0, 0.5] and found[3] == [1.0]
@@ -92,9 +97,9 @@ def test_an_error_that_is_raised_is_the_last() -> None:
 
 def test_a_missing_rate_is_the_callers_mistake() -> None:
     with AudioProgress(None, "", None) as progress, pytest.raises(ConfigError, match=r"audio\[0\]: samples need"):
-        list(listen_each([seconds(1)], None, RATE, listen, progress, raises=False))
+        list(listen_each([seconds(1)], None, RATE, spans, listen, progress, Crew(), raises=False))
     with AudioProgress(None, "", None) as progress, pytest.raises(DataError, match="take: array of shape"):
-        raise next(listen_each([np.zeros((2, 9))], RATE, RATE, listen, progress, ["take"]))  # type: ignore[misc]
+        raise next(listen_each([np.zeros((2, 9))], RATE, RATE, spans, listen, progress, Crew(), ["take"]))  # type: ignore[misc]
 
 
 def test_progress_grows_to_the_total_which_is_told_once_it_is_known() -> None:

@@ -17,6 +17,7 @@ from speechmtp.api import Recogniser
 from speechmtp.audio.cut import cut_points
 from speechmtp.audio.io import read_audio, write_audio
 from speechmtp.bundle import load_without_heads
+from speechmtp.crew import Crew
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.progress import Told
@@ -68,29 +69,29 @@ def test_parts_are_batched_by_size_and_put_together_in_order() -> None:
         calls.append([row.name for row in rows])
         return [Result(row.name, (len(calls),), Trace(calls=1, emitted=2, finished=True), 1.5) for row in rows]
 
-    found = decode_recordings(recordings, decode, 2, noted.append)
-    assert calls == [["c0", "a1"], ["c2", "b0"], ["c1", "a0"]]
+    found = decode_recordings(recordings, decode, 2, Crew(), noted.append)
+    assert calls == [["c1", "a0"], ["c2", "b0"], ["c0", "a1"]], "the longest first"
     assert [str(one) for one in found] == [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
     assert "c0 c1" in found[2] and "a0 b0" not in found[0]
-    assert [one.tokens for one in found] == [(3, 1), (2,), (1, 3, 2)]
+    assert [one.tokens for one in found] == [(1, 3), (2,), (3, 1, 2)]
     assert [(s.start, s.end, s.text, s.tokens) for s in found[2].segments] == [
-        (0, 1, "c0", (1,)), (1, 9, "c1", (3,)), (9, 12, "c2", (2,)),
+        (0, 1, "c0", (3,)), (1, 9, "c1", (1,)), (9, 12, "c2", (2,)),
     ]  # fmt: skip
     assert [one.audio_seconds for one in found] == [11, 5, 12]
     assert [one.trace.emitted for one in found] == [4, 2, 6]
     assert [one.seconds for one in found] == [3.0, 1.5, 4.5], "each batch once"
     assert [one.listen_seconds for one in found] == [0.5, 0.25, 0.75]
     assert {one.language for one in found} == {"en"}
-    assert noted == [3, 8, 17]
+    assert noted == [17, 8, 3]
 
 
 def test_errors_stay_in_their_places() -> None:
     first, last = DataError("first"), DataError("last")
     heard = [first, parts(1, name="a"), parts(2, 1, name="b"), last]
-    found = list(decode_each(iter(heard), lambda rows: [Result(row.name, (), Trace()) for row in rows], 16))
+    found = list(decode_each(iter(heard), lambda rows: [Result(row.name, (), Trace()) for row in rows], 16, Crew()))
     assert found[0] is first and found[3] is last
     assert [str(one) for one in found[1:3]] == ["a0", "b0 b1"]
-    assert list(decode_each([first], lambda rows: [], 16)) == [first]
+    assert list(decode_each([first], lambda rows: [], 16, Crew())) == [first]
 
 
 def whole_of(*results: Result) -> Transcript:
@@ -215,9 +216,10 @@ def test_bars_are_closed_with_the_last_text(recogniser: Recogniser, monkeypatch:
 def test_progress_of_many(recogniser: Recogniser, capsys: pytest.CaptureFixture[str]) -> None:
     told: list[tuple[float, float | None]] = []
     audios = [speech(30.0), speech(0.001), speech(2.0)]
-    list(recogniser.transcribe_many(audios, RATE, "", 1, "return", lambda *seconds: told.append(seconds)))
+    list(recogniser.transcribe_many(audios, RATE, "", 1, "return", lambda *seconds: told.append(seconds), jobs=1))
+    assert told[0][1] is None
     done = [seconds for seconds, _ in told]
-    assert done == sorted(done) and told[0][1] is None and told[-1] == (pytest.approx(32.001),) * 2
+    assert done == sorted(done) and told[-1] == (pytest.approx(32.001),) * 2
     assert len(told) >= 6, "after every part that is heard, and every batch"
     told.clear()
     recogniser.transcribe(audios[2], RATE, progress=lambda *seconds: told.append(seconds))

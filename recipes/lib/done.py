@@ -15,7 +15,7 @@ from typing import Any
 
 SMALL_BYTES = 1_000_000
 # Options that change how fast a command runs, not what it writes; the number is that of their values.
-VOLATILE = {"--nj": 1, "--threads": 1, "--max-jobs-run": 1, "--num-workers": 1, "--resume": 0}
+VOLATILE = {"--nj": 1, "--threads": 1, "--jobs": 1, "--max-jobs-run": 1, "--num-workers": 1, "--resume": 0}
 _OWN = (".done.json", ".begun.json")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from speechmtp.batching import ROWS
-from speechmtp.cli.options import check_options
+from speechmtp.cli.options import MOST_THREADS, check_options
 from speechmtp.collector import paused_collector
 from speechmtp.config import Range, Seed
 from speechmtp.errors import ConfigError
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from speechmtp.api import Recogniser
     from speechmtp.decoding.runner import Runner
     from speechmtp.decoding.strategies import Strategy
-
-MOST_THREADS = 1024  # many more end the process where the system refuses them
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ def check_device(args: argparse.Namespace) -> None:
     with paused_collector():
         import torch
 
-        from speechmtp.api import device_problem, find_device
+        from speechmtp.devices import device_problem, find_device
 
     if not 0 <= args.threads <= MOST_THREADS:
         raise ConfigError(f"--threads {args.threads}: expected 0 (PyTorch's choice) to {MOST_THREADS}")
@@ -50,7 +48,7 @@ def prepare_run(args: argparse.Namespace) -> None:
     with paused_collector():
         import torch
 
-        from speechmtp.api import DTYPES, int8_problem
+        from speechmtp.devices import DTYPES, int8_problem
 
     check_options(args, RunNumbers, ("batch_size", "seed"))
     check_device(args)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from speechmtp.cli.options import (
     add_data_argument,
     add_data_options,
     add_draft_options,
+    add_jobs_option,
     add_model_option,
     add_out_option,
     add_run_options,
@@ -24,6 +24,7 @@ from speechmtp.cli.options import (
     add_strategy_options,
     sampling_names,
     sampling_of,
+    settle_jobs,
 )
 from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.models.bases.names import SPEECH_MODEL
@@ -46,10 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser, SPEECH_MODEL)
     add_strategy_options(parser)
     add_out_option(parser, "folder for text, trace.json and config.yaml")
-    parser.add_argument("--nj", type=int, default=1, metavar="N", help="parallel jobs (default 1)")
+    parser.add_argument("--nj", type=int, default=1, metavar="N", help="processes that share the data (default 1)")
     parser.add_argument("--cmd", metavar="LAUNCHER", help="run the jobs through recipes/run.py or slurm.py")
     parser.add_argument("--shard", metavar="I/N", help=argparse.SUPPRESS)
     add_run_options(parser, ROWS)
+    add_jobs_option(parser)
     add_draft_options(parser)
     add_sampling_options(parser)
     add_speech_options(parser)
@@ -68,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     sampling_of(args)
     if args.nj < 1:
         raise ConfigError(f"--nj {args.nj}: expected 1 or more")
+    settle_jobs(args, args.nj)
     data = read_data_dir(args.data, args.root, need_text=False, allow_pipes=args.allow_pipes)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,7 @@ def _decode(recogniser: Any, data: Any, strategy: Any, args: argparse.Namespace)
         [partial(u.load, recogniser.rate, args.allow_pipes) for u in data.utterances], recogniser.rate, strategy,
         args.batch_size, "return", progress=True, sampling=sampling_of(args),
         noise_keys=[noise_key_of(name) for name in ids], language=args.language, task=args.task,
-        names=[f"{data.path}/{u.origin}: {u.id}" for u in data.utterances],
+        names=[f"{data.path}/{u.origin}: {u.id}" for u in data.utterances], jobs=args.jobs, threads=args.threads,
     )  # fmt: skip
     decoded = Decoded()
     for utterance, one in zip(data.utterances, found):
@@ -143,11 +146,10 @@ def _run_jobs(args: argparse.Namespace, out: Path) -> Decoded:
     from speechmtp.cli.streams import report
 
     command = [sys.executable, "-m", "speechmtp.cli.main", "decode", args.data]
-    for name in ("model", "strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "root", "draft_model",
-                 "language", *sampling_names()):  # fmt: skip
+    for name in ("model", "strategy", "depth", "theta", "batch_size", "device", "dtype", "seed", "threads", "jobs",
+                 "root", "draft_model", "language", *sampling_names()):  # fmt: skip
         if (value := getattr(args, name)) is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
-    command += ["--threads", str(args.threads or max(1, (os.cpu_count() or 1) // args.nj))]
     command += [part for item in args.heads for part in ("--heads", item)]
     for name in ("ctc", "drafts", "task"):
         command += [f"--{name}", getattr(args, name)] * bool(getattr(args, name))
@@ -205,7 +207,7 @@ def _write_settings(out: Path, args: argparse.Namespace, strategy: Any) -> None:
     """Write config.yaml: what was asked for."""
     from speechmtp.config import write_yaml
 
-    names = ("model", "data", "batch_size", "device", "dtype", "seed", "threads")
+    names = ("model", "data", "batch_size", "device", "dtype", "seed", "threads", "jobs")
     settings = {"data_dir" if name == "data" else name: getattr(args, name) for name in names}
     settings |= {"heads": args.heads} if args.heads else {}
     more = ("ctc", "draft_model", "drafts", "language", "task")

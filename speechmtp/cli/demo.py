@@ -65,7 +65,7 @@ def _show_reading(args: argparse.Namespace, folder: Path) -> None:
 
     recogniser = load("default", args.device, args.dtype)
     for utterance in read_data_dir(folder, folder).utterances:
-        found = recogniser.transcribe(utterance.audio)
+        found = recogniser.transcribe(utterance.audio, jobs=1)
         trace, seconds = found.trace, found.listen_seconds + found.seconds
         print(f"{Path(utterance.audio).name}: said {utterance.text}")
         print(f"  default writes: {one_line(str(found))}")
@@ -94,7 +94,7 @@ def _show_spelled(
     done = run_comparison(evaluation_set, strategies, args.batch_size, SamplingConfig(seed=args.seed))
     files = [utterance.audio for utterance in data.utterances]
     texts = {
-        one.label: list(recogniser.transcribe_many(files, strategy=one, batch=args.batch_size))
+        one.label: list(recogniser.transcribe_many(files, strategy=one, batch=args.batch_size, jobs=1))
         for one in strategies if "reference" not in one.needs
     }  # fmt: skip
     width = max(map(len, texts), default=0)

@@ -32,9 +32,9 @@ class Interrupts:
         self._at_once = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt; leave at once where that would be lost or misread: in an import, and the second
-        time."""
-        if self._at_once or self.came or _imports(frame):
+        """Raise KeyboardInterrupt; leave at once where that would be lost or misread: in an import, in what soundfile
+        calls while it reads, and the second time."""
+        if self._at_once or self.came or _swallows(frame):
             with suppress(Exception):
                 sys.stdout.flush()
             os.write(2, f"{_LINE}\n".encode())
@@ -49,10 +49,14 @@ def report_interrupt() -> int:
     return INTERRUPTED
 
 
-def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported in this frame or in one that called it."""
+def _swallows(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in this frame or in one that called it, or C code called one of them back,
+    which prints an exception and goes on."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib") or (
+            code.co_name.startswith("vio_") and os.path.basename(code.co_filename) == "soundfile.py"
+        ):
             return True
         frame = frame.f_back
     return False

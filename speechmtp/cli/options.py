@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from speechmtp.cores import cores
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.settings import MAX_NEW_TOKENS, PROMPT_TOKENS
 from speechmtp.models.bases.names import MODEL
@@ -11,6 +12,9 @@ from speechmtp.models.bases.names import MODEL
 if TYPE_CHECKING:
     from speechmtp.decoding.sampling import SamplingConfig
     from speechmtp.evaluation.settings import EvaluationSettings
+
+
+MOST_THREADS = 1024  # many more end the process where the system refuses them
 
 
 def add_model_option(parser: argparse.ArgumentParser, accepted: str = MODEL, required: bool = False) -> None:
@@ -48,6 +52,27 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Add --device and --threads."""
     parser.add_argument("--device", default="auto", help="auto (default: a GPU where there is one), cpu, cuda:1, ...")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: PyTorch's choice)")
+
+
+def add_jobs_option(parser: argparse.ArgumentParser) -> None:
+    """Add --jobs, and say what --threads means beside it."""
+    parser.add_argument("--jobs", type=int, metavar="N",
+                        help="worker threads (default: one for each core that the process may use, or each --threads "
+                        "of them; on a GPU always one)")  # fmt: skip
+    [threads] = [action for action in parser._actions if action.dest == "threads"]
+    threads.help = "arithmetic threads of each worker (default 1)"
+
+
+def settle_jobs(args: argparse.Namespace, processes: int = 1) -> None:
+    """Check --jobs and --threads and put numbers in the place of their defaults, for one of `processes` on this
+    machine."""
+    most = MOST_THREADS
+    if not 0 <= args.threads <= most:
+        raise ConfigError(f"--threads {args.threads}: expected 0 (the default) to {most}")
+    if args.jobs is not None and not 1 <= args.jobs <= most:
+        raise ConfigError(f"--jobs {args.jobs}: expected 1 to {most}; without it one for each core")
+    args.threads = args.threads or 1
+    args.jobs = args.jobs or max(1, cores() // (processes * args.threads))
 
 
 def add_head_options(parser: argparse.ArgumentParser) -> None:

@@ -10,12 +10,14 @@ from speechmtp.batching import ROWS
 from speechmtp.cli.decode import find_strategy
 from speechmtp.cli.options import (
     add_draft_options,
+    add_jobs_option,
     add_model_option,
     add_run_options,
     add_sampling_options,
     add_speech_options,
     add_strategy_options,
     sampling_of,
+    settle_jobs,
 )
 from speechmtp.models.bases.names import SPEECH_MODEL
 
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_strategy_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a file, with calls and tokens")
     add_run_options(parser, ROWS)
+    add_jobs_option(parser)
     add_draft_options(parser)
     add_sampling_options(parser)
     add_speech_options(parser)
@@ -50,13 +53,14 @@ def run(args: argparse.Namespace) -> int:
     if args.strategy:
         find_strategy(args)  # report a wrong one before anything is loaded
     sampling = sampling_of(args)
+    settle_jobs(args)
     recogniser = open_recogniser(args)
     [strategy] = check_strategies([find_strategy(args, recogniser)], recogniser.runner, with_ctc=recogniser.has_ctc)
     keys = [noise_key_of(Path(name).stem) for name in args.files]
     sources: list[Any] = [sys.stdin.buffer if name == "-" else name for name in args.files]
     found = recogniser.transcribe_many(
         sources, None, strategy, args.batch_size, "return", progress=True, sampling=sampling, noise_keys=keys,
-        language=args.language, task=args.task, names=args.files,
+        language=args.language, task=args.task, names=args.files, jobs=args.jobs, threads=args.threads,
     )  # fmt: skip
     flags: dict[str, tuple[str, ...]] = {}
     broken = 0

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from speechmtp.api import dtype_name, find_device, parse_dtype
 from speechmtp.bundle import load_bundle, locate, reads_text
 from speechmtp.data.kaldi import read_data_dir
+from speechmtp.devices import dtype_name, find_device, parse_dtype
 from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.evaluation.evaluation_sets import check_data, encode_all, load_recogniser, name_batches
 from speechmtp.evaluation.held_out import long_texts, text_dev

@@ -31,6 +31,10 @@ from speechmtp.cli.main import main
 sys.argv = ["speechmtp", "demo"]
 sys.exit(main())
 """
+CALLED_BACK = (
+    "import io, soundfile\n    class File(io.BytesIO):\n        def readinto(self, buffer): press(); return 0"
+    "\n    soundfile.info(File(b'RIFF'))"
+)
 SWALLOWED = "try: press()\n    except BaseException: pass"
 
 
@@ -53,10 +57,12 @@ def outcome(code: str, **options: object) -> tuple[int, str, str]:
         SWALLOWED,
         f"{SWALLOWED}\n    raise ImportError('what has become of it')",
         f"{SWALLOWED}\n    {SWALLOWED}\n    print('went on')",
+        CALLED_BACK,
         "import atexit; atexit.register(press)",
     ],
-    ids=["running", "importing", "a guarded import", "misread", "swallowed", "another error", "twice", "ending"],
-)
+    ids=["running", "importing", "a guarded import", "misread", "swallowed", "another error", "twice", "called back",
+         "ending"],
+)  # fmt: skip
 def test_ctrl_c_is_one_line_and_130(code: str) -> None:
     assert outcome(code) == (130, "said\n", "speechmtp: interrupted\n")
 

@@ -58,8 +58,7 @@ class PackedLinear(nn.Linear):
         self.in_features, self.out_features = like.in_features, like.out_features
         self.weight, self.bias = like.weight, like.bias
         self.training, self.measured = like.training, measured
-        self._packed: Tensor | None = None
-        self._known: Any = None  # address and version of the weights when they were packed
+        self._packed: tuple[Any, Tensor] | None = None  # with the weights' address and version when packed
         self._chosen: list[bool | None] = [None if measured else True] * len(CLASSES)  # packed or not; None: not called
 
     def forward(self, input: Tensor) -> Tensor:
@@ -79,9 +78,10 @@ class PackedLinear(nn.Linear):
     def _run_packed(self, input: Tensor) -> Tensor:
         weight = self.weight
         version = (weight.data_ptr(), weight._version)
-        if version != self._known:
-            self._packed, self._known = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None), version
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(input, self._packed, self.bias, "none", [], "")
+        kept = self._packed  # as it is now: other threads may pack weights too, or drop them
+        if kept is None or kept[0] != version:
+            kept = self._packed = version, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(input, kept[1], self.bias, "none", [], "")
         return out
 
     def _choose(self, number: int) -> bool:
@@ -93,14 +93,14 @@ class PackedLinear(nn.Linear):
             _packed_is_faster.setdefault(key, faster)  # of two threads, the first one's choice holds
         self._chosen[number] = _packed_is_faster[key]
         if self._chosen == [False] * len(CLASSES):
-            self._packed = self._known = None
+            self._packed = None
         return _packed_is_faster[key]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the packed weights, which cannot be copied or stored, and without choices, which
         hold for one process."""
         chosen = [None if self.measured else True] * len(CLASSES)
-        return self.__dict__ | {"_packed": None, "_known": None, "_chosen": chosen}
+        return self.__dict__ | {"_packed": None, "_chosen": chosen}
 
 
 def is_faster(packed: Callable[[], Tensor], plain: Callable[[], Tensor]) -> bool:
