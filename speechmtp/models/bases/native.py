@@ -89,6 +89,8 @@ def _problem(trunk: Trunk) -> str:
         return "it has adapters that are not merged"
     if getattr(config, "pad_head_dim_to_multiple_of", None):
         return "its heads are padded"
+    if form.rotary != "none" and _turned(_angles(decoder)) > trunk.shape.head_dim:
+        return "its rotary positions are wider than its heads"
     return ""
 
 
@@ -96,9 +98,10 @@ def _built(trunk: Trunk, library: ctypes.CDLL) -> NativeDecoder:
     decoder: Any = trunk._decoder
     form = FORMS[type(decoder.layers[0]).__name__]
     builder = Builder(library.speechmtp_cpu_panel())
-    parts = _Parts(builder, form, trunk)
+    angles = None if form.rotary == "none" else _angles(decoder)
+    parts = _Parts(builder, form, trunk, 0 if angles is None else _turned(angles))
     layers = [parts.layer(layer) for layer in decoder.layers]
-    rotary = None if form.rotary == "none" else RotaryTable(_angles(decoder))
+    rotary = None if angles is None else RotaryTable(angles)
     norm, output = final_norm(decoder), trunk.unembedding()
     behind = builder.norm("none", trunk.width) if norm is None else parts.norm(norm, trunk.width)
     unembedding = builder.linear(output.weight, output.bias)
@@ -121,11 +124,16 @@ def _angles(decoder: Any) -> Callable[[int], tuple[Tensor, Tensor]]:
     return angles
 
 
+def _turned(angles: Callable[[int], tuple[Tensor, Tensor]]) -> int:
+    """How many numbers of each head are rotated: the model's own table says it, whatever the settings round to."""
+    return 2 * angles(1)[0].shape[1]
+
+
 class _Parts:
     """Makes the structs of a trunk's layers."""
 
-    def __init__(self, builder: Builder, form: LayerForm, trunk: Trunk) -> None:
-        self.builder, self.form, self.shape = builder, form, trunk.shape
+    def __init__(self, builder: Builder, form: LayerForm, trunk: Trunk, turned: int) -> None:
+        self.builder, self.form, self.shape, self.turned = builder, form, trunk.shape, turned
 
     def layer(self, layer: Any) -> Layer:
         """Return the struct of a decoder layer."""
@@ -143,7 +151,6 @@ class _Parts:
         shape, form, builder = self.shape, self.form, self.builder
         parts = [attention.q_proj, *((attention.k_proj, attention.v_proj) if own else ())]
         out = getattr(attention, form.out)
-        turns = own and form.rotary != "none"
         none = builder.norm("none", shape.head_dim)
         inner = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
         return Attention(
@@ -151,7 +158,7 @@ class _Parts:
             self.joined(*parts), builder.linear(out.weight, out.bias),
             Linear() if own else self.joined(attention.k_proj, attention.v_proj),
             shape.heads, shape.kv_heads, shape.head_dim,
-            (shape.rotary_dim or shape.head_dim) if turns else 0, form.rotary == "neighbours", shape.head_dim**-0.5,
+            self.turned if own else 0, form.rotary == "neighbours", shape.head_dim**-0.5,
         )  # fmt: skip
 
     def joined(self, *parts: Any) -> Linear:

@@ -43,6 +43,7 @@ CAUSAL = (
 )  # fmt: skip
 SPLIT = tuple(size for size in CAUSAL if size.width == size.heads * size.dim)  # Moonshine and Whisper know no others
 GROUPED = Sizes(48, 4, 2, 12, 36, 41)
+ODD = Sizes(16, 2, 2, 8, 24, 11)  # Moonshine rotates 0.9 of 8 numbers, which are 8 then
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "moonshine", "whisper")
 
 
@@ -116,7 +117,7 @@ def built(family: str, size: Sizes = CAUSAL[0], form: str = "float", seed: int =
 @cache
 def native(family: str, number: int) -> tuple[Trunk, NativeDecoder]:
     """A trunk of the family, one of `MODELS`, and its native step."""
-    sizes = CAUSAL if family not in ("moonshine", "whisper") else SPLIT + (GROUPED,) * (family == "moonshine")
+    sizes = CAUSAL if family not in ("moonshine", "whisper") else SPLIT + (GROUPED, ODD) * (family == "moonshine")
     trunk = built(family, sizes[number % len(sizes)], FORMS[number % len(FORMS)], number)
     use_native(trunk)
     assert trunk.native is not None, trunk.native_problem
