@@ -145,7 +145,9 @@ class _Bench:
     def call(self, width: int) -> list[float]:
         """Seconds of a call with `width` entries per row."""
         began = clock(self.like.device)
-        self.trunk.unembed(self._extend(width)[0].hidden).argmax(-1)
+        hidden = self._extend(width)[0].hidden
+        if self.trunk.choose(hidden) is None:
+            self.trunk.unembed(hidden).argmax(-1)
         return [clock(self.like.device) - began]
 
     def draft(self, heads: HeadSet) -> list[float]:
@@ -156,8 +158,13 @@ class _Bench:
         began = clock(self.like.device)
         heads.advance(state, states, inputs, positions, keep, torch.full_like(positions[:, 0], 2))
         times = [clock(self.like.device) - began]
+        tokens = parent = positions.new_zeros(self.rows, 1)
+        began = clock(self.like.device)
+        if heads.draft_chain(state, tokens[:, 0], heads.depth) is not None:  # each depth costs about the same
+            spent = clock(self.like.device) - began
+            return [times[0] + spent * d / heads.depth for d in range(heads.depth + 1)]
+        began = clock(self.like.device) - times[0]
         if not heads.one_pass:
-            tokens = parent = positions.new_zeros(self.rows, 1)
             for d in range(1, heads.depth + 1):
                 logits = heads.logits(heads.expand(state, d, tokens, parent), d, state.unembed)
                 tokens = heads.token_ids(logits.argmax(-1))
