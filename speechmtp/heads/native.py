@@ -93,7 +93,8 @@ class _Parts:
 
     def angles(self, positions: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines [positions, rotary dim / 2]."""
-        cosines, sines = (x[0, 0] for x in rotary(torch.arange(positions)[None], self.shape, torch.float32))
+        every = torch.arange(positions, device="cpu")[None]
+        cosines, sines = (x[0, 0] for x in rotary(every, self.shape, torch.float32))
         return cosines[:, : cosines.shape[1] // 2], sines[:, : sines.shape[1] // 2]
 
     def layer(self, layer: DecoderLayer) -> Layer:

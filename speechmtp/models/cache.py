@@ -317,7 +317,7 @@ class MemorySlots:
     @property
     def lengths(self) -> Tensor:
         """Encoder steps [R] of each row."""
-        return torch.tensor(self.known, dtype=torch.long)
+        return torch.tensor(self.known, dtype=torch.long, device="cpu")
 
     def join(self, states: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int]) -> None:
         """Append rows: keys and values [n, H, S, d] of every layer; values past `lengths` may be anything."""

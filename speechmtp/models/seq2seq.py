@@ -186,7 +186,7 @@ class Seq2SeqTrunk(Trunk):
         """The native step's cross-attention slots, their lengths [B] and the longest."""
         assert isinstance(cache, MemoryCache)
         lengths = cache.memory.known[cache.first : cache.last]
-        return slots_of(cache.memory.states, cache.first), torch.tensor(lengths), max(lengths)
+        return slots_of(cache.memory.states, cache.first), torch.tensor(lengths, device="cpu"), max(lengths)
 
     def _arguments(
         self, positions: Tensor, cache: RaggedCache | None, memory: Tensor | None, memory_lengths: Tensor | None

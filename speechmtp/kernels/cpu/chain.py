@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from ctypes import byref
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from speechmtp.kernels.cpu.decoder import RotaryTable, highest, remembered, versions_of, working
@@ -44,7 +43,7 @@ class NativeChain:
         taps, inputs = taps.contiguous(), inputs.contiguous()
         keep = None if keep is None else keep.contiguous()
         rows, queries, width = inputs.shape
-        hidden, nexts = torch.empty(rows, taken, width), torch.empty(rows, taken, width)
+        hidden, nexts = (inputs.new_empty(rows, taken, width) for _ in range(2))
         size = rows * taken * self._reader.count * width
         self._library.speechmtp_cpu_fuse(
             byref(self._reader), rows, queries, taken, None if keep is None else keep.data_ptr(),
@@ -65,8 +64,8 @@ class NativeChain:
         depth = ahead.shape[1]
         kept = [x.contiguous() for x in (hidden, nexts, positions, counts, lengths, base, ahead)]
         hidden, nexts, positions, counts, lengths, base, ahead = kept
-        tokens = torch.empty(rows, depth, dtype=torch.long)
-        confidence = torch.empty(rows, depth)
+        tokens = base.new_empty(rows, depth)
+        confidence = hidden.new_empty(rows, depth)
         fresh = Fresh(
             rows, entries, depth, hidden.data_ptr(), nexts.data_ptr(), positions.data_ptr(), counts.data_ptr(),
             lengths.data_ptr(), None if memory_lengths is None else memory_lengths.data_ptr(), base.data_ptr(),

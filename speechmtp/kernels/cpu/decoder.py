@@ -23,7 +23,7 @@ def working(floats: int) -> int:
     """Return the address of this thread's working memory of at least so many floats, which the next call reuses."""
     found: Tensor | None = getattr(_HERE, "work", None)
     if found is None or found.numel() < floats:
-        found = _HERE.work = torch.empty(max(floats, 1 << 16))
+        found = _HERE.work = torch.empty(max(floats, 1 << 16), dtype=torch.float32, device="cpu")
     return found.data_ptr()
 
 
@@ -48,7 +48,7 @@ def remembered(library: ctypes.CDLL, attention: Attention, memory: Tensor) -> tu
     """Return the cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E]."""
     memory = memory.contiguous()
     rows, steps, _ = memory.shape
-    keys, values = (torch.empty(rows, attention.kv_heads, steps, attention.dim) for _ in range(2))
+    keys, values = (memory.new_empty(rows, attention.kv_heads, steps, attention.dim) for _ in range(2))
     work = working(library.speechmtp_cpu_remember_work(byref(attention)))
     library.speechmtp_cpu_remember(
         byref(attention), memory.data_ptr(), rows, steps, keys.data_ptr(), values.data_ptr(), work
@@ -106,8 +106,8 @@ class NativeDecoder:
             embeddings = embeddings + self._learned[positions]
         embeddings = embeddings.contiguous()
         ancestors = None if ancestors is None else ancestors.contiguous()
-        hidden = torch.empty(rows, queries, width)
-        tapped = torch.empty(rows, queries, len(taps), width) if taps else None
+        hidden = embeddings.new_empty(rows, queries, width)  # whatever the default dtype is
+        tapped = embeddings.new_empty(rows, queries, len(taps), width) if taps else None
         entries = Entries(
             rows, queries, positions.data_ptr(), lengths.data_ptr(),
             None if memory_lengths is None else memory_lengths.data_ptr(),
@@ -143,7 +143,7 @@ class NativeDecoder:
         """Return the tokens [...] with the largest logits of states [..., C], the lowest of equals; `never` [n] are
         tokens that count as the least probable."""
         hidden = hidden.contiguous()
-        best = torch.empty(hidden.shape[:-1], dtype=torch.long)
+        best = torch.empty(hidden.shape[:-1], dtype=torch.long, device="cpu")
         weights, rows, count = byref(self._unembedding), best.numel(), 0 if never is None else len(never)
         work = working(self._library.speechmtp_cpu_choose_work(weights, rows))
         self._library.speechmtp_cpu_choose(
@@ -177,7 +177,7 @@ def highest(*positions: Tensor) -> int:
 def run_linear(library: ctypes.CDLL, weights: Linear, x: Tensor) -> Tensor:
     """Return `weights` applied to x [..., in], float32."""
     x = x.contiguous()
-    out = torch.empty(*x.shape[:-1], weights.outputs)
+    out = x.new_empty(*x.shape[:-1], weights.outputs)
     library.speechmtp_cpu_linear(byref(weights), x.data_ptr(), x.numel() // weights.inputs, out.data_ptr())
     return out
 

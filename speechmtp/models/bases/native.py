@@ -117,7 +117,8 @@ def _angles(decoder: Any) -> Callable[[int], tuple[Tensor, Tensor]]:
 
     def angles(positions: int) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
-            cosines, sines = module(torch.zeros(1, 1, 1), torch.arange(positions)[None])
+            like = torch.zeros(1, 1, 1, dtype=torch.float32, device="cpu")
+            cosines, sines = module(like, torch.arange(positions, device="cpu")[None])
         half = cosines.shape[-1] // 2
         return cosines[0, :, :half], sines[0, :, :half]
 
@@ -193,7 +194,7 @@ def _difference(trunk: Trunk, native: NativeDecoder) -> str:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(trunk.vocab_size, (2, 8), generator=generator)
     steps = torch.arange(8).expand(2, -1)
-    memory = torch.randn(2, 8, trunk.width, generator=generator)
+    memory = torch.randn(2, 8, trunk.width, generator=generator, dtype=torch.float32)
     prompt = Prompt(trunk.embed(ids), steps, steps[:, -1] + 1, steps[:, -1] + 1, memory)
     parent = torch.tensor([[-1, -1, 1, 0]] * 2)  # a tree behind 4 and 3 entries
     found = []

@@ -130,7 +130,8 @@ INLINE void attend_dim(int64_t dim, float scale, const float *query, const float
         v_store(scores + i, one);
         total = v_add(total, one);
     }
-    const vf share = v_set(1.0f / v_sum(total));
+    const float whole = v_sum(total);
+    const vf share = v_set(whole > 0.0f ? 1.0f / whole : 0.0f); /* without a key: 0 */
     for (int64_t first = 0; first < dim; first += PARTS * VL) {
         vf even[PARTS], odd[PARTS]; /* of keys in turn */
         for (int j = 0; j < PARTS; j++) even[j] = odd[j] = v_set(0.0f);
@@ -167,7 +168,7 @@ static void attend_narrow(int64_t dim, float scale, const float *query, const fl
         total += weight;
         for (int64_t i = 0; i < dim; i++) out[i] += weight * value[i];
     }
-    for (int64_t i = 0; i < dim; i++) out[i] /= total;
+    for (int64_t i = 0; i < dim; i++) out[i] /= total > 0.0f ? total : 1.0f;
 }
 
 static void attend(int64_t dim, float scale, const float *query, const float *keys, const float *values, int64_t count,

@@ -1,6 +1,6 @@
 /* What the loader asks of the library before it uses anything else: its interface, and whether vectors compute here
    what plain C does. */
-#include "linear.h"
+#include "decoder.h"
 #include "vec.h"
 
 #include <math.h>
@@ -28,6 +28,11 @@ static int test_vectors(void) {
     double sum = 0.0, top = x[0];
     for (int i = 0; i < VL; i++) sum += x[i], top = x[i] > top ? x[i] : top;
     if (!is_close(v_sum(v), sum)) return 1;
+    vf several[VL];
+    for (int i = 0; i < VL; i++) several[i] = v_mul(v, v_set((float)(i + 1)));
+    v_store(y, v_sums(several));
+    for (int i = 0; i < VL; i++)
+        if (!is_close(y[i], sum * (i + 1))) return 8;
     if (v_top(v) != (float)top) return 2;
     v_store(y, v_half(half));
     for (int i = 0; i < VL; i++)
@@ -76,11 +81,57 @@ static int test_linear(int kind) {
     return 0;
 }
 
+enum { DIM = VL + 3, SLOTS = 2 * VL, WIDTH = 4, SEEN = 3 }; /* the head fills no whole number of vectors */
+
+/* A layer of one head: its keys and values are the slots' and that of the entry itself, and all else adds nothing. */
+static int test_attention(void) {
+    float in[4 * PANEL * WIDTH] = {0}, out[PANEL * DIM] = {0}, none[PANEL * WIDTH] = {0}, bias[4 * PANEL] = {0};
+    float keys[SLOTS * DIM], values[SLOTS * DIM], x[WIDTH] = {0}, expected[WIDTH] = {0}, work[4096];
+    const int64_t position = 0;
+    const uint8_t itself = 1;
+    for (int i = 0; i < 3 * DIM; i++) bias[i] = 0.25f * (float)(i % 5 - 2);
+    for (int i = 0; i < WIDTH; i++)
+        for (int k = 0; k < DIM; k++) out[k * PANEL + i] = 0.125f * (float)((i + k) % 7 - 3);
+    const Norm norm = {NO_NORM, WIDTH, NULL, NULL, 0.0f}, inner = {NO_NORM, DIM, NULL, NULL, 0.0f};
+    Layer layer = {.norm = norm, .activation = GELU};
+    layer.self = (Attention){norm, inner, inner, {FLOAT32, WIDTH, 3 * DIM, in, NULL, bias},
+                             {FLOAT32, DIM, WIDTH, out, NULL, NULL}, {0}, 1, 1, DIM, 0, 0, 0.5f};
+    layer.inner = layer.outer = (Linear){FLOAT32, WIDTH, WIDTH, none, NULL, NULL};
+    for (int64_t seen = 0; seen < SLOTS; seen += SEEN) {
+        for (int i = 0; i < SLOTS * DIM; i++) keys[i] = 0.5f * (float)(i % 9 - 4), values[i] = (float)(i % 11 - 5);
+        double scores[SLOTS], top = -INFINITY, total = 0.0, mixed[DIM] = {0};
+        for (int64_t slot = 0; slot <= seen; slot++) {
+            scores[slot] = 0.0;
+            const float *key = slot < seen ? keys + slot * DIM : bias + DIM;
+            for (int k = 0; k < DIM; k++) scores[slot] += 0.5 * bias[k] * key[k];
+            top = scores[slot] > top ? scores[slot] : top;
+        }
+        for (int64_t slot = 0; slot <= seen; slot++) {
+            const double weight = exp(scores[slot] - top);
+            total += weight;
+            const float *value = slot < seen ? values + slot * DIM : bias + 2 * DIM;
+            for (int k = 0; k < DIM; k++) mixed[k] += weight * value[k];
+        }
+        for (int i = 0; i < WIDTH; i++) {
+            x[i] = 0.0f, expected[i] = 0.0f;
+            for (int k = 0; k < DIM; k++) expected[i] += (float)(out[k * PANEL + i] * mixed[k] / total);
+        }
+        const Slots slots = {keys, values, SLOTS * DIM, SLOTS * DIM};
+        const Entries entries = {1, 1, &position, &seen, NULL, seen % 2 ? &itself : NULL, NULL};
+        const Rotary rotary = {0};
+        if (layer_work(&layer, 1, SLOTS) > 4096) return 1;
+        layer_run(&layer, &rotary, &entries, &slots, NULL, x, work);
+        for (int i = 0; i < WIDTH; i++)
+            if (fabsf(x[i] - expected[i]) > 1e-5f) return 1;
+    }
+    return 0;
+}
+
 /* 0 if arithmetic with this library's instructions gives what is known, else the number of the first that does not. */
 int speechmtp_cpu_selftest(void) {
     const int failed = test_vectors();
     if (failed) return failed;
     for (int kind = FLOAT32; kind <= INT8; kind++)
         if (test_linear(kind)) return 10 + kind;
-    return 0;
+    return test_attention() ? 20 : 0;
 }
