@@ -1,11 +1,12 @@
-"""What does it cost to begin? Processor time of loading a model, and of one transcription from a cold start, of two
-checkouts of this repository in turns.
+"""What does it cost to begin and to hear? Processor time of loading a model, of one transcription from a cold start and
+of encoding a second of audio, of two checkouts of this repository in turns.
 
 Each measurement is a fresh process on one thread. `load` is `speechmtp.load` alone, with every module that it needs
 imported before; `load with imports` is the same in a process that has imported nothing; `transcribe` is the whole
-command `speechmtp transcribe FILE`, its end included, and is left out where no file is given. Times are user and
-system time together, in seconds; of each the table has the median over rounds and the ratio of the medians.
-The exit status is 1 where the two checkouts print different texts.
+command `speechmtp transcribe FILE`, its end included. Times are user and system time together, in seconds. `hear` is
+the encoder on the first 20 s of the file, the shortest of ten, in milliseconds a second of audio. The last two are left
+out where no file is given. Both checkouts' byte code is written before. Of each the table has the shortest and the
+median over rounds and the ratio of the medians. The exit status is 1 where the two checkouts print different texts.
 
     git worktree add ../old COMMIT
     python benchmarks/load_time.py --old ../old --audio ten_seconds.wav --rounds 5
@@ -27,7 +28,7 @@ from speechmtp.scoring.tables import Column, render_markdown
 
 HERE = Path(__file__).parent
 SIDES = ("old", "new")
-LOAD, COLD, TRANSCRIBE = "load", "load with imports", "transcribe"
+LOAD, COLD, TRANSCRIBE, HEAR = "load", "load with imports", "transcribe", "hear, ms a second"
 
 _COLD = "import time; import speechmtp; speechmtp.load({model!r}); print(time.process_time())"
 _LOAD = """
@@ -39,6 +40,21 @@ start = time.process_time()
 speechmtp.load({model!r})
 print(time.process_time() - start)
 """
+_HEAR = """
+import time
+import torch
+import speechmtp
+from speechmtp.audio.inputs import read_input
+recogniser = speechmtp.load({model!r})
+samples = torch.from_numpy(read_input({audio!r}, recogniser.rate)[: 20 * recogniser.rate])
+took = []
+with torch.inference_mode():
+    for _ in range(12):
+        start = time.process_time()
+        recogniser.bundle.model.memory(samples)
+        took.append(time.process_time() - start)
+print(1000 * min(took[2:]) * recogniser.rate / len(samples))
+"""
 _MODULES = """
 import sys
 import speechmtp
@@ -49,7 +65,8 @@ print(*(name for name in sys.modules if name.startswith("transformers.models.") 
 
 def environment(checkout: Path) -> dict[str, str]:
     """The environment of a process that runs a checkout's code on one thread."""
-    return os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return os.environ | {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": ""} | threads
 
 
 def run(checkout: Path, arguments: Sequence[str]) -> tuple[str, float]:
@@ -71,24 +88,27 @@ def measure(checkout: Path, what: str, model: str, audio: str, modules: Sequence
     if what == TRANSCRIBE:
         text, seconds = run(checkout, ["-m", "speechmtp.cli.main", "transcribe", "--model", model, audio])
         return seconds, text
-    code = _COLD if what == COLD else _LOAD
-    output, _ = run(checkout, ["-c", code.format(model=model, modules=list(modules))])
+    code = {COLD: _COLD, LOAD: _LOAD, HEAR: _HEAR}[what]
+    output, _ = run(checkout, ["-c", code.format(model=model, modules=list(modules), audio=audio)])
     return float(output.split()[-1]), ""
 
 
 def figures(seconds: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]:
-    """A row for every measurement: medians of both sides and their ratio, of `seconds[measurement][side]`."""
+    """A row for every measurement: shortest times and medians of both sides and the ratio of the medians, of
+    `seconds[measurement][side]`."""
     rows = []
     for what, sides in seconds.items():
         old, new = (statistics.median(sides[side]) for side in SIDES)
-        rows.append({"name": what, "old": old, "new": new, "ratio": new / old if old else None})
+        least = {f"least_{side}": min(sides[side]) for side in SIDES}
+        rows.append({"name": what, "old": old, "new": new, "ratio": new / old if old else None, **least})
     return rows
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a table in markdown."""
-    columns = [Column("name", "what"), Column("old", "old s", 2), Column("new", "new s", 2)]
-    return render_markdown(rows, [*columns, Column("ratio", "new/old", 2)])
+    columns = [Column("name", "what"), Column("least_old", "old, least", 2), Column("least_new", "new, least", 2)]
+    columns += [Column("old", "old, median", 2), Column("new", "new, median", 2), Column("ratio", "new/old", 2)]
+    return render_markdown(rows, columns)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -100,11 +120,13 @@ def compare(args: argparse.Namespace) -> int:
     if args.rounds < 1:
         raise ConfigError(f"--rounds {args.rounds}: expected 1 or more")
     audio = str(Path(args.audio).resolve()) if args.audio else ""
-    measured = (LOAD, COLD, *([TRANSCRIBE] if audio else []))
+    measured = (LOAD, COLD, *([TRANSCRIBE, HEAR] if audio else []))
     modules = {
         side: run(checkout, ["-c", _MODULES.format(model=args.model)])[0].split()
         for side, checkout in checkouts.items()
     }
+    for checkout in checkouts.values() if audio else ():
+        measure(checkout, TRANSCRIBE, args.model, audio, ())  # writes the byte code
     seconds: dict[str, dict[str, list[float]]] = {what: {side: [] for side in SIDES} for what in measured}
     texts: dict[str, set[str]] = {side: set() for side in SIDES}
     for number in track(list(range(args.rounds)), "rounds"):

@@ -63,13 +63,12 @@ class Recogniser:
         self.bundle.to(self.device, self.dtype)
         for heads in self.bundle.heads.values() if self.int8_drafts else ():
             heads.draft_in_int8(self.bundle.model.trunk)
-        pack(self.bundle.model, self.draft, *self.bundle.heads.values())
         trunk = None if self.draft is None else self.draft.to(device=self.device, dtype=self.dtype).trunk
+        self._use_kernels()  # before `pack`, so that no layer is timed that will not be called
+        pack(self.bundle.model, self.draft, *self.bundle.heads.values())
         bundle, name = self.bundle, self.bundle.name or "MODEL"
         self.runner = Runner(bundle.model.trunk, bundle.heads, name, trunk, self.limits)
         self._spelling = None if bundle.ctc is None else bundle.model.spelling()
-
-        self._use_kernels()
 
     def _use_kernels(self) -> None:
         """Let trunks and heads run natively where they can."""

@@ -16,6 +16,7 @@ from speechmtp.decoding.sampling import RowSampling, SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.heads.latent import LatentHeadsConfig
 from speechmtp.heads.table import build_heads
+from speechmtp.models.lean_model import transformers_model
 from speechmtp.models.seq2seq import Seq2SeqTrunk
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, Reference, Request, TokenRules
@@ -94,7 +95,8 @@ def _generated(trunk: Trunk, prompts: list[list[int]], new: int) -> list[list[in
     attention = trunk.model.config._attn_implementation
     if isinstance(trunk, Seq2SeqTrunk):
         memory = _memory(trunk, len(ids))
-        out = GenerationMixin.generate(trunk.model, encoder_outputs=_encoded(memory), decoder_input_ids=ids, **settings)
+        model = transformers_model(trunk.model)
+        out = GenerationMixin.generate(model, encoder_outputs=_encoded(memory), decoder_input_ids=ids, **settings)
     else:
         out = trunk.model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
     assert trunk.model.config._attn_implementation == attention

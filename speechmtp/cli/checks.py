@@ -128,8 +128,9 @@ def check_strategies(
 
 def open_recogniser(args: argparse.Namespace) -> "Recogniser":
     """Load the model that the options name, after checking them and setting threads and seed."""
+    prepare_run(args)
     from speechmtp.api import load
 
-    prepare_run(args)
-    draft = getattr(args, "draft_model", "")
-    return load(args.model, args.device, args.dtype, args.heads, args.allow_stale_heads, draft, args.ctc, args.drafts)
+    draft, stale = getattr(args, "draft_model", ""), args.allow_stale_heads
+    with paused_collector():
+        return load(args.model, args.device, args.dtype, args.heads, stale, draft, args.ctc, args.drafts)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Sequence
 
 from speechmtp.cli.interrupts import Interrupts, report_interrupt
+from speechmtp.cli.leaving import leave
 from speechmtp.cli.streams import release_streams, report, settle_streams
 from speechmtp.cli.warnings import warnings_as_lines
 from speechmtp.collector import paused_collector
@@ -64,6 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         interrupts.install()
     settle_streams()
+    code = _guarded(argv, interrupts)
+    if argv is None:
+        leave(code)
+    return code
+
+
+def _guarded(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
+    """Run one verb and return its exit code, also after Ctrl-C; at the end all output is written."""
     try:
         with warnings_as_lines():
             code = _run_verb(list(sys.argv[1:] if argv is None else argv))

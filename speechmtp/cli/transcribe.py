@@ -19,6 +19,7 @@ from speechmtp.cli.options import (
     sampling_of,
     settle_jobs,
 )
+from speechmtp.collector import paused_collector
 from speechmtp.models.bases.names import SPEECH_MODEL
 
 if TYPE_CHECKING:
@@ -41,12 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints one line per file, in the order given, with the file's name if there are several. Each file that cannot be
     read is reported on stderr, the others go on, and the exit code is then 2."""
-    from speechmtp.cli.checks import check_strategies, open_recogniser
-    from speechmtp.cli.streams import report
-    from speechmtp.cli.warnings import warn_of
-    from speechmtp.errors import ConfigError, DataError
-    from speechmtp.listening import noise_key_of
-    from speechmtp.text.lines import one_line
+    with paused_collector():
+        from speechmtp.cli.checks import check_strategies, open_recogniser
+        from speechmtp.cli.streams import report
+        from speechmtp.cli.warnings import warn_of
+        from speechmtp.errors import ConfigError, DataError
+        from speechmtp.listening import noise_key_of
+        from speechmtp.text.lines import one_line
 
     if args.files.count("-") > 1:
         raise ConfigError(f"-: given {args.files.count('-')} times, expected once; standard input can be read once")

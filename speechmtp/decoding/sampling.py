@@ -14,18 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    EpsilonLogitsWarper,
-    EtaLogitsWarper,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-    TypicalLogitsWarper,
-)
 
 from speechmtp.config import Range, Seed, check_fields
 from speechmtp.decoding.noise import DRAFT, TARGET
@@ -35,10 +23,10 @@ if TYPE_CHECKING:
 
 Prefixes = Callable[[], Sequence[Sequence[Sequence[int]]]]
 
-# These read only the logits, not the prefix, so that all candidates can be processed in one call.
+# transformers' classes that read only the logits, not the prefix, so that all candidates can be processed in one call.
 _WITHOUT_PREFIX = (
-    EpsilonLogitsWarper, EtaLogitsWarper, MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper,
-    TopPLogitsWarper, TypicalLogitsWarper,
+    "EpsilonLogitsWarper", "EtaLogitsWarper", "MinPLogitsWarper", "TemperatureLogitsWarper", "TopKLogitsWarper",
+    "TopPLogitsWarper", "TypicalLogitsWarper",
 )  # fmt: skip
 
 
@@ -68,20 +56,24 @@ class SamplingConfig:
         """The logits processors in transformers' order; None if there are none."""
         # Temperature and truncation never change the argmax, so greedy decoding leaves them out.
         drawn = self.temperature > 0
-        made: list[Any] = []
+        wanted: list[tuple[str, Any]] = []
         if self.repetition_penalty != 1:
-            made.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+            wanted.append(("RepetitionPenaltyLogitsProcessor", self.repetition_penalty))
         if self.no_repeat_ngram_size:
-            made.append(NoRepeatNGramLogitsProcessor(self.no_repeat_ngram_size))
+            wanted.append(("NoRepeatNGramLogitsProcessor", self.no_repeat_ngram_size))
         if drawn and self.temperature != 1:
-            made.append(TemperatureLogitsWarper(self.temperature))
+            wanted.append(("TemperatureLogitsWarper", self.temperature))
         if drawn and self.top_k:
-            made.append(TopKLogitsWarper(self.top_k))
+            wanted.append(("TopKLogitsWarper", self.top_k))
         if drawn and self.top_p < 1:
-            made.append(TopPLogitsWarper(self.top_p))
+            wanted.append(("TopPLogitsWarper", self.top_p))
         if drawn and self.min_p:
-            made.append(MinPLogitsWarper(self.min_p))
-        return Processors(made) if made else None
+            wanted.append(("MinPLogitsWarper", self.min_p))
+        if not wanted:
+            return None
+        import transformers  # takes a second, which plain greedy decoding does not need
+
+        return Processors([getattr(transformers, name)(value) for name, value in wanted])
 
     def described(self) -> dict[str, Any]:
         """The fields that differ from their defaults."""
@@ -94,11 +86,14 @@ class Processors:
     call would be wrong."""
 
     def __init__(self, processors: Sequence[Any]) -> None:
-        self._list = LogitsProcessorList(processors)
-        readers = [p for p in processors if not isinstance(p, _WITHOUT_PREFIX)]
+        import transformers
+
+        self._list = transformers.LogitsProcessorList(processors)
+        without = tuple(getattr(transformers, name) for name in _WITHOUT_PREFIX)
+        readers = [p for p in processors if not isinstance(p, without)]
         self.reads_prefix = bool(readers)
         self._reads_sets = all(
-            type(p) is RepetitionPenaltyLogitsProcessor and not getattr(p, "prompt_ignore_length", None)
+            type(p) is transformers.RepetitionPenaltyLogitsProcessor and not getattr(p, "prompt_ignore_length", None)
             for p in readers
         )  # these depend on the set of tokens in the prefix, not on their order or number
 

@@ -18,7 +18,6 @@ from speechmtp.decoding.sampling import RowSampling, SamplingConfig
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.held_out import long_texts
-from speechmtp.evaluation.peers import run_peer
 from speechmtp.evaluation.settings import EvaluationSettings
 from speechmtp.kernels.cpu.packed_linear import pack
 from speechmtp.listening import noise_key_of
@@ -150,6 +149,8 @@ def decode_by_peer(evaluation_set: EvaluationSet, name: str, mode: str) -> Resul
         return Result("", (), Trace(finished=True, flags=("empty",)))
     prompt = request.prompt if evaluation_set.embedded else request.start_tokens or request.ids
     assert request.limit is not None
+    from speechmtp.evaluation.peers import run_peer  # only here, since it imports all of transformers
+
     run = run_peer(
         evaluation_set.runner.trunk, mode, prompt, request.rules, request.limit, evaluation_set.assistant,
         request.prompt.memory,

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from speechmtp.clock import clock
 from speechmtp.errors import ConfigError, ShapeError
+from speechmtp.models.lean_model import transformers_model
 from speechmtp.models.quiet import quiet_transformers
 from speechmtp.models.seq2seq import Seq2SeqTrunk
 from speechmtp.models.trunk import Trunk
@@ -95,7 +96,7 @@ def run_peer(
     if reason is not None:
         raise ConfigError(f"peers: {mode} cannot run: {reason}")
     inputs = _inputs(trunk, prompt, memory)
-    model: Any = trunk.model
+    model: Any = transformers_model(trunk.model)
     config = deepcopy(model.generation_config)
     config.update(**_GREEDY, max_new_tokens=limit)
     if config.eos_token_id is None:
@@ -107,7 +108,7 @@ def run_peer(
         config.decoder_start_token_id = int(inputs["decoder_input_ids"][0, 0])
     if mode == "prompt_lookup":
         config.prompt_lookup_num_tokens = LOOKUP_TOKENS
-    drafter = assistant.model if assistant is not None and mode == "assistant" else None
+    drafter = transformers_model(assistant.model) if assistant is not None and mode == "assistant" else None
     extra: Any = {} if drafter is None else {"assistant_model": drafter}
     with _plain(model), _calls(model) as calls, _calls(drafter) as drafts, torch.inference_mode():
         began = clock(model.device)

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from speechmtp.config import read_yaml
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy, split_strategies
 from speechmtp.errors import ConfigError
-from speechmtp.evaluation.evaluation_sets import EvaluationSet
-from speechmtp.evaluation.peers import peer_modes
+
+if TYPE_CHECKING:
+    from speechmtp.evaluation.evaluation_sets import EvaluationSet
 
 ALL, PEERS = "all", "transformers"
 
@@ -74,13 +76,15 @@ class StrategySelection:
         return list({strategy.label: strategy for strategy in found}.values())
 
     def peer_modes(
-        self, evaluation_set: EvaluationSet, batch_size: int, sampling: SamplingConfig
+        self, evaluation_set: "EvaluationSet", batch_size: int, sampling: SamplingConfig
     ) -> tuple[list[str], list[str]]:
         """Modes of transformers' `generate` that can run beside our strategies, and a note on each that cannot."""
         if not self.peers:
             return [], []
         if batch_size > 1 or not sampling.plain:
             return [], ["transformers' own rows are run greedily at batch size 1 only"]
+        from speechmtp.evaluation.peers import peer_modes  # only here, since it imports all of transformers
+
         modes = peer_modes(evaluation_set.runner.trunk, evaluation_set.embedded, evaluation_set.assistant)
         notes = [f"{PEERS}:{mode} is left out: {why}" for mode, why in modes.items() if why is not None]
         return [mode for mode, why in modes.items() if why is None], notes

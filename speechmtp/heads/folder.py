@@ -187,7 +187,7 @@ def _built(make: Callable[[], Module], folder: Path) -> Module:
 
 
 def _load_weights(module: nn.Module, path: Path) -> None:
-    load_state(module, unpack(read_weights(path)), path)
+    load_state(module, unpack(read_weights(path)), path, adopt=True)
 
 
 def own_heads(folder: Path) -> dict[str, Path]:

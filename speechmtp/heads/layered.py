@@ -12,7 +12,8 @@ from torch import Tensor
 from speechmtp.heads.contract import HeadState
 from speechmtp.heads.decoder_layer import DecoderLayer, Memory, Store
 from speechmtp.kernels.cpu.chain import NativeChain
-from speechmtp.models.cache import MemorySlots, RaggedCache, RaggedLayer
+from speechmtp.models.cache import RaggedCache, RaggedLayer
+from speechmtp.models.memory_cache import MemorySlots
 from speechmtp.types import States
 
 

@@ -11,6 +11,7 @@ from speechmtp.heads.decoder_layer import Attention as HeadAttention
 from speechmtp.heads.decoder_layer import DecoderLayer
 from speechmtp.kernels.cpu.chain import NativeChain
 from speechmtp.kernels.cpu.decoder import RotaryTable
+from speechmtp.kernels.cpu.int8_linear import Int8Linear
 from speechmtp.kernels.cpu.library import native_library, native_reason
 from speechmtp.kernels.cpu.structs import ACTIVATIONS, Attention, Builder, Chain, Layer, Linear, Reader, bind
 from speechmtp.kernels.cpu.structs import Norm as CNorm
@@ -66,20 +67,27 @@ class _Parts:
     def made(self) -> NativeChain:
         """Return the native form of the heads."""
         heads, builder, module = self.heads, self.builder, self.heads.at_depth(1)
-        output, ids = self.trunk.unembedding(), heads.shortlist
-        weight, bias = output.weight.detach(), None if output.bias is None else output.bias.detach()
-        if ids is not None:
-            weight, bias = weight[ids], None if bias is None else bias[ids]
+        ids = heads.shortlist
         table = self.trunk._embedding.weight
         assert isinstance(table, Tensor)
         weights = _weights(heads, self.trunk)
         chain = Chain(
             self.shape.width, module.embedding_first, self.norm(module.enorm), self.norm(module.hnorm),
             self.norm(module.norm), builder.linear(module.eh_proj.weight), self.layer(module.layer),
-            builder.linear(weight, bias, heads.drafts_in_int8), None if ids is None else builder.hold(ids.contiguous()),
+            self.unembedding(), None if ids is None else builder.hold(ids.contiguous()),
             builder.pointer(table),
         )  # fmt: skip
         return NativeChain(self.library, chain, self.reader(), RotaryTable(self.angles), builder.kept, weights)
+
+    def unembedding(self) -> Linear:
+        """Return the struct of the unembedding for the tokens that can be drafted."""
+        heads, output, ids = self.heads, self.trunk.unembedding(), self.heads.shortlist
+        if heads.drafts_in_int8 and isinstance(narrow := heads.narrow(self.trunk), Int8Linear):
+            return self.builder.integers(*narrow.parts())
+        weight, bias = output.weight.detach(), None if output.bias is None else output.bias.detach()
+        if ids is not None:
+            weight, bias = weight[ids], None if bias is None else bias[ids]
+        return self.builder.linear(weight, bias, heads.drafts_in_int8)
 
     def reader(self) -> Reader:
         """Return the struct of what reads the trunk's layers."""

@@ -7,22 +7,23 @@ own count of the lengths, so that no call waits for a device tensor.
 
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 from speechmtp.errors import ShapeError
 
 
-class RaggedLayer(CacheLayerMixin):
+class RaggedLayer:
     """Key and value slots [R, H, S, d] of one layer; the owning cache decides which rows and slots a call uses."""
 
     is_sliding = False
 
     def __init__(self, cache: "RaggedCache") -> None:
-        super().__init__()
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.is_initialized = False
         self._owner = weakref.ref(cache)  # weak, so that no reference cycle delays the freeing of a cache
 
     @property
@@ -144,17 +145,19 @@ class RaggedLayer(CacheLayerMixin):
         return -1
 
 
-class RaggedCache(Cache):
-    """The cache of all layers of a trunk.
+class RaggedCache:
+    """The cache of all layers of a trunk; trunks of transformers' models make a `HubCache` (models/hub_cache.py).
 
     `known` are the numbers of committed entries of each row, on the host. A call runs over the rows in focus, `first`
     to `last` - 1 (all rows at first); `lengths` [B] are their committed lengths as a tensor.
     """
 
+    layer_type: ClassVar[type[RaggedLayer]] = RaggedLayer
+
     def __init__(
         self, layers: int, rows: int, device: torch.device | str = "cpu", capacity: int = 128, slots: int = 0
     ) -> None:
-        super().__init__(layers=[RaggedLayer(self) for _ in range(layers)])
+        self.layers: list[Any] = [self.layer_type(self) for _ in range(layers)]
         self._min_capacity = self.capacity = capacity
         self.slots = max(slots, rows)
         self.device = torch.device(device)
@@ -170,6 +173,17 @@ class RaggedCache(Cache):
         self.first, self.last = first, last
         self._lengths: Tensor | None = None
         self._rows: Tensor | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write keys and values of a layer, as `RaggedLayer.update` does."""
+        written: tuple[Tensor, Tensor] = self.layers[layer_idx].update(key_states, value_states)
+        return written
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the longest committed length, for transformers; the trunk always passes positions."""
+        return self.longest
 
     @property
     def lengths(self) -> Tensor:
@@ -268,7 +282,7 @@ class RaggedCache(Cache):
 
     def take(self, rows: Sequence[int]) -> "RaggedCache":
         """Return a new cache with copies of these rows."""
-        other = RaggedCache(len(self.layers), len(rows), self.device, self.capacity)
+        other = type(self)(len(self.layers), len(rows), self.device, self.capacity)
         self._copy(other, rows)
         return other
 
@@ -299,97 +313,4 @@ class RaggedCache(Cache):
         for layer in self.layers:
             assert isinstance(layer, RaggedLayer)
             found.append(layer)
-        return found
-
-
-class MemorySlots:
-    """Cross-attention keys and values [R, H, S, d] per layer of each row's encoder outputs, and the rows' lengths. They
-    are computed once per row and do not change."""
-
-    def __init__(self, layers: int) -> None:
-        self.known: list[int] = []  # encoder steps of each row
-        self._states: list[tuple[Tensor, Tensor] | None] = [None] * layers
-        self._views: dict[tuple[int, int], tuple[list[tuple[Tensor, Tensor]], Tensor | None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._states)
-
-    @property
-    def lengths(self) -> Tensor:
-        """Encoder steps [R] of each row."""
-        return torch.tensor(self.known, dtype=torch.long, device="cpu")
-
-    def join(self, states: Sequence[tuple[Tensor, Tensor]], lengths: Sequence[int]) -> None:
-        """Append rows: keys and values [n, H, S, d] of every layer; values past `lengths` may be anything."""
-        first, last = len(self.known), len(self.known) + len(lengths)
-        self.known += lengths
-        for layer, new in enumerate(states):
-            old, size = self._states[layer], max(lengths)
-            if old is None:  # every call reads them: contiguous memory is faster
-                self._states[layer] = new[0].contiguous(), new[1].contiguous()
-                continue
-            more, longer = max(0, last - len(old[0])), max(0, size - old[0].shape[2])
-            if more or longer:  # the row capacity doubles, so that appending rows one by one copies little
-                room = (0, 0, 0, longer, 0, 0, 0, max(more, len(old[0])) if more else 0)
-                old = torch.nn.functional.pad(old[0], room), torch.nn.functional.pad(old[1], room)
-            for mine, theirs in zip(old, new):
-                mine[first:last] = 0  # values of an earlier row may not be finite
-                mine[first:last, :, :size] = theirs[:, :, :size]
-            self._states[layer] = old
-        self._views = {}
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep only these rows, in this order."""
-        same = next((i for i, row in enumerate(rows) if row != i), len(rows))
-        self.known = [self.known[row] for row in rows]
-        width = max(self.known, default=0)
-        for layer, states in enumerate(self._states):
-            if not rows:
-                self._states[layer] = None
-            if states is None or same == len(rows):
-                continue
-            index = torch.tensor(list(rows[same:]), device=states[0].device)
-            if len(rows) * 4 < len(states[0]):  # few rows are left: free the memory of the others
-                whole = torch.tensor(list(rows), device=index.device)
-                self._states[layer] = states[0][whole, :, :width], states[1][whole, :, :width]
-                continue
-            for part in states:
-                part[same : len(rows), :, :width] = part[index, :, :width]
-        self._views = {}
-
-    def take(self, rows: Sequence[int]) -> "MemorySlots":
-        """Return a new object with copies of these rows."""
-        other = MemorySlots(len(self._states))
-        other.known = [self.known[row] for row in rows]
-        width = max(other.known, default=0)
-        for layer, states in enumerate(self._states):
-            if states is not None:
-                index = torch.tensor(list(rows), device=states[0].device)
-                other._states[layer] = states[0][index, :, :width], states[1][index, :, :width]
-        return other
-
-    def add(self, other: "MemorySlots") -> None:
-        """Append all rows of another object."""
-        states = [pair for pair in other._states if pair is not None]
-        count = len(other.known)
-        self.join([(keys[:count], values[:count]) for keys, values in states], other.known)
-
-    @property
-    def states(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values [R, H, S, d] of every layer, with room behind the rows and their lengths."""
-        return [pair for pair in self._states if pair is not None]
-
-    def of(self, first: int, last: int) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
-        """Return views of keys and values [n, H, S, d] of every layer for the rows `first` to `last` - 1, and a bool
-        mask [n, S] of the valid entries; None if all are valid."""
-        found = self._views.get((first, last))
-        if found is None:
-            lengths = self.known[first:last]
-            size = max(lengths, default=0)
-            views = [(k[first:last, :, :size], v[first:last, :, :size]) for k, v in filter(None, self._states)]
-            seen = None
-            if min(lengths, default=0) < size and views:
-                device = views[0][0].device
-                seen = torch.arange(size, device=device) < torch.tensor(lengths, device=device)[:, None]
-            found = self._views[first, last] = views, seen
         return found

@@ -5,25 +5,22 @@ cache. The cross-attention keys and values are computed by the model's own layer
 """
 
 import inspect
-import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
 
 from speechmtp.errors import ShapeError
 from speechmtp.kernels.cpu.decoder import slots_of
-from speechmtp.models.cache import MemorySlots, RaggedCache
-from speechmtp.models.masks import additive_mask, memory_mask
+from speechmtp.models.cache import RaggedCache
+from speechmtp.models.lean_model import LeanModel
+from speechmtp.models.masks import memory_mask
+from speechmtp.models.memory_cache import MemoryCache
 from speechmtp.models.shape import TrunkShape
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # Names of a decoder layer's parts in Moonshine and Whisper, and in the layers of heads.
 _RENAMED = (
@@ -35,56 +32,14 @@ _RENAMED = (
 )  # fmt: skip
 
 
-class MemoryCache(RaggedCache):
-    """A ragged cache with the cross-attention keys and values of each row; the decoder gets both as `pair`."""
-
-    def __init__(self, layers: int, device: torch.device | str, slots: int = 0) -> None:
-        self.memory = MemorySlots(layers)
-        self.mask: Tensor | None = None  # additive [B, 1, 1, S]; None if no row has padding
-        self.entries = 0  # S, the padded number of encoder steps of the rows in focus
-        self._cross = DynamicCache()
-        self._cross.layers = [DynamicLayer() for _ in range(layers)]
-        super().__init__(layers, 0, device, slots=slots)
-        self.pair = EncoderDecoderCache(weakref.proxy(self), self._cross)
-        self.pair.is_updated = dict.fromkeys(range(layers), True)
-
-    def focus(self, first: int, last: int) -> None:
-        """Let the next calls run over the rows `first` to `last` - 1."""
-        super().focus(first, last)
-        views, seen = self.memory.of(first, last) if last <= len(self.memory.known) else ([], None)
-        layers: Any = self._cross.layers
-        for layer, (keys, values) in zip(layers, views):
-            layer.keys, layer.values, layer.is_initialized = keys, values, True
-        self.entries = views[0][0].shape[2] if views else 0
-        self.mask = None if seen is None else additive_mask(seen[:, None], views[0][0].dtype)
-
-    def select(self, rows: Tensor | Sequence[int]) -> None:
-        """Keep only these rows, in this order."""
-        self.memory.select(rows.tolist() if isinstance(rows, Tensor) else rows)
-        super().select(rows)
-
-    def take(self, rows: Sequence[int]) -> "MemoryCache":
-        """Return a new cache with copies of these rows."""
-        other = MemoryCache(len(self.layers), self.device)
-        other.memory = self.memory.take(rows)
-        other.add(len(rows))
-        self._copy(other, rows)
-        return other
-
-    def join(self, other: RaggedCache) -> None:
-        """Append copies of all rows of another cache."""
-        assert isinstance(other, MemoryCache)
-        self.memory.add(other.memory)
-        super().join(other)
-
-
 class Seq2SeqTrunk(Trunk):
     """`embed`, `extend`, `unembed` over the decoder of `model`. `never` are ids that the model itself never emits;
-    only `teacher_logits` suppresses them, in decoding the request's rules do."""
+    only `teacher_logits` suppresses them, in decoding the request's rules do. `model` is a transformers model or a
+    `LeanModel`."""
 
     never: Tensor | None
 
-    def __init__(self, model: "PreTrainedModel", never: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: Any, never: tuple[int, ...] = ()) -> None:
         super().__init__(model, tried=True)
         decoder: Any = self._decoder
         # Whisper's decoder attends to all encoder outputs and takes no mask for them.
@@ -95,6 +50,14 @@ class Seq2SeqTrunk(Trunk):
     def _embedding(self) -> nn.Module:
         embedding: nn.Module = self._decoder.embed_tokens  # type: ignore[assignment]
         return embedding
+
+    @cached_property
+    def _cache_type(self) -> type[MemoryCache]:
+        if isinstance(self.model, LeanModel):
+            return MemoryCache
+        from speechmtp.models.hub_cache import HubMemoryCache
+
+        return HubMemoryCache
 
     @property
     def shape(self) -> TrunkShape:
@@ -140,7 +103,7 @@ class Seq2SeqTrunk(Trunk):
         """Return an empty cache for `rows` rows with the encoder outputs of `prompt`; without a prompt those of
         `silence`, for timing."""
         weight = self.unembedding().weight
-        cache = MemoryCache(self.layers, weight.device, slots or rows)
+        cache = self._cache_type(self.layers, weight.device, slots or rows)
         if rows:
             silent = prompt is None or prompt.memory is None
             memory = self.silence(rows) if prompt is None or silent else prompt.memory

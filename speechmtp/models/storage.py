@@ -57,7 +57,7 @@ def _pack_one(name: str, value: Tensor, storage: Storage) -> dict[str, Tensor]:
 
 
 def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the float32 tensors of a state that `pack` stored; integer tensors are unchanged.
+    """Return the float32 tensors of a state that `pack` stored, in memory of their own; integer tensors are unchanged.
 
     8-bit integers whose scale or zero point is missing or does not fit stay integers, next to what there is of these,
     so that `load_state` names them.
@@ -73,7 +73,8 @@ def unpack(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif name in whole:
             scale = packed[name + SCALE]
             tensor = tensor.float() * scale.reshape(scale.shape + (1,) * (tensor.dim() - scale.dim()))
-        state[name] = tensor.float() if tensor.is_floating_point() else tensor
+        own = tensor is packed[name] and tensor.dtype == torch.float32  # it may be a view of the file
+        state[name] = (tensor.clone() if own else tensor.float()) if tensor.is_floating_point() else tensor
     return state
 
 
@@ -104,8 +105,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read: {reason}; copy it again whole") from error
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
-    """Load a state, filling in tied names. CheckpointError for missing, unexpected or wrongly shaped tensors, for
+def load_state(module: nn.Module, state: Mapping[str, Tensor], where: Path, adopt: bool = False) -> None:
+    """Load a state, filling in tied names; with `adopt`, parameters take over the memory of its tensors, of which there
+    must be no other use. CheckpointError for missing, unexpected or wrongly shaped tensors, for
     integers in place of floats, for values that are not finite, and for tied tensors that differ. Names that the
     module's class says are left from earlier versions are skipped."""
     own = module.state_dict()
@@ -134,7 +136,13 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], where: Path) -> N
         "with NaN or infinity": [n for n in both if given[n].is_floating_point() and not is_finite(given[n])],
         "unlike the tensor that they are tied to": torn,
     })  # fmt: skip
-    module.load_state_dict(given)
+    for name, parameter in module.named_parameters() if adopt else ():
+        new = given[name]
+        if (new.dtype, new.device) == (parameter.dtype, parameter.device) and new.is_contiguous():
+            parameter.data = new
+    places = {name: tensor.data_ptr() for name, tensor in module.state_dict().items()}
+    rest = {name: tensor for name, tensor in given.items() if tensor.data_ptr() != places[name]}
+    module.load_state_dict(rest, strict=False)  # all names were compared above
 
 
 def refuse_misfits(where: Path, misfits: Mapping[str, Sequence[str]]) -> None:

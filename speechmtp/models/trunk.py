@@ -229,7 +229,9 @@ class Trunk(nn.Module):
 
     def new_cache(self, rows: int, prompt: Prompt | None = None, slots: int = 0) -> RaggedCache:
         """Return an empty cache for `rows` rows, with room for `slots`; only encoder-decoder trunks read `prompt`."""
-        return RaggedCache(self._cache_layers, rows, self.model.device, slots=slots)
+        from speechmtp.models.hub_cache import HubCache
+
+        return HubCache(self._cache_layers, rows, self.model.device, slots=slots)
 
     def silence(self, rows: int) -> Tensor | None:
         """Return stand-in encoder outputs for timing; None, since this trunk has no cross-attention."""

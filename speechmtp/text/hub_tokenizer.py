@@ -3,22 +3,19 @@
 import hashlib
 import json
 import lzma
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence, Set
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-import tokenizers
-from tokenizers.decoders import ByteLevel
+from typing import TYPE_CHECKING, Any
 
 from speechmtp.errors import CheckpointError
+from speechmtp.text.marked_pieces import BYTE, MARK, MarkedPieces
 from speechmtp.types import TokenSpelling
 
-PLAIN, PACKED = "tokenizer.json", "tokenizer.json.xz"
+if TYPE_CHECKING:
+    import tokenizers
 
-_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_FIRST = "\N{LOWER ONE EIGHTH BLOCK}"  # stands for a space in a sentencepiece vocabulary
+PLAIN, PACKED = "tokenizer.json", "tokenizer.json.xz"
 
 
 class HubTokenizer:
@@ -32,17 +29,24 @@ class HubTokenizer:
     def __init__(self, source: str | bytes, bos: int, eos: int, name: str = PLAIN) -> None:
         """Parse the JSON of `tokenizer.json`. CheckpointError if it is not a tokenizer, or `bos` or `eos` is not in
         it."""
-        self._settings = _parse(source, name)
-        self._tokens = _build(self._settings, name, source)
+        self._settings, self._source, self._name = _parse(source, name), source, name
         self.bos, self.eos = bos, eos
-        vocabulary = self._tokens.get_vocab(with_added_tokens=True)
+        self._pieces = MarkedPieces.of(self._settings)
+        vocabulary = self._tokens.get_vocab(with_added_tokens=True) if self._pieces is None else self._pieces.vocabulary
         self._size = max(vocabulary.values(), default=-1) + 1
         if not (0 <= bos < self._size and 0 <= eos < self._size):
             raise CheckpointError(
                 f"{name}: {self._size} tokens, bos {bos} and eos {eos} are none of them; give the model's own tokenizer"
             )
         self.unk = vocabulary.get(self._settings["model"].get("unk_token"), eos)
-        self._special = {bos, eos, *self._tokens.get_added_tokens_decoder(), *_placeholders(self._settings["model"])}
+        added = self._tokens.get_added_tokens_decoder() if self._pieces is None else self._pieces.added
+        made = None if self._pieces is None else self._pieces.made
+        self._special = {bos, eos, *added, *_placeholders(self._settings["model"], made)}
+
+    @cached_property
+    def _tokens(self) -> "tokenizers.Tokenizer":
+        """The library's tokenizer, whose merges take a tenth of a second to read."""
+        return _build(self._settings, self._name, self._source)
 
     @classmethod
     def load(cls, path: str | Path, bos: int, eos: int) -> "HubTokenizer":
@@ -71,15 +75,18 @@ class HubTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, without leading spaces and special tokens."""
-        return str(self._tokens.decode([int(i) for i in ids if int(i) not in self._special])).lstrip(" ")
+        kept = [int(i) for i in ids if int(i) not in self._special]
+        return (str(self._tokens.decode(kept)) if self._pieces is None else self._pieces.text(kept)).lstrip(" ")
 
     def piece(self, token: int) -> str:
         """The piece of one id as in the vocabulary; empty for an id outside it."""
+        if self._pieces is not None:
+            return self._pieces.by_id.get(int(token), "")
         return self._tokens.id_to_token(int(token)) or ""
 
     def id(self, piece: str) -> int | None:
         """The id of a piece or an added token; None if there is none."""
-        return self._tokens.token_to_id(piece)
+        return self._tokens.token_to_id(piece) if self._pieces is None else self._pieces.vocabulary.get(piece)
 
     def spelling(self, size: int = 0) -> TokenSpelling:
         """The string that each token adds to a text, and an encoder of strings inside a text. `size` is the size of the
@@ -99,11 +106,13 @@ class HubTokenizer:
         """The string that a token adds to a text; empty for bytes that are not a character on their own."""
         piece = "" if token in self._special else self.piece(token)
         if bytewise:
+            from tokenizers.decoders import ByteLevel
+
             text = str(ByteLevel().decode([piece]))
             return "" if "\N{REPLACEMENT CHARACTER}" in text else text
-        byte = _BYTE.fullmatch(piece) if self._settings["model"].get("byte_fallback") else None
+        byte = BYTE.fullmatch(piece) if self._settings["model"].get("byte_fallback") else None
         if byte is None:
-            return "" if token == self.unk else piece.replace(_FIRST, " ")
+            return "" if token == self.unk else piece.replace(MARK, " ")
         text = chr(int(byte[1], 16))
         return text if text.isascii() and text.isprintable() else ""
 
@@ -120,7 +129,7 @@ class HubTokenizer:
         return hashlib.sha256(self._json).hexdigest()
 
 
-def _ids(tokens: tokenizers.Tokenizer, text: str) -> list[int]:
+def _ids(tokens: "tokenizers.Tokenizer", text: str) -> list[int]:
     return list(tokens.encode(text, add_special_tokens=False).ids)
 
 
@@ -136,9 +145,11 @@ def _parse(source: str | bytes, name: str) -> dict[str, Any]:
     return settings
 
 
-def _build(settings: dict[str, Any], name: str, source: str | bytes | None = None) -> tokenizers.Tokenizer:
+def _build(settings: dict[str, Any], name: str, source: str | bytes | None = None) -> "tokenizers.Tokenizer":
     """Build a tokenizer that does not encode special tokens from a text; `source` is the JSON of the settings, if
     known."""
+    import tokenizers
+
     added = settings.get("added_tokens") or []
     if source is None or not all(token.get("special") for token in added):
         source = json.dumps(settings | {"added_tokens": [token | {"special": True} for token in added]})
@@ -153,16 +164,15 @@ def _build(settings: dict[str, Any], name: str, source: str | bytes | None = Non
     return built
 
 
-def _placeholders(model: dict[str, Any]) -> set[int]:
-    """Ids of BPE pieces that no text is encoded to: longer than a character, not made by a merge, no fallback byte."""
+def _placeholders(model: dict[str, Any], made: Set[str] | None) -> set[int]:
+    """Ids of BPE pieces that no text is encoded to: longer than a character, not made by a merge, no fallback byte.
+    `made` are the pieces that merges make, if known."""
     if model["type"] != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         return set()
-    made = {merge.replace(" ", "") if isinstance(merge, str) else "".join(merge) for merge in model["merges"]}
-    return {
-        token
-        for piece, token in model["vocab"].items()
-        if len(piece) > 1 and piece not in made and not _BYTE.fullmatch(piece)
-    }
+    if made is None:
+        made = {merge.replace(" ", "") if isinstance(merge, str) else "".join(merge) for merge in model["merges"]}
+    vocabulary = model["vocab"]
+    return {vocabulary[p] for p in vocabulary.keys() - made if len(p) > 1 and not BYTE.fullmatch(p)}
 
 
 def _parts(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:

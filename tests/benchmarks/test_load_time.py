@@ -28,10 +28,11 @@ def test_figures_are_medians_and_their_ratio(script: Any) -> None:
         "transcribe": {"old": [4.0, 6.0], "new": [3.0, 4.0]},
     }
     load, transcribe = script.figures(seconds)
-    assert load == {"name": "load", "old": 2.2, "new": 1.1, "ratio": pytest.approx(0.5)}
+    least = {"least_old": 2.0, "least_new": 0.5}
+    assert load == {"name": "load", "old": 2.2, "new": 1.1, "ratio": pytest.approx(0.5), **least}
     assert transcribe["old"] == 5.0 and transcribe["new"] == 3.5 and transcribe["ratio"] == pytest.approx(0.7)
     lines = script.table([load, transcribe]).splitlines()
-    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["load", "2.20", "1.10", "0.50"]
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["load", "2.00", "0.50", "2.20", "1.10", "0.50"]
     assert len(lines) == 4
 
 

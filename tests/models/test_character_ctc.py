@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+import speechmtp
+from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.models.character_ctc import CharacterCtcConfig, CharacterCtcHead
 from tests import tiny
@@ -61,3 +63,16 @@ def test_wrong_sizes_are_one_line() -> None:
         replace(CONFIG, stride=0)
     with pytest.raises(ConfigError, match="characters has 'a' twice"):
         replace(CONFIG, characters="aba")
+
+
+def test_only_a_strategy_that_reads_the_spelling_runs_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither hearing nor verifying does."""
+    runs: list[int] = []
+    spell = CharacterCtcHead.spell
+    monkeypatch.setattr(CharacterCtcHead, "spell", lambda self, memory: runs.append(1) or spell(self, memory))
+    recogniser = speechmtp.load("default")
+    audio = torch.randn(16000, generator=tiny.generator(0)) / 9
+    heard = recogniser.listen(audio.numpy())
+    for label, reads in (("ar", 0), ("verify:depth=3", 0), ("ctc-heads", 1)):
+        recogniser.decode([heard], parse_strategy(label))
+        assert len(runs) == reads, label

@@ -1,10 +1,12 @@
 """Stored weights: unsigned 8-bit integers with one scale and zero point a tensor are found again bit for bit."""
 
+import copy
 import hashlib
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from speechmtp.models.affine import dequantise, recover_affine
@@ -14,6 +16,7 @@ from speechmtp.models.storage import (
     file_digest,
     load_state,
     pack,
+    read_weights,
     unpack,
     weights_digest,
     without_random_weights,
@@ -173,3 +176,27 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc" * 99999)
     assert file_digest(tmp_path / "a") == hashlib.sha256(b"abc" * 99999).hexdigest()
     assert file_digest(tmp_path / "b") == ""
+
+
+def test_weights_of_a_file_are_taken_over_without_a_copy(tmp_path: Path) -> None:
+    """Tied ones stay one, buffers and modes are kept, and a file that changes afterwards changes nothing."""
+    given = nn.Sequential(nn.Linear(40, 40), nn.BatchNorm1d(40), nn.Linear(40, 40, bias=False))
+    given[2].weight = given[0].weight
+    given[1].running_mean += 3.0  # type: ignore[operator]
+    file = tmp_path / "model.safetensors"
+    for storage in ("float32", "int8"):
+        save_file(pack(given.state_dict(), storage), file)
+        state = unpack(read_weights(file))
+        module = copy.deepcopy(given).requires_grad_(False)
+        for parameter in module.parameters():
+            parameter.zero_()
+        before = module[0].weight
+        load_state(module, state, file, adopt=True)
+        assert module[0].weight is before is module[2].weight and not before.requires_grad
+        assert before.data_ptr() == state["0.weight"].data_ptr()
+        assert torch.equal(module[1].running_mean, given[1].running_mean)
+        size = file.stat().st_size
+        with file.open("r+b") as opened:
+            opened.seek(size // 2)
+            opened.write(bytes(size - size // 2))
+        torch.testing.assert_close(before, given[0].weight.detach(), rtol=0, atol=0 if storage == "float32" else 2e-3)

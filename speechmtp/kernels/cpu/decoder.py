@@ -138,7 +138,6 @@ class NativeDecoder:
         """Return logits [..., V] of states [..., C]."""
         return run_linear(self._library, self._unembedding, hidden)
 
-
     def choose(self, hidden: Tensor, never: Tensor | None) -> Tensor:
         """Return the tokens [...] with the largest logits of states [..., C], the lowest of equals; `never` [n] are
         tokens that count as the least probable."""

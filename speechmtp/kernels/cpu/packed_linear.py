@@ -40,12 +40,21 @@ def has_packed() -> bool:
         return False
     try:
         with torch.inference_mode(False), torch.no_grad():
-            plain, x = nn.Linear(8, 16, device="meta").to_empty(device="cpu"), torch.linspace(-1, 1, 24).view(3, 8)
-            plain.weight.copy_(torch.linspace(-1, 1, 128).view(16, 8))
-            plain.bias.zero_()
-            return torch.allclose(PackedLinear(plain)(x), plain(x), atol=1e-5)
+            x, weight = torch.linspace(-1, 1, 24).view(3, 8), torch.linspace(-1, 1, 128).view(16, 8)
+            bias = torch.zeros(16)
+            return torch.allclose(_product(x, _reordered(weight), bias), F.linear(x, weight, bias), atol=1e-5)
     except (AttributeError, RuntimeError):
         return False
+
+
+def _reordered(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return packed
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return out
 
 
 class PackedLinear(nn.Linear):
@@ -80,9 +89,8 @@ class PackedLinear(nn.Linear):
         version = (weight.data_ptr(), weight._version)
         kept = self._packed  # as it is now: other threads may pack weights too, or drop them
         if kept is None or kept[0] != version:
-            kept = self._packed = version, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(input, kept[1], self.bias, "none", [], "")
-        return out
+            kept = self._packed = version, _reordered(weight.detach())
+        return _product(input, kept[1], self.bias)
 
     def _choose(self, number: int) -> bool:
         """Choose for a class of row numbers, from the process's earlier choice for this shape or by timing both."""

@@ -142,14 +142,46 @@ class Builder:
         row (to the last bit of float32), or float32; if `rounded`, in 8 bits in any case.
         """
         weight = weight.detach()
+        panels = None if rounded else self._panels(weight, torch.float16)
+        if panels is not None:
+            return self._layer(FLOAT16, weight, panels, None, bias)
+        integers, scale = quantise(weight)
+        if rounded or torch.equal(integers * scale[:, None], weight):
+            return self.integers(integers, scale, bias)
+        panels = self._panels(weight, torch.float32)
+        assert panels is not None
+        return self._layer(FLOAT32, weight, panels, None, bias)
+
+    def integers(self, integers: Tensor, scale: Tensor, bias: Tensor | None = None) -> Linear:
+        """Return a layer whose weights are integers [out, in] times the scale [out] of their row."""
+        panels = self._panels(integers, torch.int8)
+        assert panels is not None
+        return self._layer(INT8, integers, panels, scale, bias)
+
+    def _layer(self, kind: int, weight: Tensor, panels: Tensor, scale: Tensor | None, bias: Tensor | None) -> Linear:
         outputs, inputs = weight.shape
-        room = -outputs % self.panel
-        kind, stored, scale = _stored(weight, rounded)
-        padded = torch.nn.functional.pad(stored, (0, 0, 0, room))
-        panels = padded.view(-1, self.panel, inputs).transpose(1, 2).contiguous()
-        scales = None if scale is None else torch.nn.functional.pad(scale, (0, room))
-        biases = None if bias is None else torch.nn.functional.pad(bias.detach().float(), (0, room))
+        rows = (0, -outputs % self.panel)
+        scales = None if scale is None else torch.nn.functional.pad(scale, rows)
+        biases = None if bias is None else torch.nn.functional.pad(bias.detach().float(), rows)
         return Linear(kind, inputs, outputs, self.hold(panels), self.pointer(scales), self.pointer(biases))
+
+    def _panels(self, weight: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Return weights [out, in] as panels [out / panel, in, panel], rows of zeros behind them; None if `dtype` does
+        not give them exactly. A few panels at a time, which stay in the processor's cache."""
+        outputs, inputs = weight.shape
+        made = torch.empty(-(-outputs // self.panel), inputs, self.panel, dtype=dtype)
+        step = 32 * self.panel
+        for first in range(0, outputs, step):
+            block = weight[first : first + step]
+            stored = block.to(dtype)
+            if dtype != weight.dtype and not torch.equal(stored.to(weight.dtype), block):
+                return None
+            room = -len(stored) % self.panel
+            stored = torch.nn.functional.pad(stored, (0, 0, 0, room)) if room else stored
+            place = first // self.panel
+            panels = stored.reshape(-1, self.panel, inputs)
+            made[place : place + len(panels)] = panels.transpose(1, 2)
+        return made
 
     def screen(self, weight: Tensor) -> Screen:
         """Return the screen of weights [out, in]."""
@@ -170,18 +202,6 @@ class Builder:
              eps: float = 0.0) -> Norm:  # fmt: skip
         """Return a norm of `kind` (`none`, `layer`, `rms`) over `size` numbers."""
         return Norm(NORMS[kind], size, self.pointer(weight), self.pointer(bias), eps)
-
-
-def _stored(weight: Tensor, rounded: bool) -> tuple[int, Tensor, Tensor | None]:
-    """Return the kind, the numbers and the scales [out] with which weights [out, in] are stored."""
-    if not rounded:
-        half = weight.half()
-        if torch.equal(half.float(), weight):
-            return FLOAT16, half, None
-    integers, scale = quantise(weight)
-    if rounded or torch.equal(integers * scale[:, None], weight):
-        return INT8, integers, scale
-    return FLOAT32, weight, None
 
 
 def bind(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -1,5 +1,6 @@
 """The common part of transformers' encoder-decoder recognisers: their folders, and a cross-attention trunk."""
 
+from collections.abc import Callable
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -76,24 +77,35 @@ class EncoderDecoder(EncoderDecoderModel):
         return None
 
     @classmethod
-    def load(cls, folder: Path, config: Any, features: FbankConfig | None) -> Self:
-        """Load a folder of transformers' files or ours; CheckpointError if they cannot be read or do not fit together,
-        ConfigError for generation settings that cannot be honoured."""
+    def parts(cls, folder: Path) -> tuple[Any, Callable[[Any], Any], Any]:
+        """Return a folder's sizes, what builds a model of sizes, and its generation settings."""
         import transformers
 
         kind, generation = getattr(transformers, cls.model_class), folder_settings(folder)
+
+        def build(sizes: Any) -> Any:
+            with quiet_transformers():
+                return kind(sizes)
+
+        with quiet_transformers():
+            return kind.config_class.from_pretrained(str(folder)), build, generation
+
+    @classmethod
+    def load(cls, folder: Path, config: Any, features: FbankConfig | None) -> Self:
+        """Load a folder of transformers' files or ours; CheckpointError if they cannot be read or do not fit together,
+        ConfigError for generation settings that cannot be honoured."""
         try:
-            with quiet_transformers(), without_random_weights():
-                sizes = kind.config_class.from_pretrained(str(folder))
+            with without_random_weights():
+                sizes, build, generation = cls.parts(folder)
                 ends = end_tokens(folder, generation, sizes)
                 source, name = tokenizer_json(folder)
                 tokenizer = HubTokenizer(source, cls.first_token(generation, sizes), ends[0], name)
                 cls.check(folder, sizes, generation, tokenizer)
-                model = cls(config, kind(sizes), cls.extractor_of(folder, sizes), generation).eval()
+                model = cls(config, build(sizes), cls.extractor_of(folder, sizes), generation).eval()
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{folder}: cannot be loaded as {cls.kind}: {reason}") from error
-        load_state(model.trunk.model, unpack(read_folder(folder)), weight_files(folder)[0])
+        load_state(model.trunk.model, unpack(read_folder(folder)), weight_files(folder)[0], adopt=True)
         model.tokenizer = tokenizer
         if len(tokenizer) > model.trunk.vocab_size:
             raise CheckpointError(

@@ -141,7 +141,7 @@ def loaded(kind: Any, folder: Path, wanted: str) -> Any:
             model.generation_config = GenerationConfig.from_pretrained(str(folder))
         state = unpack(read_weights(path))
         tied(model, set(model.state_dict()) - set(state))
-        load_state(model, state, path)
+        load_state(model, state, path, adopt=True)
         return model
     files = weight_files(folder) if folder.is_dir() else [folder / PICKLED]  # else the name of a model hub
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}

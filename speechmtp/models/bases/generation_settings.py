@@ -1,7 +1,8 @@
 """Generation settings of transformers folders: what is honoured, and what is refused since decoding would ignore it."""
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,62 @@ def folder_settings(folder: Path) -> "GenerationConfig":
     except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{folder / name}: not generation settings ({reason}); copy it again whole") from error
+
+
+# Names that generation_config.json of a plain recogniser has, and what else is read of it.
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
+_LISTS = ("suppress_tokens", "begin_suppress_tokens")
+_COUNTS = ("max_length", "max_new_tokens")
+_OTHERS = ("_from_model_config", "output_attentions", "output_hidden_states", "transformers_version", "use_cache")
+_ABSENT = frozenset({*_REFUSED, "num_beams", "do_sample"})
+
+
+class PlainSettings:
+    """The settings of a generation_config.json that has only plain ones, without transformers.
+
+    Any attribute that it does not know is that of transformers' `GenerationConfig` with these settings, `whole`.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.__dict__.update({**dict.fromkeys((*_IDS, *_LISTS, *_COUNTS)), **settings})
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ABSENT:
+            return None
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.whole(), name)
+
+    def whole(self) -> "GenerationConfig":
+        """Return transformers' own object."""
+        from transformers import GenerationConfig
+
+        return GenerationConfig(**{name: value for name, value in self.__dict__.items() if value is not None})
+
+    def to_json_file(self, path: str | Path) -> None:
+        """Write the settings as transformers does."""
+        self.whole().to_json_file(path)
+
+
+def plain_settings(folder: Path) -> PlainSettings | None:
+    """Return the settings of generation_config.json; None without the file, or if it has others than plain ones."""
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.keys() - {*_IDS, *_LISTS, *_COUNTS, *_OTHERS}:
+        return None
+    single = (*_IDS, *_COUNTS)
+    fits = all(_whole(found.get(name)) for name in single if name != "eos_token_id")
+    fits &= all(_whole(found.get(name), alone=False) for name in ("eos_token_id", *_LISTS))
+    fits &= not any(isinstance(found.get(name), int) for name in _LISTS)
+    return PlainSettings(found) if fits else None
+
+
+def _whole(value: Any, alone: bool = True) -> bool:
+    """Whether a setting is absent or a number from 0 on, or, unless `alone`, a list of such numbers."""
+    numbers = value if isinstance(value, list) and not alone else [] if value is None else [value]
+    return all(type(one) is int and one >= 0 for one in numbers)
 
 
 def check_settings(folder: Path, settings: Any, more: Sequence[str] = ()) -> None:

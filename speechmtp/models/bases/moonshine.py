@@ -1,5 +1,6 @@
 """Moonshine of transformers (arXiv 2410.15608): English speech, encoded from raw samples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -9,7 +10,9 @@ from torch import Tensor
 from speechmtp.config import Range
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
-from speechmtp.models.bases.generation_settings import FILE, end_tokens
+from speechmtp.models.bases.generation_settings import FILE, end_tokens, plain_settings
+from speechmtp.models.bases.moonshine_model import LeanMoonshine
+from speechmtp.models.bases.moonshine_sizes import read_sizes
 from speechmtp.text.hub_tokenizer import HubTokenizer
 
 
@@ -31,6 +34,14 @@ class Moonshine(EncoderDecoder):
     model_types: ClassVar[tuple[str, ...]] = ("moonshine",)
     model_class: ClassVar[str] = "MoonshineForConditionalGeneration"
     shortest: int = 895
+
+    @classmethod
+    def parts(cls, folder: Path) -> tuple[Any, Callable[[Any], Any], Any]:
+        """See `EncoderDecoder.parts`; a plain folder needs nothing of transformers."""
+        sizes, generation = read_sizes(folder), plain_settings(folder)
+        if sizes is None or generation is None:
+            return super().parts(folder)
+        return sizes, LeanMoonshine, generation
 
     @classmethod
     def check(cls, folder: Path, sizes: Any, generation: Any, tokenizer: HubTokenizer) -> None:

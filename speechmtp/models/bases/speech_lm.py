@@ -54,7 +54,7 @@ class SpeechLM(FeatureModel):
     def load(cls, folder: Path, config: SpeechLMSettings, features: FbankConfig | None) -> "SpeechLM":
         """Load a folder; CheckpointError if its weights cannot be read or do not fit the configuration."""
         model = cls(config, Tokenizer.load(folder / "tokenizer.model"), features or FbankConfig())
-        load_state(model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors")
+        load_state(model, unpack(read_weights(folder / "model.safetensors")), folder / "model.safetensors", adopt=True)
         model.eval()
         return model
 

@@ -13,6 +13,7 @@ from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.models.bases.generation_settings import FILE, check_settings, known_ids, most_tokens
+from speechmtp.models.quiet import quiet_transformers
 from speechmtp.text.hub_tokenizer import HubTokenizer
 from speechmtp.types import Request, TokenRules
 
@@ -69,7 +70,8 @@ class Whisper(EncoderDecoder):
         from transformers import AutoFeatureExtractor, WhisperFeatureExtractor
 
         if any((folder / name).exists() for name in ("preprocessor_config.json", "processor_config.json")):
-            return AutoFeatureExtractor.from_pretrained(str(folder))
+            with quiet_transformers():
+                return AutoFeatureExtractor.from_pretrained(str(folder))
         return WhisperFeatureExtractor(sizes.num_mel_bins, chunk_length=sizes.max_source_positions // 50)
 
     def said(self, sizes: Any) -> TokenRules:
