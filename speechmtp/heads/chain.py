@@ -183,8 +183,8 @@ class ChainHeads(HeadSet):
         counts: Sequence[int] | None,
     ) -> Fresh:  # fmt: skip
         """`take_fresh`, in one native call where that can be."""
-        native = self._usable(inputs)
-        if native is None or states.taps is None:
+        native = None if states.taps is None else self._usable(states.taps)
+        if native is None or states.taps is None or states.taps.dtype != inputs.dtype:
             return take_fresh(self.fused, states, inputs, positions, keep, count, counts)
         known = count.tolist() if counts is None else list(counts)
         taken = max(1, *known)

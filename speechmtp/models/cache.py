@@ -63,6 +63,8 @@ class RaggedLayer:
             self.lazy_initialization(*[like.new_empty(1, heads, 1, dim)] * 2)
         self.reserve(self._cache.slots, self._cache.capacity)
         assert self.keys is not None and self.values is not None
+        if self.keys.dtype != like.dtype or self.values.dtype != like.dtype:  # modules wrote them under autocast
+            self.keys, self.values = self.keys.to(like.dtype), self.values.to(like.dtype)
         return self.keys, self.values
 
     def view(self) -> tuple[Tensor, Tensor]:

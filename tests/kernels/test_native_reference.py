@@ -4,6 +4,7 @@ alone."""
 import copy
 import pickle
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from speechmtp.errors import ShapeError
 from speechmtp.heads.native import use_native as draft_natively
+from speechmtp.kernels.cpu import decoder
 from speechmtp.models.bases import native as native_form
 from speechmtp.models.bases.native import use_native
 from speechmtp.models.seq2seq import Seq2SeqTrunk
@@ -39,8 +41,11 @@ def made(family: str, native: bool = True) -> Trunk:
     return trunk
 
 
-def called(trunk: Trunk, seed: int = 0, far: int = 30, dtype: torch.dtype = torch.float32) -> States:
-    """States of a prompt and a call behind it, and both inputs by a seed."""
+def called(
+    trunk: Trunk, seed: int = 0, far: int = 30, dtype: torch.dtype = torch.float32,
+    between: Callable[[], None] = lambda: None,
+) -> States:  # fmt: skip
+    """States and logits of a call behind a prompt, both by a seed; `between` is called between them."""
     rng = tiny.generator(seed)
     cache, first = trunk.new_cache(0), torch.zeros(2, dtype=torch.long)
     values = torch.randn(3, 2, 5, trunk.width, generator=rng).to(dtype)
@@ -49,6 +54,7 @@ def called(trunk: Trunk, seed: int = 0, far: int = 30, dtype: torch.dtype = torc
     positions = torch.randint(0, far, (2, 2, 5), generator=rng)
     trunk.extend(values[0], positions[0], None, cache)
     cache.commit([5, 3])
+    between()
     states = trunk.extend(values[1], positions[1], None, cache, (0, 1))
     return States(states.hidden, trunk.unembed(states.hidden))
 
@@ -209,6 +215,31 @@ def test_the_default_dtype_changes_nothing(family: str, dtype: torch.dtype) -> N
         finally:
             torch.set_default_dtype(before)
             torch.randn = draw
+
+
+@torch.inference_mode()
+@FAMILY
+def test_keys_that_modules_wrote_under_autocast_are_read_as_they_are(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = made(family)
+    expected = called(trunk)
+    monkeypatch.setattr("speechmtp.models.trunk.NATIVE_ENTRIES", 4)
+
+    def changed() -> None:
+        monkeypatch.setattr("speechmtp.models.trunk.NATIVE_ENTRIES", 5)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = called(trunk, between=changed)
+    assert 0 < apart(mixed.hidden, expected.hidden) <= 0.1
+
+
+def test_large_working_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "KEPT", 1 << 16)
+    first = decoder.working(1 << 20)
+    assert decoder.working(1 << 20) == first and decoder._HERE.work.numel() == 1 << 20
+    decoder.working(5)
+    assert decoder._HERE.work.numel() == 1 << 16
 
 
 @torch.inference_mode()

@@ -15,14 +15,16 @@ from speechmtp.errors import ShapeError
 from speechmtp.kernels.cpu.structs import Attention, Builder, Decoder, Entries, Layer, Linear, Norm, Rotary, Slots
 
 SCREENED_FROM = 64  # choices
+KEPT = 1 << 24  # floats of working memory that a thread keeps between calls
 _VERSION = attrgetter("_version")
 _HERE = threading.local()  # working memory per thread
 
 
 def working(floats: int) -> int:
-    """Return the address of this thread's working memory of at least so many floats, which the next call reuses."""
+    """Return the address of this thread's working memory of at least so many floats, which the next call reuses, or
+    frees if it is large and not needed any more."""
     found: Tensor | None = getattr(_HERE, "work", None)
-    if found is None or found.numel() < floats:
+    if found is None or not floats <= found.numel() <= max(floats, KEPT):
         found = _HERE.work = torch.empty(max(floats, 1 << 16), dtype=torch.float32, device="cpu")
     return found.data_ptr()
 

@@ -1,5 +1,5 @@
 /* Vectors of floats: AVX-512 (16), AVX2 with FMA and F16C (8), or NEON (4). Every operation rounds as IEEE 754 says,
-   so that sums do not depend on the width of vectors. */
+   so that what a linear layer gives does not depend on the width of vectors; sums within a vector do (norms, attention). */
 #ifndef SPEECHMTP_VEC_H
 #define SPEECHMTP_VEC_H
 
@@ -127,7 +127,7 @@ INLINE float v_top(vf x) {
     return top;
 }
 
-/* e^x, with a relative error below 2e-7; 0 below -87. Cephes' polynomial. */
+/* e^x, with a relative error below 2e-7; e^-87 below -87. Cephes' polynomial. */
 INLINE vf v_exp(vf x) {
     vf held = v_max(v_min(x, v_set(88.0f)), v_set(-87.0f));
     vf n = v_round(v_mul(held, v_set(1.44269504088896341f)));
