@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import speechmtp
-from speechmtp.batching import ROWS
+from speechmtp.batching import ROWS_ON_CPU
 from speechmtp.cores import cores
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.scoring.tables import Column, render_markdown
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--root", help="root of relative audio paths (default: SPEECHMTP_CORPORA)")
     parser.add_argument("--model", default="default", help="model folder or name")
     parser.add_argument("--strategy", default="", help="default: the model's")
-    parser.add_argument("--batch-size", type=int, default=ROWS, help="rows of a batch")
+    parser.add_argument("--batch-size", type=int, default=ROWS_ON_CPU, help="rows of a batch")
     parser.add_argument("--jobs", type=int, default=cores(), help="workers beside one (default: the cores)")
     parser.add_argument("--utterances", type=int, help="only the first so many")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each kind")

@@ -14,7 +14,7 @@ import torch
 from speechmtp.audio.cut import LONGEST, SHORTEST, cut_points
 from speechmtp.audio.inputs import Audio, input_name
 from speechmtp.audio.levels import check_floats, inaudible
-from speechmtp.batching import ROWS
+from speechmtp.batching import default_rows
 from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.clock import clock
 from speechmtp.cores import cores
@@ -260,7 +260,7 @@ class Recogniser:
     @overload
     def transcribe_many(
         self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ...,
-        batch: int = ..., on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *,
+        batch: int | None = ..., on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *,
         language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
         noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ..., jobs: int | None = ...,
         threads: int = ...,
@@ -269,7 +269,7 @@ class Recogniser:
     @overload
     def transcribe_many(
         self, sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ...,
-        batch: int = ..., on_error: OnError = ..., progress: Told | bool | None = ..., *,
+        batch: int | None = ..., on_error: OnError = ..., progress: Told | bool | None = ..., *,
         language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
         noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ..., jobs: int | None = ...,
         threads: int = ...,
@@ -277,13 +277,13 @@ class Recogniser:
 
     def transcribe_many(
         self, sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy | None = None,
-        batch: int = ROWS, on_error: OnError = "raise", progress: Told | bool | None = None, *,
+        batch: int | None = None, on_error: OnError = "raise", progress: Told | bool | None = None, *,
         language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
         noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None, jobs: int | None = None,
         threads: int = 1,
     ) -> Iterator[Transcript | DataError]:  # fmt: skip
-        """Transcribe many recordings in their order; `batch` parts of similar length are decoded together, which is far
-        faster than one by one.
+        """Transcribe many recordings in their order; `batch` parts of similar length are decoded together (default: 4 on a
+        CPU, 16 elsewhere), which is faster than one by one.
 
         `sources` are of every kind that `transcribe` takes, or functions that return one when called. They are read
         lazily, about 256 parts ahead. With `on_error="return"` the DataError of a recording that cannot be read or
@@ -303,6 +303,7 @@ class Recogniser:
         recording.
         """
         jobs = cores() if jobs is None else jobs
+        batch = default_rows(self.device.type) if batch is None else batch
         for number, value in (("batch", batch), ("jobs", jobs), ("threads", threads)):
             if value < 1:
                 raise ConfigError(f"transcribe_many: {number}={value}, expected 1 or more")

@@ -2,7 +2,13 @@
 
 from collections.abc import Sequence
 
-ROWS = 16  # default number of items decoded together
+ROWS = 16  # default number of items in a batch
+ROWS_ON_CPU = 4  # of recordings decoded together there: more are no faster, and wait for each other
+
+
+def default_rows(device: str) -> int:
+    """The default number of recordings decoded together on a device."""
+    return ROWS_ON_CPU if device.startswith("cpu") else ROWS
 
 
 def batches_by_size(sizes: Sequence[float], rows: int) -> list[list[int]]:

@@ -10,7 +10,6 @@ import torch
 
 from speechmtp.api import Recogniser, dtype_name, find_device, load
 from speechmtp.audio.inputs import Audio
-from speechmtp.batching import ROWS
 from speechmtp.bundle import EMBEDDED, locate
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import Strategy
@@ -45,7 +44,7 @@ def transcribe(
 
 @overload
 def transcribe_many(
-    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ..., batch: int = ...,
+    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ..., batch: int | None = ...,
     on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *, model: str | Path = ...,
     device: str | torch.device = ..., dtype: str | torch.dtype = ..., language: str = ..., task: str = ...,
     logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
@@ -55,7 +54,7 @@ def transcribe_many(
 
 @overload
 def transcribe_many(
-    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ..., batch: int = ...,
+    sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ..., batch: int | None = ...,
     on_error: OnError = ..., progress: Told | bool | None = ..., *, model: str | Path = ...,
     device: str | torch.device = ..., dtype: str | torch.dtype = ..., language: str = ..., task: str = ...,
     logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
@@ -65,7 +64,7 @@ def transcribe_many(
 
 def transcribe_many(
     sources: Iterable[AudioSource], rate: float | None = None, strategy: str | Strategy | None = None,
-    batch: int = ROWS, on_error: OnError = "raise", progress: Told | bool | None = None, *,
+    batch: int | None = None, on_error: OnError = "raise", progress: Told | bool | None = None, *,
     model: str | Path = "default", device: str | torch.device = "auto", dtype: str | torch.dtype = "float32",
     language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
     noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None, jobs: int | None = None,

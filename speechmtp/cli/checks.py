@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from speechmtp.batching import ROWS
+from speechmtp.batching import ROWS, default_rows
 from speechmtp.cli.options import MOST_THREADS, check_options
 from speechmtp.collector import paused_collector
 from speechmtp.config import Range, Seed
@@ -50,8 +50,11 @@ def prepare_run(args: argparse.Namespace) -> None:
 
         from speechmtp.devices import DTYPES, int8_problem
 
+    by_device = args.batch_size is None
+    args.batch_size = ROWS if by_device else args.batch_size
     check_options(args, RunNumbers, ("batch_size", "seed"))
     check_device(args)
+    args.batch_size = default_rows(args.device) if by_device else args.batch_size
     if args.dtype not in DTYPES:
         raise ConfigError(f"--dtype {args.dtype}: expected one of {', '.join(DTYPES)}")
     if args.drafts == "int8" and (problem := int8_problem(args.device, args.dtype)):

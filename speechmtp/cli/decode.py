@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmtp.batching import ROWS
 from speechmtp.cli.options import (
     add_data_argument,
     add_data_options,
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nj", type=int, default=1, metavar="N", help="processes that share the data (default 1)")
     parser.add_argument("--cmd", metavar="LAUNCHER", help="run the jobs through recipes/run.py or slurm.py")
     parser.add_argument("--shard", metavar="I/N", help=argparse.SUPPRESS)
-    add_run_options(parser, ROWS)
+    add_run_options(parser, None)
     add_jobs_option(parser)
     add_draft_options(parser)
     add_sampling_options(parser)

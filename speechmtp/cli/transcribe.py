@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechmtp.batching import ROWS
 from speechmtp.cli.decode import find_strategy
 from speechmtp.cli.options import (
     add_draft_options,
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_option(parser, SPEECH_MODEL)
     add_strategy_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object a file, with calls and tokens")
-    add_run_options(parser, ROWS)
+    add_run_options(parser, None)
     add_jobs_option(parser)
     add_draft_options(parser)
     add_sampling_options(parser)
