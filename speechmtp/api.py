@@ -282,8 +282,8 @@ class Recogniser:
         noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None, jobs: int | None = None,
         threads: int = 1,
     ) -> Iterator[Transcript | DataError]:  # fmt: skip
-        """Transcribe many recordings in their order; `batch` parts of similar length are decoded together (default: 4 on a
-        CPU, 16 elsewhere), which is faster than one by one.
+        """Transcribe many recordings in their order; `batch` parts of similar length are decoded together (default: 4
+        on a CPU, 16 elsewhere), which is faster than one by one.
 
         `sources` are of every kind that `transcribe` takes, or functions that return one when called. They are read
         lazily, about 256 parts ahead. With `on_error="return"` the DataError of a recording that cannot be read or
