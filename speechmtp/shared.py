@@ -45,7 +45,8 @@ def transcribe(
 @overload
 def transcribe_many(
     sources: Iterable[AudioSource], rate: float | None = ..., strategy: str | Strategy | None = ...,
-    batch: int | None = ..., on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *, model: str | Path = ...,
+    batch: int | None = ..., on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *,
+    model: str | Path = ...,
     device: str | torch.device = ..., dtype: str | torch.dtype = ..., language: str = ..., task: str = ...,
     logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
     names: Sequence[str] | None = ..., jobs: int | None = ..., threads: int = ...,
