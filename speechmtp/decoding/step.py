@@ -1,8 +1,8 @@
 """The interface to what runs the trunk and the heads in a decoding step.
 
 It takes tokens, parents, positions and rows, and returns argmax tokens or logits, hidden states and taps. `EagerStep`
-calls the modules one by one. Another implementation, such as a native call or a captured CUDA graph, is to be chosen in
-`make_step`, the only place that chooses.
+asks trunk and heads one after the other, which compute natively or by their modules. Another implementation, such as a
+captured CUDA graph, is to be chosen in `make_step`, the only place that chooses.
 """
 
 from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ class Step(Protocol):
 
 
 class EagerStep:
-    """Calls the modules of a trunk and of its heads one by one."""
+    """Asks a trunk and its heads one after the other."""
 
     def __init__(self, trunk: Trunk) -> None:
         self.trunk = trunk

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from speechmtp.kernels.cpu.int8_linear import quantise
 
-ABI = 1  # that of `step.c`
 FLOAT32, FLOAT16, INT8 = 0, 1, 2
 NORMS = {"none": 0, "layer": 1, "rms": 2}
 ACTIVATIONS = {"gelu": 0, "gated_silu": 1}

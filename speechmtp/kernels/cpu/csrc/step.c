@@ -6,7 +6,6 @@
 #include "screen.h"
 #include "vec.h"
 
-
 #define REMEMBERED 32 /* steps at a time */
 
 typedef struct {
@@ -15,7 +14,6 @@ typedef struct {
     Norm norm; /* behind the last layer */
     Rotary rotary;
 } Decoder;
-
 
 /* The layers that heads read besides the last one. */
 typedef struct {
