@@ -7,17 +7,18 @@ from torch import Tensor, nn
 
 from speechmtp.heads.chain import ChainHeads
 from speechmtp.heads.contract import HeadSet
-from speechmtp.heads.decoder_layer import Attention as HeadAttention
-from speechmtp.heads.decoder_layer import DecoderLayer
 from speechmtp.kernels.cpu.chain import NativeChain
 from speechmtp.kernels.cpu.decoder import RotaryTable
 from speechmtp.kernels.cpu.int8_linear import Int8Linear
 from speechmtp.kernels.cpu.library import native_library, native_reason
-from speechmtp.kernels.cpu.structs import ACTIVATIONS, Attention, Builder, Chain, Layer, Linear, Reader, bind
-from speechmtp.kernels.cpu.structs import Norm as CNorm
+from speechmtp.kernels.cpu.structs import Builder, Chain, Linear, Norm, Reader, bind
 from speechmtp.models.agreement import Tail
+from speechmtp.models.native_layers import LayerForm, LayerParts
 from speechmtp.models.rotary import rotary
 from speechmtp.models.trunk import Trunk
+
+WITHOUT_MEMORY = LayerForm(("input_layernorm", "post_attention_layernorm"))
+WITH_MEMORY = LayerForm(("input_layernorm", "encoder_attn_layernorm", "post_attention_layernorm"))
 
 
 def use_native(heads: HeadSet, trunk: Trunk) -> None:
@@ -63,6 +64,9 @@ class _Parts:
     def __init__(self, heads: ChainHeads, trunk: Trunk, library: ctypes.CDLL) -> None:
         self.heads, self.trunk, self.library, self.shape = heads, trunk, library, heads.shape
         self.builder = Builder(library.speechmtp_cpu_panel())
+        turned = heads.shape.rotary_dim or heads.shape.head_dim
+        self.layers = LayerParts(self.builder, WITHOUT_MEMORY if heads.shape.memory_width is None else WITH_MEMORY,
+                                 heads.shape, turned)  # fmt: skip
 
     def made(self) -> NativeChain:
         """Return the native form of the heads."""
@@ -73,11 +77,15 @@ class _Parts:
         weights = _weights(heads, self.trunk)
         chain = Chain(
             self.shape.width, module.embedding_first, self.norm(module.enorm), self.norm(module.hnorm),
-            self.norm(module.norm), builder.linear(module.eh_proj.weight), self.layer(module.layer),
+            self.norm(module.norm), builder.linear(module.eh_proj.weight), self.layers.layer(module.layer),
             self.unembedding(), None if ids is None else builder.hold(ids.contiguous()),
             builder.pointer(table),
         )  # fmt: skip
         return NativeChain(self.library, chain, self.reader(), RotaryTable(self.angles), builder.kept, weights)
+
+    def norm(self, module: nn.Module) -> Norm:
+        """Return the struct of a norm over the trunk's width."""
+        return self.layers.norm(module, self.shape.width)
 
     def unembedding(self) -> Linear:
         """Return the struct of the unembedding for the tokens that can be drafted."""
@@ -94,7 +102,7 @@ class _Parts:
         reads, width = self.heads.reads, self.shape.width
         made = Reader(width=width, count=reads.count)
         if reads.count:
-            norms = (CNorm * reads.count)(*map(self.norm, reads.norms))
+            norms = (Norm * reads.count)(*map(self.norm, reads.norms))
             self.builder.kept.append(norms)
             made.norms, made.mix = norms, self.builder.linear(reads.weight)
         return made
@@ -104,41 +112,3 @@ class _Parts:
         every = torch.arange(positions, device="cpu")[None]
         cosines, sines = (x[0, 0] for x in rotary(every, self.shape, torch.float32))
         return cosines[:, : cosines.shape[1] // 2], sines[:, : sines.shape[1] // 2]
-
-    def layer(self, layer: DecoderLayer) -> Layer:
-        """Return the struct of a layer; gates stand behind the values."""
-        builder, mlp = self.builder, layer.mlp
-        made = Layer(activation=ACTIVATIONS["gated_silu"])
-        made.self_ = self.attention(layer.self_attn, layer.input_layernorm, True)
-        if self.shape.memory_width is not None:
-            made.cross = self.attention(layer.encoder_attn, layer.encoder_attn_layernorm, False)
-        made.norm = self.norm(layer.post_attention_layernorm)
-        made.inner = self.joined(mlp.up_proj, mlp.gate_proj)
-        made.outer = builder.linear(mlp.down_proj.weight)
-        return made
-
-    def attention(self, attention: HeadAttention, norm: nn.Module, own: bool) -> Attention:
-        """Return the struct of an attention behind `norm`; `own`: of self-attention."""
-        shape, builder = self.shape, self.builder
-        parts = [attention.q_proj, *((attention.k_proj, attention.v_proj) if own else ())]
-        none = builder.norm("none", shape.head_dim)
-        inner = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        turned = (shape.rotary_dim or shape.head_dim) if own else 0
-        return Attention(
-            self.norm(norm), *(none if one is None else self.norm(one) for one in inner),
-            self.joined(*parts), builder.linear(attention.o_proj.weight),
-            Linear() if own else self.joined(attention.k_proj, attention.v_proj), shape.heads, shape.kv_heads,
-            shape.head_dim, turned, False, shape.head_dim**-0.5,
-        )  # fmt: skip
-
-    def joined(self, *parts: nn.Linear) -> Linear:
-        """Return the struct of linear layers side by side, all with a bias or all without."""
-        biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
-        return self.builder.linear(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None)
-
-    def norm(self, module: nn.Module) -> CNorm:
-        """Return the struct of one of our norms."""
-        weight, bias = module.weight, getattr(module, "bias", None)
-        assert isinstance(weight, Tensor)
-        kind = "layer" if isinstance(module, nn.LayerNorm) else "rms"
-        return self.builder.norm(kind, len(weight), weight, bias, float(module.eps))  # type: ignore[arg-type]

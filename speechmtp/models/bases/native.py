@@ -5,9 +5,8 @@ modules give.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +14,14 @@ from torch import Tensor, nn
 from speechmtp.errors import ShapeError
 from speechmtp.kernels.cpu.decoder import NativeDecoder, RotaryTable
 from speechmtp.kernels.cpu.library import native_library, native_reason
-from speechmtp.kernels.cpu.structs import ACTIVATIONS, Attention, Builder, Layer, Linear, Norm, bind
-from speechmtp.models.norms import final_norm, norm_parts
+from speechmtp.kernels.cpu.structs import Builder, bind
+from speechmtp.models.native_layers import LayerForm, LayerParts
+from speechmtp.models.norms import final_norm
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, ancestors_of
 
 MAX_WEIGHTS = 100_000_000  # of layers and unembedding: larger trunks are bound by PyTorch's products
 TOLERANCE = 1e-4  # largest difference of states on a short text, relative to the largest state
-
-
-@dataclass(frozen=True)
-class LayerForm:
-    """How a class of decoder layers names its parts, and what it computes. `norms` stand before self-attention,
-    cross-attention (if any) and MLP; `gates` are behind the values in one matrix (`joined`), in one of their own
-    (`own`), or none."""
-
-    norms: tuple[str, ...]
-    out: str = "o_proj"
-    gates: Literal["joined", "own", "none"] = "own"
-    rotary: Literal["halves", "neighbours", "none"] = "halves"
-    activation: str = "silu"
 
 
 _CAUSAL = LayerForm(("input_layernorm", "post_attention_layernorm"))
@@ -99,7 +86,7 @@ def _built(trunk: Trunk, library: ctypes.CDLL) -> NativeDecoder:
     form = FORMS[type(decoder.layers[0]).__name__]
     builder = Builder(library.speechmtp_cpu_panel())
     angles = None if form.rotary == "none" else _angles(decoder)
-    parts = _Parts(builder, form, trunk, 0 if angles is None else _turned(angles))
+    parts = LayerParts(builder, form, trunk.shape, 0 if angles is None else _turned(angles))
     layers = [parts.layer(layer) for layer in decoder.layers]
     rotary = None if angles is None else RotaryTable(angles)
     norm, output = final_norm(decoder), trunk.unembedding()
@@ -128,64 +115,6 @@ def _angles(decoder: Any) -> Callable[[int], tuple[Tensor, Tensor]]:
 def _turned(angles: Callable[[int], tuple[Tensor, Tensor]]) -> int:
     """How many numbers of each head are rotated: the model's own table says it, whatever the settings round to."""
     return 2 * angles(1)[0].shape[1]
-
-
-class _Parts:
-    """Makes the structs of a trunk's layers."""
-
-    def __init__(self, builder: Builder, form: LayerForm, trunk: Trunk, turned: int) -> None:
-        self.builder, self.form, self.shape, self.turned = builder, form, trunk.shape, turned
-
-    def layer(self, layer: Any) -> Layer:
-        """Return the struct of a decoder layer."""
-        form, norms = self.form, [getattr(layer, name) for name in self.form.norms]
-        made = Layer(activation=ACTIVATIONS["gelu" if form.gates == "none" else "gated_silu"])
-        made.self_ = self.attention(layer.self_attn, norms[0], True)
-        if len(norms) == 3:
-            made.cross = self.attention(layer.encoder_attn, norms[1], False)
-        made.norm = self.norm(norms[-1], self.shape.width)
-        made.inner, made.outer = self.mlp(layer)
-        return made
-
-    def attention(self, attention: Any, norm: nn.Module, own: bool) -> Attention:
-        """Return the struct of an attention behind `norm`; `own`: of self-attention."""
-        shape, form, builder = self.shape, self.form, self.builder
-        parts = [attention.q_proj, *((attention.k_proj, attention.v_proj) if own else ())]
-        out = getattr(attention, form.out)
-        none = builder.norm("none", shape.head_dim)
-        inner = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        return Attention(
-            self.norm(norm, shape.width), *(none if n is None else self.norm(n, shape.head_dim) for n in inner),
-            self.joined(*parts), builder.linear(out.weight, out.bias),
-            Linear() if own else self.joined(attention.k_proj, attention.v_proj),
-            shape.heads, shape.kv_heads, shape.head_dim,
-            self.turned if own else 0, form.rotary == "neighbours", shape.head_dim**-0.5,
-        )  # fmt: skip
-
-    def joined(self, *parts: Any) -> Linear:
-        """Return the struct of linear layers side by side."""
-        return self.builder.linear(torch.cat([part.weight for part in parts]), _biases(parts))
-
-    def mlp(self, layer: Any) -> tuple[Linear, Linear]:
-        """Return the structs of both matrices of an MLP; gates stand behind the values."""
-        builder = self.builder
-        if self.form.gates == "own":
-            mlp = layer.mlp
-            return self.joined(mlp.up_proj, mlp.gate_proj), builder.linear(mlp.down_proj.weight, mlp.down_proj.bias)
-        mlp = layer.mlp if self.form.gates == "joined" else layer
-        return builder.linear(mlp.fc1.weight, mlp.fc1.bias), builder.linear(mlp.fc2.weight, mlp.fc2.bias)
-
-    def norm(self, module: nn.Module, size: int) -> Norm:
-        """Return the struct of a norm over `size` numbers."""
-        parts = norm_parts(module, size)
-        return self.builder.norm(parts.kind, size, parts.weight, parts.bias, parts.eps)
-
-
-def _biases(parts: Sequence[Any]) -> Tensor | None:
-    """Return the biases of some linear layers side by side, zeros where one has none; None if none has."""
-    if all(part.bias is None for part in parts):
-        return None
-    return torch.cat([part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts])
 
 
 @torch.inference_mode()
