@@ -20,7 +20,7 @@ from speechmtp.models.norms import final_norm
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, ancestors_of
 
-MAX_WEIGHTS = 100_000_000  # of layers and unembedding: larger trunks are bound by PyTorch's products
+MAX_WEIGHTS = 100_000_000  # of layers and unembedding; larger trunks are left to PyTorch, unmeasured
 TOLERANCE = 1e-4  # largest difference of states on a short text, relative to the largest state
 
 
