@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from speechmtp.kernels.cpu.decoder import RotaryTable, highest, remembered, versions_of, working
+from speechmtp.kernels.cpu.decoder import RotaryTable, Watched, highest, remembered, working
 from speechmtp.kernels.cpu.structs import Chain, Fresh, Reader
 
 
@@ -19,8 +19,7 @@ class NativeChain:
         weights: Sequence[Tensor],
     ) -> None:  # fmt: skip
         self._library, self._chain, self._rotary, self._kept = library, chain, rotary, kept
-        self._weights = [weight for weight in weights if not weight.is_inference()]
-        self._versions = versions_of(self._weights)
+        self._weights = Watched(weights)
         self._reader = reader
         self._chain.rotary = rotary.struct()
         self.heads, self.dim = chain.layer.self_.kv_heads, chain.layer.self_.dim
@@ -31,24 +30,23 @@ class NativeChain:
 
     def knows(self) -> bool:
         """Whether the weights are still those that were packed (changes through `.data` go unseen)."""
-        return self._versions == versions_of(self._weights)
+        return self._weights.unchanged()
 
     def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the layer's cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E]."""
         return remembered(self._library, self._chain.layer.cross, memory)
 
-    def take(self, taps: Tensor, inputs: Tensor, keep: Tensor | None, taken: int) -> tuple[Tensor, Tensor]:
-        """Return the fused states and the embeddings that follow, [B, taken, C], of the entries `keep` [B, K] (None:
-        the first ones) of a call; `taps` [B, Q, n, C] end with the last layer's outputs, `inputs` [B, Q, C]."""
+    def take(self, taps: Tensor, inputs: Tensor, keep: Tensor, taken: int) -> tuple[Tensor, Tensor]:
+        """Return the fused states and the embeddings that follow, [B, taken, C], of the entries `keep` [B, K] of a
+        call; `taps` [B, Q, n, C] end with the last layer's outputs, `inputs` [B, Q, C]."""
         taps, inputs = taps.contiguous(), inputs.contiguous()
-        keep = None if keep is None else keep.contiguous()
+        keep = keep.contiguous()
         rows, queries, width = inputs.shape
         hidden, nexts = (inputs.new_empty(rows, taken, width) for _ in range(2))
         size = rows * taken * self._reader.count * width
         self._library.speechmtp_cpu_fuse(
-            byref(self._reader), rows, queries, taken, None if keep is None else keep.data_ptr(),
-            0 if keep is None else keep.shape[1], taps.data_ptr(), inputs.data_ptr(), hidden.data_ptr(),
-            nexts.data_ptr(), working(size),
+            byref(self._reader), rows, queries, taken, keep.data_ptr(), keep.shape[1], taps.data_ptr(),
+            inputs.data_ptr(), hidden.data_ptr(), nexts.data_ptr(), working(size),
         )  # fmt: skip
         return hidden, nexts
 

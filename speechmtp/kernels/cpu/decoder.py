@@ -3,7 +3,7 @@ the unembedding."""
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ctypes import byref, c_int32
 from operator import attrgetter
 from typing import Any
@@ -62,17 +62,14 @@ class NativeDecoder:
     """Layers, the norm behind them and the unembedding, on packed weights. Any number of threads may call it."""
 
     def __init__(
-        self, library: ctypes.CDLL, layers: Sequence[Layer], norm: Norm, unembedding: Linear, kept: list[Any],
+        self, library: ctypes.CDLL, layers: Sequence[Layer], norm: Norm, unembedding: Linear, builder: Builder,
         rotary: "RotaryTable | None", learned: Tensor | None, output: torch.nn.Linear,
         weights: Sequence[Tensor],
     ) -> None:  # fmt: skip
-        self._library, self._kept, self._rotary, self._learned = library, kept, rotary, learned
-        # Inference tensors do not count their changes.
+        self._library, self._builder, self._rotary, self._learned = library, builder, rotary, learned
         self._output, self._choices = output.weight, 0
         self._screened: Any = None
-        self._weights = [weight for weight in weights if not weight.is_inference()]
-        self._outputs = [weight for weight in output.parameters() if not weight.is_inference()]
-        self._versions, self._output_version = versions_of(self._weights), versions_of(self._outputs)
+        self._weights, self._outputs = Watched(weights), Watched(output.parameters())
         self.width, self.layers = norm.size, len(layers)
         self.heads, self.dim = layers[0].self_.kv_heads, layers[0].self_.dim
         self._layers = (Layer * len(layers))(*layers)
@@ -89,11 +86,11 @@ class NativeDecoder:
 
     def knows(self) -> bool:
         """Whether the layers' weights are still those that were packed (changes through `.data` go unseen)."""
-        return self._versions == versions_of(self._weights)
+        return self._weights.unchanged()
 
     def knows_output(self) -> bool:
         """The same of the unembedding's weights."""
-        return self._output_version == versions_of(self._outputs)
+        return self._outputs.unchanged()
 
     def extend(
         self, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None, lengths: Tensor, longest: int,
@@ -158,13 +155,23 @@ class NativeDecoder:
         if self._screened is None:
             self._choices += 1
             if self._choices >= SCREENED_FROM:  # two threads may both make it
-                self._screened = byref(Builder.of(self._kept, self._library).screen(self._output))
+                self._screened = byref(self._builder.screen(self._output))
         return self._screened
 
 
-def versions_of(weights: Sequence[Tensor]) -> int:
-    """How often some tensors were changed in place, together."""
-    return sum(map(_VERSION, weights))
+class Watched:
+    """Weights of which something was packed. Inference tensors do not count their changes, and are not watched."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        self._weights = [weight for weight in weights if not weight.is_inference()]
+        self._known = self._changes()
+
+    def _changes(self) -> int:
+        return sum(map(_VERSION, self._weights))
+
+    def unchanged(self) -> bool:
+        """Whether no weight was changed in place (changes through `.data` go unseen)."""
+        return self._known == self._changes()
 
 
 def highest(*positions: Tensor) -> int:

@@ -116,13 +116,6 @@ class Builder:
         self.panel = panel
         self.kept: list[Any] = []
 
-    @classmethod
-    def of(cls, kept: list[Any], library: ctypes.CDLL) -> "Builder":
-        """Return a builder that adds to `kept`."""
-        builder = cls(library.speechmtp_cpu_panel())
-        builder.kept = kept
-        return builder
-
     def pointer(self, tensor: Tensor | None) -> int | None:
         """Return the address of a tensor's numbers as contiguous float32; None for None."""
         if tensor is None:

@@ -94,7 +94,7 @@ def _built(trunk: Trunk, library: ctypes.CDLL) -> NativeDecoder:
     unembedding = builder.linear(output.weight, output.bias)
     learned = next((m.weight for n, m in decoder.named_children() if isinstance(m, nn.Embedding) and "position" in n),
                    None)  # fmt: skip
-    return NativeDecoder(library, layers, behind, unembedding, builder.kept, rotary, learned, output,
+    return NativeDecoder(library, layers, behind, unembedding, builder, rotary, learned, output,
                          list(decoder.parameters()))  # fmt: skip
 
 
