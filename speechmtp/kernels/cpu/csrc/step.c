@@ -105,7 +105,7 @@ void speechmtp_cpu_choose(const Linear *weights, const Screen *screen, const flo
     }
 }
 
-/* What chained heads take in of a call: of each row the entries `keep` [rows, taken] (NULL: the first ones) of the last
+/* What chained heads take in of a call: of each row the entries `keep` [rows, keep_row] of the last
    layer's outputs, to which the other layers' are added through one matrix, and of the embeddings x that follow them;
    `taps` [rows, queries, count, width], `hidden` and `nexts` [rows, taken, width]. */
 void speechmtp_cpu_fuse(const Reader *reader, int64_t rows, int64_t queries, int64_t taken, const int64_t *keep,
@@ -114,8 +114,8 @@ void speechmtp_cpu_fuse(const Reader *reader, int64_t rows, int64_t queries, int
     for (int64_t row = 0; row < rows; row++)
         for (int64_t i = 0; i < taken; i++) {
             const int64_t to = row * taken + i, next = i + 1 < taken ? i + 1 : i;
-            const int64_t from = row * queries + (keep ? keep[row * keep_row + i] : i);
-            const int64_t behind = row * queries + (keep ? keep[row * keep_row + next] : next);
+            const int64_t from = row * queries + keep[row * keep_row + i];
+            const int64_t behind = row * queries + keep[row * keep_row + next];
             const float *read = taps + from * (count + 1) * width;
             memcpy(nexts + to * width, x + behind * width, sizeof(float) * width);
             memcpy(hidden + to * width, read + count * width, sizeof(float) * width);
