@@ -16,10 +16,11 @@ import torch
 
 import speechmtp
 from speechmtp import devices
-from speechmtp.api import Recogniser, find_device
+from speechmtp.api import Recogniser
 from speechmtp.audio.io import read_audio
 from speechmtp.bundle import save_bundle
 from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.devices import find_device
 from speechmtp.errors import CheckpointError, ConfigError, DataError
 
 

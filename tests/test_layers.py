@@ -14,7 +14,7 @@ COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
     "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
-    "streaming", "server", "transcripts", "listening", "progress", "crew", "cores", "devices",
+    "recognition", "words", "streaming", "server", "transcripts", "listening", "progress", "crew", "cores", "devices",
     "evaluation", "training",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "kernels", "decoding", "listening", "progress",
         "api", "devices",
     },
-    "streaming": {"audio", "text", "bundle", "models", "decoding", "codec"},
+    "recognition": {"audio", "bundle", "models", "heads", "kernels", "decoding", "devices"},
+    "streaming": {"audio", "text", "bundle", "models", "decoding", "codec", "recognition", "words", "transcripts"},
     "server": {"streaming", "audio", "text"},
     "progress": set(),
     "cores": set(),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from speechmtp.api import Recogniser, find_device, load, parse_dtype
+from speechmtp.api import Recogniser, load
 from speechmtp.batching import batches_by_size
 from speechmtp.bundle import load_bundle, load_draft_model, reads_text
 from speechmtp.clock import clock
@@ -16,6 +16,7 @@ from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import RowSampling, SamplingConfig
 from speechmtp.decoding.strategies import Strategy
+from speechmtp.devices import find_device, parse_dtype
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.held_out import long_texts
 from speechmtp.evaluation.settings import EvaluationSettings

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 import speechmtp
-from speechmtp import api, clock
+from speechmtp import clock, recognition
 from speechmtp.api import Recogniser
 from speechmtp.audio.io import read_audio
 from speechmtp.bundle import load_bundle
@@ -60,7 +60,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
     monkeypatch.setattr(CharacterCtcHead, "spell", counted(CharacterCtcHead.spell))
     monkeypatch.setattr(ctc_labels, "ctc_labels", counted(ctc_labels.ctc_labels))
-    for module in (clock, api):
+    for module in (clock, recognition):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=now.perf_counter))
     return now
 
