@@ -10,6 +10,7 @@ from speechmtp.audio.files import AudioSource, name_of, one_line, opened
 from speechmtp.audio.levels import check_floats, mix
 from speechmtp.audio.names import shown
 from speechmtp.audio.pipes import run_pipe
+from speechmtp.audio.resampling import resampled_length
 from speechmtp.errors import DataError, ShapeError
 
 _WRITE_BLOCK = 1 << 16
@@ -88,8 +89,7 @@ def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.nd
     audio = np.ascontiguousarray(audio, dtype=np.float32)
     if source_rate == target_rate or len(audio) == 0:
         return audio.copy()
-    # The small offset prevents rounding up a quotient that is whole except for rounding errors.
-    length = int(np.ceil(len(audio) * target_rate / source_rate - 1e-6))
+    length = resampled_length(len(audio), source_rate, target_rate)
     output = np.asarray(soxr.resample(audio, source_rate, target_rate, quality="HQ"), dtype=np.float32)
     if len(output) < length:
         output = np.pad(output, (0, length - len(output)))
