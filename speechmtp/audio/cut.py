@@ -46,8 +46,8 @@ class Limits:
         """Of lengths in seconds. ConfigError unless 0.01 s < `shortest` < `longest` and the rate is positive."""
         if not (rate > 0 and 0.01 < shortest < longest):
             raise ConfigError(
-                f"cut: parts of {shortest:g} to {longest:g} s at {rate} Hz, expected a shortest below the longest and a "
-                "rate above 0"
+                f"cut: parts of {shortest:g} to {longest:g} s at {rate} Hz, expected a shortest below the longest and "
+                "a rate above 0"
             )
         least = min(shortest, longest - shortest) / 2
         return cls(rate, int(shortest * rate), int(longest * rate), int(least * rate))
