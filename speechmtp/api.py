@@ -24,6 +24,8 @@ from speechmtp.errors import ConfigError, DataError
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
 from speechmtp.progress import AudioProgress, Told
 from speechmtp.recognition import RecognitionModel
+from speechmtp.streaming.config import StreamConfig
+from speechmtp.streaming.stream import RecognitionStream
 from speechmtp.transcripts import Transcript, decode_each
 from speechmtp.types import Request, Result
 
@@ -41,6 +43,16 @@ class Recogniser(RecognitionModel):
     >>> print(recogniser.transcribe(speechmtp.example("digits")))
     FOUR TWO SEVEN NINE
     """
+
+    def create_stream(
+        self, config: StreamConfig | None = None, *, language: str = "", task: str = ""
+    ) -> RecognitionStream:
+        """A stream that is fed audio as it arrives and says words as they become certain (`streaming/stream.py`).
+
+        `config` says when it decodes and commits; `language` and `task` are those of `listen`. ConfigError for a
+        strategy that the model cannot run.
+        """
+        return RecognitionStream(self, config, language, task)
 
     def spans(self, audio: np.ndarray) -> list[tuple[int, int]]:
         """Spans [start, end) of the parts in which a recording [N] is encoded: one, or several that are cut at its

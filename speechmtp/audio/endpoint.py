@@ -45,8 +45,9 @@ class Change:
 class ActivityDetector:
     """Follows one recording: `push` the probability of each frame in turn.
 
-    `frames` counts what was pushed, `speaking` says whether speech is going on, `pause` is the number of frames since
-    the last one that was speech, and `last_speech` that frame while or after someone speaks; None before.
+    `frames` counts what was pushed, `speaking` says whether speech is going on, `run` is the number of frames of speech
+    without a break up to now, `pause` that of frames since the last one of speech, and `last_speech` that frame while
+    or after someone speaks; None before.
     """
 
     def __init__(self, config: ActivityConfig | None = None) -> None:
@@ -59,22 +60,28 @@ class ActivityDetector:
         self.speaking = False
         self.pause = 0
         self.last_speech: int | None = None
-        self._run = 0  # frames of speech up to now, without a break
+        self.run = 0  # frames of speech up to now, without a break
         self._stopped = 0  # where the speech before ended
 
     def push(self, probability: float) -> Change | None:
         """Take the next frame's probability; return what has changed by it, which may have begun earlier."""
-        voiced = probability >= (self._lower if self._run else self.config.threshold)
+        voiced = probability >= (self._lower if self.run else self.config.threshold)
         self.frames += 1
-        self._run, self.pause = (self._run + 1, 0) if voiced else (0, self.pause + 1)
-        if voiced and (self.speaking or self._run >= self._min_speech):
+        self.run, self.pause = (self.run + 1, 0) if voiced else (0, self.pause + 1)
+        if voiced and (self.speaking or self.run >= self._min_speech):
             self.last_speech = self.frames - 1
             if not self.speaking:
                 self.speaking = True
-                return Change("started", max(self._stopped, self.frames - self._run - self._pad))
+                return Change("started", self.candidate)
         elif self.speaking and self.pause >= self._min_silence:
             return self._stop()
         return None
+
+    @property
+    def candidate(self) -> int:
+        """The frame with which speech would start that has begun with the run of speech up to now, if there is one;
+        padding is included."""
+        return max(self._stopped, self.frames - self.run - self._pad)
 
     def finish(self) -> Change | None:
         """The end of the recording, which ends speech."""

@@ -1,0 +1,47 @@
+"""Settings of live recognition."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from speechmtp.audio.endpoint import ActivityConfig
+from speechmtp.config import Range, Share, check_fields
+from speechmtp.errors import ConfigError
+
+Seconds = Annotated[float, Range(0, 60, above=True)]
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """When a stream decodes, commits and ends a segment. Times are in seconds.
+
+    A segment begins with speech and is decoded again every `step`, with the words committed so far as a prefix. A word
+    is committed when `passes` passes in a row had it, one more if its confidence is below `sure`. A segment ends with
+    the speech (`activity`), or in a pause once it is longer than `shortest`: the pause must be `pause` long there, and
+    any pause will do at `longest`, where it ends in any case. `strategy` decodes (empty: `previous-heads:depth=3`, or
+    `previous` without heads).
+
+    A segment is dropped, or its first words wait for its end, where the mean probability of speech in it is below
+    `activity_floor` and the mean confidence of its words below `confidence_floor`.
+    """
+
+    step: Seconds = 0.5
+    passes: Annotated[int, Range(1, 10)] = 2
+    sure: Share = 0.0
+    shortest: Seconds = 10.0
+    longest: Seconds = 25.0
+    pause: Seconds = 0.4
+    activity_floor: Share = 0.5
+    confidence_floor: Share = 0.3
+    words: bool = True  # find the times of words
+    strategy: str = ""
+    activity: ActivityConfig = field(default_factory=ActivityConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        check_fields(self, "stream")
+        if self.shortest >= self.longest:
+            raise ConfigError(f"stream: shortest={self.shortest:g}, expected less than longest={self.longest:g}")
+
+    def needed_pause(self, length: float) -> float:
+        """Seconds of pause that end a segment of `length` seconds: `pause` at `shortest`, ever less up to `longest`."""
+        return self.pause * (self.longest - length) / (self.longest - self.shortest)

@@ -1,0 +1,35 @@
+"""Run the passes of sessions: encode each window, decode several together."""
+
+from collections.abc import Sequence
+
+from speechmtp.decoding.engine import Recorded
+from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.recognition import RecognitionModel
+from speechmtp.streaming.session import Pass, Session
+from speechmtp.types import PreviousPass, Request
+
+DEPTH = 3  # tokens that heads draft behind a wrong one of the pass before
+
+
+def strategy_of(model: RecognitionModel, name: str) -> Strategy:
+    """The strategy of a stream: the one named, or by default the pass before as a draft, with the heads if there are
+    any. ConfigError for one that the model cannot run, or that needs a draft model."""
+    if name:
+        return model.runner.prepared(parse_strategy(name))
+    if model.heads is None:
+        return parse_strategy("previous")
+    return model.runner.prepared(parse_strategy(f"previous-heads:depth={min(DEPTH, model.heads.depth)}"))
+
+
+def request_of(model: RecognitionModel, session: Session, due: Pass) -> Request:
+    """The request of a pass."""
+    request = model.listen(due.samples, "stream", session.language, session.task, due.prefix)
+    return request.knowing(PreviousPass(due.previous)) if due.previous else request
+
+
+def run_passes(model: RecognitionModel, strategy: Strategy, due: Sequence[tuple[Session, Pass]]) -> None:
+    """Decode the passes of several sessions in one batch, and let the sessions take the results."""
+    requests = [request_of(model, session, one) for session, one in due]
+    results = model.decode(requests, strategy, recorded=Recorded(logprobs=True))
+    for (session, one), request, result in zip(due, requests, results):
+        session.take(one, request, result)

@@ -1,0 +1,316 @@
+"""A session of live recognition: audio and flushes go in, decoding passes come out to be run, and events arise.
+
+No clock, thread or socket is in it, and it runs no model but the one that tells speech. Audio is looked at in frames of
+32 ms, and a pass is due at the same samples however the audio arrived, so that what is said does not depend on it.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from speechmtp.audio.activity import FRAME, RATE, load_activity
+from speechmtp.audio.endpoint import ActivityDetector
+from speechmtp.audio.levels import check_floats
+from speechmtp.audio.resampling import StreamResampler
+from speechmtp.errors import ConfigError, DataError
+from speechmtp.recognition import RecognitionModel
+from speechmtp.streaming.agreement import Agreement
+from speechmtp.streaming.config import StreamConfig
+from speechmtp.streaming.events import (
+    Committed,
+    Ended,
+    Final,
+    Reason,
+    SpeechStarted,
+    SpeechStopped,
+    StreamEvent,
+    Tail,
+)
+from speechmtp.streaming.history import History
+from speechmtp.streaming.window import Window
+from speechmtp.transcripts import Segment, Transcript
+from speechmtp.types import Request, Result, Trace, sum_traces
+from speechmtp.words.word import Word
+
+CUT_WITHIN = 5.0  # seconds before the end of a full window in which it may be cut
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A window to decode: samples [n] from sample `start` to `end` of the stream, the tokens that its output begins
+    with, and those that the pass before emitted behind them. `reason` is set if the segment ends with it."""
+
+    samples: np.ndarray = field(repr=False)
+    start: int
+    end: int
+    prefix: tuple[int, ...]
+    previous: tuple[int, ...]
+    reason: Reason | None = None
+    flush: int | None = None
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A flush, or the end, at a sample."""
+
+    at: int
+    flush: int | None
+
+
+class Session:
+    """One stream of audio and what is said in it.
+
+    `feed` takes audio, `flush` and `finish` mark places in it. `next_pass` looks at the audio up to the next place at
+    which a window has to be decoded and returns that pass; `take` has its result. `events` returns what arose. Between
+    `next_pass` and `take` nothing else is looked at.
+    """
+
+    def __init__(
+        self, model: RecognitionModel, config: StreamConfig | None = None, language: str = "", task: str = ""
+    ) -> None:
+        self.config = config or StreamConfig()
+        self.step = self.config.step  # seconds; an engine under load makes it longer
+        self.language, self.task = language, task
+        self._model = model
+        self._frame = FRAME * model.rate / RATE  # samples
+        self._audio = History()
+        self._marks: deque[_Mark] = deque()
+        self._flushes = 0
+        self._resampler: StreamResampler | None = None
+        self._given: float | None = None  # the rate of what is fed
+        self._closed = False
+        self._activity = load_activity().stream()
+        self._detector = ActivityDetector(self.config.activity)
+        self._to_activity = None if model.rate == RATE else StreamResampler(model.rate, RATE)
+        self._frames = 0  # looked at
+        self._window: Window | None = None
+        self._now = 0.0  # seconds looked at
+        self._seconds_decoding = self._seconds_listening = 0.0
+        self._free = 0  # the sample before which no window begins
+        self._spoken = False  # whether anything was committed, so that a space stands before the next word
+        self._due: Pass | None = None
+        self._events: list[StreamEvent] = []
+        self._segments: list[Segment] = []
+        self._trace = Trace(finished=True)
+
+    # Input
+
+    def feed(self, samples: np.ndarray, rate: float | None = None) -> None:
+        """Take samples [n], floats in [-1, 1], at `rate` Hz (default: the model's).
+
+        ConfigError for another rate than before or one that is no rate, and after `finish`; DataError for several
+        channels or samples that are not finite or far beyond 1. The session is as before then.
+        """
+        if self._closed:
+            raise ConfigError("stream: audio after finish(), expected none; open another stream")
+        own = float(self._model.rate if rate is None else rate)
+        if self._given not in (None, own):
+            raise ConfigError(f"stream: audio at {own:g} Hz, {self._given:g} Hz before; give one rate")
+        samples = np.asarray(samples)
+        if samples.ndim != 1:
+            raise DataError(f"stream: samples of shape {samples.shape}, expected one channel [n]; mix them before")
+        samples = samples.astype(np.float32)
+        if not np.isfinite(samples).all():
+            raise DataError("stream: samples that are not finite numbers, expected floats in [-1, 1]; leave them out")
+        check_floats("stream", samples)
+        if self._given is None:
+            self._resampler = None if own == self._model.rate else StreamResampler(own, self._model.rate)
+            self._given = own
+        self._audio.append(samples if self._resampler is None else self._resampler.push(samples))
+
+    def flush(self) -> int:
+        """End the segment here; its Final has this flush's number, which is returned. ConfigError after `finish`."""
+        if self._closed:
+            raise ConfigError("stream: flush() after finish(), expected none; open another stream")
+        self._drain()
+        self._flushes += 1
+        self._marks.append(_Mark(self._audio.end, self._flushes))
+        return self._flushes
+
+    def finish(self) -> None:
+        """End the stream here. ConfigError if it is finished already."""
+        if self._closed:
+            raise ConfigError("stream: finish() twice, expected once; open another stream")
+        self._drain()
+        self._closed = True
+        self._marks.append(_Mark(self._audio.end, None))
+
+    def _drain(self) -> None:
+        """Take what the resampler still holds."""
+        if self._resampler is not None:
+            self._audio.append(self._resampler.finish())
+            self._resampler.reset()
+
+    # Passes
+
+    def next_pass(self) -> Pass | None:
+        """The pass that has to be decoded before more audio is looked at; None if all audio was looked at."""
+        while self._due is None:
+            mark, end = self._marks[0] if self._marks else None, self._edge(self._frames + 1)
+            if mark is not None and mark.at < end:
+                self._marks.popleft()
+                self._stop_at(mark)
+            elif end <= self._audio.end:
+                self._look(end)
+            else:
+                break
+        return self._due
+
+    def _edge(self, frame: int) -> int:
+        """The sample with which a frame begins."""
+        return round(frame * self._frame)
+
+    def _seconds(self, sample: int) -> float:
+        return sample / self._model.rate
+
+    def _look(self, end: int) -> None:
+        """Look at the next frame, which ends with sample `end`."""
+        samples = self._audio.cut(self._edge(self._frames), end)
+        self._frames, self._now = self._frames + 1, self._seconds(end)
+        if self._to_activity is not None:
+            samples = self._to_activity.push(samples)
+        for probability in self._activity.push(samples):
+            change = self._detector.push(probability)
+            edge = 0 if change is None else min(end, self._edge(change.frame))
+            if change is not None and change.kind == "started":
+                self._open(max(self._free, edge))
+                self._events.append(SpeechStarted(self._seconds(edge), self._now))
+            if self._window is not None:
+                self._window.activity.append(probability)
+            if change is not None and change.kind == "stopped":
+                self._events.append(SpeechStopped(self._seconds(edge), self._now))
+                if self._window is not None and self._due is None:
+                    self._ask(edge, "endpoint")
+        if self._window is not None and self._due is None:
+            self._consider(self._window, end)
+        if self._window is None:
+            self._audio.forget(self._candidate)
+
+    def _open(self, start: int) -> None:
+        model, config = self._model.bundle.model, self.config
+        agreement = Agreement(model.decode, model.rules.eos, config.passes, config.sure)
+        self._window = Window(start, start, agreement, model.decode)
+
+    @property
+    def _candidate(self) -> int:
+        """The sample with which a window would begin if speech has just begun."""
+        return max(self._free, self._edge(self._detector.candidate))
+
+    def _consider(self, window: Window, end: int) -> None:
+        """Ask for a pass over a window that has reached sample `end`, if one is due."""
+        config = self.config
+        length, pause = self._seconds(end - window.start), self._seconds(self._edge(self._detector.pause))
+        if length >= min(config.longest, self._model.longest):
+            self._ask(self._unlikely(window, end), "full")
+        elif length >= config.shortest and pause >= config.needed_pause(length):
+            self._ask(end - round(pause * self._model.rate / 2), "pause")
+        elif self._seconds(end - window.heard) >= self.step and end - window.start >= self._least:
+            self._ask(end)
+
+    def _unlikely(self, window: Window, end: int) -> int:
+        """The sample at which a full window is cut: where speech is least likely behind its last committed word, in the
+        last seconds of it."""
+        last = window.words[-1].end if window.words else None
+        begin = max(window.start, end - round(CUT_WITHIN * self._model.rate))
+        if last is not None:
+            begin = max(begin, round(last * self._model.rate))
+        likely = window.activity[-max(1, int((end - begin) / self._frame)) :]
+        place = len(likely) - 1 - likely[::-1].index(min(likely))  # the latest of several
+        return end - round((len(likely) - place - 0.5) * self._frame)
+
+    def _stop_at(self, mark: _Mark) -> None:
+        """End the segment at a flush or the end of the stream."""
+        self._now = self._seconds(mark.at)
+        reason: Reason = "finish" if mark.flush is None else "flush"
+        if self._window is None and self._detector.run:  # speech that is too short yet to count
+            self._open(self._candidate)
+        if self._window is not None:
+            self._ask(mark.at, reason, mark.flush)
+        elif mark.flush is None:
+            self._end()
+        else:
+            self._events.append(Final("", (), self._now, self._now, reason, self._now, mark.flush))
+
+    def _end(self) -> None:
+        self._events.append(Ended(self._now))
+
+    def _ask(self, end: int, reason: Reason | None = None, flush: int | None = None) -> None:
+        """Let the window be decoded up to sample `end`."""
+        window = self._window
+        assert window is not None
+        tokens, samples = window.agreement, self._audio.cut(window.start, end)
+        due = Pass(samples, window.start, end, tuple(tokens.committed), tuple(tokens.tail), reason, flush)
+        self._due, window.heard = due, end
+        if len(samples) < self._least:
+            self.take(due, None, None)
+
+    @property
+    def _least(self) -> int:
+        """Samples that the encoder needs."""
+        return self._model.bundle.model.shortest
+
+    # Results
+
+    def take(self, due: Pass, request: Request | None, result: Result | None) -> None:
+        """Take in the result of the pass that is due; None for a window that is too short to decode."""
+        window, config = self._window, self.config
+        assert window is not None and due is self._due
+        self._due = None
+        tokens = window.agreement
+        if request is not None:
+            self._seconds_listening += request.listen_seconds
+        if result is not None:
+            tokens.take(result.tokens, result.trace.logprobs)
+            self._trace = sum_traces([self._trace, result.trace])
+            self._seconds_decoding += result.seconds
+        doubted = not tokens.committed and window.doubted(config.activity_floor, config.confidence_floor)
+        if not doubted:
+            self._commit(window, due, request)
+        if due.reason is None:
+            self._say_tail(window)
+        else:
+            self._close(window, due, due.reason, doubted)
+
+    def _commit(self, window: Window, due: Pass, request: Request | None) -> None:
+        """Say the words that are committed now, and what else their tokens add to the text."""
+        words = window.agreement.commit(final=due.reason is not None)
+        timed = [Word(word.text, None, None, window.agreement.confidence(word)) for word in words]
+        text = window.commit(timed)
+        if text:
+            text = f" {text}" if self._spoken and text == window.said else text
+            self._spoken = True
+            self._events.append(Committed(text, tuple(timed), self._now))
+
+    def _say_tail(self, window: Window) -> None:
+        """Say the words that may change, if they have changed."""
+        tail = window.new_tail()
+        if tail is not None:
+            before = " " if self._spoken and not window.said and tail else ""
+            self._events.append(Tail(before + tail, self._now))
+
+    def _close(self, window: Window, due: Pass, reason: Reason, dropped: bool) -> None:
+        """End the segment."""
+        start, end, text = self._seconds(window.start), self._seconds(due.end), window.said.strip()
+        dropped = dropped and bool(window.agreement.tail)
+        self._events.append(Final(text, tuple(window.words), start, end, reason, self._now, due.flush, dropped))
+        if window.said:
+            self._segments.append(Segment(start, end, text, tuple(window.agreement.committed)))
+        self._free, self._window = due.end, None
+        if reason == "finish":
+            self._end()
+        elif self._detector.speaking:
+            self._open(due.end)
+        self._audio.forget(due.end)
+
+    def events(self) -> list[StreamEvent]:
+        """What arose since the last call."""
+        found, self._events = self._events, []
+        return found
+
+    def result(self) -> Transcript:
+        """The transcript of the segments that have ended, with the counts of all passes so far."""
+        text = "".join(f" {one.text}" for one in self._segments)[1:]
+        return Transcript(
+            text, tuple(self._segments), None, self._trace, self._seconds_decoding, self._seconds_listening
+        )
