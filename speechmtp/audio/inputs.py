@@ -39,14 +39,14 @@ def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: 
     name = name or input_name(audio)
     if is_record(audio):
         record: Any = audio
-        audio = record["array"], _checked_rate(record["sampling_rate"], name)
+        audio = record["array"], checked_rate(record["sampling_rate"], name)
     if isinstance(audio, tuple):
         audio, rate = _pair(audio, rate, name)
     if _is_file(audio):
         samples = _of_file(audio, target_rate, rate, name)
     else:
         samples = _mono(_array(audio, name), name)
-        own = _checked_rate(rate, name)
+        own = checked_rate(rate, name)
         samples = samples if own == target_rate else resample(samples, own, target_rate)
     return samples
 
@@ -89,7 +89,7 @@ def _of_file(audio: Any, target_rate: int, rate: float | None, name: str) -> np.
 
 def _at(samples: np.ndarray, own: int, target_rate: int, rate: float | None, name: str) -> np.ndarray:
     """A file's samples [N] resampled to the target rate; ConfigError for a `rate` that is not the file's own."""
-    if rate is not None and _checked_rate(rate, name) != own:
+    if rate is not None and checked_rate(rate, name) != own:
         raise ConfigError(f"{name}: {own} Hz in the file and rate={rate}; leave rate out, or pair it with its samples")
     return samples if own == target_rate else resample(samples, own, target_rate)
 
@@ -116,8 +116,8 @@ def _pair(pair: tuple[Any, ...], rate: float | None, name: str) -> tuple[Any, fl
         raise DataError(
             f"{name}: a tuple of {len(pair)} ({kinds}), expected (samples, rate) as soundfile.read gives it"
         )
-    samples, own = pair[plain.index(False)], _checked_rate(pair[plain.index(True)], name)
-    if rate is not None and _checked_rate(rate, name) != own:
+    samples, own = pair[plain.index(False)], checked_rate(pair[plain.index(True)], name)
+    if rate is not None and checked_rate(rate, name) != own:
         raise ConfigError(f"{name}: {own:g} Hz beside its samples and rate={rate:g}; give one of them")
     return samples, own
 
@@ -132,7 +132,7 @@ def is_record(audio: object) -> bool:
     return isinstance(audio, Mapping) and {"array", "sampling_rate"} <= set(audio)
 
 
-def _checked_rate(rate: Any, name: str) -> float:
+def checked_rate(rate: Any, name: str) -> float:
     """A rate in Hz; ConfigError if it is missing or not a number that recordings may have."""
     if rate is None:
         raise ConfigError(f"{name}: samples need their rate in Hz; give rate=16000 or what it is")

@@ -11,6 +11,7 @@ import numpy as np
 
 from speechmtp.audio.activity import FRAME, RATE, load_activity
 from speechmtp.audio.endpoint import ActivityDetector
+from speechmtp.audio.inputs import checked_rate
 from speechmtp.audio.levels import check_floats
 from speechmtp.audio.resampling import StreamResampler
 from speechmtp.errors import ConfigError, DataError
@@ -104,7 +105,7 @@ class Session:
         """
         if self._closed:
             raise ConfigError("stream: audio after finish(), expected none; open another stream")
-        own = float(self._model.rate if rate is None else rate)
+        own = float(self._model.rate if rate is None else checked_rate(rate, "stream"))
         if self._given not in (None, own):
             raise ConfigError(f"stream: audio at {own:g} Hz, {self._given:g} Hz before; give one rate")
         samples = np.asarray(samples)
@@ -190,7 +191,7 @@ class Session:
     def _open(self, start: int) -> None:
         model, config = self._model.bundle.model, self.config
         agreement = Agreement(model.decode, model.rules.eos, config.passes, config.sure)
-        self._window = Window(start, start, agreement, model.decode)
+        self._window = Window(start, start, start, agreement, model.decode)
 
     @property
     def _candidate(self) -> int:
@@ -204,20 +205,23 @@ class Session:
         if length >= min(config.longest, self._model.longest):
             self._ask(self._unlikely(window, end), "full")
         elif length >= config.shortest and pause >= config.needed_pause(length):
-            self._ask(end - round(pause * self._model.rate / 2), "pause")
+            self._ask(max(end - round(pause * self._model.rate / 2), self._known(window)), "pause")
         elif self._seconds(end - window.heard) >= self.step and end - window.start >= self._least:
             self._ask(end)
 
     def _unlikely(self, window: Window, end: int) -> int:
-        """The sample at which a full window is cut: where speech is least likely behind its last committed word, in the
+        """The sample at which a full window is cut: where speech is least likely behind its committed words, in the
         last seconds of it."""
-        last = window.words[-1].end if window.words else None
-        begin = max(window.start, end - round(CUT_WITHIN * self._model.rate))
-        if last is not None:
-            begin = max(begin, round(last * self._model.rate))
+        begin = max(window.start, end - round(CUT_WITHIN * self._model.rate), self._known(window))
         likely = window.activity[-max(1, int((end - begin) / self._frame)) :]
         place = len(likely) - 1 - likely[::-1].index(min(likely))  # the latest of several
         return end - round((len(likely) - place - 0.5) * self._frame)
+
+    def _known(self, window: Window) -> int:
+        """A sample behind the committed words: the end of the last one, or that of the pass before the last one, which
+        has said them too."""
+        last = window.words[-1].end if window.words else None
+        return window.before if last is None else round(last * self._model.rate)
 
     def _stop_at(self, mark: _Mark) -> None:
         """End the segment at a flush or the end of the stream."""
@@ -241,7 +245,7 @@ class Session:
         assert window is not None
         tokens, samples = window.agreement, self._audio.cut(window.start, end)
         due = Pass(samples, window.start, end, tuple(tokens.committed), tuple(tokens.tail), reason, flush)
-        self._due, window.heard = due, end
+        self._due, window.before, window.heard = due, window.heard, end
         if len(samples) < self._least:
             self.take(due, None, None)
 

@@ -9,7 +9,7 @@ from speechmtp.words.word import Word
 
 @dataclass
 class Window:
-    """Audio from sample `start` on; the last pass heard it up to sample `heard`.
+    """Audio from sample `start` on; the last pass heard it up to sample `heard`, the one before it up to `before`.
 
     `activity` are the probabilities of speech of its frames, `words` the committed words, `said` their text, and `tail`
     the text behind it that was said last. `logprobs` are those of the committed tokens.
@@ -17,6 +17,7 @@ class Window:
 
     start: int
     heard: int
+    before: int
     agreement: Agreement
     decode: Callable[[Sequence[int]], str] = field(repr=False)
     activity: list[float] = field(default_factory=list, repr=False)

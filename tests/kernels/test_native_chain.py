@@ -24,6 +24,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     {}, {"shortlist": 7}, {"taps": (1,), "order": "hidden_first"}, {"taps": (0, 1), "shortlist": 11},
 )  # fmt: skip
 
+
 def head_set(trunk: Trunk, number: int, depth: int = 5) -> Any:
     """Heads with random weights for a trunk, drafting natively, with random ids in their shortlist."""
     options = dict(KINDS[number % len(KINDS)])
