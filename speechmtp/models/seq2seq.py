@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechmtp.errors import ShapeError
+from speechmtp.errors import ConfigError, ShapeError
 from speechmtp.kernels.cpu.decoder import slots_of
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.lean_model import LeanModel
 from speechmtp.models.masks import memory_mask
 from speechmtp.models.memory_cache import MemoryCache
 from speechmtp.models.shape import TrunkShape
+from speechmtp.models.taps import lay_hook, reading
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt
 
@@ -110,6 +111,34 @@ class Seq2SeqTrunk(Trunk):
             assert memory is not None
             self._remember(cache, memory, None if prompt is None or silent else prompt.memory_lengths)
         return cache
+
+    @torch.no_grad()
+    def attention_shares(self, ids: Sequence[int], memory: Tensor, heads: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the shares [Q, S] of cross-attention to encoder outputs `memory` [1, S, E] that the entries of token
+        `ids` [Q] give, in the mean of `heads`, pairs of layer and head; never natively. ConfigError for a head that
+        does not exist."""
+        layers: Any = self._decoder.layers
+        shape, total = self.shape, torch.zeros(len(ids), memory.shape[1], device=memory.device)
+        wrong = [f"{layer}.{head}" for layer, head in heads if not (layer < self.layers and head < shape.heads)]
+        if wrong:
+            raise ConfigError(
+                f"trunk: no cross-attention head {wrong[0]}, expected {self.layers} layers of {shape.heads}"
+            )
+        chosen = sorted({layer for layer, _ in heads})
+        for layer in chosen:
+            lay_hook(layers[layer].encoder_attn.q_proj, -1 - layer)  # positive numbers are those of taps
+        tokens = torch.tensor([list(ids)], device=memory.device)
+        entries = self.embed(tokens).to(memory.dtype)
+        with reading(entries) as found:
+            self(entries, torch.arange(len(ids), device=memory.device)[None], torch.zeros_like(tokens), memory=memory)
+        for layer in chosen:
+            mine = [head for number, head in heads if number == layer]
+            keys = layers[layer].encoder_attn.k_proj(memory)[0].unflatten(-1, (shape.kv_heads, -1)).transpose(0, 1)
+            keys = keys.repeat_interleave(shape.heads // shape.kv_heads, 0)[mine]
+            queries = found[-1 - layer][0].unflatten(-1, (shape.heads, -1)).transpose(0, 1)[mine]
+            scale = layers[layer].encoder_attn.scaling
+            total += (torch.matmul(queries, keys.mT).float() * scale).softmax(-1).sum(0)
+        return total / len(heads)
 
     def silence(self, rows: int) -> Tensor:
         """Return zeros [B, S, E] as encoder outputs: 1500 steps (30 s) for Whisper, 400 (10 s) for Moonshine."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.models.alignment import AttentionAlignment, Lag
 from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.storage import Storage
 from speechmtp.models.trunk import Trunk
@@ -39,6 +40,7 @@ class SpeechModel(nn.Module):
     model_types: ClassVar[tuple[str, ...]] = ()  # `model_type` values of transformers' config.json that this kind loads
     normalizer: ClassVar[str] = "whisper-en"  # the default, if config.yaml names none
     own_ctc: ClassVar[bool] = False  # whether its requests carry the output of its own CTC head
+    ctc_lag: ClassVar[Lag] = Lag()  # how far that head's labels are off
 
     config: Any
     trunk: Trunk  # the decoder, on which heads are trained
@@ -82,6 +84,15 @@ class SpeechModel(nn.Module):
     def device(self) -> torch.device:
         """The device of the weights."""
         return self.trunk.unembedding().weight.device
+
+    @property
+    def state_seconds(self) -> float | None:
+        """Seconds from one encoder state, or label of its own CTC head, to the next; None if it has none."""
+        return None
+
+    def alignment(self) -> AttentionAlignment | None:
+        """Return which cross-attention tells when tokens are said; None for a model without cross-attention."""
+        return None
 
     # Text
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError
+from speechmtp.models.alignment import AttentionAlignment, Lag
 from speechmtp.models.bases.contract import EncoderDecoderModel
 from speechmtp.models.bases.folders import tokenizer_json
 from speechmtp.models.bases.generation_settings import (
@@ -39,6 +40,7 @@ class EncoderDecoder(EncoderDecoderModel):
     """
 
     model_class: ClassVar[str]  # name of transformers' class, which is imported only when a model is loaded
+    attention_lag: ClassVar[Lag]  # of all heads of the later half of the layers
 
     def __init__(self, config: Any, model: "PreTrainedModel", extractor: Any, generation: "GenerationConfig") -> None:
         super().__init__()
@@ -139,6 +141,12 @@ class EncoderDecoder(EncoderDecoderModel):
         over all time and its convolutions ignore padding, so that padding would change a row's states."""
         states: Tensor = self.trunk.model.get_encoder()(inputs).last_hidden_state
         return states
+
+    def alignment(self) -> AttentionAlignment:
+        """Return all heads of the later half of the layers."""
+        layers, heads = self.trunk.layers, self.trunk.shape.heads
+        later = tuple((layer, head) for layer in range(layers // 2, layers) for head in range(heads))
+        return AttentionAlignment(later, self.attention_lag)
 
     def like(self) -> Tensor:
         """Return a weight whose dtype and device inputs take."""

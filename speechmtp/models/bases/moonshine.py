@@ -9,6 +9,7 @@ from torch import Tensor
 
 from speechmtp.config import Range
 from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.models.alignment import Lag
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.models.bases.generation_settings import FILE, end_tokens, plain_settings
 from speechmtp.models.bases.moonshine_model import LeanMoonshine
@@ -33,7 +34,13 @@ class Moonshine(EncoderDecoder):
     settings: ClassVar[type] = MoonshineSettings
     model_types: ClassVar[tuple[str, ...]] = ("moonshine",)
     model_class: ClassVar[str] = "MoonshineForConditionalGeneration"
+    attention_lag: ClassVar[Lag] = Lag(0.104, 0.059)
     shortest: int = 895
+
+    @property
+    def state_seconds(self) -> float:
+        """Seconds between states: the strides of the three convolutions."""
+        return 64 * 3 * 2 / self.rate
 
     @classmethod
     def parts(cls, folder: Path) -> tuple[Any, Callable[[Any], Any], Any]:

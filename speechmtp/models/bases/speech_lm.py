@@ -50,6 +50,11 @@ class SpeechLM(FeatureModel):
         self.rate, self.longest = features.sample_rate, LONGEST_SECONDS
         self.shortest = features.length + (self.encoder.stride - 1) * features.shift
 
+    @property
+    def state_seconds(self) -> float:
+        """Seconds between encoder states."""
+        return self.encoder.stride * self.features.shift / self.rate
+
     @classmethod
     def load(cls, folder: Path, config: SpeechLMSettings, features: FbankConfig | None) -> "SpeechLM":
         """Load a folder; CheckpointError if its weights cannot be read or do not fit the configuration."""

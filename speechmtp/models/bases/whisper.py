@@ -10,6 +10,7 @@ from torch import Tensor
 
 from speechmtp.config import Range
 from speechmtp.errors import CheckpointError, ConfigError
+from speechmtp.models.alignment import AttentionAlignment, Lag
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.bases.encoder_decoder import EncoderDecoder
 from speechmtp.models.bases.generation_settings import FILE, check_settings, known_ids, most_tokens
@@ -41,6 +42,19 @@ class Whisper(EncoderDecoder):
     settings: ClassVar[type] = WhisperSettings
     model_types: ClassVar[tuple[str, ...]] = ("whisper",)
     model_class: ClassVar[str] = "WhisperForConditionalGeneration"
+    attention_lag: ClassVar[Lag] = Lag(0.11, 0.06)
+    chosen_lag: ClassVar[Lag] = Lag(-0.005, -0.05)  # of the `alignment_heads` of the generation settings
+
+    @property
+    def state_seconds(self) -> float:
+        """Seconds between states: two frames."""
+        return 2 * int(self.extractor.hop_length) / self.rate
+
+    def alignment(self) -> AttentionAlignment:
+        """Return the `alignment_heads` of the generation settings, or without any all of the later layers."""
+        named = getattr(self.generation, "alignment_heads", None) or ()
+        heads = tuple((int(layer), int(head)) for layer, head in named)
+        return AttentionAlignment(heads, self.chosen_lag) if heads else super().alignment()
 
     @classmethod
     def check(cls, folder: Path, sizes: Any, generation: Any, tokenizer: HubTokenizer) -> None:
