@@ -28,6 +28,8 @@ from speechmtp.models.bases.native import use_native
 from speechmtp.models.character_ctc import CharacterCtcSource
 from speechmtp.models.prefix import with_prefix
 from speechmtp.types import CtcCharacters, CtcLabels, CtcSource, Request, Result, Trace
+from speechmtp.words.timing import time_words
+from speechmtp.words.word import Word
 
 if hasattr(os, "register_at_fork"):
     # A fork has none of the threads that computed for its parent, and would wait for them for ever.
@@ -209,3 +211,7 @@ class RecognitionModel:
         if isinstance(said, CtcCharacters):
             return self.bundle.model.encode(said.text.text)
         raise ConfigError("ctc-only: needs a CTC head and the model has none; choose another strategy")
+
+    def time_words(self, request: Request, tokens: Sequence[int], logprobs: Sequence[float] = ()) -> tuple[Word, ...]:
+        """The words of `tokens`, the whole output of a request, with their times and confidence (`words/timing.py`)."""
+        return time_words(self.bundle.model, self.bundle.ctc, request, tokens, logprobs)

@@ -14,7 +14,7 @@ COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
     "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
-    "streaming", "server", "words", "transcripts", "listening", "progress", "crew", "cores", "devices",
+    "recognition", "words", "streaming", "server", "transcripts", "listening", "progress", "crew", "cores", "devices",
     "evaluation", "training",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
@@ -42,7 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "kernels", "decoding", "words", "listening",
         "progress", "api", "devices",
     },
-    "streaming": {"audio", "text", "bundle", "models", "decoding", "words", "codec"},
+    "recognition": {"audio", "bundle", "models", "heads", "kernels", "words", "decoding", "devices"},
+    "streaming": {"audio", "text", "bundle", "models", "decoding", "codec", "recognition", "words", "transcripts"},
     "server": {"streaming", "audio", "text"},
     "progress": set(),
     "cores": set(),

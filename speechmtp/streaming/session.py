@@ -278,8 +278,14 @@ class Session:
 
     def _commit(self, window: Window, due: Pass, request: Request | None) -> None:
         """Say the words that are committed now, and what else their tokens add to the text."""
-        words = window.agreement.commit(final=due.reason is not None)
-        timed = [Word(word.text, None, None, window.agreement.confidence(word)) for word in words]
+        tokens = window.agreement
+        whole = [*tokens.committed, *tokens.tail]
+        words = tokens.commit(final=due.reason is not None)
+        timed = [Word(word.text, None, None, tokens.confidence(word)) for word in words]
+        if words and self.config.words and request is not None:
+            first, last = tokens.words.index(words[0]), window.words[-1].end if window.words else None
+            found = self._model.time_words(request, whole, tokens.logprobs)[first : first + len(words)]
+            timed = [word.moved(self._seconds(window.start)).not_before(last) for word in found]
         text = window.commit(timed)
         if text:
             text = f" {text}" if self._spoken and text == window.said else text

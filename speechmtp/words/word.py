@@ -20,6 +20,12 @@ class Word:
             return self
         return Word(self.text, self.start + seconds, self.end + seconds, self.confidence)
 
+    def not_before(self, time: float | None) -> "Word":
+        """Return the word with both its times moved to `time` where they are before it."""
+        if self.start is None or self.end is None or time is None or self.start >= time:
+            return self
+        return Word(self.text, time, max(self.end, time), self.confidence)
+
 
 def word_spans(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
     """Return the span [start, end) of characters of each of the words, which follow each other in `text`; ValueError
