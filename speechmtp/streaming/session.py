@@ -94,6 +94,7 @@ class Session:
         self._events: list[StreamEvent] = []
         self._segments: list[Segment] = []
         self._trace = Trace(finished=True)
+        self.passes = 0  # decoded so far
 
     # Input
 
@@ -266,6 +267,7 @@ class Session:
             self._seconds_listening += request.listen_seconds
         if result is not None:
             tokens.take(result.tokens, result.trace.logprobs)
+            self.passes += 1
             self._trace = sum_traces([self._trace, result.trace])
             self._seconds_decoding += result.seconds
         doubted = not tokens.committed and window.doubted(config.activity_floor, config.confidence_floor)
