@@ -146,6 +146,10 @@ class ActivityStream:
         self._joint = torch.zeros(2 * WIDTH)  # the LSTM's input, then its hidden state
         self._input, self._hidden = self._joint[:WIDTH], self._joint[WIDTH:].numpy()
         self._cell = np.zeros(WIDTH, np.float32)
+        self._gates = torch.zeros(4 * WIDTH)
+        self._gate_values = self._gates.numpy()
+        self._sigmoids = self._gate_values[: 3 * WIDTH]
+        self._each_gate = tuple(self._gate_values.reshape(4, WIDTH))
 
     def push(self, samples: np.ndarray) -> list[float]:
         """Probabilities of the frames that samples [n], float32 at 16 kHz, complete. ShapeError for several
@@ -157,7 +161,6 @@ class ActivityStream:
         self._waiting = waiting[whole:].astype(np.float32)
         return [self._frame(waiting[start : start + FRAME]) for start in range(0, whole, FRAME)]
 
-    @torch.inference_mode()
     def _frame(self, frame: np.ndarray) -> float:
         """The probability of one frame [512]."""
         weights, samples, vectors = self._weights, self._samples, self._vectors
@@ -175,13 +178,17 @@ class ActivityStream:
         bias, taps = weights.conv4
         torch.addmv(bias, taps, one, out=self._input).relu_()
         bias, taps = weights.gates
-        gates = np.tanh(torch.addmv(bias, taps, self._joint).numpy()).reshape(4, WIDTH)
-        gates[:3] += 1
-        gates[:3] *= 0.5
+        torch.addmv(bias, taps, self._joint, out=self._gates)
+        np.tanh(self._gate_values, out=self._gate_values)
+        self._sigmoids += 1
+        self._sigmoids *= 0.5
+        keep_new, keep_old, show, new = self._each_gate
         cell, hidden = self._cell, self._hidden
-        cell *= gates[1]
-        cell += gates[0] * gates[3]
-        np.multiply(gates[2], np.tanh(cell), out=hidden)
+        cell *= keep_old
+        new *= keep_new
+        cell += new
+        np.tanh(cell, out=hidden)
+        hidden *= show
         logit = float(np.dot(np.maximum(hidden, 0), weights.output)) + weights.bias
         return 1 / (1 + math.exp(-logit))
 
