@@ -16,7 +16,7 @@ import torch
 from speechmtp.api import Recogniser, load
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.progress import track
-from speechmtp.streaming.agreement import bare
+from speechmtp.text.normalize import get_normalizer
 
 SYMBOL = 0.025  # seconds of a frame
 
@@ -43,8 +43,9 @@ def streamed(recogniser: Recogniser, audio: np.ndarray) -> str:
 
 
 def last(text: str) -> str:
-    """The last word of a text without case and punctuation."""
-    return bare(text.split()[-1]) if text.split() else ""
+    """The last word of a text, as it is scored."""
+    words = get_normalizer("whisper-en")(text).split()
+    return words[-1] if words else ""
 
 
 def main() -> None:

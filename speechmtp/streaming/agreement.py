@@ -30,17 +30,18 @@ def bare(text: str) -> str:
 class Agreement:
     """The tokens of one window: those that are committed, and those of the last pass behind them, the tail.
 
-    A word is committed when `passes` passes in a row had it at its place, or `passes` + 1 if its confidence is below
-    `sure`, and all words before it are committed. Case and punctuation may change until then, but the last word of a
+    A word is committed when `passes` passes in a row had it at its place, or `patience` more if its confidence is
+    below `sure`, and all words before it are committed. Case and punctuation may change until then, but the last word of a
     pass must be written as in the pass before. `decode` gives the text of token ids.
     """
 
     def __init__(
         self, decode: Callable[[Sequence[int]], str], ends: Sequence[int], passes: int = 2, sure: float = 0.0,
-        committed: Sequence[int] = (),
+        patience: int = 1,
     ) -> None:  # fmt: skip
-        self._decode, self._ends, self._passes, self._sure = decode, ends, passes, sure
-        self.committed, self.tail = list(committed), list[int]()
+        self._decode, self._ends = decode, ends
+        self._passes, self._sure, self._patience = passes, sure, patience
+        self.committed, self.tail = list[int](), list[int]()
         self.logprobs = list[float]()  # of both
         self.words: list[WordTokens] = []  # of both
         self._seen: list[_Seen] = []
@@ -85,6 +86,6 @@ class Agreement:
         for count, one in enumerate(self._seen):
             confidence = self.confidence(one.word)
             doubted = confidence is not None and confidence < self._sure
-            if one.passes < self._passes + doubted:
+            if one.passes < self._passes + doubted * self._patience:
                 return count
         return len(self._seen)

@@ -15,7 +15,7 @@ class StreamConfig:
     """When a stream decodes, commits and ends a segment. Times are in seconds.
 
     A segment begins with speech and is decoded again every `step`, with the words committed so far as a prefix. A word
-    is committed when `passes` passes in a row had it, one more if its confidence is below `sure`. A segment ends with
+    is committed when `passes` passes in a row had it, `patience` more if its confidence is below `sure`. A segment ends with
     the speech (`activity`), or in a pause once it is longer than `shortest`: the pause must be `pause` long there, and
     any pause will do at `longest`, where it ends in any case. `strategy` decodes (empty: `previous-heads:depth=3`, or
     `previous` without heads).
@@ -27,6 +27,7 @@ class StreamConfig:
     step: Seconds = 0.5
     passes: Annotated[int, Range(1, 10)] = 2
     sure: Share = 0.0
+    patience: Annotated[int, Range(0, 1000)] = 1
     shortest: Seconds = 10.0
     longest: Seconds = 25.0
     pause: Seconds = 0.4

@@ -191,7 +191,7 @@ class Session:
 
     def _open(self, start: int) -> None:
         model, config = self._model.bundle.model, self.config
-        agreement = Agreement(model.decode, model.rules.eos, config.passes, config.sure)
+        agreement = Agreement(model.decode, model.rules.eos, config.passes, config.sure, config.patience)
         self._window = Window(start, start, start, agreement, model.decode)
 
     @property
