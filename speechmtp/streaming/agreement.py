@@ -31,8 +31,8 @@ class Agreement:
     """The tokens of one window: those that are committed, and those of the last pass behind them, the tail.
 
     A word is committed when `passes` passes in a row had it at its place, or `patience` more if its confidence is
-    below `sure`, and all words before it are committed. Case and punctuation may change until then, but the last word of a
-    pass must be written as in the pass before. `decode` gives the text of token ids.
+    below `sure`, and all words before it are committed. Case and punctuation may change until then, but the last word
+    of a pass must be written as in the pass before. `decode` gives the text of token ids.
     """
 
     def __init__(
@@ -66,6 +66,11 @@ class Agreement:
             self._seen[count:],
         )
         return words
+
+    def forget_tail(self) -> None:
+        """Drop the tokens that are not committed."""
+        self.tail, self._seen = [], []
+        self.words = [word for word in self.words if word.first < len(self.committed)]
 
     def confidence(self, word: WordTokens) -> float | None:
         """The product of the probabilities of a word's tokens."""

@@ -15,13 +15,15 @@ class StreamConfig:
     """When a stream decodes, commits and ends a segment. Times are in seconds.
 
     A segment begins with speech and is decoded again every `step`, with the words committed so far as a prefix. A word
-    is committed when `passes` passes in a row had it, `patience` more if its confidence is below `sure`. A segment ends with
-    the speech (`activity`), or in a pause once it is longer than `shortest`: the pause must be `pause` long there, and
-    any pause will do at `longest`, where it ends in any case. `strategy` decodes (empty: `previous-heads:depth=3`, or
-    `previous` without heads).
+    is committed when `passes` passes in a row had it, `patience` more if its confidence is below `sure`.
+
+    A segment ends with the speech (`activity`). What is decoded may go on with the segment before, which the model
+    understands better than a beginning: if that ended less than `resume` ago, and all is shorter than `shortest`.
+    Longer windows end in a pause: of `pause` at `shortest`, any will do at `longest`, where they end in any case.
 
     A segment is dropped, or its first words wait for its end, where the mean probability of speech in it is below
-    `activity_floor` and the mean confidence of its words below `confidence_floor`.
+    `activity_floor` and the mean confidence of its words below `confidence_floor`. `words` finds the times of words.
+    `strategy` decodes (empty: `previous-heads:depth=3`, or `previous` without heads).
     """
 
     step: Seconds = 0.5
@@ -31,9 +33,10 @@ class StreamConfig:
     shortest: Seconds = 10.0
     longest: Seconds = 25.0
     pause: Seconds = 0.4
+    resume: Annotated[float, Range(0, 60)] = 2.0
     activity_floor: Share = 0.5
     confidence_floor: Share = 0.3
-    words: bool = True  # find the times of words
+    words: bool = True
     strategy: str = ""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
 

@@ -40,13 +40,15 @@ CUT_WITHIN = 5.0  # seconds before the end of a full window in which it may be c
 @dataclass(frozen=True)
 class Pass:
     """A window to decode: samples [n] from sample `start` to `end` of the stream, the tokens that its output begins
-    with, and those that the pass before emitted behind them. `reason` is set if the segment ends with it."""
+    with, and those that the pass before emitted behind them. `reason` is set if the segment ends with it; the next one
+    begins with sample `after` at the earliest."""
 
     samples: np.ndarray = field(repr=False)
     start: int
     end: int
     prefix: tuple[int, ...]
     previous: tuple[int, ...]
+    after: int
     reason: Reason | None = None
     flush: int | None = None
 
@@ -86,9 +88,11 @@ class Session:
         self._to_activity = None if model.rate == RATE else StreamResampler(model.rate, RATE)
         self._frames = 0  # looked at
         self._window: Window | None = None
+        self._resting: Window | None = None  # whose speech has stopped, and which may go on
         self._now = 0.0  # seconds looked at
         self._seconds_decoding = self._seconds_listening = 0.0
         self._free = 0  # the sample before which no window begins
+        self._ended = 0  # the sample with which the last segment ended
         self._spoken = False  # whether anything was committed, so that a space stands before the next word
         self._due: Pass | None = None
         self._events: list[StreamEvent] = []
@@ -176,10 +180,11 @@ class Session:
             change = self._detector.push(probability)
             edge = 0 if change is None else min(end, self._edge(change.frame))
             if change is not None and change.kind == "started":
-                self._open(max(self._free, edge))
+                self._begin(edge)
                 self._events.append(SpeechStarted(self._seconds(edge), self._now))
-            if self._window is not None:
-                self._window.activity.append(probability)
+            open_window = self._window or self._resting
+            if open_window is not None:
+                open_window.activity.append(probability)
             if change is not None and change.kind == "stopped":
                 self._events.append(SpeechStopped(self._seconds(edge), self._now))
                 if self._window is not None and self._due is None:
@@ -187,12 +192,27 @@ class Session:
         if self._window is not None and self._due is None:
             self._consider(self._window, end)
         if self._window is None:
-            self._audio.forget(self._candidate)
+            self._rest(end)
+
+    def _rest(self, end: int) -> None:
+        """Forget what no window will need, without one at sample `end`."""
+        resting = self._resting
+        if resting is not None and self._seconds(end - resting.heard) > self.config.resume:
+            self._resting = resting = None
+        self._audio.forget(self._candidate if resting is None else resting.start)
+
+    def _begin(self, start: int) -> None:
+        """Begin a segment with sample `start`, in the window before if it may go on."""
+        self._window, self._resting = self._resting, None
+        if self._window is None:
+            self._open(max(self._free, start))
+        else:
+            self._window.begin(max(self._window.heard, start))
 
     def _open(self, start: int) -> None:
         model, config = self._model.bundle.model, self.config
         agreement = Agreement(model.decode, model.rules.eos, config.passes, config.sure, config.patience)
-        self._window = Window(start, start, start, agreement, model.decode)
+        self._window = Window(start, agreement, model.decode)
 
     @property
     def _candidate(self) -> int:
@@ -206,7 +226,7 @@ class Session:
         if length >= min(config.longest, self._model.longest):
             self._ask(self._unlikely(window, end), "full")
         elif length >= config.shortest and pause >= config.needed_pause(length):
-            self._ask(max(end - round(pause * self._model.rate / 2), self._known(window)), "pause")
+            self._ask(end, "pause", after=max(end - round(pause * self._model.rate), self._known(window)))
         elif self._seconds(end - window.heard) >= self.step and end - window.start >= self._least:
             self._ask(end)
 
@@ -229,7 +249,7 @@ class Session:
         self._now = self._seconds(mark.at)
         reason: Reason = "finish" if mark.flush is None else "flush"
         if self._window is None and self._detector.run:  # speech that is too short yet to count
-            self._open(self._candidate)
+            self._begin(self._candidate)
         if self._window is not None:
             self._ask(mark.at, reason, mark.flush)
         elif mark.flush is None:
@@ -237,15 +257,18 @@ class Session:
         else:
             self._events.append(Final("", (), self._now, self._now, reason, self._now, mark.flush))
 
+        self._resting = None
+
     def _end(self) -> None:
         self._events.append(Ended(self._now))
 
-    def _ask(self, end: int, reason: Reason | None = None, flush: int | None = None) -> None:
-        """Let the window be decoded up to sample `end`."""
+    def _ask(self, end: int, reason: Reason | None = None, flush: int | None = None, after: int | None = None) -> None:
+        """Let the window be decoded up to sample `end`; another one may begin with sample `after` (default: there)."""
         window = self._window
         assert window is not None
         tokens, samples = window.agreement, self._audio.cut(window.start, end)
-        due = Pass(samples, window.start, end, tuple(tokens.committed), tuple(tokens.tail), reason, flush)
+        known = tuple(tokens.committed), tuple(tokens.tail)
+        due = Pass(samples, window.start, end, *known, end if after is None else after, reason, flush)
         self._due, window.before, window.heard = due, window.heard, end
         if len(samples) < self._least:
             self.take(due, None, None)
@@ -270,7 +293,7 @@ class Session:
             self.passes += 1
             self._trace = sum_traces([self._trace, result.trace])
             self._seconds_decoding += result.seconds
-        doubted = not tokens.committed and window.doubted(config.activity_floor, config.confidence_floor)
+        doubted = window.doubted(config.activity_floor, config.confidence_floor)
         if not doubted:
             self._commit(window, due, request)
         if due.reason is None:
@@ -303,17 +326,19 @@ class Session:
 
     def _close(self, window: Window, due: Pass, reason: Reason, dropped: bool) -> None:
         """End the segment."""
-        start, end, text = self._seconds(window.start), self._seconds(due.end), window.said.strip()
-        dropped = dropped and bool(window.agreement.tail)
-        self._events.append(Final(text, tuple(window.words), start, end, reason, self._now, due.flush, dropped))
-        if window.said:
-            self._segments.append(Segment(start, end, text, tuple(window.agreement.committed)))
-        self._free, self._window = due.end, None
+        start, end = self._seconds(max(window.segment, self._ended)), self._seconds(due.end)
+        text, words, dropped = window.own_text, window.own_words, dropped and bool(window.agreement.tail)
+        self._events.append(Final(text, words, start, end, reason, self._now, due.flush, dropped))
+        if text:
+            self._segments.append(Segment(start, end, text, window.own_tokens))
+        self._free, self._ended, self._window = due.after, due.end, None
+        if reason == "endpoint" and self._seconds(due.end - window.start) < self.config.shortest:
+            window.agreement.forget_tail()
+            self._resting = window
         if reason == "finish":
             self._end()
         elif self._detector.speaking:
-            self._open(due.end)
-        self._audio.forget(due.end)
+            self._open(due.after)
 
     def events(self) -> list[StreamEvent]:
         """What arose since the last call."""

@@ -12,18 +12,41 @@ class Window:
     """Audio from sample `start` on; the last pass heard it up to sample `heard`, the one before it up to `before`.
 
     `activity` are the probabilities of speech of its frames, `words` the committed words, `said` their text, and `tail`
-    the text behind it that was said last. `logprobs` are those of the committed tokens.
+    the text behind it that was said last. A window may have several segments; the last one begins with sample
+    `segment`.
     """
 
     start: int
-    heard: int
-    before: int
     agreement: Agreement
     decode: Callable[[Sequence[int]], str] = field(repr=False)
     activity: list[float] = field(default_factory=list, repr=False)
     words: list[Word] = field(default_factory=list)
     said: str = ""
     tail: str = ""
+
+    def __post_init__(self) -> None:
+        self.before = self.heard = self.start
+        self.begin(self.start)
+
+    def begin(self, segment: int) -> None:
+        """Begin a segment with a sample."""
+        self.segment = segment
+        self._first = len(self.words), len(self.said), len(self.activity), len(self.agreement.committed)
+
+    @property
+    def own_words(self) -> tuple[Word, ...]:
+        """The committed words of the segment."""
+        return tuple(self.words[self._first[0] :])
+
+    @property
+    def own_text(self) -> str:
+        """The committed text of the segment."""
+        return self.said[self._first[1] :].strip()
+
+    @property
+    def own_tokens(self) -> tuple[int, ...]:
+        """The committed tokens of the segment."""
+        return tuple(self.agreement.committed[self._first[3] :])
 
     def commit(self, words: Sequence[Word]) -> str:
         """Take words that were committed; return what the committed tokens add to the text."""
@@ -38,9 +61,11 @@ class Window:
         return None if self.tail == before else self.tail
 
     def doubted(self, activity_floor: float, confidence_floor: float) -> bool:
-        """Whether both the mean probability of speech and the mean confidence of all words of the last pass are below
-        these."""
-        if not self.activity or sum(self.activity) >= activity_floor * len(self.activity):
+        """Whether nothing of the segment is committed, and both the mean probability of speech in it and the mean
+        confidence of its words are below these."""
+        _, _, frame, token = self._first
+        if self.own_tokens or sum(self.activity[frame:]) >= activity_floor * len(self.activity[frame:]):
             return False
-        known = [value for value in map(self.agreement.confidence, self.agreement.words) if value is not None]
+        words = [word for word in self.agreement.words if word.first >= token]
+        known = [value for value in map(self.agreement.confidence, words) if value is not None]
         return bool(known) and sum(known) < confidence_floor * len(known)
