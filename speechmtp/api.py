@@ -26,8 +26,10 @@ from speechmtp.progress import AudioProgress, Told
 from speechmtp.recognition import RecognitionModel
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.stream import RecognitionStream
-from speechmtp.transcripts import Transcript, decode_each
+from speechmtp.transcripts import TimedWords, Timing, Transcript, decode_each
 from speechmtp.types import Request, Result
+from speechmtp.words.group import group_words
+from speechmtp.words.segments import PAUSE
 
 if hasattr(os, "register_at_fork"):
     # A fork has none of the threads that computed for its parent, and would wait for them for ever.
@@ -54,6 +56,11 @@ class Recogniser(RecognitionModel):
         """
         return RecognitionStream(self, config, language, task)
 
+    def _timed(self, request: Request, result: Result) -> TimedWords:
+        """The words of a result with their times, and the tokens of each."""
+        words = self.time_words(request, result.tokens, result.trace.logprobs)
+        return TimedWords(words, tuple(group_words(result.tokens, self.bundle.model.decode, request.rules.eos)))
+
     def spans(self, audio: np.ndarray) -> list[tuple[int, int]]:
         """Spans [start, end) of the parts in which a recording [N] is encoded: one, or several that are cut at its
         pauses where it is longer than 25 s, or than `longest` if that is less."""
@@ -74,7 +81,7 @@ class Recogniser(RecognitionModel):
     def transcribe(
         self, audio: Audio, rate: float | None = None, strategy: str | Strategy | None = None, *,
         language: str = "", task: str = "", progress: Told | bool | None = None, logprobs: bool = False,
-        sampling: SamplingConfig | None = None, jobs: int | None = None,
+        sampling: SamplingConfig | None = None, jobs: int | None = None, words: bool = False, pause: float = PAUSE,
     ) -> Transcript:  # fmt: skip
         """Transcribe one recording of any length; `print` shows its text.
 
@@ -86,7 +93,7 @@ class Recogniser(RecognitionModel):
         """
         found = self.transcribe_many(
             [audio], rate, strategy, progress=progress, language=language, task=task, logprobs=logprobs,
-            sampling=sampling, names=[input_name(audio)], jobs=jobs,
+            sampling=sampling, names=[input_name(audio)], jobs=jobs, words=words, pause=pause,
         )  # fmt: skip
         [one] = found
         return one
@@ -97,7 +104,7 @@ class Recogniser(RecognitionModel):
         batch: int | None = ..., on_error: Literal["raise"] = ..., progress: Told | bool | None = ..., *,
         language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
         noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ..., jobs: int | None = ...,
-        threads: int = ...,
+        threads: int = ..., words: bool = ..., pause: float = ...,
     ) -> Iterator[Transcript]: ...  # fmt: skip
 
     @overload
@@ -106,7 +113,7 @@ class Recogniser(RecognitionModel):
         batch: int | None = ..., on_error: OnError = ..., progress: Told | bool | None = ..., *,
         language: str = ..., task: str = ..., logprobs: bool = ..., sampling: SamplingConfig | None = ...,
         noise_keys: Sequence[int] | None = ..., names: Sequence[str] | None = ..., jobs: int | None = ...,
-        threads: int = ...,
+        threads: int = ..., words: bool = ..., pause: float = ...,
     ) -> Iterator[Transcript | DataError]: ...  # fmt: skip
 
     def transcribe_many(
@@ -114,7 +121,7 @@ class Recogniser(RecognitionModel):
         batch: int | None = None, on_error: OnError = "raise", progress: Told | bool | None = None, *,
         language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
         noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None, jobs: int | None = None,
-        threads: int = 1,
+        threads: int = 1, words: bool = False, pause: float = PAUSE,
     ) -> Iterator[Transcript | DataError]:  # fmt: skip
         """Transcribe many recordings in their order; `batch` parts of similar length are decoded together (default: 4
         on a CPU, 16 elsewhere), which is faster than one by one.
@@ -129,25 +136,32 @@ class Recogniser(RecognitionModel):
         tokens, `noise_keys` give the noise key of each recording's first part (default: parts are numbered). `names`
         are what errors call the recordings.
 
+        `words` finds when each word was said, and computes how sure the recogniser was of it (as `logprobs` does).
+        Segments then also end where a sentence does and a pause of at least `pause` seconds follows.
+
         `jobs` worker threads encode and decode (default: as many as the process may use cores; on a GPU always one),
         each with `threads` arithmetic threads; one job is done in the caller's thread, with its own arithmetic threads.
         Sources are read, functions and `progress` called in the caller's thread.
 
-        ConfigError for `batch`, `jobs` or `threads` below 1, an unknown `on_error`, and `sources` that are a single
-        recording.
+        ConfigError for `batch`, `jobs` or `threads` below 1, a negative `pause`, an unknown `on_error`, and `sources`
+        that are a single recording.
         """
         jobs = cores() if jobs is None else jobs
         batch = default_rows(self.device.type) if batch is None else batch
         for number, value in (("batch", batch), ("jobs", jobs), ("threads", threads)):
             if value < 1:
                 raise ConfigError(f"transcribe_many: {number}={value}, expected 1 or more")
+        if not pause >= 0:
+            raise ConfigError(f"transcribe_many: pause={pause}, expected 0 or more seconds")
         if on_error not in get_args(OnError):
             raise ConfigError(f"transcribe_many: on_error={on_error!r}, expected one of {', '.join(get_args(OnError))}")
         named = parse_strategy(strategy) if isinstance(strategy, str) and strategy else strategy
         chosen, sources = named or self.default_strategy, sources_of(sources)
 
         def decode(parts: list[Request]) -> list[Result]:
-            return self.decode(parts, chosen, sampling, Recorded(logprobs=logprobs))
+            return self.decode(parts, chosen, sampling, Recorded(logprobs=logprobs or words))
+
+        timing = Timing(self._timed, pause) if words else None
 
         def found() -> Iterator[Transcript | DataError]:
             count = len(sources) if isinstance(sources, Sized) else None
@@ -157,7 +171,7 @@ class Recogniser(RecognitionModel):
                 if chosen.length is not None:  # costs are measured while the other workers rest
                     list(crew.map(self.runner.bind, [self.runner.prepared(chosen)]))
                 heard = listen_each(sources, rate, self.rate, self.spans, listen, bar, crew, names, noise_keys, raises)
-                for one in decode_each(heard, decode, batch, crew, bar.add):
+                for one in decode_each(heard, decode, batch, crew, bar.add, timing):
                     if raises and isinstance(one, DataError):
                         raise one
                     yield one

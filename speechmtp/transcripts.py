@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from speechmtp.batching import batches_by_size, rows_for
 from speechmtp.crew import Crew
 from speechmtp.errors import DataError
 from speechmtp.types import Result, Trace, sum_traces
+from speechmtp.words.group import WordTokens
+from speechmtp.words.segments import PAUSE, cut_at_pauses
+from speechmtp.words.word import Word, word_spans
 
 HELD = 256  # parts encoded before any is decoded: enough to sort by size, with encoder outputs below a gigabyte
 
@@ -17,11 +20,12 @@ Note = Callable[[float], object]  # called with how many more seconds of audio a
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a recording that was encoded and decoded separately, from `start` to `end` in seconds.
+    """A part of a recording that was encoded and decoded separately, from `start` to `end` in seconds; where words were
+    requested, as much of it as a pause behind a sentence ends.
 
     `tokens` are the emitted tokens, with an end token last if one came. `mean_logprob` is their mean log probability
     under the trunk's distribution; None where it was not requested, or the trunk was not called. `flags` name suspected
-    problems: `empty`, `limit`, `repetition`.
+    problems of the part: `empty`, `limit`, `repetition`. `words` are timed from the beginning of the recording.
     """
 
     start: float
@@ -30,13 +34,14 @@ class Segment:
     tokens: tuple[int, ...] = field(default=(), repr=False)
     mean_logprob: float | None = None
     flags: tuple[str, ...] = ()
+    words: tuple[Word, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class Transcript:
     """The transcript of one recording; `str` gives its text.
 
-    `text` is that of the segments joined by spaces, `language` the code of the spoken language where the model knows
+    `text` is that of the parts joined by spaces, `language` the code of the spoken language where the model knows
     it, and `trace` the counts of all segments together. `seconds` is the decoder time of every batch that had a segment
     of the recording, `listen_seconds` the time for features and encoder; neither counts where transcripts are compared.
     """
@@ -59,6 +64,11 @@ class Transcript:
     def tokens(self) -> tuple[int, ...]:
         """The tokens of all segments, in order."""
         return tuple(token for segment in self.segments for token in segment.tokens)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all segments, in order; none where they were not requested."""
+        return tuple(word for segment in self.segments for word in segment.words)
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -94,19 +104,65 @@ class Part(Protocol):
 P = TypeVar("P", bound=Part)
 
 
-def join_parts(parts: Sequence[Part], results: Sequence[Result], seconds: float) -> Transcript:
+@dataclass(frozen=True)
+class TimedWords:
+    """The words of a decoded part, timed from its beginning, and the tokens of each."""
+
+    words: tuple[Word, ...]
+    tokens: tuple[WordTokens, ...]
+
+
+@dataclass(frozen=True)
+class Timing(Generic[P]):
+    """How words are timed: `find` gives those of a part and its result, and segments end where a pause behind a
+    sentence takes at least `pause` seconds."""
+
+    find: Callable[[P, Result], TimedWords]
+    pause: float = PAUSE
+
+
+def join_parts(
+    parts: Sequence[Part], results: Sequence[Result], seconds: float, words: Sequence[TimedWords] | None = None,
+    pause: float = PAUSE,
+) -> Transcript:  # fmt: skip
     """The transcript of a recording from its parts in order; a single part keeps its trace unchanged. `seconds` is the
-    decoder time."""
+    decoder time. With the `words` of every part, parts are cut into segments at pauses."""
     segments, start = [], 0.0
-    for part, result in zip(parts, results):
-        end, logprobs = start + part.audio_seconds, result.trace.logprobs
-        mean = sum(logprobs) / len(logprobs) if logprobs else None
-        segments.append(Segment(start, end, result.text, result.tokens, mean, result.trace.flags))
-        start = end
-    text = segments[0].text if len(segments) == 1 else " ".join(filter(None, (s.text.strip() for s in segments)))
+    for number, (part, result) in enumerate(zip(parts, results)):
+        whole = _segment(result, start, start + part.audio_seconds)
+        segments += [whole] if words is None else _cut(whole, result, words[number], pause)
+        start = whole.end
+    texts = [result.text for result in results]
+    text = texts[0] if len(texts) == 1 else " ".join(filter(None, (one.strip() for one in texts)))
     trace = results[0].trace if len(results) == 1 else _together([result.trace for result in results])
     listened = sum(part.listen_seconds for part in parts)
     return Transcript(text, tuple(segments), parts[0].language, trace, seconds, listened)
+
+
+def _segment(
+    result: Result, start: float, end: float, text: str | None = None, first: int = 0, last: int | None = None
+) -> Segment:
+    """The segment of a result's tokens from `first` to `last` - 1."""
+    logprobs = result.trace.logprobs[first:last]
+    mean = sum(logprobs) / len(logprobs) if logprobs else None
+    text = result.text if text is None else text
+    return Segment(start, end, text, result.tokens[first:last], mean, result.trace.flags)
+
+
+def _cut(whole: Segment, result: Result, timed: TimedWords, pause: float) -> list[Segment]:
+    """A part's segments, cut at pauses."""
+    spans = word_spans(result.text, [word.text for word in timed.words])
+    cuts = cut_at_pauses(timed.words, pause)
+    found, word, first, start = list[Segment](), 0, 0, whole.start
+    for place, seconds in [*cuts, (len(timed.words) - 1, whole.end - whole.start)]:
+        is_last = place + 1 == len(timed.words)
+        last = None if is_last else max(timed.tokens[place].last, first)
+        text = result.text[spans[word][0] : spans[place][1]] if cuts else result.text
+        one = _segment(result, start, whole.end if is_last else whole.start + seconds, text, first, last)
+        words = tuple(each.moved(whole.start) for each in timed.words[word : place + 1])
+        found.append(replace(one, words=words))
+        word, first, start = place + 1, last or 0, one.end
+    return found
 
 
 def _together(traces: Sequence[Trace]) -> Trace:
@@ -140,36 +196,43 @@ def gather(items: Iterable[T], parts: Callable[[T], int], min_parts: int = HELD)
 
 def decode_recordings(
     recordings: Sequence[Sequence[P]], decode: Callable[[list[P]], list[Result]], batch: int, crew: Crew,
-    note: Note | None = None,
+    note: Note | None = None, timing: Timing[P] | None = None,
 ) -> list[Transcript]:  # fmt: skip
     """Transcripts of recordings (lists of parts), decoded in batches of at most `batch` parts of similar size: fewer
     where a worker of `crew` would have none, and those of the longest parts first, so that no worker is left with
-    them. `note` is called after every batch with the seconds of audio that it decoded."""
+    them. `note` is called after every batch with the seconds of audio that it decoded. `timing` times their words."""
     parts = [part for recording in recordings for part in recording]
     batches = batches_by_size([part.size for part in parts], rows_for(len(parts), batch, crew.size))[::-1]
-    found: dict[int, tuple[int, Result]] = {}
-    done = crew.map(lambda rows: decode([parts[i] for i in rows]), batches, first=True)
-    for number, (rows, results) in enumerate(zip(batches, done)):
-        found |= {i: (number, result) for i, result in zip(rows, results)}
+
+    def work(rows: list[int]) -> list[tuple[Result, TimedWords | None]]:
+        mine = [parts[i] for i in rows]
+        results = decode(mine)
+        return [(one, None if timing is None else timing.find(part, one)) for part, one in zip(mine, results)]
+
+    found: dict[int, tuple[int, Result, TimedWords | None]] = {}
+    for number, (rows, results) in enumerate(zip(batches, crew.map(work, batches, first=True))):
+        found |= {i: (number, *result) for i, result in zip(rows, results)}
         if note is not None:
             note(sum(parts[i].audio_seconds for i in rows))
     whole, first = [], 0
     for recording in recordings:
         mine = [found[i] for i in range(first, first + len(recording))]
         first += len(recording)
-        seconds = sum({number: result.seconds for number, result in mine}.values())
-        whole.append(join_parts(recording, [result for _, result in mine], seconds))
+        seconds = sum({number: result.seconds for number, result, _ in mine}.values())
+        words = [timed for _, _, timed in mine if timed is not None] if timing is not None else None
+        pause = PAUSE if timing is None else timing.pause
+        whole.append(join_parts(recording, [result for _, result, _ in mine], seconds, words, pause))
     return whole
 
 
 def decode_each(
     heard: Iterable[Sequence[P] | DataError], decode: Callable[[list[P]], list[Result]], batch: int, crew: Crew,
-    note: Note | None = None,
+    note: Note | None = None, timing: Timing[P] | None = None,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
     """Transcripts of encoded recordings in order, decoded by `crew` in groups of at least `HELD` parts; errors stay in
     their places."""
     for group in gather(heard, lambda one: 1 if isinstance(one, DataError) else max(1, len(one))):
         recordings = [one for one in group if not isinstance(one, DataError)]
-        done = iter(decode_recordings(recordings, decode, batch, crew, note))
+        done = iter(decode_recordings(recordings, decode, batch, crew, note, timing))
         for one in group:
             yield one if isinstance(one, DataError) else next(done)

@@ -11,6 +11,7 @@ from speechmtp.cli.options import (
     add_draft_options,
     add_jobs_option,
     add_model_option,
+    add_out_option,
     add_run_options,
     add_sampling_options,
     add_speech_options,
@@ -19,10 +20,14 @@ from speechmtp.cli.options import (
     settle_jobs,
 )
 from speechmtp.collector import paused_collector
+from speechmtp.errors import ConfigError
 from speechmtp.models.bases.names import SPEECH_MODEL
 
 if TYPE_CHECKING:
     from speechmtp.transcripts import Transcript
+    from speechmtp.words.word import Word
+
+FORMATS = ("txt", "srt", "vtt", "json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files; - reads standard input")
     add_model_option(parser, SPEECH_MODEL)
     add_strategy_options(parser)
-    parser.add_argument("--json", action="store_true", help="one JSON object a file, with calls and tokens")
+    parser.add_argument("--output", choices=FORMATS, default=FORMATS[0],
+                        help="txt (default): a line a file; json: an object a line, with segments, calls and tokens; "
+                        "srt, vtt: subtitles")  # fmt: skip
+    parser.add_argument("--json", action="store_const", dest="output", const="json", help="the same as --output json")
+    parser.add_argument("--words", action="store_true",
+                        help="json: every word with its times and confidence; srt, vtt: a cue a word")  # fmt: skip
+    add_out_option(parser, "write a file NAME.txt, .json, .srt or .vtt for each here; needed for subtitles of several "
+                   "files", required=False)  # fmt: skip
     add_run_options(parser, None)
     add_jobs_option(parser)
     add_draft_options(parser)
@@ -39,16 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one line per file, in the order given, with the file's name if there are several. Each file that cannot be
-    read is reported on stderr, the others go on, and the exit code is then 2."""
+    """Prints one line per file, in the order given, with the file's name if there are several, or with --output another
+    document. Each file that cannot be read is reported on stderr, the others go on, and the exit code is then 2."""
     with paused_collector():
         from speechmtp.cli.checks import check_strategies, open_recogniser
         from speechmtp.cli.streams import report
         from speechmtp.cli.warnings import warn_of
-        from speechmtp.errors import ConfigError, DataError
+        from speechmtp.errors import DataError
         from speechmtp.listening import noise_key_of
-        from speechmtp.text.lines import one_line
 
+    paths = _paths(args)
     if args.files.count("-") > 1:
         raise ConfigError(f"-: given {args.files.count('-')} times, expected once; standard input can be read once")
     if args.strategy:
@@ -62,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     found = recogniser.transcribe_many(
         sources, None, strategy, args.batch_size, "return", progress=True, sampling=sampling, noise_keys=keys,
         language=args.language, task=args.task, names=args.files, jobs=args.jobs, threads=args.threads,
+        words=args.words or args.output in ("srt", "vtt"),
     )  # fmt: skip
     flags: dict[str, tuple[str, ...]] = {}
     broken = 0
@@ -71,17 +84,55 @@ def run(args: argparse.Namespace) -> int:
             report(f"error: {transcript}")
             continue
         flags[name] = transcript.flags
-        named = "" if len(args.files) == 1 else f"{name}: "
-        line = _row(name, transcript, strategy.label) if args.json else one_line(f"{named}{transcript}")
-        print(line, flush=True)
+        text = _document(args, name, transcript, strategy.label)
+        if paths:
+            paths[name].write_text(text, encoding="utf-8")
+        else:
+            print(text, end="", flush=True)
     if broken and len(args.files) > 1:
         report(f"{broken} of {len(args.files)} files failed")
     warn_of(flags, "files")
     return 2 if broken else 0
 
 
-def _row(name: str, transcript: "Transcript", label: str) -> str:
-    """The JSON object of a transcript for --json."""
+def _paths(args: argparse.Namespace) -> dict[str, Path]:
+    """The file to write for each file given, if --out is given. ConfigError for options that do not go together, names
+    that would be the same, and a folder that cannot be made."""
+    if args.words and args.output == "txt":
+        raise ConfigError("--words: a line of text has no times; give --output json, srt or vtt")
+    if args.out is None:
+        if len(args.files) > 1 and args.output in ("srt", "vtt"):
+            raise ConfigError(f"--output {args.output}: {len(args.files)} files in one document; give --out DIR")
+        return {}
+    folder, found = Path(args.out), dict[str, Path]()
+    for name in args.files:
+        path = folder / f"{'stdin' if name == '-' else Path(name).stem}.{args.output}"
+        other = next((known for known, taken in found.items() if taken == path and known != name), None)
+        if other is not None:
+            raise ConfigError(f"--out {args.out}: {other} and {name} would both be {path.name}; rename one")
+        found[name] = path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {args.out}: {error.strerror or error}; give a folder that can be written") from error
+    return found
+
+
+def _document(args: argparse.Namespace, name: str, transcript: "Transcript", label: str) -> str:
+    """The text to print or write for a file, in the format of --output."""
+    from speechmtp.text.lines import one_line
+    from speechmtp.words.subtitles import cues, srt, vtt
+
+    if args.output == "json":
+        return json.dumps(_row(name, transcript, label, args.words)) + "\n"
+    if args.output == "txt":
+        named = "" if len(args.files) == 1 or args.out is not None else f"{name}: "
+        return one_line(f"{named}{transcript}") + "\n"
+    return (srt if args.output == "srt" else vtt)(cues(transcript.segments, args.words))
+
+
+def _row(name: str, transcript: "Transcript", label: str, with_words: bool) -> dict[str, Any]:
+    """The JSON object of a transcript."""
     trace = transcript.trace
     row: dict[str, Any] = {"file": name, "text": transcript.text, "strategy": label, "calls": trace.calls}
     row |= {"flags": list(transcript.flags)} if transcript.flags else {}
@@ -89,6 +140,13 @@ def _row(name: str, transcript: "Transcript", label: str) -> str:
     row |= {"tokens": trace.emitted, "tokens_per_call": trace.tokens_per_call, "finished": trace.finished}
     row["segments"] = [
         {"start": round(one.start, 2), "end": round(one.end, 2), "text": one.text, "flags": list(one.flags)}
+        | ({"words": [_word(word) for word in one.words]} if with_words else {})
         for one in transcript.segments
     ]
-    return json.dumps(row)
+    return row
+
+
+def _word(word: "Word") -> dict[str, Any]:
+    """The JSON object of a word; null for what is not known."""
+    numbers = {"start": word.start, "end": word.end, "confidence": word.confidence}
+    return {"text": word.text} | {key: None if value is None else round(value, 3) for key, value in numbers.items()}

@@ -41,7 +41,7 @@ def token_times(
 def attended_times(
     states: NDArray[np.int64], words: Sequence[tuple[int, int]], hop: float, lag: Lag, first_token: str
 ) -> list[tuple[float, float]]:
-    """Return start and end in seconds of words, each with its first and last token, from `states` [N, 2], one every
+    """Return start and end in seconds of words, each with its first and its last token, from `states` [N, 2], one every
     `hop` seconds.
 
     The first token may attend to the first states, where encoders gather how a text begins; it starts no earlier than
@@ -51,6 +51,8 @@ def attended_times(
              for first, last in words]  # fmt: skip
     if words and words[0][0] == 0:
         following = states[1, 0] if len(states) > 1 else states[0, 1] + 1
-        latest = float(following * hop + lag.start - _FIRST - _EACH * len(first_token))
-        found[0] = max(found[0][0], latest), found[0][1]
+        takes = _FIRST + _EACH * len(first_token)
+        latest = float(following * hop + lag.start) - takes
+        if latest > found[0][0]:
+            found[0] = latest, max(found[0][1], latest + takes)
     return found

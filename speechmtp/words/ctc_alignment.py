@@ -16,7 +16,8 @@ Span = tuple[int, int]
 # Of the character CTC head of the embedded default model, on synthetic speech whose spans are known exactly
 # (benchmarks/word_times.py).
 CHARACTER_LAG = Lag(0.034, 0.042)
-_BEGINNING = 0.0  # the same for the second label of an output, by which its first word is placed
+# Seconds from the start of a first word of one letter to the blank behind it, and from there to the word's end.
+_ALONE, _BLANK = 0.058, 0.026
 
 
 def align_characters(
@@ -39,29 +40,29 @@ def align_characters(
                 owners.append(inside.get(place, -1))
                 spoken.append(says)
     placed = place_labels(scores, np.array(labels, np.int64))
-    return word_times(placed, _ends_of(owners, spoken, len(words)), hop, CHARACTER_LAG)
+    return word_times(placed, _ends_of(owners, spoken, len(words)), hop, CHARACTER_LAG, late=True)
 
 
 def word_times(
-    placed: Placed, words: Sequence[tuple[int, int] | None], hop: float, lag: Lag
+    placed: Placed, words: Sequence[tuple[int, int] | None], hop: float, lag: Lag, late: bool = False
 ) -> list[tuple[float, float]]:
     """Return start and end in seconds of words, each with its first and last label; one without any lies at the end of
     the word before.
 
-    Encoders gather what a text begins with in their first states, before anything is said, so that the first label
-    tells no time: the first word starts by the second label.
+    With `late` the first word starts at the second label: pretrained encoders gather what a text begins with in their
+    first states, before anything is said, so that the first label tells no time.
     """
     found, last = list[tuple[float, float]](), 0.0
     for word in words:
-        if word is None:
-            found.append((last, last))
-            continue
-        first, final = word
-        start = placed.first[first] * hop + lag.start
-        if first == 0 and len(placed.first) > 1:
-            start = max(0.0, placed.first[1] * hop + _BEGINNING)
-        last = float((placed.last[final] + 1) * hop + lag.end)
-        found.append((float(start), last))
+        start = last
+        if word is not None:
+            first, final = word
+            start = float(placed.first[first] * hop + lag.start)
+            last = float((placed.last[final] + 1) * hop + lag.end)
+            if late and first == 0 and len(placed.first) > 1:
+                second = float(placed.first[1] * hop)
+                start, last = second - (_ALONE if final == 0 else 0.0), max(last, second + _BLANK)
+        found.append((start, last))
     return found
 
 

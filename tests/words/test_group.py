@@ -2,15 +2,9 @@
 
 import pytest
 
-import speechmtp
-from speechmtp.api import Recogniser
+from speechmtp.bundle import load_without_heads
 from speechmtp.words.group import WordTokens, group_words, split_words
 from speechmtp.words.word import Word, word_spans
-
-
-@pytest.fixture(scope="module")
-def recogniser() -> Recogniser:
-    return speechmtp.load("default", "cpu")
 
 
 def words(text: str) -> list[str]:
@@ -42,8 +36,8 @@ def test_words_of_a_text(text: str, wanted: list[str]) -> None:
     assert not outside.strip(), "words joined by their own spacing give the text back"
 
 
-def test_tokens_of_words(recogniser: Recogniser) -> None:
-    model = recogniser.bundle.model
+def test_tokens_of_words() -> None:
+    model = load_without_heads("default").model
     text = "A strange landscape, naïve 你好，世界 ok."
     tokens = [*model.encode(text), *model.eos]
     found = group_words(tokens, model.decode, model.eos)

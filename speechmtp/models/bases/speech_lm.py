@@ -10,6 +10,7 @@ from torch import Tensor
 from speechmtp.audio.features import Fbank, FbankConfig
 from speechmtp.errors import CheckpointError
 from speechmtp.models.adapter import CtcMerge
+from speechmtp.models.alignment import Lag
 from speechmtp.models.bases.contract import FeatureModel, SpeechModel
 from speechmtp.models.ctc_labels import CtcLogits, greedy_labels
 from speechmtp.models.draft_prompt import DraftPrompt
@@ -40,6 +41,7 @@ class SpeechLM(FeatureModel):
     title: ClassVar[str] = "a speech LLM of ours"
     settings: ClassVar[type] = SpeechLMSettings
     normalizer: ClassVar[str] = "kaldi-basic"
+    ctc_lag: ClassVar[Lag] = Lag(-0.086, -0.118)
 
     def __init__(self, config: SpeechLMSettings, tokenizer: Tokenizer, features: FbankConfig) -> None:
         EncoderLM.__init__(self, config, len(tokenizer), tokenizer.bos)
