@@ -226,7 +226,8 @@ class Session:
         if length >= min(config.longest, self._model.longest):
             self._ask(self._unlikely(window, end), "full")
         elif length >= config.shortest and pause >= config.needed_pause(length):
-            self._ask(end, "pause", after=max(end - round(pause * self._model.rate), self._known(window)))
+            middle = max(end - round(pause * self._model.rate / 2), self._known(window))
+            self._ask(end, "pause", after=middle)
         elif self._seconds(end - window.heard) >= self.step and end - window.start >= self._least:
             self._ask(end)
 
