@@ -49,3 +49,18 @@ class StreamConfig:
     def needed_pause(self, length: float) -> float:
         """Seconds of pause that end a segment of `length` seconds: `pause` at `shortest`, ever less up to `longest`."""
         return self.pause * (self.longest - length) / (self.longest - self.shortest)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Sizes of an engine of sessions: `slots` of them at most, `together` passes decoded in one batch, and the step in
+    seconds where it is crowded, until for `calm` seconds no pass was late."""
+
+    slots: Annotated[int, Range(1, 1 << 12)] = 16
+    together: Annotated[int, Range(1, 64)] = 4
+    crowded_step: Seconds = 1.0
+    calm: Seconds = 5.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        check_fields(self, "engine")

@@ -71,4 +71,12 @@ class Ended:
     time: float
 
 
-StreamEvent = SpeechStarted | SpeechStopped | Committed | Tail | Final | Ended
+@dataclass(frozen=True)
+class Failed:
+    """An engine ended the session, since `error` was raised in a pass of it: nothing follows."""
+
+    error: Exception
+    time: float
+
+
+StreamEvent = SpeechStarted | SpeechStopped | Committed | Tail | Final | Ended | Failed

@@ -6,7 +6,7 @@ from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.recognition import RecognitionModel
 from speechmtp.streaming.session import Pass, Session
-from speechmtp.types import PreviousPass, Request
+from speechmtp.types import PreviousPass, Request, Result
 
 DEPTH = 3  # tokens that heads draft behind a wrong one of the pass before
 
@@ -27,9 +27,15 @@ def request_of(model: RecognitionModel, session: Session, due: Pass) -> Request:
     return request.knowing(PreviousPass(due.previous)) if due.previous else request
 
 
+def decode_passes(
+    model: RecognitionModel, strategies: Strategy | Sequence[Strategy], due: Sequence[tuple[Session, Pass]]
+) -> list[tuple[Request, Result]]:
+    """Decode the passes of several sessions in one batch, all by one strategy or each by its own."""
+    requests = [request_of(model, session, one) for session, one in due]
+    return list(zip(requests, model.decode(requests, strategies, recorded=Recorded(logprobs=True))))
+
+
 def run_passes(model: RecognitionModel, strategy: Strategy, due: Sequence[tuple[Session, Pass]]) -> None:
     """Decode the passes of several sessions in one batch, and let the sessions take the results."""
-    requests = [request_of(model, session, one) for session, one in due]
-    results = model.decode(requests, strategy, recorded=Recorded(logprobs=True))
-    for (session, one), request, result in zip(due, requests, results):
+    for (session, one), (request, result) in zip(due, decode_passes(model, strategy, due)):
         session.take(one, request, result)

@@ -148,6 +148,16 @@ class Session:
             self._audio.append(self._resampler.finish())
             self._resampler.reset()
 
+    @property
+    def received(self) -> float:
+        """Seconds of audio that can be looked at; a resampler may hold a little more."""
+        return self._seconds(self._audio.end)
+
+    @property
+    def position(self) -> float:
+        """Seconds of audio that were looked at."""
+        return self._now
+
     # Passes
 
     def next_pass(self) -> Pass | None:

@@ -1,0 +1,254 @@
+"""The engine of sessions: many streams on one model, whose passes are decoded together, the most urgent first.
+
+It has no clock, thread or socket: `now` is given to it, in seconds of any clock that does not run backwards. One engine
+a process, and one process a core, is fastest.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from speechmtp.decoding.strategies import Strategy
+from speechmtp.errors import ConfigError
+from speechmtp.recognition import RecognitionModel
+from speechmtp.streaming.config import EngineConfig, StreamConfig
+from speechmtp.streaming.events import Failed, StreamEvent
+from speechmtp.streaming.passes import decode_passes, strategy_of
+from speechmtp.streaming.session import Pass, Session
+from speechmtp.transcripts import Transcript
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A session of an engine: its slot, and its number among the sessions of that slot."""
+
+    slot: int
+    generation: int
+
+
+@dataclass
+class _Open:
+    """An open session. `arrivals` are pairs of how many seconds of audio it had and when, `due` is the pass that waits,
+    and `arrived` when the audio that made it due came."""
+
+    handle: Handle
+    session: Session
+    strategy: Strategy
+    language: str
+    task: str
+    arrivals: deque[tuple[float, float]] = field(default_factory=deque)
+    due: Pass | None = None
+    arrived: float = 0.0
+
+    def arrive(self, now: float, mark: bool = False) -> None:
+        """Note that all audio of the session is there, or a `mark` behind it."""
+        received = self.session.received
+        if mark or not self.arrivals or received > self.arrivals[-1][0]:
+            self.arrivals.append((received, now))
+
+    def look(self) -> None:
+        """Look at the audio up to the next pass, if none is due."""
+        if self.due is not None:
+            return
+        self.due, place = self.session.next_pass(), self.session.position
+        while self.arrivals and self.arrivals[0][0] < place:
+            self.arrivals.popleft()
+        if self.due is not None:
+            here = [now for received, now in self.arrivals if received == place]
+            marked = here and self.due.reason in ("flush", "finish")
+            self.arrived = here[-1] if marked else self.arrivals[0][1]
+
+    @property
+    def deadline(self) -> float:
+        """When the pass behind the one that waits becomes due."""
+        return self.arrived + self.session.step
+
+    def late(self, now: float) -> bool:
+        """Whether the pass has waited for more than half a step."""
+        return self.due is not None and now - self.arrived > self.session.config.step / 2
+
+
+class SessionEngine:
+    """Sessions of live recognition in a fixed number of slots. Not thread-safe.
+
+    `open` gives a handle, by which audio, flushes and the end are given. `step` decodes up to `together` of the passes
+    that are due and returns events; call it after feeding, again while any pass is `waiting`. The events of a session
+    are those that it would have alone.
+
+    When a pass has waited for more than half a step, the engine is `crowded`: the steps of all sessions grow to
+    `crowded_step`, so that they need fewer passes, and fall back after `calm` seconds without such a pass. What is said
+    stays complete, it is only said later.
+
+    After `reset` or `close` a handle is refused with a ConfigError, and nothing is touched.
+    """
+
+    def __init__(self, model: RecognitionModel, config: EngineConfig | None = None) -> None:
+        self.config = config or EngineConfig()
+        self.crowded = False
+        self.lateness = 0.0  # seconds that the pass which has waited longest had waited at the last step
+        self.passes = 0  # run so far
+        self.seconds = 0.0  # of encoding and decoding so far
+        self._model = model
+        self._slots: list[_Open | None] = [None] * self.config.slots
+        self._generations = [0] * self.config.slots
+        self._late_at = 0.0  # the last time that a pass was late
+        self._spent: deque[tuple[float, float]] = deque()  # when, and seconds, of the last steps
+        self._failed: list[tuple[Handle, StreamEvent]] = []
+
+    # Sessions
+
+    def open(self, config: StreamConfig | None = None, language: str = "", task: str = "") -> Handle:
+        """Start a session. ConfigError if all slots are taken, or for a strategy that the model cannot run."""
+        if None not in self._slots:
+            raise ConfigError(f"engine: all {self.config.slots} slots are taken; close a session, or give more slots")
+        return self._start(self._slots.index(None), config, language, task)
+
+    def feed(self, handle: Handle, samples: np.ndarray, rate: float | None, now: float) -> None:
+        """Give samples [n] at `rate` Hz (None: the model's) to a session; see `Session.feed` for what it refuses."""
+        one = self._find(handle)
+        one.session.feed(samples, rate)
+        one.arrive(now)
+
+    def flush(self, handle: Handle, now: float) -> int:
+        """End the segment of a session here; its Final has this flush's number, which is returned."""
+        one = self._find(handle)
+        number = one.session.flush()
+        one.arrive(now, mark=True)
+        return number
+
+    def finish(self, handle: Handle, now: float) -> None:
+        """End a session's stream here. Its last event is Ended; it keeps its slot until it is closed."""
+        one = self._find(handle)
+        one.session.finish()
+        one.arrive(now, mark=True)
+
+    def reset(self, handle: Handle) -> Handle:
+        """Start anew in the slot of a session and with its settings; what it has not said is dropped."""
+        one = self._find(handle)
+        return self._start(handle.slot, one.session.config, one.language, one.task)
+
+    def close(self, handle: Handle) -> None:
+        """Free a session's slot; what it has not said is dropped."""
+        self._find(handle)
+        self._slots[handle.slot] = None
+
+    def result(self, handle: Handle) -> Transcript:
+        """The transcript of the segments of a session that have ended."""
+        return self._find(handle).session.result()
+
+    def _start(self, slot: int, config: StreamConfig | None, language: str, task: str) -> Handle:
+        session = Session(self._model, config, language, task)
+        strategy = strategy_of(self._model, session.config.strategy)
+        self._generations[slot] += 1
+        handle = Handle(slot, self._generations[slot])
+        self._slots[slot] = one = _Open(handle, session, strategy, language, task)
+        self._pace(one)
+        return handle
+
+    def _find(self, handle: Handle) -> _Open:
+        """The session of a handle; ConfigError if it is closed, or was never open."""
+        one = self._slots[handle.slot] if 0 <= handle.slot < len(self._slots) else None
+        if one is None or one.handle != handle:
+            raise ConfigError(f"engine: {handle} is not open, it was closed, reset or has failed; open another session")
+        return one
+
+    def _open(self) -> Iterator[_Open]:
+        return (one for one in self._slots if one is not None)
+
+    # Steps
+
+    def step(self, now: float) -> list[tuple[Handle, StreamEvent]]:
+        """Run the most urgent of the passes that are due, and return what arose in all sessions since the last step.
+
+        The earliest deadline comes first: that of a pass is one step after the audio that made it due arrived. Others
+        wait for the next step. A session whose pass raises an error ends with Failed and leaves its slot; the others go
+        on.
+        """
+        for one in self._open():
+            self._look(one)
+        due = [one for one in self._open() if one.due is not None]
+        self._watch(due, now)
+        taken = sorted(due, key=lambda one: one.deadline)[: self.config.together]
+        before = self.seconds
+        if taken:
+            self._run(taken)
+        self._spend(now, self.seconds - before)
+        for one in taken:
+            self._look(one)
+        events, self._failed = self._failed, []
+        return [*((one.handle, event) for one in self._open() for event in one.session.events()), *events]
+
+    def _look(self, one: _Open) -> None:
+        try:
+            one.look()
+        except Exception as error:  # whatever it is, the other sessions go on
+            self._fail(one, error)
+
+    def _run(self, taken: Sequence[_Open]) -> None:
+        """Decode the passes together and let the sessions take the results; apart if that raises an error."""
+        due = [(one.session, one.due) for one in taken if one.due is not None]
+        try:
+            decoded = decode_passes(self._model, [one.strategy for one in taken], due)
+        except Exception as error:  # whatever it is, the other sessions go on
+            if len(taken) == 1:
+                self._fail(taken[0], error)
+            else:
+                for one in taken:
+                    self._run([one])
+            return
+        self.passes += len(taken)
+        self.seconds += max(result.seconds for _, result in decoded)  # each has the time of all
+        for one, (session, due_pass), (request, result) in zip(taken, due, decoded):
+            self.seconds += request.listen_seconds
+            one.due = None
+            try:
+                session.take(due_pass, request, result)
+            except Exception as error:  # whatever it is, the other sessions go on
+                self._fail(one, error)
+
+    def _fail(self, one: _Open, error: Exception) -> None:
+        """End a session, after what it has said."""
+        if self._slots[one.handle.slot] is one:
+            self._slots[one.handle.slot] = None
+            said = [*one.session.events(), Failed(error, one.session.position)]
+            self._failed += [(one.handle, event) for event in said]
+
+    # Load
+
+    def _watch(self, due: Sequence[_Open], now: float) -> None:
+        """Become crowded, or end it."""
+        self.lateness = max((now - one.arrived for one in due), default=0.0)
+        if any(one.late(now) for one in due):
+            self.crowded, self._late_at = True, now
+        elif self.crowded and now - self._late_at >= self.config.calm:
+            self.crowded = False
+        for one in self._open():
+            self._pace(one)
+
+    def _pace(self, one: _Open) -> None:
+        """Set a session's step."""
+        own = one.session.config.step
+        one.session.step = max(own, self.config.crowded_step) if self.crowded else own
+
+    def _spend(self, now: float, seconds: float) -> None:
+        """Remember what the last `calm` seconds took."""
+        self._spent.append((now, seconds))
+        while self._spent[0][0] < now - self.config.calm:
+            self._spent.popleft()
+
+    @property
+    def load(self) -> float:
+        """Seconds of encoding and decoding for each second of the last `calm` ones."""
+        return sum(seconds for _, seconds in self._spent) / self.config.calm
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are open."""
+        return sum(1 for _ in self._open())
+
+    @property
+    def waiting(self) -> int:
+        """How many passes are known to be due after the last step."""
+        return sum(one.due is not None for one in self._open())
