@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "evaluation": {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "kernels", "decoding", "words", "listening",
-        "progress", "api", "devices",
+        "progress", "api", "devices", "recognition", "streaming",
     },
     "recognition": {"audio", "bundle", "models", "heads", "kernels", "words", "decoding", "devices"},
     "streaming": {"audio", "text", "bundle", "models", "decoding", "codec", "recognition", "words", "transcripts"},

@@ -26,6 +26,7 @@ VERBS = {
     "score": "error rates of decoded text",
     "heads": "list a model's multi-token heads, or report what they would accept on your data",
     "compare": "strategies side by side in one run",
+    "latency": "live recognition of a data directory: delays of words, error rates, calls, times",
     "strategies": "the strategies and presets there are, their options and what they promise",
     "transcribe": "text of audio files",
     "kernels": "the kernels that decoding uses on this machine, and why; compile them",

@@ -38,14 +38,19 @@ def add_out_option(parser: argparse.ArgumentParser, text: str, required: bool = 
 def add_run_options(parser: argparse.ArgumentParser, batch_size: int | None = 1) -> None:
     """Add --heads, --ctc, --drafts, --allow-stale-heads, --batch-size, --device, --threads, --dtype, --seed.
     Without a `batch_size` its default depends on the device."""
+    add_loading_options(parser)
+    parser.add_argument("--batch-size", type=int, default=batch_size, metavar="B",
+                        help="rows decoded together (default "
+                        f"{batch_size or f'{ROWS_ON_CPU} on a CPU, else {ROWS}'})")  # fmt: skip
+
+
+def add_loading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `add_run_options` but --batch-size."""
     add_head_options(parser)
     add_ctc_option(parser, "a CTC draft head (default: the model's own `ctc/`)")
     parser.add_argument("--drafts", choices=("float32", "int8"), default="",
                         help="how heads compute: int8 is fast on a CPU (default: as the model says)")  # fmt: skip
     parser.add_argument("--allow-stale-heads", action="store_true", help="use heads that were trained on another trunk")
-    parser.add_argument("--batch-size", type=int, default=batch_size, metavar="B",
-                        help="rows decoded together (default "
-                        f"{batch_size or f'{ROWS_ON_CPU} on a CPU, else {ROWS}'})")  # fmt: skip
     add_device_options(parser)
     parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or float64")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")

@@ -30,6 +30,17 @@ from speechmtp.text.normalize import get_normalizer
 from speechmtp.types import Reference, Request, Result, Trace
 
 
+def word_errors(
+    texts: Mapping[str, str], transcripts: Mapping[str, str], speakers: Mapping[str, str] | None, normalizer: str,
+    seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Error rates of texts in percent, with the 95 % interval of the word error rate and its unit of resampling."""
+    report = score(transcripts, texts, get_normalizer(normalizer))
+    interval = wer_interval(report, seed, speakers)
+    return {"wer": report.wer, "wer_low": interval.low, "wer_high": interval.high, "wer_unit": interval.unit,
+            "cer": report.cer, "normalizer": normalizer, "words": report.counts.ref_words}  # fmt: skip
+
+
 @dataclass
 class EvaluationSet:
     """Named requests and the scoring of their outputs; the same for every strategy and batch size.
@@ -97,11 +108,8 @@ class SpeechEvaluationSet(EvaluationSet):
 
     def judge(self, results: Mapping[str, Result], seed: int) -> dict[str, Any]:
         """Error rates in percent, with the 95 % interval of the word error rate and its unit of resampling."""
-        name = self.recogniser.bundle.normalizer
-        report = score(self.transcripts, {n: r.text for n, r in results.items()}, get_normalizer(name))
-        interval = wer_interval(report, seed, self.speakers)
-        return {"wer": report.wer, "wer_low": interval.low, "wer_high": interval.high, "wer_unit": interval.unit,
-                "cer": report.cer, "normalizer": name, "words": report.counts.ref_words}  # fmt: skip
+        texts = {name: result.text for name, result in results.items()}
+        return word_errors(texts, self.transcripts, self.speakers, self.recogniser.bundle.normalizer, seed)
 
     def decode(
         self, names: Sequence[str], strategy: Strategy, references: Mapping[str, Result] | None = None,

@@ -1,4 +1,4 @@
-"""The results page of an experiment: its training, scores and comparisons, between markers."""
+"""The results page of an experiment: its training, scores, comparisons and delays, between markers."""
 
 import json
 import os
@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from speechmtp.errors import DataError
+from speechmtp.evaluation.latency_tables import latency_tables
 from speechmtp.evaluation.tables import comparison_columns, comparison_footnote, comparison_rows
 from speechmtp.scoring.tables import render_markdown, short_label
 
 
 def write_results(experiment: str | Path, page_file: str | Path) -> None:
-    """Write the tables of an experiment folder (with `compare/` and `score/`) into a results page, replacing its old
-    ones; text outside its markers is kept. All figures come from JSON files. DataError if there is no such folder."""
+    """Write the tables of an experiment folder (`compare/`, `score/`, `latency/`, `tables/`) into a results page,
+    replacing its old ones; text outside its markers is kept. All figures come from JSON files and from tables that
+    scripts wrote. DataError if there is no such folder."""
     exp, out = Path(experiment), Path(page_file)
     if not exp.is_dir():
         raise DataError(f"{exp}: no such experiment folder")
@@ -50,6 +52,11 @@ def _block(exp: Path) -> str:
         table = render_markdown(comparison_rows(rows), comparison_columns(rows))
         lines += ["", f"### {path.parent.name}", "", table, comparison_footnote(rows, notes)]
         lines += _differences(rows)
+    for path in sorted(exp.glob("latency/*/latency.json")):
+        found = json.loads(path.read_text())
+        lines += ["", f"### {path.parent.name}", "", latency_tables(found["rows"], found["facts"], markdown=True)]
+    for path in sorted(exp.glob("tables/*.md")):  # of scripts in benchmarks/
+        lines += ["", f"### {path.stem}", "", path.read_text(encoding="utf-8").rstrip()]
     return "\n".join(lines) + "\n"
 
 
