@@ -1,8 +1,8 @@
 """What cutting costs in words: utterances joined to long recordings, against the same utterances apart.
 
-The utterances of each data directory are joined in the order of its text, `--by` of them to a recording, without pauses of
-their own. Shown are the pooled word error rates of both, the lengths of the parts, and the CPU time of the network that
-finds the pauses.
+The utterances of each data directory are joined in the order of its text, `--by` of them to a recording, without pauses
+between them. Shown are the pooled word error rates of both, the lengths of the parts, and the CPU time of the network
+that finds the pauses.
 
     python benchmarks/long_recordings.py DATA_DIR... [--speakers FILE] [--by 10] [--model default] [--shortest S]
         [--longest S]

@@ -16,7 +16,7 @@ from speechmtp.errors import ConfigError, ShapeError
 
 SHORTEST, LONGEST = 10.0, 25.0  # seconds of a part that is not the last
 WARM_UP = 2.0  # seconds that the network hears before a window
-PAUSE = 0.35  # the probability of speech below which a frame belongs to a pause
+PAUSE = 0.35  # the probability of speech below which speech pauses, as in `ActivityConfig`
 
 
 @dataclass(frozen=True)
