@@ -340,8 +340,7 @@ class Session:
         start, end = self._seconds(max(window.segment, self._ended)), self._seconds(due.end)
         text, words, dropped = window.own_text, window.own_words, dropped and bool(window.agreement.tail)
         self._events.append(Final(text, words, start, end, reason, self._now, due.flush, dropped))
-        if text:
-            self._segments.append(Segment(start, end, text, window.own_tokens))
+        self._segments += window.segments(start, end)
         self._free, self._ended, self._window = due.after, due.end, None
         if reason == "endpoint" and self._seconds(due.end - window.start) < self.config.shortest:
             window.agreement.forget_tail()

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from speechmtp.streaming.agreement import Agreement
-from speechmtp.words.word import Word
+from speechmtp.transcripts import Segment
+from speechmtp.words.segments import cut_at_pauses
+from speechmtp.words.word import Word, word_spans
 
 
 @dataclass
@@ -69,3 +71,19 @@ class Window:
         words = [word for word in self.agreement.words if word.first >= token]
         known = [value for value in map(self.agreement.confidence, words) if value is not None]
         return bool(known) and sum(known) < confidence_floor * len(known)
+
+    def segments(self, start: float, end: float) -> list[Segment]:
+        """The segment from `start` to `end` in seconds, with its committed words; several where a pause stands behind a
+        sentence."""
+        words, tokens = self.own_words, self.own_tokens
+        if not words:
+            return []
+        places = [word for word in self.agreement.words if word.first >= self._first[3]][: len(words)]
+        spans = word_spans(self.own_text, [word.text for word in words])
+        found, first, token, begin = list[Segment](), 0, 0, start
+        for place, seconds in [*cut_at_pauses(words), (len(words) - 1, end)]:
+            last = len(tokens) if place + 1 == len(words) else places[place].last - self._first[3]
+            text = self.own_text[spans[first][0] : spans[place][1]]
+            found.append(Segment(begin, seconds, text, tokens[token:last], words=words[first : place + 1]))
+            first, token, begin = place + 1, last, seconds
+        return found
