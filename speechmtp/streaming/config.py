@@ -34,8 +34,8 @@ class StreamConfig:
     longest: Seconds = 25.0
     pause: Seconds = 0.4
     resume: Annotated[float, Range(0, 60)] = 2.0
-    activity_floor: Share = 0.5
-    confidence_floor: Share = 0.3
+    activity_floor: Share = 0.4
+    confidence_floor: Share = 0.5
     words: bool = True
     strategy: str = ""
     activity: ActivityConfig = field(default_factory=ActivityConfig)

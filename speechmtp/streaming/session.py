@@ -190,7 +190,7 @@ class Session:
             change = self._detector.push(probability)
             edge = 0 if change is None else min(end, self._edge(change.frame))
             if change is not None and change.kind == "started":
-                self._begin(edge)
+                self._begin(edge, end - self._edge(self._detector.run))
                 self._events.append(SpeechStarted(self._seconds(edge), self._now))
             open_window = self._window or self._resting
             if open_window is not None:
@@ -211,13 +211,16 @@ class Session:
             self._resting = resting = None
         self._audio.forget(self._candidate if resting is None else resting.start)
 
-    def _begin(self, start: int) -> None:
-        """Begin a segment with sample `start`, in the window before if it may go on."""
+    def _begin(self, start: int, speech: int) -> None:
+        """Begin a segment with sample `start`, in the window before if it may go on. Speech begins with sample `speech`:
+        the first pass is due a step later."""
         self._window, self._resting = self._resting, None
         if self._window is None:
             self._open(max(self._free, start))
         else:
             self._window.begin(max(self._window.heard, start))
+        assert self._window is not None
+        self._window.heard = max(self._window.heard, speech)
 
     def _open(self, start: int) -> None:
         model, config = self._model.bundle.model, self.config
@@ -260,7 +263,7 @@ class Session:
         self._now = self._seconds(mark.at)
         reason: Reason = "finish" if mark.flush is None else "flush"
         if self._window is None and self._detector.run:  # speech that is too short yet to count
-            self._begin(self._candidate)
+            self._begin(self._candidate, mark.at)
         if self._window is not None:
             self._ask(mark.at, reason, mark.flush)
         elif mark.flush is None:
