@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     from speechmtp.examples import example
     from speechmtp.shared import transcribe, transcribe_many
     from speechmtp.transcripts import Segment, Transcript
+    from speechmtp.words.word import Word
 
 __version__ = "0.1.0"
 __all__ = [
-    "Recogniser", "Segment", "SpeechMTPError", "Transcript", "__version__", "example", "load", "transcribe",
+    "Recogniser", "Segment", "SpeechMTPError", "Transcript", "Word", "__version__", "example", "load", "transcribe",
     "transcribe_many",
 ]  # fmt: skip
 
 _MODULES = {
     "SpeechMTPError": "errors", "Segment": "transcripts", "Transcript": "transcripts", "transcribe": "shared",
-    "transcribe_many": "shared", "example": "examples",
+    "transcribe_many": "shared", "example": "examples", "Word": "words.word",
 }  # fmt: skip
 
 

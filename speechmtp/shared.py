@@ -18,6 +18,7 @@ from speechmtp.errors import DataError
 from speechmtp.listening import AudioSource, OnError
 from speechmtp.progress import Told
 from speechmtp.transcripts import Transcript
+from speechmtp.words.segments import PAUSE
 
 _loaded: dict[tuple[str, str, str], tuple[object, Recogniser]] = {}
 _lock = threading.Lock()
@@ -29,7 +30,7 @@ def transcribe(
     audio: Audio, rate: float | None = None, strategy: str | Strategy | None = None, *, model: str | Path = "default",
     device: str | torch.device = "auto", dtype: str | torch.dtype = "float32", language: str = "", task: str = "",
     progress: Told | bool | None = None, logprobs: bool = False, sampling: SamplingConfig | None = None,
-    jobs: int | None = None,
+    jobs: int | None = None, words: bool = False, pause: float = PAUSE,
 ) -> Transcript:  # fmt: skip
     """`Recogniser.transcribe` with a shared model, which is loaded at the first call and kept.
 
@@ -39,7 +40,7 @@ def transcribe(
     with_model = _shared(model, device, dtype)
     return with_model.transcribe(
         audio, rate, strategy, language=language, task=task, progress=progress, logprobs=logprobs, sampling=sampling,
-        jobs=jobs,
+        jobs=jobs, words=words, pause=pause,
     )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def transcribe_many(
     device: str | torch.device = ..., dtype: str | torch.dtype = ..., language: str = ..., task: str = ...,
     logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
     names: Sequence[str] | None = ..., jobs: int | None = ..., threads: int = ...,
+    words: bool = ..., pause: float = ...,
 ) -> Iterator[Transcript]: ...  # fmt: skip
 
 
@@ -61,6 +63,7 @@ def transcribe_many(
     device: str | torch.device = ..., dtype: str | torch.dtype = ..., language: str = ..., task: str = ...,
     logprobs: bool = ..., sampling: SamplingConfig | None = ..., noise_keys: Sequence[int] | None = ...,
     names: Sequence[str] | None = ..., jobs: int | None = ..., threads: int = ...,
+    words: bool = ..., pause: float = ...,
 ) -> Iterator[Transcript | DataError]: ...  # fmt: skip
 
 
@@ -70,13 +73,14 @@ def transcribe_many(
     model: str | Path = "default", device: str | torch.device = "auto", dtype: str | torch.dtype = "float32",
     language: str = "", task: str = "", logprobs: bool = False, sampling: SamplingConfig | None = None,
     noise_keys: Sequence[int] | None = None, names: Sequence[str] | None = None, jobs: int | None = None,
-    threads: int = 1,
+    threads: int = 1, words: bool = False, pause: float = PAUSE,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
     """`Recogniser.transcribe_many` with the same shared models as `transcribe`."""
     with_model = _shared(model, device, dtype)
     return with_model.transcribe_many(
         sources, rate, strategy, batch, on_error, progress, language=language, task=task,
         logprobs=logprobs, sampling=sampling, noise_keys=noise_keys, names=names, jobs=jobs, threads=threads,
+        words=words, pause=pause,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class _Note:
 
 def lay_hook(layer: nn.Module, number: int) -> None:
     """Register a hook that records a layer's output under `number`; a second call changes nothing."""
-    hooks = layer._forward_hooks.values()
+    hooks = list(layer._forward_hooks.values())  # another thread may be laying one
     if not any(isinstance(hook, _Note) and hook.number == number for hook in hooks):
         layer.register_forward_hook(_Note(number))
 

@@ -40,7 +40,7 @@ class EncoderDecoder(EncoderDecoderModel):
     """
 
     model_class: ClassVar[str]  # name of transformers' class, which is imported only when a model is loaded
-    attention_lag: ClassVar[Lag]  # of all heads of the later half of the layers
+    attention_lag: ClassVar[Lag] = Lag()  # of all heads of the later half of the layers
 
     def __init__(self, config: Any, model: "PreTrainedModel", extractor: Any, generation: "GenerationConfig") -> None:
         super().__init__()
