@@ -44,7 +44,9 @@ def passes(model: RecognitionModel, strategy: Strategy, utterance: Utterance, st
     return found
 
 
-def sets_of(waiting: Sequence[Waiting], low: float, high: float, count: int, rows: int, seed: int) -> list[list[Request]]:
+def sets_of(
+    waiting: Sequence[Waiting], low: float, high: float, count: int, rows: int, seed: int
+) -> list[list[Request]]:
     """`count` sets of `rows` passes of different recordings over windows of `low` to `high` seconds."""
     draw = random.Random(seed)
     mine: dict[str, list[Request]] = {}
