@@ -212,8 +212,8 @@ class Session:
         self._audio.forget(self._candidate if resting is None else resting.start)
 
     def _begin(self, start: int, speech: int) -> None:
-        """Begin a segment with sample `start`, in the window before if it may go on. Its first pass is due a step behind
-        sample `speech`."""
+        """Begin a segment with sample `start`, in the window before if it may go on. Its first pass is due a step
+        behind sample `speech`."""
         self._window, self._resting = self._resting, None
         if self._window is None:
             self._open(max(self._free, start))
