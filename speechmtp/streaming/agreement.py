@@ -1,6 +1,5 @@
 """Which words of growing windows stay: those on which passes in a row agree (LocalAgreement, arXiv 2307.14743)."""
 
-import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -90,12 +89,8 @@ class Agreement:
     def _agreed(self) -> int:
         """The number of words that can be committed."""
         for count, one in enumerate(self._seen):
-            if one.passes < self._passes + self._extra(self.confidence(one.word)):
+            confidence = self.confidence(one.word)
+            doubted = confidence is not None and confidence < self._sure
+            if one.passes < self._passes + doubted * self._patience:
                 return count
         return len(self._seen)
-
-    def _extra(self, confidence: float | None) -> int:
-        """The passes more that a word needs: none from `sure` on, `patience` where nothing speaks for it."""
-        if confidence is None or confidence >= self._sure:
-            return 0
-        return math.ceil(self._patience * (1 - confidence / self._sure))
