@@ -10,7 +10,7 @@ from typing import Literal, get_args, overload
 import numpy as np
 import torch
 
-from speechmtp.audio.cut import LONGEST, SHORTEST, cut_points
+from speechmtp.audio.cut import LONGEST, SHORTEST, Cutter, cut_points
 from speechmtp.audio.inputs import Audio, input_name
 from speechmtp.batching import default_rows
 from speechmtp.bundle import Drafts, load_bundle, load_draft_model
@@ -66,6 +66,11 @@ class Recogniser(RecognitionModel):
         pauses where it is longer than 25 s, or than `longest` if that is less."""
         longest = min(LONGEST, self.longest)
         return cut_points(audio, self.rate, SHORTEST * (longest / LONGEST), longest)
+
+    def cutter(self) -> Cutter:
+        """What cuts a recording that comes in blocks as `spans` cuts one."""
+        longest = min(LONGEST, self.longest)
+        return Cutter(self.rate, SHORTEST * (longest / LONGEST), longest)
 
     def listen_parts(
         self, audio: np.ndarray, name: str = "audio", noise_key: int = 0, language: str = "", task: str = ""
@@ -127,8 +132,9 @@ class Recogniser(RecognitionModel):
         on a CPU, 16 elsewhere), which is faster than one by one.
 
         `sources` are of every kind that `transcribe` takes, or functions that return one when called. They are read
-        lazily, about 256 parts ahead. With `on_error="return"` the DataError of a recording that cannot be read or
-        encoded is yielded in its place; with "raise" it is raised there, after the transcripts before it.
+        lazily, long files in blocks: at most 256 parts or about ten minutes of audio ahead. With `on_error="return"`
+        the DataError of a recording that cannot be read or encoded is yielded in its place; with "raise" it is raised
+        there, after the transcripts before it.
 
         `progress` is called with the seconds done and the seconds of all recordings (None until all are read); a part
         counts as half done once it is encoded. True shows a bar in a terminal. `language` and `task` are those of
@@ -170,7 +176,7 @@ class Recogniser(RecognitionModel):
             with AudioProgress(progress, "transcribing", count) as bar, Crew(jobs if on_cpu else 1, threads) as crew:
                 if chosen.length is not None:  # costs are measured while the other workers rest
                     list(crew.map(self.runner.bind, [self.runner.prepared(chosen)]))
-                heard = listen_each(sources, rate, self.rate, self.spans, listen, bar, crew, names, noise_keys, raises)
+                heard = listen_each(sources, rate, self.rate, self.cutter, listen, bar, crew, names, noise_keys, raises)
                 for one in decode_each(heard, decode, batch, crew, bar.add, timing):
                     if raises and isinstance(one, DataError):
                         raise one

@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import math
 import os
 import threading
 import weakref
@@ -52,26 +53,37 @@ class Crew:
         self.close()
 
     def map(
-        self, function: Callable[[A], B], items: Iterable[A], ahead: int | None = None, first: bool = False
-    ) -> Iterator[B]:
+        self, function: Callable[[A], B], items: Iterable[A], ahead: int | None = None, first: bool = False,
+        weigh: Callable[[A], float] = lambda item: 0.0, most: float = math.inf,
+    ) -> Iterator[B]:  # fmt: skip
         """The function's results in the order of the items, which are taken in the caller's thread: at most `ahead`
-        (None: all) beyond the one whose result is fetched. With `first` they go before the items of other calls. An
-        exception of `function` is raised in its place, one of `items` after the results before it."""
-        return map(function, items) if self.size == 1 else self._map(function, iter(items), ahead, first)
+        (None: all) beyond the one whose result is fetched, and no more once those taken `weigh` together `most`. With
+        `first` they go before the items of other calls. An exception of `function` is raised in its place, one of
+        `items` after the results before it."""
+        alone = self.size == 1
+        return map(function, items) if alone else self._map(function, iter(items), ahead, first, weigh, most)
 
-    def _map(self, function: Callable[[A], B], items: Iterator[A], ahead: int | None, first: bool) -> Iterator[B]:
+    def _map(
+        self, function: Callable[[A], B], items: Iterator[A], ahead: int | None, first: bool,
+        weigh: Callable[[A], float], most: float,
+    ) -> Iterator[B]:  # fmt: skip
         given: deque[Future[B]] = deque()
+        weights, total = deque[float](), 0.0
         failure: Exception | None = None
         more = True
         while more or given:
-            while more and (ahead is None or len(given) <= ahead):
+            while more and (ahead is None or len(given) <= ahead) and (not given or total < most):
                 try:
-                    given.append(self._give(function, next(items), first))
+                    item = next(items)
+                    given.append(self._give(function, item, first))
+                    weights.append(weigh(item))
+                    total += weights[-1]
                 except StopIteration:
                     more = False
                 except Exception as error:
                     more, failure = False, error
             if given:
+                total -= weights.popleft()
                 yield given.popleft().result()
         if failure is not None:
             raise failure

@@ -7,7 +7,8 @@ from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 
-from speechmtp.audio.inputs import Audio, input_name, is_number, is_record, read_input
+from speechmtp.audio.cut import Cutter
+from speechmtp.audio.inputs import Audio, Recording, input_name, is_number, is_record
 from speechmtp.crew import Crew
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.progress import AudioProgress
@@ -15,9 +16,9 @@ from speechmtp.progress import AudioProgress
 AudioSource = Audio | Callable[[], Audio]  # a function is called when its turn comes
 
 OnError = Literal["raise", "return"]
-Span = tuple[int, int]  # of samples, [start, end)
 
 AHEAD = 32  # parts read before their turn, besides one for each worker: some take ten times as long as others
+AHEAD_SECONDS, LONG = 150.0, 25.0  # seconds of audio in those, besides a long part for each worker
 
 
 class Part(Protocol):
@@ -46,88 +47,124 @@ def noise_key_of(name: str) -> int:
     return zlib.crc32(name.encode(errors="surrogateescape"))
 
 
+@dataclass
+class _Source:
+    """A recording that is read: its name for errors, the seconds for which progress counts it (None: it does not yet),
+    and whether a part could not be encoded or it was given up."""
+
+    name: str
+    counted: float | None = None
+    broken: bool = False
+    given_up: bool = False
+
+
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a recording before it is encoded, or why there is none: the number of its recording, samples [N], the
-    name for errors, the noise key, the seconds of the whole recording, and whether it is the last part."""
+    """A part of a recording before it is encoded, or why there is none: samples [N], the noise key, and whether it is
+    the last part."""
 
-    number: int
-    name: str
+    source: _Source
     samples: np.ndarray | None = None
     noise_key: int = 0
-    seconds: float = 0.0
     last: bool = True
     error: DataError | None = None
 
 
 def listen_each(
-    sources: Iterable[AudioSource], rate: float | None, target_rate: int, spans: Callable[[np.ndarray], list[Span]],
+    sources: Iterable[AudioSource], rate: float | None, target_rate: int, cutter: Callable[[], Cutter],
     listen: Callable[[np.ndarray, str, int], P], progress: AudioProgress, crew: Crew,
     names: Sequence[str] | None = None, noise_keys: Sequence[int] | None = None, raises: bool = True,
-) -> Iterator[list[P] | DataError]:  # fmt: skip
-    """Read every source when its turn comes and yield its parts, encoded by `listen` in the workers of `crew`.
+) -> Iterator[tuple[P, bool] | DataError]:  # fmt: skip
+    """Read every source when its turn comes, in blocks, and yield its parts, encoded by `listen` in the workers of
+    `crew`, each with whether it is its recording's last.
 
-    `spans` gives the parts of samples [N] at `target_rate` Hz; `listen` gets the samples of a part, the name for errors
-    and the part's noise key. A DataError is yielded in place of a source that cannot be read or encoded (including an
-    OSError or ValueError of a source that is a function); with `raises` it is the last item. `names` are what errors
-    call the sources (default: paths, or a kind with a number). `noise_keys` are one per source, that of its first part
-    (default: parts are numbered). ConfigError if either list is too short.
+    `cutter` makes what cuts a recording at `target_rate` Hz; `listen` gets the samples of a part, the name for errors
+    and the part's noise key. A source that cannot be read or encoded ends with a DataError in place of its next part
+    (including an OSError or ValueError of a source that is a function); with `raises` that is the last item. `names`
+    are what errors call the sources (default: paths, or a kind with a number). `noise_keys` are one per source, that of
+    its first part (default: parts are numbered). ConfigError if either list is too short.
     """
-    broken = set[int]()  # numbers of recordings of which a part could not be encoded
 
-    def heard(piece: _Piece) -> tuple[_Piece, P | DataError | None]:
-        if piece.samples is None or piece.number in broken:
-            return piece, piece.error
+    def heard(piece: _Piece) -> tuple[_Source, P | DataError | None, bool]:
+        source = piece.source
+        if piece.samples is None or source.broken:
+            return source, piece.error, piece.last
         try:
-            return piece, listen(piece.samples, piece.name, piece.noise_key)
+            return source, listen(piece.samples, source.name, piece.noise_key), piece.last
         except DataError as error:
-            broken.add(piece.number)
-            return piece, error
+            source.broken = True
+            return source, error, piece.last
 
-    pieces = _read_each(sources, rate, target_rate, spans, progress, names, noise_keys, raises)
-    parts, given_up = list[P](), -1
-    for piece, found in crew.map(heard, pieces, crew.size + AHEAD):
+    pieces = _read_each(sources, rate, target_rate, cutter, progress, names, noise_keys, raises)
+    encoded = 0.0  # seconds of the present recording
+    most = (AHEAD_SECONDS + LONG * crew.size) * target_rate
+    for source, found, last in crew.map(heard, pieces, crew.size + AHEAD, weigh=_size, most=most):
+        if source.given_up or found is None:
+            continue
         if isinstance(found, DataError):
-            progress.give_up(piece.seconds, sum(part.audio_seconds for part in parts))
-            parts, given_up = [], piece.number
+            source.given_up = True
             yield found
+            progress.give_up(source.counted or 0.0, encoded)
             if raises:
                 return
-        elif found is not None and piece.number != given_up:
-            parts.append(found)
+            encoded = 0.0
+        else:
             progress.add(found.audio_seconds)
-            if piece.last:
-                yield parts
-                parts = []
+            yield found, last
+            encoded = 0.0 if last else encoded + found.audio_seconds
+
+
+def _size(piece: _Piece) -> int:
+    """The samples of a part."""
+    return 0 if piece.samples is None else len(piece.samples)
 
 
 def _read_each(
-    sources: Iterable[AudioSource], rate: float | None, target_rate: int, spans: Callable[[np.ndarray], list[Span]],
+    sources: Iterable[AudioSource], rate: float | None, target_rate: int, cutter: Callable[[], Cutter],
     progress: AudioProgress, names: Sequence[str] | None, noise_keys: Sequence[int] | None, raises: bool,
 ) -> Iterator[_Piece]:  # fmt: skip
     """Read the sources and yield their parts in order; with `raises` up to the first error."""
     count = 0
-    for number, source in enumerate(sources):
-        for what, given in (("names", names), ("noise_keys", noise_keys)):
-            if given is not None and number >= len(given):
-                raise ConfigError(f"transcribe_many: {len(given)} {what} for more recordings; give one for each")
-        name = names[number] if names is not None else _name(source, number)
+    for number, given in enumerate(sources):
+        for what, some in (("names", names), ("noise_keys", noise_keys)):
+            if some is not None and number >= len(some):
+                raise ConfigError(f"transcribe_many: {len(some)} {what} for more recordings; give one for each")
+        source = _Source(names[number] if names is not None else _name(given, number))
         key = noise_keys[number] if noise_keys is not None else count
-        seconds = 0.0
+        parts = 0
         try:
-            samples = read_input(_called(source, name) if callable(source) else source, target_rate, rate, name)
-            seconds = len(samples) / target_rate
-            progress.read(seconds)
-            found = spans(samples)
+            audio = _called(given, source.name) if callable(given) else given
+            for samples, last in _cut(Recording(audio, target_rate, rate, source.name), cutter(), source, progress):
+                yield _Piece(source, samples, key + parts, last)
+                parts += 1
         except DataError as error:
-            yield _Piece(number, name, seconds=seconds, error=error)
+            yield _Piece(source, error=error)
             if raises:
                 return
             continue
-        count += len(found)
-        for place, (start, end) in enumerate(found):
-            yield _Piece(number, name, samples[start:end], key + place, seconds, place + 1 == len(found))
+        count += parts
     progress.all_read()
+
+
+def _cut(
+    recording: Recording, cutter: Cutter, source: _Source, progress: AudioProgress
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """The parts of a recording, each with whether it is the last; progress counts as read what the recording tells of,
+    and in the end what it has."""
+    ready: list[np.ndarray] = []  # the newest part, which may be the last
+    for block in recording:
+        if source.counted is None and recording.seconds is not None:
+            source.counted = recording.seconds
+            progress.read(source.counted)
+        ready += [part.samples for part in cutter.push(block)]
+        while len(ready) > 1:
+            yield ready.pop(0), False
+    ready += [part.samples for part in cutter.finish()]
+    assert recording.seconds is not None and source.counted is not None
+    progress.correct(recording.seconds - source.counted, source.given_up)
+    source.counted = recording.seconds
+    for place, samples in enumerate(ready):
+        yield samples, place + 1 == len(ready)
 
 
 def _called(source: Callable[[], Audio], name: str) -> Audio:

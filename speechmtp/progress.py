@@ -55,14 +55,22 @@ class AudioProgress:
         self._told.__exit__(*error)
 
     def read(self, seconds: float) -> None:
-        """Count one more recording, of `seconds`, as read."""
+        """Count one more recording as read, of `seconds` as far as is known."""
         self._read += 1
         self._seconds += seconds
 
+    def correct(self, seconds: float, done: bool) -> None:
+        """Count `seconds` more (or less) for a recording that was read and turned out longer; with `done`, for one that
+        was given up."""
+        self._seconds += seconds
+        self._done += seconds if done else 0.0
+
     def add(self, seconds: float) -> None:
-        """Count `seconds` more of audio as encoded or as decoded."""
+        """Count `seconds` more of audio as encoded or as decoded; less than none for what was decoded of a recording
+        that is given up next."""
         self._done += seconds / 2
-        self._report()
+        if seconds > 0:
+            self._report()
 
     def give_up(self, seconds: float, heard: float) -> None:
         """Count a recording of `seconds` as done, after an error with `heard` seconds of it encoded."""

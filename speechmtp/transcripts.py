@@ -7,12 +7,15 @@ from typing import Generic, Protocol, TypeVar
 from speechmtp.batching import batches_by_size, rows_for
 from speechmtp.crew import Crew
 from speechmtp.errors import DataError
+from speechmtp.heap import give_back
 from speechmtp.types import Result, Trace, sum_traces
 from speechmtp.words.group import WordTokens
 from speechmtp.words.segments import PAUSE, cut_at_pauses
 from speechmtp.words.word import Word, word_spans
 
-HELD = 256  # parts encoded before any is decoded: enough to sort by size, with encoder outputs below a gigabyte
+# Parts, and seconds of audio, that are encoded before any of them is decoded: enough to sort by size, with encoder
+# outputs below a gigabyte.
+HELD, HELD_SECONDS = 256, 600.0
 
 T = TypeVar("T")
 Note = Callable[[float], object]  # called with how many more seconds of audio are done
@@ -81,12 +84,8 @@ class Transcript:
         return self.segments[-1].end if self.segments else 0.0
 
 
-class Part(Protocol):
-    """A part of a recording that is encoded and ready to decode."""
-
-    @property
-    def size(self) -> int:
-        """The number by which batches are sorted."""
+class Heard(Protocol):
+    """What a transcript tells of a part of a recording besides its result."""
 
     @property
     def audio_seconds(self) -> float:
@@ -99,6 +98,14 @@ class Part(Protocol):
     @property
     def language(self) -> str | None:
         """The code of the spoken language, where the model knows it."""
+
+
+class Part(Heard, Protocol):
+    """A part of a recording that is encoded and ready to decode."""
+
+    @property
+    def size(self) -> int:
+        """The number by which batches are sorted."""
 
 
 P = TypeVar("P", bound=Part)
@@ -122,7 +129,7 @@ class Timing(Generic[P]):
 
 
 def join_parts(
-    parts: Sequence[Part], results: Sequence[Result], seconds: float, words: Sequence[TimedWords] | None = None,
+    parts: Sequence[Heard], results: Sequence[Result], seconds: float, words: Sequence[TimedWords] | None = None,
     pause: float = PAUSE,
 ) -> Transcript:  # fmt: skip
     """The transcript of a recording from its parts in order; a single part keeps its trace unchanged. `seconds` is the
@@ -174,34 +181,25 @@ def _together(traces: Sequence[Trace]) -> Trace:
     return replace(sum_traces(traces), flags=tuple(sorted(flags)), gaps=gaps, logprobs=logprobs)
 
 
-def gather(items: Iterable[T], parts: Callable[[T], int], min_parts: int = HELD) -> Iterator[list[T]]:
-    """Group items into lists that have at least `min_parts` parts together. An exception raised by `items` is raised
-    after the items before it were yielded."""
-    found: list[T] = []
-    size = 0
-    try:
-        for item in items:
-            found.append(item)
-            size += parts(item)
-            if size >= min_parts:
-                full, found, size = found, [], 0
-                yield full
-    except Exception:
-        if found:
-            yield found
-        raise
-    if found:
-        yield found
+@dataclass(frozen=True)
+class _Decoded:
+    """A part that was decoded, without what the encoder made of it. `batch` is the same object for all of a batch."""
+
+    audio_seconds: float
+    listen_seconds: float
+    language: str | None
+    result: Result
+    batch: object
+    words: TimedWords | None = None
 
 
-def decode_recordings(
-    recordings: Sequence[Sequence[P]], decode: Callable[[list[P]], list[Result]], batch: int, crew: Crew,
-    note: Note | None = None, timing: Timing[P] | None = None,
-) -> list[Transcript]:  # fmt: skip
-    """Transcripts of recordings (lists of parts), decoded in batches of at most `batch` parts of similar size: fewer
-    where a worker of `crew` would have none, and those of the longest parts first, so that no worker is left with
-    them. `note` is called after every batch with the seconds of audio that it decoded. `timing` times their words."""
-    parts = [part for recording in recordings for part in recording]
+def decode_parts(
+    parts: Sequence[P], decode: Callable[[list[P]], list[Result]], batch: int, crew: Crew, note: Note | None = None,
+    timing: Timing[P] | None = None,
+) -> list[_Decoded]:  # fmt: skip
+    """Decode parts in batches of at most `batch` of similar size: fewer where a worker of `crew` would have none, and
+    those of the longest parts first, so that no worker is left with them. `note` is called after every batch with the
+    seconds of audio that it decoded. `timing` times their words."""
     batches = batches_by_size([part.size for part in parts], rows_for(len(parts), batch, crew.size))[::-1]
 
     def work(rows: list[int]) -> list[tuple[Result, TimedWords | None]]:
@@ -209,30 +207,82 @@ def decode_recordings(
         results = decode(mine)
         return [(one, None if timing is None else timing.find(part, one)) for part, one in zip(mine, results)]
 
-    found: dict[int, tuple[int, Result, TimedWords | None]] = {}
-    for number, (rows, results) in enumerate(zip(batches, crew.map(work, batches, first=True))):
-        found |= {i: (number, *result) for i, result in zip(rows, results)}
+    found: dict[int, _Decoded] = {}
+    for rows, results in zip(batches, crew.map(work, batches, first=True)):
+        mark = object()
+        for i, (result, words) in zip(rows, results):
+            part = parts[i]
+            found[i] = _Decoded(part.audio_seconds, part.listen_seconds, part.language, result, mark, words)
         if note is not None:
             note(sum(parts[i].audio_seconds for i in rows))
-    whole, first = [], 0
-    for recording in recordings:
-        mine = [found[i] for i in range(first, first + len(recording))]
-        first += len(recording)
-        seconds = sum({number: result.seconds for number, result, _ in mine}.values())
-        words = [timed for _, _, timed in mine if timed is not None] if timing is not None else None
-        pause = PAUSE if timing is None else timing.pause
-        whole.append(join_parts(recording, [result for _, result, _ in mine], seconds, words, pause))
-    return whole
+    return [found[i] for i in range(len(parts))]
 
 
 def decode_each(
-    heard: Iterable[Sequence[P] | DataError], decode: Callable[[list[P]], list[Result]], batch: int, crew: Crew,
+    heard: Iterable[tuple[P, bool] | DataError], decode: Callable[[list[P]], list[Result]], batch: int, crew: Crew,
     note: Note | None = None, timing: Timing[P] | None = None,
 ) -> Iterator[Transcript | DataError]:  # fmt: skip
-    """Transcripts of encoded recordings in order, decoded by `crew` in groups of at least `HELD` parts; errors stay in
-    their places."""
-    for group in gather(heard, lambda one: 1 if isinstance(one, DataError) else max(1, len(one))):
-        recordings = [one for one in group if not isinstance(one, DataError)]
-        done = iter(decode_recordings(recordings, decode, batch, crew, note, timing))
-        for one in group:
-            yield one if isinstance(one, DataError) else next(done)
+    """Transcripts of recordings in order from their encoded parts, each with whether it is its recording's last.
+
+    Parts are decoded by `crew` as soon as `HELD` or `HELD_SECONDS` of them are there, those of a long recording in
+    several groups. A DataError takes the place of its recording, of which nothing more is decoded; `note` is then
+    called with less than none, the seconds decoded before. An exception of `heard` is raised after the transcripts
+    before it.
+    """
+    waiting: list[tuple[P, bool] | DataError] = []
+    pause = PAUSE if timing is None else timing.pause
+    seconds, begun = 0.0, list[_Decoded]()  # what is decoded of the recording that is not complete
+
+    def decoded() -> Iterator[Transcript | DataError]:
+        group = [one for one in waiting if not isinstance(one, DataError)]
+        done = iter(decode_parts([part for part, _ in group], decode, batch, crew, note, timing))
+        for one in waiting:
+            if isinstance(one, DataError):
+                yield one
+                continue
+            begun.append(next(done))
+            if one[1]:
+                yield _joined(begun, pause)
+                begun.clear()
+        waiting.clear()
+
+    def give_up() -> None:
+        """Forget the parts of the recording that is not complete."""
+        while waiting and not isinstance(last := waiting[-1], DataError) and not last[1]:
+            waiting.pop()
+        if not waiting and begun:
+            if note is not None:
+                note(-sum(part.audio_seconds for part in begun))
+            begun.clear()
+
+    failure: list[Exception] = []
+    for one in _until_failure(heard, failure):
+        if isinstance(one, DataError):
+            give_up()
+        else:
+            seconds += one[0].audio_seconds
+        waiting.append(one)
+        if len(waiting) >= HELD or seconds >= HELD_SECONDS:
+            seconds = 0.0
+            yield from decoded()
+            give_back()
+    if failure:
+        give_up()
+    yield from decoded()
+    if failure:
+        raise failure[0]
+
+
+def _until_failure(items: Iterable[T], failure: list[Exception]) -> Iterator[T]:
+    """The items; the exception that they raise is put into `failure`."""
+    try:
+        yield from items
+    except Exception as error:
+        failure.append(error)
+
+
+def _joined(parts: Sequence[_Decoded], pause: float) -> Transcript:
+    """The transcript of a recording of decoded parts."""
+    seconds = sum({one.batch: one.result.seconds for one in parts}.values())
+    words = [one.words for one in parts if one.words is not None]
+    return join_parts(parts, [one.result for one in parts], seconds, words or None, pause)

@@ -55,6 +55,21 @@ def test_items_are_taken_in_the_callers_thread_and_only_so_many_ahead(size: int)
     assert {thread for _, thread in taken} == {threading.get_ident()}
 
 
+def test_heavy_items_are_taken_less_far_ahead() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for weight in [1] * 6 + [10] * 6:
+            taken.append(weight)
+            yield weight
+
+    with Crew(2) as crew:
+        found = crew.map(lambda weight: weight, items(), 4, weigh=float, most=12.0)
+        assert next(found) == 1 and len(taken) == 5, "as many as may be ahead"
+        assert [next(found) for _ in range(5)] == [1] * 5 and len(taken) == 8, "two heavy ones are enough"
+        assert list(found) == [10] * 6
+
+
 def test_workers_compute_side_by_side_and_a_crew_of_one_is_the_callers_thread() -> None:
     together = threading.Barrier(3)
 

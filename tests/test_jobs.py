@@ -21,7 +21,7 @@ from speechmtp.batching import batches_by_size, rows_for
 from speechmtp.crew import Crew
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.transcripts import Transcript, decode_recordings
+from speechmtp.transcripts import Transcript, decode_each
 from speechmtp.types import Result, Trace
 
 RATE = 16000
@@ -81,8 +81,8 @@ def test_every_worker_has_a_batch_of_few_parts_and_both_decode_at_once() -> None
         return [Result(f"{row.size}", (), Trace(), 1.0) for row in rows]
 
     with Crew(2) as crew:
-        [found] = decode_recordings([[Part(3), Part(1), Part(2)]], decode, 16, crew)
-    assert str(found) == "3 1 2" and found.seconds == 2.0
+        [found] = decode_each([(Part(3), False), (Part(1), False), (Part(2), True)], decode, 16, crew)
+    assert isinstance(found, Transcript) and str(found) == "3 1 2" and found.seconds == 2.0
 
 
 @pytest.mark.parametrize("strategy", ["ar", "verify:depth=2", "verify:depth=3,length=cost"])
@@ -157,7 +157,7 @@ def test_sources_and_progress_are_called_in_the_callers_thread(recogniser: Recog
 
 
 def test_a_few_parts_are_read_ahead(recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("speechmtp.transcripts.gather.__defaults__", (8,))
+    monkeypatch.setattr("speechmtp.transcripts.HELD", 8)
     monkeypatch.setattr("speechmtp.listening.AHEAD", 3)
     read: list[int] = []
 
@@ -178,7 +178,7 @@ def workers() -> list[threading.Thread]:
 
 
 def test_a_run_that_is_given_up_ends_its_workers(recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("speechmtp.transcripts.gather.__defaults__", (2,))
+    monkeypatch.setattr("speechmtp.transcripts.HELD", 2)
     found = recogniser.transcribe_many(RECORDINGS * 3, RATE, jobs=2)
     next(found)
     assert len(workers()) == 2

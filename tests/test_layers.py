@@ -14,8 +14,8 @@ COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
     "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
-    "recognition", "words", "streaming", "server", "transcripts", "listening", "progress", "crew", "cores", "devices",
-    "evaluation", "training",
+    "recognition", "words", "streaming", "server", "transcripts", "listening", "progress", "crew", "heap", "cores",
+    "devices", "evaluation", "training",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -50,7 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "crew": set(),
     "examples": set(),
     "devices": {"kernels"},
-    "transcripts": {"crew", "words"},
+    "heap": set(),
+    "transcripts": {"crew", "heap", "words"},
     "listening": {"audio", "progress", "crew"},
     "api": _ALL - {"evaluation", "training"},
     "shared": _ALL - {"evaluation", "training"} | {"api"},

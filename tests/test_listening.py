@@ -1,13 +1,17 @@
 """Many recordings are read and heard in order; what cannot be is an error in its place; progress adds up."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from speechmtp.audio.cut import Cutter
+from speechmtp.audio.cut import Part as CutPart
 from speechmtp.crew import Crew
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.listening import AudioSource, listen_each, sources_of
@@ -21,9 +25,30 @@ class Part:
     audio_seconds: float
 
 
-def spans(samples: np.ndarray) -> list[tuple[int, int]]:
+def cutter() -> Cutter:
     """A part a second."""
-    return [(start, min(start + RATE, len(samples))) for start in range(0, len(samples), RATE)]
+    made: Cutter = EverySecond()  # type: ignore[assignment]
+    return made
+
+
+class EverySecond:
+    """Cuts without looking; a recording of exactly a second is one part."""
+
+    def __init__(self) -> None:
+        self.held = np.zeros(0, np.float32)
+        self.start = 0
+
+    def push(self, block: np.ndarray) -> list[CutPart]:
+        self.held = np.concatenate([self.held, block])
+        found = []
+        while len(self.held) > RATE:
+            found += self.finish()
+        return found
+
+    def finish(self) -> list[CutPart]:
+        part, self.held = CutPart(self.start, self.held[:RATE]), self.held[RATE:]
+        self.start = part.end
+        return [part]
 
 
 def listen(samples: np.ndarray, name: str, noise_key: int) -> Part:
@@ -38,15 +63,26 @@ def seconds(length: float) -> np.ndarray:
 
 
 def run(
-    sources: list[AudioSource], raises: bool = False, count: int | None = None, jobs: int = 1
+    sources: list[AudioSource],
+    raises: bool = False,
+    count: int | None = None,
+    jobs: int = 1,
+    rate: float | None = RATE,
 ) -> tuple[list[object], list[tuple]]:
+    """Recordings as the seconds of their parts, or their errors; and what progress told."""
     told: list[tuple] = []
     with AudioProgress(lambda done, total: told.append((done, total)), "", count) as progress, Crew(jobs) as crew:
         found: list[object] = []
-        for one in listen_each(sources, RATE, RATE, spans, listen, progress, crew, raises=raises):
-            found.append(str(one) if isinstance(one, DataError) else [part.audio_seconds for part in one])
-            if not isinstance(one, DataError):
-                progress.add(sum(part.audio_seconds for part in one))  # as if decoded at once
+        parts: list[float] = []
+        for one in listen_each(sources, rate, RATE, cutter, listen, progress, crew, raises=raises):
+            if isinstance(one, DataError):
+                progress.add(-sum(parts))
+                found, parts = [*found, str(one)], []
+                continue
+            parts.append(one[0].audio_seconds)
+            progress.add(parts[-1])  # as if decoded at once
+            if one[1]:
+                found, parts = [*found, parts], []
     return found, told
 
 
@@ -63,8 +99,8 @@ def test_parts_and_errors_stand_in_order_and_lazy_sources_are_read_at_their_turn
     broken = np.concatenate([seconds(1), -0.5 * np.ones(10, np.float32)])
     sources: list[AudioSource] = [lazy(0, 1.5), broken, "none.wav", lazy(3, 1), io.BytesIO(), np.zeros((2, 9))]
     with AudioProgress(None, "", None) as progress:
-        each = listen_each(iter(sources), RATE, RATE, spans, listen, progress, Crew(), raises=False)
-        assert next(each) == [Part(1.0), Part(0.5)] and read == [0]
+        each = listen_each(iter(sources), RATE, RATE, cutter, listen, progress, Crew(), raises=False)
+        assert [next(each), next(each)] == [(Part(1.0), False), (Part(0.5), True)] and read == [0]
     found, told = run(sources)
     assert found[0] == [1.0, 0.5] and found[3] == [1.0]
     for place, text in ((1, "audio[1]: negative"), (2, "none.wav: no such file"), (4, "stream[4]: no bytes"),
@@ -72,6 +108,47 @@ def test_parts_and_errors_stand_in_order_and_lazy_sources_are_read_at_their_turn
         assert str(found[place]).startswith(text)
     assert told[-1] == (pytest.approx(3.51), pytest.approx(3.51)), "what was heard in vain is done too"
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_parts_are_there_before_a_recording_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechmtp.audio.io.WHOLE", 0)
+    monkeypatch.setattr("speechmtp.audio.io.BLOCK", 1)
+    monkeypatch.setattr("speechmtp.listening.AHEAD_SECONDS", 2.0)
+    monkeypatch.setattr("speechmtp.listening.LONG", 1.0)
+    stream = io.BytesIO()
+    soundfile.write(stream, seconds(20.5), RATE, format="WAV")
+    read: list[int] = []
+
+    class Counting(EverySecond):
+        def push(self, block: np.ndarray) -> list[CutPart]:
+            read.append(len(block))
+            return super().push(block)
+
+    told: list[tuple[float, float | None]] = []
+    with AudioProgress(lambda *tell: told.append(tell), "", 1) as progress, Crew(2) as crew:
+        made: Callable[[], Cutter] = Counting  # type: ignore[assignment]
+        each = listen_each([stream.getvalue()], None, RATE, made, listen, progress, crew)
+        assert next(each) == (Part(1.0), False) and sum(read) <= 8 * RATE
+        assert told == [(0.5, 20.5)], "its length is known before"
+        assert list(each)[-1] == (Part(0.5), True) and sum(read) == 20.5 * RATE
+    assert told[-1] == (10.25, 20.5)
+
+
+def test_a_recording_that_breaks_in_its_middle_is_done_as_far_as_progress_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("speechmtp.audio.io.WHOLE", 0)
+    monkeypatch.setattr("speechmtp.audio.io.BLOCK", 1)
+    stream = io.BytesIO()
+    soundfile.write(stream, np.random.default_rng(0).normal(0, 0.1, 9 * RATE).clip(0, 1), RATE, format="FLAC")
+    data = bytearray(stream.getvalue())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    negative = np.concatenate([seconds(3), -0.5 * np.ones(10, np.float32), seconds(4)])
+    for jobs in (1, 2):
+        found, told = run([(seconds(1), RATE), bytes(data), (negative, RATE), (seconds(2), RATE)], False, 4, jobs, None)
+        assert found[0] == [1.0] and found[3] == [1.0, 1.0] and len(found) == 4
+        assert str(found[1]).startswith("bytes[1]: damaged after ") and str(found[2]) == "audio[2]: negative"
+        assert told[-1][0] == pytest.approx(told[-1][1]) and told[-1][1] == pytest.approx(19.01)
 
 
 def test_what_a_function_cannot_read_is_an_error_in_its_place() -> None:
@@ -97,9 +174,9 @@ def test_an_error_that_is_raised_is_the_last() -> None:
 
 def test_a_missing_rate_is_the_callers_mistake() -> None:
     with AudioProgress(None, "", None) as progress, pytest.raises(ConfigError, match=r"audio\[0\]: samples need"):
-        list(listen_each([seconds(1)], None, RATE, spans, listen, progress, Crew(), raises=False))
+        list(listen_each([seconds(1)], None, RATE, cutter, listen, progress, Crew(), raises=False))
     with AudioProgress(None, "", None) as progress, pytest.raises(DataError, match="take: array of shape"):
-        raise next(listen_each([np.zeros((2, 9))], RATE, RATE, spans, listen, progress, Crew(), ["take"]))  # type: ignore[misc]
+        raise next(listen_each([np.zeros((2, 9))], RATE, RATE, cutter, listen, progress, Crew(), ["take"]))  # type: ignore[misc]
 
 
 def test_progress_grows_to_the_total_which_is_told_once_it_is_known() -> None:

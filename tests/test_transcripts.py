@@ -21,7 +21,7 @@ from speechmtp.crew import Crew
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.progress import Told
-from speechmtp.transcripts import Transcript, decode_each, decode_recordings, gather, join_parts
+from speechmtp.transcripts import Transcript, decode_each, join_parts
 from speechmtp.types import Result, Trace
 
 RATE = 16000
@@ -43,6 +43,19 @@ class Part:
 
 def parts(*lengths: float, name: str = "a") -> list[Part]:
     return [Part(f"{name}{i}", length) for i, length in enumerate(lengths)]
+
+
+def heard_of(*recordings: list[Part] | DataError) -> Iterator[tuple[Part, bool] | DataError]:
+    """The parts of recordings one after the other, each with whether it is its recording's last."""
+    for one in recordings:
+        if isinstance(one, DataError):
+            yield one
+        else:
+            yield from ((part, part is one[-1]) for part in one)
+
+
+def text_of(rows: list[Part]) -> list[Result]:
+    return [Result(row.name, (), Trace()) for row in rows]
 
 
 def speech(seconds: float, seed: int = 0) -> np.ndarray:
@@ -69,7 +82,8 @@ def test_parts_are_batched_by_size_and_put_together_in_order() -> None:
         calls.append([row.name for row in rows])
         return [Result(row.name, (len(calls),), Trace(calls=1, emitted=2, finished=True), 1.5) for row in rows]
 
-    found = decode_recordings(recordings, decode, 2, Crew(), noted.append)
+    every = list(decode_each(heard_of(*recordings), decode, 2, Crew(), noted.append))
+    found = [one for one in every if isinstance(one, Transcript)]
     assert calls == [["c1", "a0"], ["c2", "b0"], ["c0", "a1"]], "the longest first"
     assert [str(one) for one in found] == [one.text for one in found] == ["a0 a1", "b0", "c0 c1 c2"]
     assert "c0 c1" in found[2] and "a0 b0" not in found[0]
@@ -87,8 +101,7 @@ def test_parts_are_batched_by_size_and_put_together_in_order() -> None:
 
 def test_errors_stay_in_their_places() -> None:
     first, last = DataError("first"), DataError("last")
-    heard = [first, parts(1, name="a"), parts(2, 1, name="b"), last]
-    found = list(decode_each(iter(heard), lambda rows: [Result(row.name, (), Trace()) for row in rows], 16, Crew()))
+    found = list(decode_each(heard_of(first, parts(1, name="a"), parts(2, 1, name="b"), last), text_of, 16, Crew()))
     assert found[0] is first and found[3] is last
     assert [str(one) for one in found[1:3]] == ["a0", "b0 b1"]
     assert list(decode_each([first], lambda rows: [], 16, Crew())) == [first]
@@ -138,17 +151,49 @@ def test_transcripts_compare_by_what_was_said_and_counted_and_can_be_stored() ->
         assert copied == later and copied.seconds == 9.0 and copied.flags == ("limit",)
 
 
-def test_only_so_many_parts_are_held() -> None:
-    read: list[int] = []
+@pytest.mark.parametrize(("held", "seconds"), [(3, 1e9), (256, 3.0)])
+def test_only_so_much_is_held(monkeypatch: pytest.MonkeyPatch, held: int, seconds: float) -> None:
+    monkeypatch.setattr("speechmtp.transcripts.HELD", held)
+    monkeypatch.setattr("speechmtp.transcripts.HELD_SECONDS", seconds)
+    read: list[str] = []
+    decoded: list[int] = []
 
-    def items() -> Iterator[list[int]]:
-        for size in (1, 2, 1, 5, 1):
-            read.append(size)
-            yield [0] * size
+    def decode(rows: list[Part]) -> list[Result]:
+        decoded.append(len(rows))
+        return text_of(rows)
 
-    groups = gather(items(), len, 3)
-    assert (list(map(len, next(groups))), read) == ([1, 2], [1, 2])
-    assert [list(map(len, group)) for group in groups] == [[1, 5], [1]]
+    def heard() -> Iterator[tuple[Part, bool] | DataError]:
+        recordings = (parts(*[1.0] * size, name=f"{number}.") for number, size in enumerate((1, 2, 1, 7, 1)))
+        for one in heard_of(*recordings):
+            read.append(one[0].name if isinstance(one, tuple) else "")
+            yield one
+
+    found = decode_each(heard(), decode, 16, Crew())
+    assert (str(next(found)), read) == ("0.0", ["0.0", "1.0", "1.1"])
+    assert [str(one) for one in found] == ["1.0 1.1", "2.0", " ".join(f"3.{n}" for n in range(7)), "4.0"]
+    assert decoded == [3, 3, 3, 3], "a long recording's parts in several groups"
+
+
+def test_nothing_more_is_decoded_of_a_recording_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechmtp.transcripts.HELD", 2)
+    names: list[str] = []
+    noted: list[float] = []
+
+    def decode(rows: list[Part]) -> list[Result]:
+        names.extend(row.name for row in rows)
+        return text_of(rows)
+
+    def heard() -> Iterator[tuple[Part, bool] | DataError]:
+        yield from ((part, False) for part in parts(1, 2, 3, name="a"))
+        yield from heard_of(DataError("broken"), parts(4, name="b"))
+        yield parts(5, name="c")[0], False
+        raise KeyError("mine")
+
+    found = decode_each(heard(), decode, 1, Crew(), noted.append)
+    assert str(next(found)) == "broken" and str(next(found)) == "b0"
+    with pytest.raises(KeyError):
+        next(found)
+    assert names == ["a1", "a0", "b0"] and noted == [2, 1, -3, 4]
 
 
 def test_what_is_raised_comes_behind_the_transcripts_before_it(recogniser: Recogniser) -> None:

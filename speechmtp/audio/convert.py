@@ -5,10 +5,10 @@ import shutil
 import struct
 import tempfile
 import warnings
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from speechmtp.audio.containers.links import Data, Link, part
+from speechmtp.audio.containers.links import Data, Link, Spliced, part
+from speechmtp.audio.containers.mapped import STEP, Mapped
 from speechmtp.audio.pipes import run_program
 from speechmtp.errors import AudioWarning, DataError, UnreadableError
 
@@ -17,16 +17,16 @@ _FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,"
     "mpegts,nistsphere,ogg,shn,sox,tak,tta,voc,w64,wav,wv"
 )
-_OPTIONS = (
+OPTIONS = (
     "-nostdin", "-hide_banner", "-nostats", "-v", "repeat+level+info", "-protocol_whitelist", "file,pipe",
     "-format_whitelist", _FORMATS,
 )  # fmt: skip
-_OUTPUT = ("-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav")
+OUTPUT = ("-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav")
 _LARGEST = 4000 << 20  # bytes; a WAV file can hold little more
 _BYTE_RATE = 28  # where a WAV file of ffmpeg says how many bytes a second has
 _TIMEOUT = 600.0
 _DURATION = re.compile(r"^\[info\]\s+Duration: (\d+):(\d+):(\d+\.\d+)", re.MULTILINE)
-_COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)")
+COMPLAINT = re.compile(r"\[(?:error|fatal)\] (.*)")
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 
 
@@ -56,10 +56,11 @@ def _converted(where: str, program: str, content: Path | memoryview, reason: str
         if isinstance(content, Path):
             source.symlink_to(content)
         else:
-            source.write_bytes(content)
-        output = (*_OUTPUT, "-fs", str(_LARGEST), f"file:{target}")
-        _, said, failed = run_program([program, *_OPTIONS, "-i", f"file:{source}", *output], _TIMEOUT)
-        complaints = [one.replace(f"file:{source}: ", "") for one in _COMPLAINT.findall(said)]
+            with source.open("wb") as file:
+                shutil.copyfileobj(Spliced([content]), file, STEP)
+        output = (*OUTPUT, "-fs", str(_LARGEST), f"file:{target}")
+        _, said, failed = run_program([program, *OPTIONS, "-i", f"file:{source}", *output], _TIMEOUT)
+        complaints = [one.replace(f"file:{source}: ", "") for one in COMPLAINT.findall(said)]
         if failed is None and target.stat().st_size >= _LARGEST:
             failed, complaints = f"more than {_LARGEST >> 20} MiB of samples", []
         about = " ".join((complaints[0] if complaints else failed or "").split())
@@ -70,7 +71,7 @@ def _converted(where: str, program: str, content: Path | memoryview, reason: str
                 "check or convert the file"
             )
         with target.open("rb") as file:
-            wav = mmap(file.fileno(), 0, access=ACCESS_READ)
+            wav = Mapped(file)
     # Video may last longer than audio: only where ffmpeg complains too is something missing.
     told = None if not complaints or "Estimating duration" in said else _DURATION.search(said)
     held = len(wav)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,14 +14,17 @@ import numpy as np
 from speechmtp.audio.archives import source_at
 from speechmtp.audio.containers.detect import links_of
 from speechmtp.audio.containers.links import Data, Link, Spliced
+from speechmtp.audio.containers.mapped import Mapped
 from speechmtp.audio.convert import convert
 from speechmtp.audio.names import shown
+from speechmtp.audio.spool import spooled
 from speechmtp.errors import DataError, UnreadableError
 
-AudioSource = str | Path | BinaryIO
+AudioSource = str | Path | BinaryIO | Data
 
 # Lossy codecs carry state between packets, so seeking to a sample is inexact.
 _INEXACT_SEEK = frozenset({"OGG", "MP3", "MPEG"})
+_FLOATS = frozenset({"FLOAT", "DOUBLE"})
 _TOLERANCE = 0.1  # seconds by which a header may be wrong: less than a word
 _BLOCK = 1 << 10
 
@@ -50,14 +52,25 @@ class OpenAudio:
     def samples(self) -> int:
         """Samples per channel; they are decoded where nothing else tells their number."""
         if all(link.at_most is None for link in self._links):
-            return sum(file.frames for file in self._files)
-        return len(self._decoded())
+            return self.most
+        return sum(len(block) for block in self.blocks(_BLOCK << 8))
+
+    @property
+    def most(self) -> int:
+        """At least the number of samples per channel; nothing is decoded."""
+        return sum(self._most(file, link) for file, link in zip(self._files, self._links))
+
+    @property
+    def keeps_scale(self) -> bool:
+        """Whether no sample can be beyond 1, or hardly: not so in files of floats."""
+        return not any(file.subtype in _FLOATS for file in self._files)
 
     def read(self, start: float, end: float | None) -> np.ndarray:
         """The samples from `start` to `end` in seconds as float32 `[n, channels]`, n at least 1; see `read_audio`.
         DataError if there are none, or fewer than the file tells of."""
         if len(self._files) > 1 or self._files[0].format in _INEXACT_SEEK:
-            data = self._decoded()
+            blocks = list(self.blocks(None))
+            data = blocks[0] if len(blocks) == 1 else np.concatenate([_nothing(self.channels), *blocks])
             first, last = _sample_range(self.where, start, end, self.samplerate, len(data))
             return data[first:last]
         first, last = _sample_range(self.where, start, end, self.samplerate, self.samples)
@@ -68,16 +81,24 @@ class OpenAudio:
             raise self._mismatch(first + len(data), self.samples)
         return data
 
-    def _decoded(self) -> np.ndarray:
-        """All samples `[n, channels]`. DataError if they are fewer than the file tells of."""
-        found = []
-        for file, link in zip(self._files, self._links):
-            file.seek(0)
-            data = self._read(file, link, self._most(file, link))
-            if link.at_most is None and len(data) < file.frames - _TOLERANCE * self.samplerate:
-                raise self._mismatch(len(data), file.frames)
-            found.append(data)
-        return np.concatenate(found) if len(found) > 1 else found[0]
+    def blocks(self, size: int | None) -> Iterator[np.ndarray]:
+        """All samples from the beginning, in blocks `[n, channels]` of at most `size` (None: all of a link), n at least
+        1. DataError where they are damaged, and at the end if they are fewer than the file tells of."""
+        inexact = len(self._files) > 1 or self._files[0].format in _INEXACT_SEEK
+        for link in self._links:
+            with _open(link) as file:  # anew, since a lossy codec that has read once gives other bits
+                file.seek(0)
+                file.seekable = bool  # no: soundfile would seek behind every read, which lossy codecs do not take well
+                most, count, whole = self._most(file, link), 0, True
+                while whole and count < most:
+                    asked = min(size or most, most - count)
+                    data = self._read(file, link, asked)
+                    count += len(data)
+                    whole = len(data) == asked  # behind damage there may be more
+                    if len(data):
+                        yield data
+                if link.at_most is None and count < file.frames - (_TOLERANCE * self.samplerate if inexact else 0):
+                    raise self._mismatch(count, file.frames)
 
     def _read(self, file: Any, link: Link, count: int) -> np.ndarray:
         """The next samples of a link; fewer at its end. DataError where it is damaged."""
@@ -121,12 +142,12 @@ class OpenAudio:
 
 
 @contextmanager
-def opened(source: AudioSource) -> Iterator[OpenAudio]:
-    """Open a path or binary stream; errors, also while it is open, become DataErrors. A path that is no regular file (a
-    pipe, /dev/stdin) is read to its end."""
+def opened(source: AudioSource, name: str = "") -> Iterator[OpenAudio]:
+    """Open a path, a binary stream or the bytes of a file; errors, also while it is open, become DataErrors, which call
+    it `name`. A path that is no regular file (a pipe, /dev/stdin) is read to its end."""
     import soundfile
 
-    where = name_of(source)
+    where = name or name_of(source)
     try:
         data, path = _content(source, where)
         with ExitStack() as stack:
@@ -158,10 +179,12 @@ def one_line(error: BaseException) -> str:
 def _content(source: AudioSource, where: str) -> tuple[Data, str | None]:
     """The bytes of a source, mapped if it is a regular file, which is then named."""
     source = source_at(source) if isinstance(source, str | Path) else source
+    if isinstance(source, Data):
+        return _some(source, where), None
     if not isinstance(source, str | Path):
         if source.seekable():
             source.seek(0)
-        return _some(source.read(), where), None
+        return _some(spooled(source, where), where), None
     path = os.fspath(source)
     if not os.path.exists(path):
         raise DataError(f"{where}: no such file, expected audio; check the path")
@@ -170,15 +193,20 @@ def _content(source: AudioSource, where: str) -> tuple[Data, str | None]:
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size == 0:
-            return _some(file.read(), where), None
-        return mmap(file.fileno(), 0, access=ACCESS_READ), path
+            return _some(spooled(file, where), where), None
+        return Mapped(file), path
 
 
-def _some(data: bytes, where: str) -> bytes:
+def _some(data: Data, where: str) -> Data:
     """The bytes; DataError without any."""
     if not data:
         raise DataError(f"{where}: no bytes, expected audio; nothing was written to it")
     return data
+
+
+def _nothing(channels: int) -> np.ndarray:
+    """No samples: [0, channels]."""
+    return np.zeros((0, channels), np.float32)
 
 
 def _open(link: Link) -> Any:

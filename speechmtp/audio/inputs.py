@@ -1,18 +1,22 @@
 """Audio inputs of the Python interface: files, streams, bytes, arrays, lists, tensors, and pairs of samples and
 rate."""
 
-import io
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from speechmtp.audio.io import read_audio, resample
+from speechmtp.audio.containers.links import Data
+from speechmtp.audio.files import opened
+from speechmtp.audio.io import mono_blocks
 from speechmtp.audio.levels import check_floats, check_integers, mix
 from speechmtp.audio.names import shown
+from speechmtp.audio.raw import RATES
+from speechmtp.audio.resampling import StreamResampler, resampled_length
+from speechmtp.audio.spool import spooled
 from speechmtp.errors import ConfigError, DataError, UnreadableError
 
 Samples = np.ndarray | torch.Tensor | Sequence[float]
@@ -20,12 +24,12 @@ Audio = (
     str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview | Samples | tuple[Any, Any] | Mapping[str, Any]
 )
 
-RATES = 1000, 1_000_000  # Hz that recordings may have
 EXPECTED = "a path, a binary file, bytes of a file, an array, tensor or list of samples, or (samples, rate)"
 
 
-def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: str = "") -> np.ndarray:
-    """Read any kind of audio as float32 mono samples [N] at `target_rate` Hz; `name` is what errors call it.
+class Recording:
+    """Any kind of audio as blocks of float32 mono samples [n] at `target_rate` Hz, which make up all of it; `name` is
+    what errors call it.
 
     A path, an open binary file (read from its current position; it may be a pipe) and the bytes of a file contain their
     own rate. Samples are at `rate` Hz, or come with their rate: as a pair (samples, rate) or (rate, samples), or as a
@@ -33,22 +37,65 @@ def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: 
     soundfile and scipy, a tensor [N] or [channels, N] on any device, as in torchaudio, or a list of floats. Floats are
     in [-1, 1], integers are scaled by the range of their type; channels are averaged.
 
-    ConfigError for a `rate` that contradicts another one, and for samples without a rate; DataError for all that cannot
-    be read.
+    Iterating reads it, files a few seconds at a time. `seconds` is the duration: None before the first block, then what
+    the file tells of, and exact once all blocks are there. ConfigError for a `rate` that contradicts another one, and
+    for samples without a rate; DataError for all that cannot be read, in a long file maybe after some blocks.
     """
-    name = name or input_name(audio)
-    if is_record(audio):
-        record: Any = audio
-        audio = record["array"], checked_rate(record["sampling_rate"], name)
-    if isinstance(audio, tuple):
-        audio, rate = _pair(audio, rate, name)
-    if _is_file(audio):
-        samples = _of_file(audio, target_rate, rate, name)
-    else:
-        samples = _mono(_array(audio, name), name)
-        own = checked_rate(rate, name)
-        samples = samples if own == target_rate else resample(samples, own, target_rate)
-    return samples
+
+    def __init__(self, audio: Audio, target_rate: int, rate: float | None = None, name: str = "") -> None:
+        """Nothing is read yet."""
+        self._audio, self._target_rate, self._rate = audio, target_rate, rate
+        self._name = name or input_name(audio)
+        self.seconds: float | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        name, audio, rate = self._name, self._audio, self._rate
+        if is_record(audio):
+            record: Any = audio
+            audio = record["array"], checked_rate(record["sampling_rate"], name)
+        if isinstance(audio, tuple):
+            audio, rate = _pair(audio, rate, name)
+        if _is_file(audio):
+            yield from self._of_file(audio, rate)
+        else:
+            samples = _mono(_array(audio, name), name)
+            yield from self._resampled(iter([samples]), checked_rate(rate, name), len(samples))
+
+    def _of_file(self, audio: Any, rate: float | None) -> Iterator[np.ndarray]:
+        """The blocks of a path, a stream or the bytes of a file. ConfigError for a `rate` that is not the file's."""
+        name, by_path = self._name, isinstance(audio, str | os.PathLike)
+        data: Any = os.fspath(audio) if by_path else _content(audio, name)
+        try:
+            with opened(data, "" if by_path else name) as file:
+                own = file.samplerate
+                if rate is not None and checked_rate(rate, name) != own:
+                    raise ConfigError(
+                        f"{name}: {own} Hz in the file and rate={rate}; leave rate out, or pair it with its samples"
+                    )
+                yield from self._resampled(mono_blocks(file), own, file.most)
+        except UnreadableError as error:
+            if by_path:
+                raise
+            raise DataError(f"{error}; raw samples go in as an array with their rate") from error
+
+    def _resampled(self, blocks: Iterator[np.ndarray], own: float, told: int) -> Iterator[np.ndarray]:
+        """The blocks, at `own` Hz, at the target rate; `told` is the expected number of samples at their own."""
+        self.seconds = resampled_length(told, own, self._target_rate) / self._target_rate
+        resampler, count = StreamResampler(own, self._target_rate), 0
+        for block in blocks:
+            found = block if own == self._target_rate else resampler.push(block)
+            count += len(found)
+            yield found
+        rest = resampler.finish()
+        count += len(rest)
+        self.seconds = count / self._target_rate
+        yield rest
+
+
+def read_input(audio: Audio, target_rate: int, rate: float | None = None, name: str = "") -> np.ndarray:
+    """All samples [N] of a `Recording`, which tells what `audio` may be, and of errors."""
+    blocks = [block for block in Recording(audio, target_rate, rate, name) if len(block)]
+    return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
 
 
 def input_name(audio: object) -> str:
@@ -67,44 +114,13 @@ def _is_file(audio: object) -> bool:
     return isinstance(audio, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(audio, "read")
 
 
-def _of_file(audio: Any, target_rate: int, rate: float | None, name: str) -> np.ndarray:
-    """Samples of a path, a stream or the bytes of a file."""
-    if isinstance(audio, str | os.PathLike):
-        return _at(*read_audio(os.fspath(audio), None), target_rate, rate, name)
-    if isinstance(audio, bytes | bytearray | memoryview):
-        data = bytes(audio)
-    else:
-        data = _content(audio, name)
+def _content(audio: Any, name: str) -> Data:
+    """The bytes of a file, or the rest of those of an open one, which is left open."""
+    data = bytes(audio) if isinstance(audio, bytes | bytearray | memoryview) else spooled(audio, name)
     if not data:
         again = "seek(0) before it is read" if getattr(audio, "seekable", bool)() else "nothing was written to it"
         raise DataError(f"{name}: no bytes from where it stands to its end, expected audio; {again}")
-    stream = io.BytesIO(data)
-    stream.name = name
-    try:
-        samples, own = read_audio(stream, None)
-    except UnreadableError as error:
-        raise DataError(f"{error}; raw samples go in as an array with their rate") from error
-    return _at(samples, own, target_rate, rate, name)
-
-
-def _at(samples: np.ndarray, own: int, target_rate: int, rate: float | None, name: str) -> np.ndarray:
-    """A file's samples [N] resampled to the target rate; ConfigError for a `rate` that is not the file's own."""
-    if rate is not None and checked_rate(rate, name) != own:
-        raise ConfigError(f"{name}: {own} Hz in the file and rate={rate}; leave rate out, or pair it with its samples")
-    return samples if own == target_rate else resample(samples, own, target_rate)
-
-
-def _content(file: Any, name: str) -> bytes:
-    """The rest of an open file, which is left open."""
-    if isinstance(file, io.TextIOBase):
-        raise DataError(f"{name}: opened as text, expected a binary file; open it with 'rb', stdin as sys.stdin.buffer")
-    try:
-        data = file.read()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name}: unreadable ({error}), expected an open binary file") from error
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise DataError(f"{name}: read() gives {type(data).__name__}, expected bytes; open it as a binary file")
-    return bytes(data)
+    return data
 
 
 def _pair(pair: tuple[Any, ...], rate: float | None, name: str) -> tuple[Any, float]:

@@ -1,18 +1,21 @@
 """Read, cut, resample and write audio of files, streams and command pipes."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from speechmtp.audio.files import AudioSource, name_of, one_line, opened
-from speechmtp.audio.levels import check_floats, mix
+from speechmtp.audio.files import AudioSource, OpenAudio, one_line, opened
+from speechmtp.audio.levels import Levels, check_floats, mix
 from speechmtp.audio.names import shown
 from speechmtp.audio.pipes import run_pipe
 from speechmtp.audio.resampling import resampled_length
 from speechmtp.errors import DataError, ShapeError
 
+WHOLE = 60  # seconds: a file that is no longer is read at once
+BLOCK = 10  # seconds of a longer one that are read at a time
 _WRITE_BLOCK = 1 << 16
 
 
@@ -58,22 +61,54 @@ def read_audio(
     unless `channel` (from 0) selects one. `rate` None keeps the file's rate. DataError for a missing or unreadable
     source, no samples in the range, samples that are not finite or far beyond 1, or a channel out of range.
     """
-    where = name_of(source)
     with opened(source) as file:
         if channel is not None and not 0 <= channel < file.channels:
             raise DataError(
-                f"{where}: channel {channel} asked, expected 0 to {file.channels - 1}; channels are counted from 0"
+                f"{file.where}: channel {channel} asked, expected 0 to {file.channels - 1}; channels are counted from 0"
             )
         data = file.read(start, end)
-        source_rate = file.samplerate
+    mono = _mono(file.where, data, channel)
+    if rate is None or rate == file.samplerate:
+        return mono, file.samplerate
+    return resample(mono, file.samplerate, rate), rate
+
+
+def mono_blocks(file: OpenAudio) -> Iterator[np.ndarray]:
+    """All of a file as float32 mono blocks [n] at its own rate, each a few seconds, with the errors of `read_audio`.
+
+    A file of at most a minute is one block. The channels of a longer one, and floats, are looked at in a first pass, so
+    that what `levels` says of them holds for the whole file.
+    """
+    where, rate, levels = file.where, file.samplerate, Levels()
+    channel = 0 if file.channels == 1 else None
+    if file.most <= WHOLE * rate:
+        yield _mono(where, file.read(0.0, None))
+        return
+    surveyed = file.channels > 1 or not file.keeps_scale
+    if surveyed:
+        for block in file.blocks(int(BLOCK * rate)):
+            levels.add(block)
+            levels.add_channels(block)
+        levels.check(where)
+        channel = channel if file.channels == 1 else levels.loudest(where)
+    for block in file.blocks(int(BLOCK * rate)):
+        if not surveyed:
+            levels.add(block)
+            levels.check(where)
+        yield _finite(where, block.mean(1, dtype=np.float32) if channel is None else block[:, channel])
+
+
+def _mono(where: str, data: np.ndarray, channel: int | None = None) -> np.ndarray:
+    """Samples [N] of all samples [N, channels] that are heard."""
     check_floats(where, data)
-    mono = mix(where, data) if channel is None else data[:, channel]
+    return _finite(where, mix(where, data) if channel is None else data[:, channel])
+
+
+def _finite(where: str, mono: np.ndarray) -> np.ndarray:
+    """Samples [n], contiguous; DataError if some are not finite."""
     if not np.isfinite(mono).all():
         raise DataError(f"{where}: samples that are not finite, expected numbers; write the file anew")
-    mono = np.ascontiguousarray(mono, dtype=np.float32)
-    if rate is None or rate == source_rate:
-        return mono, source_rate
-    return resample(mono, source_rate, rate), rate
+    return np.ascontiguousarray(mono, dtype=np.float32)
 
 
 def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.ndarray:

@@ -29,22 +29,26 @@ def run_program(arguments: Sequence[str | bytes], timeout: float) -> tuple[bytes
     """Standard output of a program, the end of its error output, and why it is not usable (None if it is): the exit
     code, more than `timeout` seconds, or more than 1 GiB of output. The program gets no input and only PATH and
     LC_ALL of the environment; it is killed with its children. OSError if it cannot be run."""
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": os.environ.get("LC_ALL", "C")}
     process = subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment,
+        env=environment(),
         start_new_session=True,
     )
     try:
         output, errors, complaint = _collect(process, time.monotonic() + timeout, timeout)
     finally:
-        _kill_group(process)
+        kill_group(process)
     if complaint is None and process.returncode:
         complaint = f"exit code {process.returncode}"
     return output, errors.decode("utf-8", errors="replace"), complaint
+
+
+def environment() -> dict[str, str]:
+    """What a program gets of the environment: PATH and LC_ALL."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": os.environ.get("LC_ALL", "C")}
 
 
 def _collect(process: "subprocess.Popen[bytes]", deadline: float, timeout: float) -> tuple[bytes, bytes, str | None]:
@@ -74,7 +78,7 @@ def _collect(process: "subprocess.Popen[bytes]", deadline: float, timeout: float
     return bytes(output), bytes(errors), None
 
 
-def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
     """Kill the command and the processes that it left in the background."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -5,10 +5,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from mmap import mmap
 
-Data = bytes | mmap  # the bytes of a whole file
-Part = bytes | mmap | memoryview
+from speechmtp.audio.containers.mapped import STEP, Mapped
+
+Data = bytes | Mapped  # the bytes of a whole file
+Part = bytes | Mapped | memoryview
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def part(data: Data | memoryview, begin: int, end: int) -> memoryview:
 
 def beyond(data: Data, position: int) -> int:
     """The bytes from `position` on that no container accounts for; 0 for padding with zeros."""
-    rest = data[position:]
-    return len(rest) if rest.strip(b"\0") else 0
+    begins = range(position, len(data), STEP)
+    return len(data) - position if any(data[begin : begin + STEP].strip(b"\0") for begin in begins) else 0
 
 
 class Spliced(io.RawIOBase):
@@ -46,7 +47,8 @@ class Spliced(io.RawIOBase):
         """Keeps the parts; nothing is copied."""
         self._parts = [memoryview(one) for one in parts if len(one)]
         self._starts = [0, *accumulate(len(one) for one in self._parts)]
-        self._position = 0
+        self._mapped = {one.obj for one in self._parts if isinstance(one.obj, Mapped)}
+        self._position = self._since = 0
 
     def readable(self) -> bool:
         """Always."""
@@ -78,4 +80,9 @@ class Spliced(io.RawIOBase):
             target[filled : filled + len(piece)] = piece
             filled += len(piece)
             self._position += len(piece)
+        self._since += filled
+        if self._since >= STEP:
+            self._since = 0
+            for one in self._mapped:
+                one.release()
         return filled

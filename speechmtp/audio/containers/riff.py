@@ -7,7 +7,7 @@ from speechmtp.audio.containers.mpeg import mpeg_links
 
 MAGICS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 _MPEG_TAGS = (0x50, 0x55)
-_LONG = 0xFFFFFFFF  # in place of a length that needs 64 bits
+LONG = 0xFFFFFFFF  # in place of a length that needs 64 bits
 # Lengths that a writer puts where it cannot know the true one lie this near to 2 or 4 GiB, or to the 64-bit limits.
 _NEAR = 0x2000
 
@@ -33,17 +33,13 @@ def _is_wav(data: Data, begin: int) -> bool:
 def _one(data: Data, begin: int) -> tuple[list[Link], int]:
     """The links of the WAV file that begins there (none if it has no samples' chunk), and where the next may begin."""
     order = ">" if data[begin : begin + 4] == b"RIFX" else "<"
-    chunks, position = dict[bytes, tuple[int, int]](), begin + 12
-    while position + 8 <= len(data) and b"data" not in chunks:
-        (length,) = struct.unpack_from(f"{order}I", data, position + 4)
-        chunks[data[position : position + 4]] = (position + 8, length)
-        position += 8 + length + (length & 1)
+    chunks = wav_chunks(data, begin, order)
     if b"data" not in chunks or chunks.get(b"fmt ", (0, 0))[1] < 16:
         return [], len(data)
     (total,) = struct.unpack_from(f"{order}I", data, begin + 4)
     start, length = chunks[b"data"]
     place, size = chunks.get(b"ds64", (0, 0))
-    if data[begin : begin + 4] in (b"RF64", b"BW64") and length == _LONG:
+    if data[begin : begin + 4] in (b"RF64", b"BW64") and length == LONG:
         total, length = struct.unpack_from("<QQ", data, place) if size >= 16 else (0, 0)
     end = min(start + length, len(data))
     behind = _behind(data, end + (length & 1), order)
@@ -63,6 +59,17 @@ def _one(data: Data, begin: int) -> tuple[list[Link], int]:
     if begin == 0 and behind == len(data) and known and data[:4] != b"BW64":
         return [Link((), held, length)], behind
     return [Link((riff_header(fmt, len(samples), order), samples), held, length)], behind
+
+
+def wav_chunks(data: Data, begin: int, order: str) -> dict[bytes, tuple[int, int]]:
+    """Name -> where the content begins and its length, of the chunks of the WAV file that begins there, up to the
+    samples' (`data`), if it is there; `order` is that of their bytes, as struct writes it."""
+    chunks, position = dict[bytes, tuple[int, int]](), begin + 12
+    while position + 8 <= len(data) and b"data" not in chunks:
+        (length,) = struct.unpack_from(f"{order}I", data, position + 4)
+        chunks[data[position : position + 4]] = (position + 8, length)
+        position += 8 + length + (length & 1)
+    return chunks
 
 
 def _behind(data: Data, position: int, order: str) -> int:
@@ -87,11 +94,11 @@ def _next_wav(data: Data, begin: int) -> int:
 
 def riff_header(fmt: bytes, length: int, order: str) -> bytes:
     """A header for `length` bytes of samples of the format chunk `fmt`."""
-    if length + len(fmt) + 12 < _LONG:
+    if length + len(fmt) + 12 < LONG:
         name, sizes = b"RIFX" if order == ">" else b"RIFF", (4 + len(fmt) + 8 + length, length)
         wide = b""
     else:
-        name, sizes = b"RF64", (_LONG, _LONG)
+        name, sizes = b"RF64", (LONG, LONG)
         wide = b"ds64" + struct.pack("<IQQQI", 28, 4 + 36 + len(fmt) + 8 + length, length, 0, 0)
     total, size = (struct.pack(f"{order}I", one) for one in sizes)
     return name + total + b"WAVE" + wide + fmt + b"data" + size
