@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from speechmtp.cli.streams import report
 
@@ -41,6 +43,43 @@ class Interrupts:
             os._exit(INTERRUPTED)
         self.came = True
         raise KeyboardInterrupt
+
+
+class PoliteInterrupts:
+    """A context in which Ctrl-C waits until work that must be finished is done: the first one comes through only
+    inside `allowed`, a second one at once."""
+
+    def __init__(self) -> None:
+        self._before: Any = None
+        self._allowed = self._waits = False
+
+    def __enter__(self) -> "PoliteInterrupts":
+        before = signal.getsignal(signal.SIGINT)
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            self._before = before
+            signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Let Ctrl-C come through here, also one that waits."""
+        self._allowed = True
+        try:
+            if self._waits:
+                self._handle(signal.SIGINT, None)
+            yield
+        finally:
+            self._allowed = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._allowed or self._waits:
+            signal.signal(signal.SIGINT, self._before)
+            self._before(number, frame)
+        self._waits = True
 
 
 def report_interrupt() -> int:

@@ -83,6 +83,17 @@ def settle_jobs(args: argparse.Namespace, processes: int = 1) -> None:
     args.jobs = args.jobs or max(1, cores() // (processes * args.threads))
 
 
+def add_live_options(parser: argparse.ArgumentParser) -> None:
+    """Add --stream, --mic, --step and --rate."""
+    parser.add_argument("--stream", action="store_true",
+                        help="show words of FILE, or of - while it comes, as soon as they are certain")  # fmt: skip
+    parser.add_argument("--mic", action="store_true", help="the same of the microphone")
+    parser.add_argument("--step", type=float, metavar="S",
+                        help="live: seconds of audio between passes (default 0.5)")  # fmt: skip
+    parser.add_argument("--rate", type=int, metavar="HZ",
+                        help="live: FILE has 16-bit samples of one channel at this rate, and no header")  # fmt: skip
+
+
 def add_head_options(parser: argparse.ArgumentParser) -> None:
     """Add --heads."""
     parser.add_argument("--heads", action="append", metavar="NAME|DIR", default=[],

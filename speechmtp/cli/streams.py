@@ -4,9 +4,12 @@ import json
 import os
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speechmtp.text.lines import one_line
+
+if TYPE_CHECKING:
+    from speechmtp.words.word import Word
 
 
 def settle_streams() -> None:
@@ -45,3 +48,9 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=1)
     print(text)
+
+
+def word_row(word: "Word") -> dict[str, Any]:
+    """The JSON object of a word; null for what is not known."""
+    numbers = {"start": word.start, "end": word.end, "confidence": word.confidence}
+    return {"text": word.text} | {key: None if value is None else round(value, 3) for key, value in numbers.items()}

@@ -10,34 +10,37 @@ from speechmtp.cli.decode import find_strategy
 from speechmtp.cli.options import (
     add_draft_options,
     add_jobs_option,
+    add_live_options,
     add_model_option,
     add_out_option,
     add_run_options,
     add_sampling_options,
     add_speech_options,
     add_strategy_options,
+    sampling_names,
     sampling_of,
     settle_jobs,
 )
+from speechmtp.cli.streams import word_row
 from speechmtp.collector import paused_collector
 from speechmtp.errors import ConfigError
 from speechmtp.models.bases.names import SPEECH_MODEL
 
 if TYPE_CHECKING:
     from speechmtp.transcripts import Transcript
-    from speechmtp.words.word import Word
 
 FORMATS = ("txt", "srt", "vtt", "json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp transcribe`."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files; - reads standard input")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="audio files; - reads standard input")
+    add_live_options(parser)
     add_model_option(parser, SPEECH_MODEL)
     add_strategy_options(parser)
     parser.add_argument("--output", choices=FORMATS, default=FORMATS[0],
-                        help="txt (default): a line a file; json: an object a line, with segments, calls and tokens; "
-                        "srt, vtt: subtitles")  # fmt: skip
+                        help="txt (default): a line a file; json: an object a line, with segments, calls and tokens, "
+                        "or live with every event; srt, vtt: subtitles")  # fmt: skip
     parser.add_argument("--json", action="store_const", dest="output", const="json", help="the same as --output json")
     parser.add_argument("--words", action="store_true",
                         help="json: every word with its times and confidence; srt, vtt: a cue a word")  # fmt: skip
@@ -53,6 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints one line per file, in the order given, with the file's name if there are several, or with --output another
     document. Each file that cannot be read is reported on stderr, the others go on, and the exit code is then 2."""
+    if args.stream or args.mic:
+        from speechmtp.cli.live import run_live
+
+        return run_live(args, _given(args))
+    if not args.files:
+        raise ConfigError("FILE: none given, expected audio files, - for standard input, or --mic")
+    if args.step is not None or args.rate is not None:
+        raise ConfigError("--step, --rate: only with --stream or --mic; leave them out")
     with paused_collector():
         from speechmtp.cli.checks import check_strategies, open_recogniser
         from speechmtp.cli.streams import report
@@ -93,6 +104,14 @@ def run(args: argparse.Namespace) -> int:
         report(f"{broken} of {len(args.files)} files failed")
     warn_of(flags, "files")
     return 2 if broken else 0
+
+
+def _given(args: argparse.Namespace) -> list[str]:
+    """The options that were given and have no meaning for a live stream."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    names = ("out", "batch_size", "jobs", "draft_model", *sampling_names())
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) != parser.get_default(name)]
 
 
 def _paths(args: argparse.Namespace) -> dict[str, Path]:
@@ -140,13 +159,7 @@ def _row(name: str, transcript: "Transcript", label: str, with_words: bool) -> d
     row |= {"tokens": trace.emitted, "tokens_per_call": trace.tokens_per_call, "finished": trace.finished}
     row["segments"] = [
         {"start": round(one.start, 2), "end": round(one.end, 2), "text": one.text, "flags": list(one.flags)}
-        | ({"words": [_word(word) for word in one.words]} if with_words else {})
+        | ({"words": [word_row(word) for word in one.words]} if with_words else {})
         for one in transcript.segments
     ]
     return row
-
-
-def _word(word: "Word") -> dict[str, Any]:
-    """The JSON object of a word; null for what is not known."""
-    numbers = {"start": word.start, "end": word.end, "confidence": word.confidence}
-    return {"text": word.text} | {key: None if value is None else round(value, 3) for key, value in numbers.items()}

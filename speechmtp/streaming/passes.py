@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.strategies import Strategy, parse_strategy
+from speechmtp.errors import ConfigError
 from speechmtp.recognition import RecognitionModel
 from speechmtp.streaming.session import Pass, Session
 from speechmtp.types import PreviousPass, Request, Result
@@ -13,12 +14,29 @@ DEPTH = 3  # tokens that heads draft behind a wrong one of the pass before
 
 def strategy_of(model: RecognitionModel, name: str) -> Strategy:
     """The strategy of a stream: the one named, or by default the pass before as a draft, with the heads if there are
-    any. ConfigError for one that the model cannot run, or that needs a draft model."""
+    any. ConfigError for one that the model cannot run, or that cannot go on behind committed words."""
     if name:
-        return model.runner.prepared(parse_strategy(name))
+        strategy = model.runner.prepared(parse_strategy(name))
+        problem = _problem(model, strategy)
+        if problem:
+            raise ConfigError(f"strategy {strategy.name}: {problem}; choose another for a stream")
+        return strategy
     if model.heads is None:
         return parse_strategy("previous")
     return model.runner.prepared(parse_strategy(f"previous-heads:depth={min(DEPTH, model.heads.depth)}"))
+
+
+def _problem(model: RecognitionModel, strategy: Strategy) -> str:
+    """Why a strategy cannot decode a stream; empty if it can."""
+    if strategy.drafter is None:
+        return "says all words anew, and cannot go on behind those that are committed"
+    if "model" in strategy.needs:
+        return "drafts with another model, which does not know the words that are committed"
+    if "reference" in strategy.needs:
+        return "drafts a text that is known before"
+    if "ctc" in strategy.needs and not model.has_ctc:
+        return "needs a CTC head, and the model has none"
+    return ""
 
 
 def request_of(model: RecognitionModel, session: Session, due: Pass) -> Request:
