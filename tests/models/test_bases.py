@@ -16,6 +16,7 @@ from small_lm import LINES, write_lm
 import speechmtp
 import speechmtp.bundle as bundle_module
 from speechmtp.api import Recogniser
+from speechmtp.audio.endpoint import ActivityConfig
 from speechmtp.audio.features import FbankConfig
 from speechmtp.bundle import Bundle, BundleConfig, load_bundle, load_without_heads, reads_text, save_bundle
 from speechmtp.decoding.strategies import parse_strategy
@@ -28,6 +29,8 @@ from speechmtp.models.bases.table import KINDS, new_model
 from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.encoder_lm import ModelConfig
 from speechmtp.models.trunk import ScratchTrunkConfig
+from speechmtp.streaming.config import StreamConfig
+from speechmtp.streaming.events import Committed
 from speechmtp.text.tokenizer import train_tokenizer
 from speechmtp.training.tasks.head_inputs.table import HEAD_INPUTS
 from speechmtp.types import Request
@@ -188,3 +191,18 @@ def test_a_wrong_key_of_a_kind_is_named_with_its_place(kind: str, folders: dict[
     path.write_text("format_version: 1\nmodel: {kind: gpt}\n")
     with pytest.raises(ConfigError, match=r"model.kind: 'gpt' is not one of speech_lm, moonshine, whisper"):
         load_bundle(str(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ROWS if KINDS[kind].input_kind != "texts"])
+def test_a_stream_of_every_kind_says_in_the_end_what_it_says_offline(kind: str, folders: dict[str, Path]) -> None:
+    recogniser = speechmtp.load(str(folders[kind]), dtype="float64")
+    sound = 0.3 * torch.randn(32000, generator=tiny.generator(2)).numpy()
+    everything = ActivityConfig(threshold=0.0, min_speech_ms=0)
+    # One pass in the end is offline recognition; with passes before it, committed words may differ.
+    for step, same in ((60.0, True), (0.5, False)):
+        stream = recogniser.create_stream(StreamConfig(step=step, activity=everything, activity_floor=0.0))
+        events = [event for piece in np.split(sound, 20) for event in stream.feed(piece)] + stream.finish()
+        said = "".join(event.text for event in events if isinstance(event, Committed))
+        assert stream.result().text == said.strip()
+        assert not same or said.strip() == recogniser.transcribe((sound, 16000)).text.strip()
+        assert same or stream.session.passes >= 3
