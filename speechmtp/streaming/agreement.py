@@ -56,16 +56,31 @@ class Agreement:
 
     def commit(self, final: bool = False) -> list[WordTokens]:
         """Commit the words on which passes agree, all of them if `final`; return them. Their places are those in
-        `committed`."""
+        `committed`. Punctuation behind the last word of a pass is not committed with it: it may be invented there, and
+        what stands behind a full stop begins anew."""
         count = len(self._seen) if final else self._agreed()
         words = [one.word for one in self._seen[:count]]
         size = len(self.tail) if final else words[-1].last - len(self.committed) if words else 0
-        self.committed, self.tail, self._seen = (
-            [*self.committed, *self.tail[:size]],
-            self.tail[size:],
-            self._seen[count:],
-        )
+        if words and not final and count == len(self._seen):
+            closing = self._closing(size)
+            size -= closing
+            written = sum(len(self._decode([token]).strip()) for token in self.tail[size : size + closing])
+            last = words[-1]
+            words[-1] = WordTokens(last.text[: len(last.text) - written], last.first, last.last - closing)
+        self.committed, self.tail = [*self.committed, *self.tail[:size]], self.tail[size:]
+        self._seen = self._seen[count:]
         return words
+
+    def _closing(self, size: int) -> int:
+        """How many of the last of `size` tokens of the tail are punctuation."""
+        count = 0
+        while count < size - 1 and self._punctuation(self.tail[size - 1 - count]):
+            count += 1
+        return count
+
+    def _punctuation(self, token: int) -> bool:
+        text = self._decode([token]).strip()
+        return bool(text) and all(unicodedata.category(one)[0] == "P" for one in text)
 
     def forget_tail(self) -> None:
         """Drop the tokens that are not committed."""

@@ -28,9 +28,9 @@ class StreamConfig:
 
     step: Seconds = 0.5
     passes: Annotated[int, Range(1, 10)] = 2
-    sure: Share = 0.0
-    patience: Annotated[int, Range(0, 1000)] = 1
-    shortest: Seconds = 10.0
+    sure: Share = 0.5
+    patience: Annotated[int, Range(0, 1000)] = 2
+    shortest: Seconds = 15.0
     longest: Seconds = 25.0
     pause: Seconds = 0.4
     resume: Annotated[float, Range(0, 60)] = 2.0
@@ -38,7 +38,7 @@ class StreamConfig:
     confidence_floor: Share = 0.5
     words: bool = True
     strategy: str = ""
-    activity: ActivityConfig = field(default_factory=ActivityConfig)
+    activity: ActivityConfig = field(default_factory=lambda: ActivityConfig(min_silence_ms=700, speech_pad_ms=1000))
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""

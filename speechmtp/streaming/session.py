@@ -340,6 +340,7 @@ class Session:
 
     def _close(self, window: Window, due: Pass, reason: Reason, dropped: bool) -> None:
         """End the segment."""
+        window.finish()
         start, end = self._seconds(max(window.segment, self._ended)), self._seconds(due.end)
         text, words, dropped = window.own_text, window.own_words, dropped and bool(window.agreement.tail)
         self._events.append(Final(text, words, start, end, reason, self._now, due.flush, dropped))

@@ -1,7 +1,7 @@
 """The segment that is going on: its audio's place, what was decoded of it, and what was said."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from speechmtp.streaming.agreement import Agreement
 from speechmtp.transcripts import Segment
@@ -55,6 +55,13 @@ class Window:
         self.words += words
         before, self.said = self.said, self.decode(self.agreement.committed)
         return self.said[len(before) :]
+
+    def finish(self) -> None:
+        """Give the words of the segment the punctuation that was committed behind them."""
+        first = self._first[0]
+        texts = [word.text for word in self.agreement.words if word.first >= self._first[3]]
+        if len(texts) == len(self.words) - first:
+            self.words[first:] = [replace(word, text=text) for word, text in zip(self.words[first:], texts)]
 
     def new_tail(self) -> str | None:
         """The text behind the committed words, if it is not what was said last."""

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from speechmtp.audio.activity import FRAME
+from speechmtp.audio.endpoint import ActivityConfig
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.events import StreamEvent
 from speechmtp.streaming.session import Pass, Session
 from speechmtp.types import Result, TokenRules, Trace
 
+PLAIN = StreamConfig(sure=0.0, shortest=10.0, words=False, activity=ActivityConfig())
 RATE, WORD, COUNT = 16000, 4000, 27
 END, WRONG = 30, 29
 
@@ -70,7 +72,7 @@ class Listener:
     ) -> None:  # fmt: skip
         speech = SimpleNamespace(decode=text_of, rules=TokenRules((END,)), shortest=500)
         model: Any = SimpleNamespace(rate=RATE, longest=longest, bundle=SimpleNamespace(model=speech))
-        self.session = Session(model, config or StreamConfig(words=False))
+        self.session = Session(model, config or PLAIN)
         self.session._activity = Activity(loudness)  # type: ignore[assignment]
         self.passes: list[Pass] = []
         self.events: list[StreamEvent] = []

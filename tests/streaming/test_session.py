@@ -5,14 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from spoken import COUNT, RATE, WORD, Listener, silence, word
+from spoken import COUNT, PLAIN, RATE, WORD, Listener, silence, word
 
 from speechmtp.audio.endpoint import ActivityConfig
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.events import Committed, Ended, Final, SpeechStarted, SpeechStopped, StreamEvent, Tail
-
-PLAIN = StreamConfig(words=False)
 
 
 def talk(seed: int, words: int = 40, pauses: float = 0.2) -> tuple[np.ndarray, list[str]]:
