@@ -5,7 +5,7 @@ No clock, thread or socket is in it, and it runs no model but the one that tells
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -322,9 +322,10 @@ class Session:
         words = tokens.commit(final=due.reason is not None)
         timed = [Word(word.text, None, None, tokens.confidence(word)) for word in words]
         if words and self.config.words and request is not None:
-            first, last = tokens.words.index(words[0]), window.words[-1].end if window.words else None
+            first = [word.first for word in tokens.words].index(words[0].first)
             found = self._model.time_words(request, whole, tokens.logprobs)[first : first + len(words)]
-            timed = [word.moved(self._seconds(window.start)).not_before(last) for word in found]
+            start, last = self._seconds(window.start), window.words[-1].end if window.words else None
+            timed = [replace(one.moved(start).not_before(last), text=word.text) for one, word in zip(found, words)]
         text = window.commit(timed)
         if text:
             text = f" {text}" if self._spoken and text == window.said else text
