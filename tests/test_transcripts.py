@@ -207,6 +207,18 @@ def test_what_is_raised_comes_behind_the_transcripts_before_it(recogniser: Recog
             next(found)
 
 
+def test_a_file_read_in_blocks_has_the_text_of_its_samples(
+    recogniser: Recogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_audio(tmp_path / "a.flac", speech(70.0), RATE)
+    expected = recogniser.transcribe(read_audio(tmp_path / "a.flac")[0], RATE)
+    monkeypatch.setattr("speechmtp.transcripts.HELD_SECONDS", 20.0)
+    for jobs in (1, 2):
+        with (tmp_path / "a.flac").open("rb") as file:
+            assert recogniser.transcribe(file, jobs=jobs) == expected
+    assert len(expected.segments) > 2
+
+
 def test_a_long_recording_is_its_parts(recogniser: Recogniser) -> None:
     audio = speech(60)
     found = recogniser.transcribe(audio, RATE)

@@ -32,7 +32,8 @@ class SpeechStopped:
 @dataclass(frozen=True)
 class Committed:
     """Words that stay as they are. `text` is what they add to the transcript, the space before them included, and
-    punctuation of the word before; all these texts joined are the transcript."""
+    punctuation of the word before; all these texts joined are the transcript. Punctuation that was committed behind a
+    word is in the words of its Final."""
 
     text: str
     words: tuple[Word, ...]
