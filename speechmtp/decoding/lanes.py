@@ -11,7 +11,7 @@ from speechmtp.decoding.layout import allowed, path_prefixes, trim
 from speechmtp.decoding.noise import TARGET
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.step import Stepped
-from speechmtp.decoding.traces import record_overlap, record_scores
+from speechmtp.decoding.traces import record_logprobs, record_overlap, record_scores
 from speechmtp.types import Accepted, Draft
 
 
@@ -37,7 +37,11 @@ def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tu
     at = torch.tensor(lane.places, device=lane.device) if mixed else None
     if stepped.choices is not None:
         choices = stepped.choices if at is None else stepped.choices[at][:, : size + 1]
-        return rule.judge(choices, draft), choices
+        accepted = rule.judge(choices, draft)
+        if lane.batch.recorded.logprobs:
+            record_logprobs(lane, lambda rows, slots: _scores(lane, stepped, rows if at is None else at[rows], slots),
+                            draft, accepted)  # fmt: skip
+        return accepted, choices
     assert stepped.logits is not None
     target = stepped.logits if at is None else stepped.logits[at][:, : size + 1]
     if lane.processors is not None:
@@ -53,6 +57,11 @@ def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tu
     if lane.batch.recorded.overlap and size:
         record_overlap(lane, target, draft, accepted)
     return accepted, drawn.argmax(-1) if wants_choices else None
+
+
+def _scores(lane: DecodeState, stepped: Stepped, rows: Tensor, slots: Tensor) -> Tensor:
+    """Logits [n, V] of slots [n] of the batch's rows [n]."""
+    return lane.step.scores(lane.batch, stepped, rows, slots)
 
 
 def taps_of(lanes: Sequence[DecodeState]) -> tuple[int, ...]:

@@ -184,10 +184,10 @@ class DecodeState:
 
     @property
     def by_argmax(self) -> bool:
-        """Whether the trunk's argmax tokens are all that is needed of its logits."""
+        """Whether the trunk's argmax tokens are all that is needed of its logits, besides those of chosen tokens."""
         kept = self.batch.recorded
         plain = self.noise is None and self.processors is None
-        return plain and self.rule.by_argmax and not (kept.gaps or kept.logprobs or kept.overlap)
+        return plain and self.rule.by_argmax and not (kept.gaps or kept.overlap)
 
     @property
     def heads(self) -> HeadSet | None:

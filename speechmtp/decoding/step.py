@@ -26,7 +26,8 @@ TokenPicker = Callable[[Tensor, int], Tensor]  # logits [B, 1, V'] and depth -> 
 class Stepped:
     """Result of a trunk call: the embeddings `inputs` [B, Q, C] and `positions` [B, Q] that it read, and its `states`.
     For the last pending entry and for each drafted token it has the argmax `choices` [B, P + 1] of the next token or
-    its `logits` [B, P + 1, V] in float32 at least, with each row's token rules applied."""
+    its `logits` [B, P + 1, V] in float32 at least, with each row's token rules applied. Logits that are there beside
+    choices are in the trunk's dtype."""
 
     inputs: Tensor
     positions: Tensor
@@ -54,6 +55,10 @@ class Step(Protocol):
         """Run one trunk call over each row's pending entries and its draft; nothing is committed. `taps` are the layers
         whose outputs heads read. With `choices` the result has argmax tokens instead of logits, which is enough if no
         rule, processor or noise needs logits."""
+
+    def scores(self, batch: Batch, stepped: Stepped, rows: Tensor, slots: Tensor) -> Tensor:
+        """Logits [n, V] in float32 at least, with token rules, of some of the slots that have `choices`: `slots` [n] of
+        `rows` [n]."""
 
     def advance(
         self, heads: HeadSet, state: Any, stepped: Stepped, keep: Tensor, count: Tensor, counts: Sequence[int]
@@ -97,7 +102,7 @@ class EagerStep:
         logits = self.trunk.unembed(hidden)
         logits = ruled(logits if choices else in_float32(logits), batch.rules, not batch.prompted)
         if choices:
-            return Stepped(inputs, positions, states, logits.argmax(-1), None)
+            return Stepped(inputs, positions, states, logits.argmax(-1), logits)
         return Stepped(inputs, positions, states, None, logits)
 
     def _chosen(self, batch: Batch, hidden: Tensor) -> Tensor | None:
@@ -107,6 +112,15 @@ class EagerStep:
         if any(rule is not rules[0] for rule in rules) or (rules[0].begin_suppress and not batch.prompted):
             return None
         return self.trunk.choose(hidden, rules[0].suppress)
+
+    def scores(self, batch: Batch, stepped: Stepped, rows: Tensor, slots: Tensor) -> Tensor:
+        """See `Step.scores`."""
+        if stepped.logits is not None:
+            return in_float32(stepped.logits[rows, slots])
+        assert stepped.choices is not None
+        hidden = slots_behind(batch, stepped.states.hidden, stepped.choices.shape[1] - 1)[rows, slots]
+        # `_chosen` has found one rule for all rows and slots.
+        return ruled(in_float32(self.trunk.unembed(hidden))[:, None], batch.rules[:1], False)[:, 0]
 
     def advance(
         self, heads: HeadSet, state: Any, stepped: Stepped, keep: Tensor, count: Tensor, counts: Sequence[int]

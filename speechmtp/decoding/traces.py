@@ -1,7 +1,7 @@
 """The outcome of a call: copied to the host, trimmed at end tokens and limits, and counted in the traces; and flags for
 outputs that look wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,25 +78,34 @@ def record_scores(state: DecodeState, target: Tensor, draft: Draft, accepted: Ac
     """Record, if asked for, the top-1 minus top-2 logit and the log probability of each token that a call chose.
     `record_outcome` drops those of tokens that are not emitted."""
     wanted = state.batch.recorded
-    if not (wanted.gaps or wanted.logprobs):
-        return
-    counts = accepted.count.tolist()
-    slots = torch.cat([accepted.path.new_full((len(accepted.path), 1), -1), accepted.path], 1) + 1
-    slots = slots.clamp_min(0)
     if wanted.gaps:
+        counts = accepted.count.tolist()
+        slots = torch.cat([accepted.path.new_full((len(accepted.path), 1), -1), accepted.path], 1) + 1
         best = target.topk(2, -1).values
-        gaps = (best[..., 0] - best[..., 1]).gather(1, slots).tolist()
+        gaps = (best[..., 0] - best[..., 1]).gather(1, slots.clamp_min(0)).tolist()
         for row, values, count in zip(state.rows, gaps, counts):
             row.trace.gaps.extend(values[: count + 1])
     if wanted.logprobs:
-        path, steps = accepted.path, torch.arange(accepted.path.shape[1] + 1, device=target.device)
-        tokens = draft.tokens.gather(1, path.clamp_min(0)) if path.shape[1] else path
-        tokens = torch.cat([tokens, accepted.next[:, None]], 1)
-        tokens = torch.where(steps == accepted.count[:, None], accepted.next[:, None], tokens).clamp_min(0)
-        distributions = target.log_softmax(-1)
-        sure = distributions[torch.arange(len(tokens), device=tokens.device)[:, None], slots, tokens].tolist()
-        for row, values, count in zip(state.rows, sure, counts):
-            row.trace.logprobs.extend(values[: count + 1])
+        record_logprobs(state, lambda rows, slots: target[rows, slots], draft, accepted)
+
+
+def record_logprobs(
+    state: DecodeState, logits: Callable[[Tensor, Tensor], Tensor], draft: Draft, accepted: Accepted
+) -> None:
+    """Record the log probability of each token that a call chose; `logits` gives those [n, V] of slots [n] of the rows
+    [n] of the lane."""
+    tokens, following = draft.tokens.tolist(), accepted.next.tolist()
+    said = list[tuple[int, int, int]]()  # row, slot and token
+    counts = accepted.count.tolist()
+    for row, (path, count) in enumerate(zip(accepted.path.tolist(), counts)):
+        slots = [0, *(node + 1 for node in path[:count])]
+        chosen = [*(tokens[row][node] for node in path[:count]), following[row]]
+        said += [(row, slot, token) for slot, token in zip(slots, chosen)]
+    at = torch.tensor(said, device=draft.tokens.device)  # [n, 3]
+    sure = logits(at[:, 0], at[:, 1]).log_softmax(-1).gather(1, at[:, 2:])[:, 0].tolist()
+    for one, count in zip(state.rows, counts):
+        one.trace.logprobs.extend(sure[: count + 1])
+        del sure[: count + 1]
 
 
 def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: Accepted) -> None:
