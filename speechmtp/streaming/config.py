@@ -18,8 +18,9 @@ class StreamConfig:
     is committed when `passes` passes in a row had it, `patience` more if its confidence is below `sure`.
 
     A segment ends with the speech (`activity`). What is decoded may go on with the segment before, which the model
-    understands better than a beginning: if that ended less than `resume` ago, and all is shorter than `shortest`.
-    Longer windows end in a pause: of `pause` at `shortest`, any will do at `longest`, where they end in any case.
+    understands better than a beginning: if that ended less than `resume` ago and without a full stop, and all is
+    shorter than `shortest`. Longer windows end in a pause: of `pause` at `shortest`, any will do at `longest`, where
+    they end in any case.
 
     A segment is dropped, or its first words wait for its end, where the mean probability of speech in it is below
     `activity_floor` and the mean confidence of its words below `confidence_floor`. `words` finds the times of words.

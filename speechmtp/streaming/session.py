@@ -32,6 +32,7 @@ from speechmtp.streaming.history import History
 from speechmtp.streaming.window import Window
 from speechmtp.transcripts import Segment, Transcript
 from speechmtp.types import Request, Result, Trace, sum_traces
+from speechmtp.words.segments import ends_sentence
 from speechmtp.words.word import Word
 
 CUT_WITHIN = 5.0  # seconds before the end of a full window in which it may be cut
@@ -262,8 +263,6 @@ class Session:
         """End the segment at a flush or the end of the stream."""
         self._now = self._seconds(mark.at)
         reason: Reason = "finish" if mark.flush is None else "flush"
-        if self._window is None and self._detector.run:  # speech that is too short yet to count
-            self._begin(self._candidate, mark.at)
         if self._window is not None:
             self._ask(mark.at, reason, mark.flush)
         elif mark.flush is None:
@@ -347,7 +346,8 @@ class Session:
         self._events.append(Final(text, words, start, end, reason, self._now, due.flush, dropped))
         self._segments += window.segments(start, end)
         self._free, self._ended, self._window = due.after, due.end, None
-        if reason == "endpoint" and self._seconds(due.end - window.start) < self.config.shortest:
+        going_on = bool(window.words) and not ends_sentence(window.words[-1].text)
+        if reason == "endpoint" and going_on and self._seconds(due.end - window.start) < self.config.shortest:
             window.agreement.forget_tail()
             self._resting = window
         if reason == "finish":

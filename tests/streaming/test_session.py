@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from spoken import COUNT, PLAIN, RATE, WORD, Listener, silence, word
 
-from speechmtp.audio.endpoint import ActivityConfig
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.events import Committed, Ended, Final, SpeechStarted, SpeechStopped, StreamEvent, Tail
@@ -139,11 +138,8 @@ def test_a_flush_without_speech_is_answered_by_nothing() -> None:
 
 
 def test_a_word_that_has_just_begun_is_heard_at_the_end() -> None:
-    for short in (WORD // 2, WORD // 2 + 500):
-        audio = np.concatenate([word(1), silence(2), word(5)[:short]])
-        listener = fed_by(audio, [1600], Listener(replace(PLAIN, activity=ActivityConfig(min_speech_ms=300))))
-        assert committed(listener.events) == "w5"  # the first word is too short to be speech
     assert committed(fed_by(np.concatenate([silence(1), word(5)[:2500]]), [1600]).events) == "w5"
+    assert committed(fed_by(np.concatenate([silence(1), word(5)[:1000]]), [1600]).events) == ""  # too short for speech
 
 
 def test_a_full_window_ends_where_speech_is_least_likely() -> None:

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# data/dev: the LibriSpeech training speakers that the shipped heads were not trained on, and every second of the other
-# readers of one utterance, since what is said does not depend on heads. librispeech_dev and librispeech_other5 are only
-# tests, as are tts_kokoro, whose spans of words are exact, and esc10, noise without speech.
+# data/dev: the LibriSpeech training speakers that the shipped heads were not trained on. librispeech_dev and
+# librispeech_other5 are only tests, as are tts_kokoro, whose spans of words are exact, and esc10, noise without speech.
 set -euo pipefail
 # shellcheck source=recipes/lib/log.sh
 . "$SPEECHMTP_ROOT/recipes/lib/log.sh"
@@ -15,11 +14,7 @@ for set in librispeech/train librispeech/dev librispeech/test_other5 tts/kokoro/
 done
 
 mkdir -p data
-speakers=$corpora/librispeech/train/spk2utt
-{
-  grep -xFf ../heads1/conf/dev_speakers <(cut -d ' ' -f 1 "$speakers")
-  awk 'NF == 2 {print $1}' "$speakers" | grep -vxFf ../heads1/conf/dev_speakers | awk 'NR % 2 == 0'
-} > data/dev_speakers
+grep -xFf ../heads1/conf/dev_speakers <(cut -d ' ' -f 1 "$corpora/librispeech/train/spk2utt") > data/dev_speakers
 step --in data/dev_speakers --out data/dev -- \
   speechmtp data subset "$corpora/librispeech/train" data/dev --spk-list data/dev_speakers --root "$corpora"
 for pair in librispeech_dev=librispeech/dev librispeech_other5=librispeech/test_other5; do
