@@ -26,8 +26,8 @@ class ActivityConfig:
     threshold: Share = 0.5
     hysteresis: Share = 0.15
     min_speech_ms: Milliseconds = 96
-    min_silence_ms: Milliseconds = 500
-    speech_pad_ms: Milliseconds = 300
+    min_silence_ms: Milliseconds = 700
+    speech_pad_ms: Milliseconds = 1000
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that is not allowed."""

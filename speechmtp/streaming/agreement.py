@@ -82,11 +82,6 @@ class Agreement:
         text = self._decode([token]).strip()
         return bool(text) and all(unicodedata.category(one)[0] == "P" for one in text)
 
-    def forget_tail(self) -> None:
-        """Drop the tokens that are not committed."""
-        self.tail, self._seen = [], []
-        self.words = [word for word in self.words if word.first < len(self.committed)]
-
     def confidence(self, word: WordTokens) -> float | None:
         """The product of the probabilities of a word's tokens."""
         return word.confidence(self.logprobs)

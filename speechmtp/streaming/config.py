@@ -17,10 +17,8 @@ class StreamConfig:
     A segment begins with speech and is decoded again every `step`, with the words committed so far as a prefix. A word
     is committed when `passes` passes in a row had it, `patience` more if its confidence is below `sure`.
 
-    A segment ends with the speech (`activity`). What is decoded may go on with the segment before, which the model
-    understands better than a beginning: if that ended less than `resume` ago and without a full stop, and all is
-    shorter than `shortest`. Longer windows end in a pause: of `pause` at `shortest`, any will do at `longest`, where
-    they end in any case.
+    A segment ends with the speech (`activity`), or in a pause once it is longer than `shortest`: the pause must be
+    `pause` long there, and any pause will do at `longest`, where it ends in any case.
 
     A segment is dropped, or its first words wait for its end, where the mean probability of speech in it is below
     `activity_floor` and the mean confidence of its words below `confidence_floor`. `words` finds the times of words.
@@ -34,12 +32,11 @@ class StreamConfig:
     shortest: Seconds = 15.0
     longest: Seconds = 25.0
     pause: Seconds = 0.4
-    resume: Annotated[float, Range(0, 60)] = 2.0
     activity_floor: Share = 0.4
     confidence_floor: Share = 0.5
     words: bool = True
     strategy: str = ""
-    activity: ActivityConfig = field(default_factory=lambda: ActivityConfig(min_silence_ms=700, speech_pad_ms=1000))
+    activity: ActivityConfig = field(default_factory=ActivityConfig)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""

@@ -32,7 +32,6 @@ from speechmtp.streaming.history import History
 from speechmtp.streaming.window import Window
 from speechmtp.transcripts import Segment, Transcript
 from speechmtp.types import Request, Result, Trace, sum_traces
-from speechmtp.words.segments import ends_sentence
 from speechmtp.words.word import Word
 
 CUT_WITHIN = 5.0  # seconds before the end of a full window in which it may be cut
@@ -89,7 +88,6 @@ class Session:
         self._to_activity = None if model.rate == RATE else StreamResampler(model.rate, RATE)
         self._frames = 0  # looked at
         self._window: Window | None = None
-        self._resting: Window | None = None  # whose speech has stopped, and which may go on
         self._now = 0.0  # seconds looked at
         self._seconds_decoding = self._seconds_listening = 0.0
         self._free = 0  # the sample before which no window begins
@@ -191,11 +189,10 @@ class Session:
             change = self._detector.push(probability)
             edge = 0 if change is None else min(end, self._edge(change.frame))
             if change is not None and change.kind == "started":
-                self._begin(edge, end - self._edge(self._detector.run))
+                self._open(max(self._free, edge)).heard = end - self._edge(self._detector.run)
                 self._events.append(SpeechStarted(self._seconds(edge), self._now))
-            open_window = self._window or self._resting
-            if open_window is not None:
-                open_window.activity.append(probability)
+            if self._window is not None:
+                self._window.activity.append(probability)
             if change is not None and change.kind == "stopped":
                 self._events.append(SpeechStopped(self._seconds(edge), self._now))
                 if self._window is not None and self._due is None:
@@ -203,30 +200,14 @@ class Session:
         if self._window is not None and self._due is None:
             self._consider(self._window, end)
         if self._window is None:
-            self._rest(end)
+            self._audio.forget(self._candidate)
 
-    def _rest(self, end: int) -> None:
-        """Forget what no window will need, without one at sample `end`."""
-        resting = self._resting
-        if resting is not None and self._seconds(end - resting.heard) > self.config.resume:
-            self._resting = resting = None
-        self._audio.forget(self._candidate if resting is None else resting.start)
-
-    def _begin(self, start: int, speech: int) -> None:
-        """Begin a segment with sample `start`, in the window before if it may go on. Its first pass is due a step
-        behind sample `speech`."""
-        self._window, self._resting = self._resting, None
-        if self._window is None:
-            self._open(max(self._free, start))
-        else:
-            self._window.begin(max(self._window.heard, start))
-        assert self._window is not None
-        self._window.heard = max(self._window.heard, speech)
-
-    def _open(self, start: int) -> None:
+    def _open(self, start: int) -> Window:
+        """Begin a segment with sample `start`; its first pass is due a step behind the sample `heard`."""
         model, config = self._model.bundle.model, self.config
         agreement = Agreement(model.decode, model.rules.eos, config.passes, config.sure, config.patience)
         self._window = Window(start, agreement, model.decode)
+        return self._window
 
     @property
     def _candidate(self) -> int:
@@ -269,8 +250,6 @@ class Session:
             self._end()
         else:
             self._events.append(Final("", (), self._now, self._now, reason, self._now, mark.flush))
-
-        self._resting = None
 
     def _end(self) -> None:
         self._events.append(Ended(self._now))
@@ -341,15 +320,11 @@ class Session:
     def _close(self, window: Window, due: Pass, reason: Reason, dropped: bool) -> None:
         """End the segment."""
         window.finish()
-        start, end = self._seconds(max(window.segment, self._ended)), self._seconds(due.end)
-        text, words, dropped = window.own_text, window.own_words, dropped and bool(window.agreement.tail)
+        start, end = self._seconds(max(window.start, self._ended)), self._seconds(due.end)
+        text, words, dropped = window.said.strip(), tuple(window.words), dropped and bool(window.agreement.tail)
         self._events.append(Final(text, words, start, end, reason, self._now, due.flush, dropped))
         self._segments += window.segments(start, end)
         self._free, self._ended, self._window = due.after, due.end, None
-        going_on = bool(window.words) and not ends_sentence(window.words[-1].text)
-        if reason == "endpoint" and going_on and self._seconds(due.end - window.start) < self.config.shortest:
-            window.agreement.forget_tail()
-            self._resting = window
         if reason == "finish":
             self._end()
         elif self._detector.speaking:

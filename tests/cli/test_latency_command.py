@@ -23,7 +23,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[
     """What the command wrote, and its rows."""
     folder = tmp_path_factory.mktemp("latency")
     (folder / "grid.yaml").write_text("passes: [1, 2]\n")
-    (folder / "base.yaml").write_text("step: 1.0\nactivity: {min_silence_ms: 400}\n")
+    (folder / "base.yaml").write_text("step: 1.0\nsure: 0.0\nactivity: {min_silence_ms: 400, speech_pad_ms: 300}\n")
     command = ["latency", str(SPEECH), "--conf", str(folder / "base.yaml"), "--grid", str(folder / "grid.yaml"),
                "--choose", str(folder / "live.yaml"), "--most-mean", "3", "--most-p90", "3", "--threads", "1",
                "--device", "cpu", "--silence", "0.8", "--out", str(folder / "out")]  # fmt: skip
@@ -56,7 +56,7 @@ def test_delays_calls_and_times_are_those_of_the_recording(measured: tuple[Path,
     assert 0.3 < twice["final_mean"] < 1.0 and twice["finals"] >= 1, "400 ms of silence behind the last word"
     assert -0.3 < twice["shown_mean"] < twice["delay_mean"] and twice["first_text_mean"] > 0
     assert once["delay_mean"] < twice["delay_mean"], "a pass later"
-    assert once["flicker"] == 0 < twice["flicker"], "without a second pass there is no tail"
+    assert once["flicker"] < twice["flicker"], "without a second pass the tail is punctuation alone"
     for row in (once, twice):
         assert row["delay_median"] <= row["delay_p90"] <= row["delay_p99"]
         shares = [row[f"{name}_share"] for name in ("encoder", "decoder", "words", "vad")]

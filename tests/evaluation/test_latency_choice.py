@@ -17,7 +17,7 @@ def test_steps_and_lists_make_every_combination() -> None:
     ]
     config = found["step 1 s, passes=3, activity.min_silence_ms=300"]
     assert (config.step, config.passes, config.sure, config.activity.min_silence_ms) == (1.0, 3, 0.1, 300)
-    assert list(stream_grid(StreamConfig(step=0.25))) == ["step 0.25 s"] and base.activity.min_silence_ms == 500
+    assert list(stream_grid(StreamConfig(step=0.25))) == ["step 0.25 s"] and base.activity.min_silence_ms == 700
     assert list(stream_grid(base, [], {"step": ["0.5", "1.0"]})) == ["step=0.5", "step=1.0"]
 
 
