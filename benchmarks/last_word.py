@@ -43,8 +43,8 @@ def streamed(recogniser: Recogniser, audio: np.ndarray) -> str:
 
 
 def last(text: str) -> str:
-    """The last word of a text, as it is scored."""
-    words = get_normalizer("whisper-en")(text).split()
+    """The last word of a text, as it is scored; the model writes two full stops behind some."""
+    words = get_normalizer("whisper-en")(text.rstrip(" .,?!")).split()
     return words[-1] if words else ""
 
 
