@@ -43,6 +43,14 @@ def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
     return inputs, positions, ancestors_of(parent)
 
 
+def node_counts(draft: Draft) -> Tensor:
+    """How many nodes [B] of each row's draft, from the first on, hold all that are there."""
+    size, tokens = draft.tokens.shape[1], draft.tokens
+    if not size:
+        return tokens.new_zeros(len(tokens))
+    return ((tokens >= 0) * torch.arange(1, size + 1, device=tokens.device)).amax(1)
+
+
 def _behind_base(batch: Batch, draft: Draft, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """The layout of each row's base token and its draft."""
     assert batch.base is not None

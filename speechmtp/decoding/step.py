@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.layout import lay_out, slots_behind
+from speechmtp.decoding.layout import lay_out, node_counts, slots_behind
 from speechmtp.decoding.state import Batch
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.masks import ids_of
@@ -95,9 +95,11 @@ class EagerStep:
         """See `Step.run`."""
         inputs, positions, ancestors = lay_out(batch, draft)
         batch.focus()
-        states = self.trunk.extend(inputs, positions, ancestors, batch.cache, taps)
+        nodes = node_counts(draft) if len(batch.rows) > 1 and batch.device.type == "cpu" else None
+        counts = None if nodes is None else nodes + (1 if batch.prompt is None else batch.prompt.lengths)
+        states = self.trunk.extend(inputs, positions, ancestors, batch.cache, taps, counts)
         hidden = slots_behind(batch, states.hidden, draft.tokens.shape[1])
-        if choices and (chosen := self._chosen(batch, hidden)) is not None:
+        if choices and (chosen := self._chosen(batch, hidden, nodes)) is not None:
             return Stepped(inputs, positions, states, chosen, None)
         logits = self.trunk.unembed(hidden)
         logits = ruled(logits if choices else in_float32(logits), batch.rules, not batch.prompted)
@@ -105,13 +107,13 @@ class EagerStep:
             return Stepped(inputs, positions, states, logits.argmax(-1), logits)
         return Stepped(inputs, positions, states, None, logits)
 
-    def _chosen(self, batch: Batch, hidden: Tensor) -> Tensor | None:
+    def _chosen(self, batch: Batch, hidden: Tensor, nodes: Tensor | None) -> Tensor | None:
         """The argmax tokens [B, P + 1] of states [B, P + 1, C] by the rows' token rules in one call; None where rules
-        differ between rows or entries."""
+        differ between rows or entries. Behind the drafted `nodes` [B] of a row they have no meaning."""
         rules = batch.rules
         if any(rule is not rules[0] for rule in rules) or (rules[0].begin_suppress and not batch.prompted):
             return None
-        return self.trunk.choose(hidden, rules[0].suppress)
+        return self.trunk.choose(hidden, rules[0].suppress, None if nodes is None else nodes + 1)
 
     def scores(self, batch: Batch, stepped: Stepped, rows: Tensor, slots: Tensor) -> Tensor:
         """See `Step.scores`."""

@@ -153,7 +153,7 @@ class Seq2SeqTrunk(Trunk):
         rows, size, _ = memory.shape
         sizes = [size] * rows if lengths is None else lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
         self._check([*cache.memory.known, *sizes])
-        shape, states = self.shape, self._native_keys(memory)
+        shape, states = self.shape, self._native_keys(memory, sizes)
         layers: Any = self._decoder.layers
         for layer in layers if not states else ():
             parts = (layer.encoder_attn.k_proj(memory), layer.encoder_attn.v_proj(memory))
@@ -162,10 +162,10 @@ class Seq2SeqTrunk(Trunk):
         cache.memory.join(states, sizes)
         cache.add(rows)
 
-    def _native_keys(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _native_keys(self, memory: Tensor, sizes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Every layer's keys and values of encoder outputs [B, S, E] natively; nothing where that cannot be."""
         native = self._usable(memory)
-        return [] if native is None else native.remember(memory)
+        return [] if native is None else native.remember(memory, sizes)
 
     def _check(self, sizes: Sequence[int]) -> None:
         if not self._masks_memory and len(set(sizes)) > 1:

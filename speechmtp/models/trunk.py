@@ -215,13 +215,16 @@ class Trunk(nn.Module):
             return self.tail(native.unembed(hidden))
         return self.tail(self.model.get_output_embeddings()(hidden))
 
-    def choose(self, hidden: Tensor, never: tuple[int, ...] = ()) -> Tensor | None:
-        """Return the tokens [...] with the largest logits of states [..., C] in one call, where that can be, the lowest
-        of equals; None where it cannot. `never` are tokens that count as the least probable."""
+    def choose(
+        self, hidden: Tensor, never: tuple[int, ...] = (), counts: Tensor | None = None
+    ) -> Tensor | None:  # fmt: skip
+        """Return the tokens [..., P] with the largest logits of states [..., P, C] in one call, where that can be, the
+        lowest of equals; None where it cannot. `never` are tokens that count as the least probable. Behind the first
+        `counts` [...] of each P states they have no meaning."""
         native = self._usable_output(hidden)
         if native is None or self.tail != Tail():
             return None
-        return native.choose(hidden, ids_of(never, hidden.device) if never else None)
+        return native.choose(hidden, ids_of(never, hidden.device) if never else None, counts)
 
     def teacher_logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of trunk states [..., C] under the model's own token rules, for distillation."""
@@ -244,12 +247,13 @@ class Trunk(nn.Module):
 
     def extend(
         self, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None, cache: RaggedCache,
-        taps: tuple[int, ...] = (),
+        taps: tuple[int, ...] = (), counts: Tensor | None = None,
     ) -> States:  # fmt: skip
         """Run Q entries per row after the committed ones, without committing them; return the final states and taps.
 
         `embeddings` [B, Q, C]; `positions` [B, Q]; `ancestors` bool [B, Q, Q] says which new entries each new entry
-        sees (itself included; None: a chain). ShapeError for shapes that do not fit the trunk or the cache.
+        sees (itself included; None: a chain). `counts` [B] says how many entries of each row are wanted (None: all);
+        what the ones behind them give has no meaning. ShapeError for shapes that do not fit the trunk or the cache.
         """
         rows, queries, width = embeddings.shape
         if width != self.width or positions.shape != (rows, queries) or rows != cache.count:
@@ -260,20 +264,23 @@ class Trunk(nn.Module):
         cache.begin(queries)
         native = self._usable(embeddings)
         if native is not None and queries <= NATIVE_ENTRIES:
-            return self._native_states(native, embeddings, self._within(positions, cache), ancestors, cache, taps)
+            return self._native_states(
+                native, embeddings, self._within(positions, cache), ancestors, cache, taps, counts
+            )
         mask = additive_ragged_mask(cache, queries, ancestors, embeddings.dtype)
         return self._run(embeddings, positions, mask, taps, cache)
 
     def _native_states(
         self, native: NativeDecoder, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None,
-        cache: RaggedCache, taps: tuple[int, ...],
+        cache: RaggedCache, taps: tuple[int, ...], counts: Tensor | None,
     ) -> States:  # fmt: skip
         """`extend` by the native step, on the same slots."""
         self._check_known(taps)
         slots = slots_of(cache.room(embeddings, native.heads, native.dim), cache.first)
         memory, lengths, longest = self._native_memory(cache)
         return States(*native.extend(
-            embeddings, positions, ancestors, cache.lengths, cache.longest, slots, memory, lengths, longest, taps
+            embeddings, positions, ancestors, cache.lengths, cache.longest, slots, memory, lengths, longest, taps,
+            counts,
         ))  # fmt: skip
 
     def _native_memory(self, cache: RaggedCache) -> tuple[Any, Tensor | None, int]:

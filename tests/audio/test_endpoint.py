@@ -65,7 +65,11 @@ def test_pauses_and_the_last_speech_are_known_at_every_frame() -> None:
 def test_times_are_whole_frames() -> None:
     assert [frames_of(ms) for ms in (0, 1, 32, 33, 96, 500)] == [0, 1, 1, 2, 3, 16]
     assert ActivityDetector().config == ActivityConfig()
-    assert changes([0.9] * 3 + [0.0] * 16, ActivityConfig(min_silence_ms=500, speech_pad_ms=300)) == [(2, "started", 0), (18, "stopped", 13)]
+    soon = ActivityConfig(min_silence_ms=500, speech_pad_ms=300)
+    assert changes([0.9] * 3 + [0.0] * 16, soon) == [
+        (2, "started", 0),
+        (18, "stopped", 13),
+    ]
 
 
 @pytest.mark.parametrize(

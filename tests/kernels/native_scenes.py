@@ -124,7 +124,24 @@ class Scene:
         masked = logits.index_fill(-1, torch.tensor(never, dtype=torch.long), torch.finfo(logits.dtype).min)
         chosen = self.trunk.choose(hidden, never)
         assert chosen is not None and torch.equal(chosen, masked.argmax(-1))
+        self.check_counts(embeddings, positions, ancestors, both[0], never, chosen)
         return torch.cat(both[0], -1)
+
+    def check_counts(
+        self, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None, whole: list[Tensor],
+        never: tuple[int, ...], chosen: Tensor,
+    ) -> None:  # fmt: skip
+        """The same call with only the first entries of each row gives the same of them, and no states of the others."""
+        rows, queries = positions.shape
+        counts = torch.tensor([self.pick(1, queries) for _ in range(rows)])
+        there = torch.arange(queries) < counts[:, None]
+        [cache] = [cache for way, cache in zip(self.ways, self.caches) if way is self.native]
+        states = self.trunk.extend(embeddings, positions, ancestors, cache, self.taps, counts)
+        for part, mine in zip(self.side_by_side(states), whole):
+            assert torch.equal(part[there], mine[there])
+        assert not states.hidden[~there].any()
+        some = self.trunk.choose(whole[0], never, counts)
+        assert some is not None and torch.equal(some, chosen.where(there, 0))
 
     def side_by_side(self, states: States) -> list[Tensor]:
         """Final states, logits and taps of a call, each [B, Q, n]."""

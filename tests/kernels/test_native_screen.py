@@ -23,7 +23,9 @@ def chosen(weight: Tensor, bias: Tensor | None, x: Tensor) -> tuple[Tensor, Tens
     builder = Builder(library.speechmtp_cpu_panel())
     layer, screen, best = builder.linear(weight, bias), builder.screen(weight), torch.empty(len(x), dtype=torch.long)
     work = working(library.speechmtp_cpu_choose_work(byref(layer), len(x)))
-    library.speechmtp_cpu_choose(byref(layer), byref(screen), x.data_ptr(), len(x), None, 0, best.data_ptr(), work)
+    library.speechmtp_cpu_choose(
+        byref(layer), byref(screen), x.data_ptr(), len(x), 1, None, None, 0, best.data_ptr(), work
+    )
     return best, run_linear(library, layer, x)
 
 

@@ -16,7 +16,9 @@ from speechmtp.streaming.events import StreamEvent
 from speechmtp.streaming.session import Pass, Session
 from speechmtp.types import Result, TokenRules, Trace
 
-PLAIN = StreamConfig(sure=0.0, shortest=10.0, words=False, activity=ActivityConfig(min_silence_ms=500, speech_pad_ms=300))
+PLAIN = StreamConfig(
+    sure=0.0, shortest=10.0, words=False, activity=ActivityConfig(min_silence_ms=500, speech_pad_ms=300)
+)
 RATE, WORD, COUNT = 16000, 4000, 27
 END, WRONG = 30, 29
 

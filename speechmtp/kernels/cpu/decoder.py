@@ -4,7 +4,7 @@ the unembedding."""
 import ctypes
 import threading
 from collections.abc import Iterable, Sequence
-from ctypes import byref, c_int32
+from ctypes import byref, c_int32, c_int64
 from operator import attrgetter
 from typing import Any
 
@@ -46,15 +46,19 @@ def slots_of(pairs: Sequence[tuple[Tensor, Tensor]], first: int) -> Any:
     return found
 
 
-def remembered(library: ctypes.CDLL, attention: Attention, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E]."""
+def remembered(
+    library: ctypes.CDLL, attention: Attention, memory: Tensor, sizes: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E]; behind the first `sizes`
+    [B] of a row they are 0."""
     memory = memory.contiguous()
     rows, steps, _ = memory.shape
-    keys, values = (memory.new_empty(rows, attention.kv_heads, steps, attention.dim) for _ in range(2))
+    keys, values = (memory.new_zeros(rows, attention.kv_heads, steps, attention.dim) for _ in range(2))
     work = working(library.speechmtp_cpu_remember_work(byref(attention)))
     library.speechmtp_cpu_remember(
-        byref(attention), memory.data_ptr(), rows, steps, keys.data_ptr(), values.data_ptr(), work
-    )
+        byref(attention), memory.data_ptr(), rows, steps, (c_int64 * rows)(*(sizes or [steps] * rows)),
+        keys.data_ptr(), values.data_ptr(), work,
+    )  # fmt: skip
     return keys, values
 
 
@@ -95,10 +99,12 @@ class NativeDecoder:
     def extend(
         self, embeddings: Tensor, positions: Tensor, ancestors: Tensor | None, lengths: Tensor, longest: int,
         slots: Any, memory: Any, memory_lengths: Tensor | None, memory_longest: int, taps: tuple[int, ...],
+        counts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Run entries [B, Q, C] at `positions` [B, Q] behind `lengths` [B] committed ones, at most `longest`; return
         the final states [B, Q, C] and the outputs of the layers `taps` [B, Q, n, C]. `slots` and `memory` are
-        `slots_of` the cache and of the memory, `ancestors` bool [B, Q, Q]."""
+        `slots_of` the cache and of the memory, `ancestors` bool [B, Q, Q]. Only the first `counts` [B] entries of each
+        row are computed; the states of others are 0."""
         rows, queries, width = embeddings.shape
         positions, given = positions.contiguous(), embeddings
         if self._learned is not None:
@@ -111,6 +117,7 @@ class NativeDecoder:
             rows, queries, positions.data_ptr(), lengths.data_ptr(),
             None if memory_lengths is None else memory_lengths.data_ptr(),
             None if ancestors is None else ancestors.data_ptr(), None,
+            None if counts is None else counts.data_ptr(),
         )  # fmt: skip
         decoder = self._decoder
         size = self._library.speechmtp_cpu_extend_work(
@@ -129,23 +136,25 @@ class NativeDecoder:
             tapped[:, :, [i for i, tap in enumerate(taps) if tap == 0]] = given[:, :, None]
         return hidden, tapped
 
-    def remember(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return every layer's cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E]."""
-        return [remembered(self._library, layer.cross, memory) for layer in self._layers]
+    def remember(self, memory: Tensor, sizes: Sequence[int] | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return every layer's cross-attention keys and values [B, H, S, d] of encoder outputs [B, S, E], of which rows
+        have `sizes` [B]."""
+        return [remembered(self._library, layer.cross, memory, sizes) for layer in self._layers]
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of states [..., C]."""
         return run_linear(self._library, self._unembedding, hidden)
 
-    def choose(self, hidden: Tensor, never: Tensor | None) -> Tensor:
-        """Return the tokens [...] with the largest logits of states [..., C], the lowest of equals; `never` [n] are
-        tokens that count as the least probable."""
+    def choose(self, hidden: Tensor, never: Tensor | None, counts: Tensor | None = None) -> Tensor:
+        """Return the tokens [..., P] with the largest logits of states [..., P, C], the lowest of equals; `never` [n]
+        are tokens that count as the least probable. Of each P states only the first `counts` [...] are asked for."""
         hidden = hidden.contiguous()
         best = torch.empty(hidden.shape[:-1], dtype=torch.long, device="cpu")
         weights, rows, count = byref(self._unembedding), best.numel(), 0 if never is None else len(never)
         work = working(self._library.speechmtp_cpu_choose_work(weights, rows))
         self._library.speechmtp_cpu_choose(
-            weights, self._screen(), hidden.data_ptr(), rows, None if never is None else never.data_ptr(), count,
+            weights, self._screen(), hidden.data_ptr(), rows, 1 if counts is None else best.shape[-1],
+            None if counts is None else counts.data_ptr(), None if never is None else never.data_ptr(), count,
             best.data_ptr(), work,
         )  # fmt: skip
         return best

@@ -65,7 +65,7 @@ class Entries(Structure):
 
     _fields_ = (
         ("rows", c_int64), ("queries", c_int64), ("positions", c_void_p), ("lengths", c_void_p),
-        ("memory_lengths", c_void_p), ("ancestors", c_void_p), ("last", c_void_p),
+        ("memory_lengths", c_void_p), ("ancestors", c_void_p), ("last", c_void_p), ("counts", c_void_p),
     )  # fmt: skip
 
 
@@ -204,11 +204,11 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.speechmtp_cpu_extend_work.restype = n
     library.speechmtp_cpu_linear.argtypes = [p, p, n, p]
     library.speechmtp_cpu_linear.restype = None
-    library.speechmtp_cpu_remember.argtypes = [p, p, n, n, p, p, p]
+    library.speechmtp_cpu_remember.argtypes = [p, p, n, n, p, p, p, p]
     library.speechmtp_cpu_remember.restype = None
     library.speechmtp_cpu_remember_work.argtypes = [p]
     library.speechmtp_cpu_remember_work.restype = n
-    library.speechmtp_cpu_choose.argtypes = [p, p, p, n, p, n, p, p]
+    library.speechmtp_cpu_choose.argtypes = [p, p, p, n, n, p, p, n, p, p]
     library.speechmtp_cpu_choose.restype = None
     library.speechmtp_cpu_choose_work.argtypes = [p, n]
     library.speechmtp_cpu_choose_work.restype = n

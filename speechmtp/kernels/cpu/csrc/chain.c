@@ -73,7 +73,7 @@ int64_t speechmtp_cpu_chain(const Chain *chain, const Fresh *fresh, const Slots 
     float *z = work + 4 * rows, *embedded = z + rows * width, *logits = embedded + rows * width;
     float *x = logits + rows * chain->unembedding.out;
     work = x + all * width; /* for `join`, which needs 3 [all, width], and for the layer */
-    const Entries first = {rows, size, fresh->positions, fresh->lengths, fresh->memory_lengths, NULL, last};
+    const Entries first = {rows, size, fresh->positions, fresh->lengths, fresh->memory_lengths, NULL, last, NULL};
     for (int64_t row = 0; row < rows; row++) {
         last[row] = fresh->counts[row] > 0 ? fresh->counts[row] - 1 : 0;
         memcpy(embedded + row * width, chain->embeddings + fresh->base[row] * width, sizeof(float) * width);
@@ -108,7 +108,7 @@ int64_t speechmtp_cpu_chain(const Chain *chain, const Fresh *fresh, const Slots 
             positions[row] = fresh->ahead[row * fresh->depth + depth - 1];
             lengths[row] = fresh->lengths[row] + fresh->counts[row] + depth - 1;
         }
-        const Entries next = {rows, 1, positions, lengths, fresh->memory_lengths, NULL, NULL};
+        const Entries next = {rows, 1, positions, lengths, fresh->memory_lengths, NULL, NULL, NULL};
         join(chain, embedded, z, rows, x, work);
         memcpy(z, x, sizeof(float) * rows * width);
         layer_run(&chain->layer, &chain->rotary, &next, slots, memory, z, work);

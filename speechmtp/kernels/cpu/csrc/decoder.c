@@ -187,7 +187,7 @@ static void write_keys(const Attention *attention, const Rotary *rotary, const E
     const int64_t dim = attention->dim, kv = attention->kv_heads;
     const int64_t first_key = attention->heads * dim, width = first_key + 2 * kv * dim;
     for (int64_t row = 0; row < entries->rows; row++)
-        for (int64_t i = 0; i < entries->queries; i++, joined += width) {
+        for (int64_t i = 0; i < count_of(entries, row); i++, joined += width) {
             const int64_t position = entries->positions[row * entries->queries + i];
             const int64_t slot = entries->lengths[row] + i;
             for (int64_t head = 0; head * dim < first_key; head++) {
@@ -212,14 +212,15 @@ static void self_attention(const Attention *attention, const Rotary *rotary, con
     const int64_t queries = entries->queries;
     int32_t *more = (int32_t *)scores; /* slots of the ancestors */
     scores += queries;
-    linear_run(&attention->in, normed, entries->rows * queries, joined, attention->in.out, 0);
+    linear_run(&attention->in, normed, count_all(entries), joined, attention->in.out, 0);
     write_keys(attention, rotary, entries, slots, joined);
-    for (int64_t row = 0; row < entries->rows; row++)
-        for (int64_t i = entries->last ? entries->last[row] : 0; i < queries; i++) {
-            const int64_t entry = row * queries + i, to = entries->last ? row : entry, past = entries->lengths[row];
+    int64_t first = 0; /* entry of the row */
+    for (int64_t row = 0; row < entries->rows; first += count_of(entries, row), row++)
+        for (int64_t i = entries->last ? entries->last[row] : 0; i < count_of(entries, row); i++) {
+            const int64_t entry = first + i, to = entries->last ? row : entry, past = entries->lengths[row];
             int64_t extra = 0;
-            for (int64_t j = 0; entries->ancestors && j < queries; j++)
-                if (entries->ancestors[entry * queries + j]) more[extra++] = (int32_t)(past + j);
+            for (int64_t j = 0; entries->ancestors && j < count_of(entries, row); j++)
+                if (entries->ancestors[(row * queries + i) * queries + j]) more[extra++] = (int32_t)(past + j);
             for (int64_t head = 0; head < heads; head++) {
                 const int64_t at = row * slots->row + head / group * slots->head;
                 attend(dim, attention->scale, joined + entry * attention->in.out + head * dim, slots->keys + at,
@@ -230,21 +231,24 @@ static void self_attention(const Attention *attention, const Rotary *rotary, con
         }
 }
 
-static void cross_attention(const Attention *attention, const Entries *entries, int64_t queries,
-                            const Slots *memory, const float *normed, float *joined, float *mixed, float *scores) {
+static void cross_attention(const Attention *attention, const Entries *entries, const Slots *memory,
+                            const float *normed, float *joined, float *mixed, float *scores) {
     const int64_t dim = attention->dim, heads = attention->heads, group = heads / attention->kv_heads;
-    linear_run(&attention->in, normed, entries->rows * queries, joined, attention->in.out, 0);
-    for (int64_t row = 0; row < entries->rows; row++)
+    linear_run(&attention->in, normed, entries->last ? entries->rows : count_all(entries), joined, attention->in.out, 0);
+    int64_t first = 0, count = 0; /* entries of the row */
+    for (int64_t row = 0; row < entries->rows; first += count, row++) {
+        count = entries->last ? 1 : count_of(entries, row);
         for (int64_t head = 0; head < heads; head++) {
             const int64_t at = row * memory->row + head / group * memory->head;
-            for (int64_t i = 0; i < queries; i++) {
-                const int64_t entry = row * queries + i;
+            for (int64_t i = 0; i < count; i++) {
+                const int64_t entry = first + i;
                 float *query = joined + (entry * heads + head) * dim;
                 norm_run(&attention->query_norm, query, 1, query);
                 attend(dim, attention->scale, query, memory->keys + at, memory->values + at,
                        entries->memory_lengths[row], NULL, 0, scores, mixed + (entry * heads + head) * dim);
             }
         }
+    }
 }
 
 static void activate(const Layer *layer, float *inner, int64_t rows, int64_t size) {
@@ -276,19 +280,19 @@ int64_t layer_work(const Layer *layer, int64_t entries, int64_t seen) {
 
 void layer_run(const Layer *layer, const Rotary *rotary, const Entries *entries, const Slots *slots,
                const Slots *memory, float *x, float *work) {
-    const int64_t all = entries->rows * entries->queries, width = layer->self.in.in;
+    const int64_t all = count_all(entries), width = layer->self.in.in;
     const int64_t wide = larger(layer->self.in.out, larger(layer->inner.out, layer->cross.in.out));
     float *normed = work, *joined = normed + all * width, *mixed = joined + all * wide;
     float *scores = mixed + all * larger(layer->self.out.in, layer->cross.out.in);
     norm_run(&layer->self.norm, x, all, normed);
     self_attention(&layer->self, rotary, entries, slots, normed, joined, mixed, scores);
-    const int64_t queries = entries->last ? 1 : entries->queries, rows = entries->rows * queries;
+    const int64_t rows = entries->last ? entries->rows : all;
     for (int64_t row = 0; entries->last && row < rows; row++)
         memmove(x + row * width, x + (row * entries->queries + entries->last[row]) * width, sizeof(float) * width);
     linear_run(&layer->self.out, mixed, rows, x, width, 1);
     if (layer->cross.heads) {
         norm_run(&layer->cross.norm, x, rows, normed);
-        cross_attention(&layer->cross, entries, queries, memory, normed, joined, mixed, scores);
+        cross_attention(&layer->cross, entries, memory, normed, joined, mixed, scores);
         linear_run(&layer->cross.out, mixed, rows, x, width, 1);
     }
     norm_run(&layer->norm, x, rows, normed);

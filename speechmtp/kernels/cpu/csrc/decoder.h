@@ -42,13 +42,24 @@ typedef struct {
 
 /* Entries of a call: `queries` behind the `lengths[b]` committed ones of each row. `ancestors` [rows, queries, queries]
    says which of the new entries each one sees (NULL: a chain). With `last`, only the entry `last[b]` of each row is
-   computed, and of the others their keys and values. */
+   computed, and of the others their keys and values. With `counts`, only the first `counts[b]` of each row are there:
+   those of all rows stand one behind the other. */
 typedef struct {
     int64_t rows, queries;
     const int64_t *positions, *lengths, *memory_lengths;
     const uint8_t *ancestors;
-    const int64_t *last;
+    const int64_t *last, *counts;
 } Entries;
+
+/* How many entries a row has, and all rows together. */
+static inline int64_t count_of(const Entries *entries, int64_t row) {
+    return entries->counts ? entries->counts[row] : entries->queries;
+}
+static inline int64_t count_all(const Entries *entries) {
+    int64_t all = 0;
+    for (int64_t row = 0; row < entries->rows; row++) all += count_of(entries, row);
+    return all;
+}
 
 /* The index of the largest of some numbers, the first of equals; NaN is never the largest. */
 int64_t largest_of(const float *x, int64_t size);
@@ -57,7 +68,7 @@ void norm_run(const Norm *norm, const float *x, int64_t rows, float *y);
 /* Floats of working memory that `layer_run` needs for so many entries of all rows, each of which sees at most `seen`. */
 int64_t layer_work(const Layer *layer, int64_t entries, int64_t seen);
 
-/* Replace x [rows queries, width] by the layer's output; with `last` the first `rows` of x. */
+/* Replace x [entries, width] by the layer's output; with `last` the first `rows` of x. */
 void layer_run(const Layer *layer, const Rotary *rotary, const Entries *entries, const Slots *slots,
                const Slots *memory, float *x, float *work);
 

@@ -117,7 +117,7 @@ static int test_attention(void) {
             for (int k = 0; k < DIM; k++) expected[i] += (float)(out[k * PANEL + i] * mixed[k] / total);
         }
         const Slots slots = {keys, values, SLOTS * DIM, SLOTS * DIM};
-        const Entries entries = {1, 1, &position, &seen, NULL, seen % 2 ? &itself : NULL, NULL};
+        const Entries entries = {1, 1, &position, &seen, NULL, seen % 2 ? &itself : NULL, NULL, NULL};
         const Rotary rotary = {0};
         if (layer_work(&layer, 1, SLOTS) > 4096) return 1;
         layer_run(&layer, &rotary, &entries, &slots, NULL, x, work);
