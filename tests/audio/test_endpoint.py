@@ -66,10 +66,7 @@ def test_times_are_whole_frames() -> None:
     assert [frames_of(ms) for ms in (0, 1, 32, 33, 96, 500)] == [0, 1, 1, 2, 3, 16]
     assert ActivityDetector().config == ActivityConfig()
     soon = ActivityConfig(min_silence_ms=500, speech_pad_ms=300)
-    assert changes([0.9] * 3 + [0.0] * 16, soon) == [
-        (2, "started", 0),
-        (18, "stopped", 13),
-    ]
+    assert changes([0.9] * 3 + [0.0] * 16, soon) == [(2, "started", 0), (18, "stopped", 13)]
 
 
 @pytest.mark.parametrize(
