@@ -27,7 +27,7 @@ class StreamConfig:
 
     step: Seconds = 0.5
     passes: Annotated[int, Range(1, 10)] = 2
-    sure: Share = 0.5
+    sure: Share = 0.4
     patience: Annotated[int, Range(0, 1000)] = 2
     shortest: Seconds = 15.0
     longest: Seconds = 25.0
