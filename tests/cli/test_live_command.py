@@ -57,7 +57,7 @@ def text(brief: Recogniser) -> str:
     events = [*stream.feed(*read_audio(READING)), *stream.finish()]
     found = "".join(event.text for event in events if isinstance(event, Committed))
     assert len(found) > 5 and sum(isinstance(event, Tail) for event in events) > 2
-    return found
+    return joined(found)
 
 
 def test_a_file_is_committed_text_a_line_a_segment(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ def test_events_are_json_lines_and_words_have_times(capsys: pytest.CaptureFixtur
     assert kinds[0] == "speech_started" and kinds[-1] == "ended" and kinds[-2] in ("final", "speech_stopped")
     committed = "".join(event["text"] for event in plain if event["event"] == "committed")
     finals = [event for event in plain if event["event"] == "final"]
-    assert committed == " ".join(event["text"] for event in finals if event["text"])
+    assert joined(committed) == joined(" ".join(event["text"] for event in finals))
     assert not [event for event in plain if "words" in event]
     steps = [event["time"] for event in plain if event["event"] == "tail"]
     assert steps and all(later - earlier > 0.7 for earlier, later in pairwise(steps))
