@@ -189,12 +189,14 @@ class Session:
             change = self._detector.push(probability)
             edge = 0 if change is None else min(end, self._edge(change.frame))
             if change is not None and change.kind == "started":
-                self._open(max(self._free, edge)).heard = end - self._edge(self._detector.run)
-                self._events.append(SpeechStarted(self._seconds(edge), self._now))
+                window, speech = self._open(max(self._free, edge)), end - self._edge(self._detector.run)
+                window.heard = max(window.heard, speech)
+                self._events.append(SpeechStarted(self._seconds(speech), self._now))
             if self._window is not None:
                 self._window.activity.append(probability)
             if change is not None and change.kind == "stopped":
-                self._events.append(SpeechStopped(self._seconds(edge), self._now))
+                speech = end - self._edge(self._detector.pause)
+                self._events.append(SpeechStopped(self._seconds(speech), self._now))
                 if self._window is not None and self._due is None:
                     self._ask(edge, "endpoint")
         if self._window is not None and self._due is None:

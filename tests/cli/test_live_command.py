@@ -172,7 +172,7 @@ def test_ctrl_c_ends_the_microphone_with_the_last_words(
     when: str, text: str, brief: Recogniser, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound, heard, passes, decode = read_audio(READING)[0], threading.Event(), [0], brief.decode
-    blocks = len(sound) // 800
+    blocks = -(-len(sound) // 800)
 
     class View(PlainView):
         def show(self, events: Any) -> None:

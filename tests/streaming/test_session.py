@@ -101,7 +101,7 @@ def test_speech_starts_and_stops_around_the_words() -> None:
     events = fed_by(audio, [1600]).events
     starts = [event.start for event in events if isinstance(event, SpeechStarted)]
     stops = [event.end for event in events if isinstance(event, SpeechStopped)]
-    assert starts == pytest.approx([0.7, 3.26], abs=0.05) and stops == pytest.approx([1.86, 4.11], abs=0.05)
+    assert starts == pytest.approx([1.0, 3.56], abs=0.05) and stops == pytest.approx([1.56, 3.84], abs=0.05)
 
 
 def test_a_tail_replaces_the_one_before_and_is_said_when_it_changes() -> None:
