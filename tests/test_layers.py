@@ -43,7 +43,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "progress", "api", "devices", "recognition", "streaming",
     },
     "recognition": {"audio", "bundle", "models", "heads", "kernels", "words", "decoding", "devices"},
-    "streaming": {"audio", "text", "bundle", "models", "decoding", "codec", "recognition", "words", "transcripts"},
+    "streaming": {
+        "audio", "text", "bundle", "models", "decoding", "codec", "recognition", "words", "transcripts", "heap",
+    },
     "server": {"streaming", "audio", "text"},
     "progress": set(),
     "cores": set(),

@@ -15,6 +15,7 @@ from speechmtp.audio.inputs import checked_rate
 from speechmtp.audio.levels import check_floats
 from speechmtp.audio.resampling import StreamResampler
 from speechmtp.errors import ConfigError, DataError
+from speechmtp.heap import give_back
 from speechmtp.recognition import RecognitionModel
 from speechmtp.streaming.agreement import Agreement
 from speechmtp.streaming.config import StreamConfig
@@ -35,6 +36,7 @@ from speechmtp.types import Request, Result, Trace, sum_traces
 from speechmtp.words.word import Word
 
 CUT_WITHIN = 5.0  # seconds before the end of a full window in which it may be cut
+TIDY = 30.0  # seconds of audio after which memory that passes have freed is given back to the system
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Session:
         self._window: Window | None = None
         self._now = 0.0  # seconds looked at
         self._seconds_decoding = self._seconds_listening = 0.0
+        self._tidied = 0.0  # when the memory of passes was given back
         self._free = 0  # the sample before which no window begins
         self._ended = 0  # the sample with which the last segment ended
         self._spoken = False  # whether anything was committed, so that a space stands before the next word
@@ -327,6 +330,9 @@ class Session:
         self._events.append(Final(text, words, start, end, reason, self._now, due.flush, dropped))
         self._segments += window.segments(start, end)
         self._free, self._ended, self._window = due.after, due.end, None
+        if self._now - self._tidied >= TIDY:
+            give_back()
+            self._tidied = self._now
         if reason == "finish":
             self._end()
         elif self._detector.speaking:
