@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,18 @@ def test_a_folder_that_cannot_be_written_is_found_before_decoding(
     assert str(tmp_path / "config.yaml") in capsys.readouterr().err
 
 
+def recording_of(read: Callable[[object, int, object, str], np.ndarray]) -> type[listening.Recording]:
+    """What stands for files: one block, that `read` gives."""
+
+    class Read(listening.Recording):
+        def __iter__(self) -> Iterator[np.ndarray]:
+            samples = read(self._audio, self._target_rate, self._rate, self._name)
+            self.seconds = len(samples) / self._target_rate
+            yield samples
+
+    return Read
+
+
 @pytest.mark.usefixtures("several_lines")
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
 def test_standard_output_of_any_encoding(encoding: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +129,7 @@ def test_standard_output_of_any_encoding(encoding: str, model: str, monkeypatch:
             raise DataError(f"{name}: no such file")
         return 0.1 * np.random.default_rng(0).normal(size=rate).astype(np.float32)
 
-    monkeypatch.setattr(listening, "read_input", read)
+    monkeypatch.setattr(listening, "Recording", recording_of(read))
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding))
     assert main(["transcribe", "größe.wav", "ž.wav", os.fsdecode(b"gr\xf6\xdfe.wav"), "--model", model]) == 2
@@ -131,7 +144,7 @@ def test_names_that_are_not_utf8_have_a_noise_key_and_a_json_row(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert listening.noise_key_of("größe") == 0x5BD3A989
-    monkeypatch.setattr(listening, "read_input", lambda *_: np.ones(RATE, np.float32))
+    monkeypatch.setattr(listening, "Recording", recording_of(lambda *_: np.ones(RATE, np.float32)))
     name = os.fsdecode(b"gr\xf6\xdfe.wav")
     assert main(["transcribe", name, "--model", model, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["file"] == name
