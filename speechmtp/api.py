@@ -1,6 +1,5 @@
 """The main Python interface: `load` gives a `Recogniser`, which encodes, decodes and transcribes audio."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,10 +30,6 @@ from speechmtp.types import Request, Result
 from speechmtp.words.group import group_words
 from speechmtp.words.segments import PAUSE
 
-if hasattr(os, "register_at_fork"):
-    # A fork has none of the threads that computed for its parent, and would wait for them for ever.
-    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
-
 
 @dataclass(repr=False)
 class Recogniser(RecognitionModel):
@@ -64,13 +59,17 @@ class Recogniser(RecognitionModel):
     def spans(self, audio: np.ndarray) -> list[tuple[int, int]]:
         """Spans [start, end) of the parts in which a recording [N] is encoded: one, or several that are cut at its
         pauses where it is longer than 25 s, or than `longest` if that is less."""
-        longest = min(LONGEST, self.longest)
-        return cut_points(audio, self.rate, SHORTEST * (longest / LONGEST), longest)
+        return cut_points(audio, self.rate, *self._part_seconds)
 
     def cutter(self) -> Cutter:
         """What cuts a recording that comes in blocks as `spans` cuts one."""
+        return Cutter(self.rate, *self._part_seconds)
+
+    @property
+    def _part_seconds(self) -> tuple[float, float]:
+        """The least and the most seconds of a part that is not the last."""
         longest = min(LONGEST, self.longest)
-        return Cutter(self.rate, SHORTEST * (longest / LONGEST), longest)
+        return SHORTEST * (longest / LONGEST), longest
 
     def listen_parts(
         self, audio: np.ndarray, name: str = "audio", noise_key: int = 0, language: str = "", task: str = ""
