@@ -1,6 +1,8 @@
 """A stand-in for the speechmtp program, which writes what a recipe looks for and notes how it was called."""
 
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 _PROGRAM = """#!{python}
@@ -30,3 +32,16 @@ def install(folder: Path, verbs: str) -> None:
     program = folder / "bin/speechmtp"
     program.write_text(_PROGRAM.format(python=sys.executable) + verbs)
     program.chmod(0o755)
+
+
+def copy_recipes(folder: Path, names: Sequence[str], sets: Sequence[str], made: str) -> None:
+    """Copies the recipes without what they have written (`made` among it), and makes corpora that hold a name."""
+    root = Path(__file__).resolve().parents[2]
+    shutil.copytree(root / "recipes", folder / "recipes")
+    ignored = shutil.ignore_patterns("data", "exp", made, "*.png")
+    for name in names:
+        shutil.copytree(root / "egs" / name, folder / "egs" / name, ignore=ignored)
+    for name in sets:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "wav.scp").write_text("a a.wav\n")
+        (folder / name / "spk2utt").write_text("19 a\n1263 b\n")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from stand_in import install
+from stand_in import copy_recipes, install
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = """elif verb == "latency":
@@ -32,14 +32,7 @@ SETS = ("librispeech/train", "librispeech/dev", "librispeech/test_other5", "tts/
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The recipes and scripts, with corpora that hold a name."""
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    for name in ("moonshine/live1", "moonshine/heads1", "an4/asr1"):
-        ignored = shutil.ignore_patterns("data", "exp", "live.yaml", "*.png")
-        shutil.copytree(ROOT / "egs" / name, tmp_path / "egs" / name, ignore=ignored)
-    for name in SETS:
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "wav.scp").write_text("a a.wav\n")
-        (tmp_path / name / "spk2utt").write_text("19 a\n1263 b\n")
+    copy_recipes(tmp_path, ("moonshine/live1", "moonshine/heads1", "an4/asr1"), SETS, "live.yaml")
     (tmp_path / "benchmarks").mkdir()
     for name in ("live_peers", "long_recordings", "word_times", "live_noise"):
         (tmp_path / "benchmarks" / f"{name}.py").write_text(SCRIPT)

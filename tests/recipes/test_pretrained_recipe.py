@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from stand_in import install
+from stand_in import copy_recipes, install
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = """elif verb in ("train heads", "train ctc"):
@@ -27,14 +27,7 @@ SETS = ("librispeech/train", "an4/train", "speechocean762/train", "tts/kathleen/
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The recipes, with corpora that hold a name."""
-    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    for name in ("moonshine/heads1", "whisper/heads1", "an4/asr1"):
-        ignored = shutil.ignore_patterns("data", "exp", "decode.yaml", "*.png")
-        shutil.copytree(ROOT / "egs" / name, tmp_path / "egs" / name, ignore=ignored)
-    for name in SETS:
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "wav.scp").write_text("a a.wav\n")
-        (tmp_path / name / "spk2utt").write_text("19 a\n1263 b\n")
+    copy_recipes(tmp_path, ("moonshine/heads1", "whisper/heads1", "an4/asr1"), SETS, "decode.yaml")
     install(tmp_path, VERBS)
     return tmp_path
 
