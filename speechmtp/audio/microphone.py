@@ -3,6 +3,7 @@
 import queue
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from speechmtp.audio.resampling import StreamResampler
 from speechmtp.errors import AudioWarning, ConfigError, DataError
 
 BLOCK = 0.05  # seconds
+WAIT = 0.2  # seconds
 _MEND = "plug one in, or choose it in the system's settings"
 
 
@@ -42,12 +44,19 @@ def open_microphone(rate: int) -> Iterator[np.ndarray]:
         raise DataError(f"microphone: none that works ({_line(error)}), expected one; {_MEND}") from error
     resampler, whole = StreamResampler(own, rate), True
     with stream:
-        while (block := heard.get()) is not None:
+        while (block := _next(heard)) is not None:
             if whole and not lost.empty():
                 whole, about = False, lost.get()
                 warnings.warn(f"microphone: audio was lost ({about}); the rest is heard", AudioWarning, stacklevel=2)
             yield resampler.push(block)
     raise DataError(f"microphone: {name} has stopped, expected more audio; {_MEND}")
+
+
+def _next(heard: "queue.SimpleQueue[np.ndarray | None]") -> np.ndarray | None:
+    """The next block. A Ctrl-C just before the wait begins does not end it, so it is cut into short ones."""
+    while True:
+        with suppress(queue.Empty):
+            return heard.get(timeout=WAIT)
 
 
 def _sounddevice() -> Any:
