@@ -10,34 +10,21 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import DATA_OPCODES, Frame
 
 from speechmtp.server.config import Limits
+from speechmtp.server.guard import Guard
+from speechmtp.server.protocols.contract import Refused
 
 logger = logging.getLogger("speechmtp.server")
 
-_PHRASES = {400: "Bad Request", 408: "Request Timeout", 505: "HTTP Version Not Supported"}
+_PHRASES = {
+    400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable", 505: "HTTP Version Not Supported",
+}  # fmt: skip
 
 
 class Port:
-    """What the connections of a port share. `http` makes the protocol of those that are not websockets; `full` says
-    why one more connection of an address is not taken (empty: it is)."""
+    """What the connections of a port share. `http` makes the protocol of those that are not websockets."""
 
-    def __init__(self, limits: Limits, http: Callable[[], asyncio.Protocol]) -> None:
-        self.limits, self.http = limits, http
-        self.connections: dict[str, int] = {}  # by address
-        self.count = 0
-
-    def enter(self, address: str) -> bool:
-        """Count a connection; False if there are too many."""
-        self.count += 1
-        self.connections[address] = self.connections.get(address, 0) + 1
-        limits = self.limits
-        return self.count <= limits.connections and self.connections[address] <= limits.connections_address
-
-    def leave(self, address: str) -> None:
-        """Count one less."""
-        self.count -= 1
-        left = self.connections.pop(address) - 1
-        if left:
-            self.connections[address] = left
+    def __init__(self, guard: Guard, limits: Limits, http: Callable[[], asyncio.Protocol]) -> None:
+        self.guard, self.limits, self.http = guard, limits, http
 
 
 class PortConnection(ServerConnection):
@@ -49,7 +36,7 @@ class PortConnection(ServerConnection):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.address = ""
-        self.crowded = False  # too many connections
+        self._counted = False
         self.last_byte = self.loop.time()
         self.fragments_since: float | None = None  # when a message began that is not complete
         self.half_closed = False
@@ -68,7 +55,11 @@ class PortConnection(ServerConnection):
         self._raw = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if isinstance(peer, tuple) and peer else "local"
-        self.crowded = not self.port.enter(self.address)
+        try:
+            self.port.guard.connect(self.address)
+            self._counted = True
+        except Refused:
+            self._counted = False
         self._timer = self.loop.call_later(self.port.limits.head_seconds, self._refuse, 408)
 
     def data_received(self, data: bytes) -> None:
@@ -91,6 +82,8 @@ class PortConnection(ServerConnection):
         if end < 0 and len(self._head) <= self.port.limits.head:
             return
         upgrade = _upgrade(bytes(self._head[: end + 4])) if end >= 0 else None
+        if not self._counted:
+            upgrade = 503
         if upgrade is not None and upgrade != 101:
             self._refuse(upgrade)
             return
@@ -111,7 +104,8 @@ class PortConnection(ServerConnection):
         """Answer what nobody can, and close."""
         self._stop_timer()
         self._decided = True
-        head = f"HTTP/1.1 {status} {_PHRASES[status]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        later = "Retry-After: 5\r\n" if status == 503 else ""
+        head = f"HTTP/1.1 {status} {_PHRASES[status]}\r\n{later}Connection: close\r\nContent-Length: 0\r\n\r\n"
         self._raw.write(head.encode())
         self._raw.close()
 
@@ -160,7 +154,9 @@ class PortConnection(ServerConnection):
 
     def _gone(self) -> None:
         self._stop_timer()
-        self.port.leave(self.address)
+        if self._counted:
+            self._counted = False
+            self.port.guard.disconnect(self.address)
         if self.left is not None:
             self.left()
 
