@@ -204,9 +204,10 @@ class Session:
         self.over = False
 
     def attach(self, tell: Callable[[bytes], None]) -> None:
-        """An engine has it now."""
-        self._tell = tell
-        self._push()
+        """An engine has it now, unless it is over."""
+        if not self.over:
+            self._tell = tell
+            self._push()
 
     def detach(self) -> None:
         """Its engine is lost."""
