@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from speechmtp.errors import ConfigError, SpeechMTPError
@@ -24,6 +24,8 @@ from speechmtp.server.pool import Pool
 from speechmtp.server.port import Port
 from speechmtp.server.protocols.table import PROTOCOLS
 from speechmtp.server.sockets import Door
+from speechmtp.server.transcribing import Transcribing
+from speechmtp.server.watch import EngineWatch, SessionWatch
 
 logger = logging.getLogger("speechmtp.server")
 
@@ -124,12 +126,15 @@ class _Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signal, number)
         metrics = Metrics()
-        pool = Pool(config, metrics.engine_restarted)
+        pool = Pool(config, lambda reason: metrics.count("engine_restarts_total", reason=reason))
         guard = Guard(config.tokens, config.origins, is_loopback(config.host), config.limits)
-        door = Door(config, guard, pool, list(PROTOCOLS.values()), metrics.watch, metrics.refused)
-        site = Site(config, guard, metrics, pool, door)
+        door = Door(
+            config, guard, pool, list(PROTOCOLS.values()), lambda name: SessionWatch(metrics, name),
+            lambda reason: metrics.count("admission_refused_total", reason=reason),
+        )  # fmt: skip
+        site = self._site(guard, metrics, pool, door)
         port = Port(guard, config.limits, lambda: HttpConnection(site))
-        tasks = [asyncio.create_task(one) for one in (door.watch(), self._measure_lag(metrics))]
+        tasks = [asyncio.create_task(one) for one in (door.watch(), self._measure(metrics, pool, door))]
         try:
             starting = asyncio.create_task(pool.start())
             signalled = asyncio.create_task(self._signalled.wait())
@@ -146,14 +151,15 @@ class _Server:
             await self._signalled.wait()
             await self._drain(door)
             server.close(close_connections=True, code=1001)
-            await site.close()
+            site.stop()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(server.wait_closed(), 3.0)
             return self._code
         finally:
             for task in tasks:
                 task.cancel()
-            await site.close()
+            site.abort()
+            await site.transcribing.stop()
             await pool.stop()
 
     # Signals
@@ -189,13 +195,27 @@ class _Server:
 
     # What is said
 
-    async def _measure_lag(self, metrics: Metrics) -> None:
-        """Measure how late the event loop is, without end."""
-        loop = asyncio.get_running_loop()
+    async def _measure(self, metrics: Metrics, pool: Pool, door: Door) -> None:
+        """Measure how late the event loop is, and look at the engines, without end."""
+        loop, engines = asyncio.get_running_loop(), EngineWatch(metrics, pool)
         while True:
-            due = loop.time() + LAG
-            await asyncio.sleep(LAG)
-            metrics.event_loop_delay(max(0.0, loop.time() - due))
+            for _ in range(10):
+                due = loop.time() + LAG
+                await asyncio.sleep(LAG)
+                metrics.observe("event_loop_delay_seconds", max(0.0, loop.time() - due))
+            engines.look(full=bool(door.problem()))
+
+    def _site(self, guard: Guard, metrics: Metrics, pool: Pool, door: Door) -> Site:
+        """What the HTTP side stands on."""
+        config = self._config
+
+        def models() -> Mapping[str, Sequence[str]]:
+            return pool.readiness.models
+
+        return Site(
+            guard, models, Transcribing(config.models, config.device, config.limits), door.problem, metrics,
+            config.limits, socket_paths=door.paths, strict_models=config.strict_models,
+        )  # fmt: skip
 
     def _line(self, pool: Pool) -> str:
         """The line that says that the server takes clients."""

@@ -57,11 +57,19 @@ class Door:
         """The paths on which websockets are served."""
         return list(self._protocols)
 
+    def problem(self) -> str:
+        """Why no session could start now; empty if one could."""
+        if self.stopping:
+            return "stopping"
+        if all(engine.readiness is None for engine in self._pool.engines):
+            return "starting"
+        return "" if self._place() is not None else "full"
+
     async def serve(self, port: Port, sock: Any, ssl: Any = None) -> Server:
         """Serve on a bound socket."""
         limits = self._config.limits
         made = type("Connection", (PortConnection,), {"port": port})
-        timeout = {"ssl_handshake_timeout": limits.head_seconds} if ssl is not None else {}
+        timeout: dict[str, Any] = {"ssl_handshake_timeout": limits.head_seconds} if ssl is not None else {}
         return await serve(
             self._talk, sock=sock, ssl=ssl, create_connection=made, process_request=self._offer,
             select_subprotocol=lambda connection, offered: connection.passed.subprotocol, compression=None,
@@ -120,7 +128,7 @@ class Door:
 
     def _no_room(self, connection: Any, request: Request, protocol: SocketProtocol | None) -> Response | None:
         agent, path = CLOSED_WHEN_FULL
-        self._refused("stopping" if self.stopping else "full")
+        self._refused(self.problem() or "full")
         if agent in request.headers.get("User-Agent", "") and urlsplit(request.path).path == path:
             return None  # closed at once, with 1013
         return self._response(protocol, Refused(503, "server_full", "the server stops" if self.stopping else FULL))
