@@ -8,7 +8,7 @@ from speechmtp.server.protocols.contract import EndReason, Offer, Refused
 
 FAULTS = 10  # in a row that end a session
 BINARIES = 3  # binary messages that end a session of a protocol that has none
-ANSWER = 10.0  # seconds for which the recogniser's last words are waited for
+ANSWER = 20.0  # seconds without a word of the recogniser after which its last ones are not waited for
 REASON = 123  # bytes of the reason of a close
 
 CODES: Mapping[EndReason, int] = {
