@@ -219,6 +219,10 @@ class SessionEngine:
         """The session of a handle, to read from: its counts, its position, and its checkpoint after a step."""
         return self._find(handle).session
 
+    def has(self, handle: Handle) -> bool:
+        """Whether a session is open: it was not closed or reset, and has not failed."""
+        return any(one.handle == handle for one in self._open())
+
     def idle(self, handle: Handle) -> bool:
         """Whether all audio of a session was looked at, after a step, and no pass waits."""
         return self._find(handle).due is None
@@ -247,12 +251,18 @@ class SessionEngine:
 
     # Steps
 
-    def look(self) -> float | None:
+    def look(self, now: float) -> float | None:
         """Look at the audio that has come; return the earliest deadline of the passes that are due, None without
         one."""
         for one in self._open():
             self._look(one)
+        self._watch(now)
         return min((one.deadline for one in self._open() if one.due is not None), default=None)
+
+    def said(self) -> list[tuple[Handle, StreamEvent]]:
+        """What arose in all sessions since the last call, or the last step."""
+        events, self._failed = self._failed, []
+        return [*((one.handle, event) for one in self._open() for event in one.session.events()), *events]
 
     def step(
         self, now: float, running: Callable[[Sequence[Handle]], object] | None = None
@@ -262,8 +272,7 @@ class SessionEngine:
         Others wait for the next step. `running` is called with the sessions whose passes are run now, before they are.
         A session whose pass raises an error ends with Failed and leaves its slot; the others go on.
         """
-        self.look()
-        self._watch(now)
+        self.look(now)
         taken = self._chosen()
         before = self.seconds
         if taken:
@@ -273,8 +282,7 @@ class SessionEngine:
         self._spend(now, self.seconds - before)
         for one in taken:
             self._look(one)
-        events, self._failed = self._failed, []
-        return [*((one.handle, event) for one in self._open() for event in one.session.events()), *events]
+        return self.said()
 
     def _chosen(self) -> list[_Open]:
         """The sessions whose passes are decoded next, all of one kind."""
