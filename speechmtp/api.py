@@ -87,9 +87,9 @@ class Recogniser(RecognitionModel):
         language: str = "", task: str = "", logprobs: bool = False, words: bool = False, pause: float = PAUSE,
     ) -> Transcript:  # fmt: skip
         """Transcribe samples [n], float32 at `rate` Hz, that are one of the parts into which `cutter` cuts a recording;
-        it begins at `start` seconds. All times are those of the recording. The texts of all parts, joined by blanks, are
-        the text of `transcribe`. The other arguments are those of `transcribe_many`, and `name` is for errors. DataError
-        for samples that cannot be encoded."""
+        it begins at `start` seconds. All times are those of the recording. The texts of all parts, joined by blanks,
+        are the text of `transcribe`. The other arguments are those of `transcribe_many`, and `name` is for errors.
+        DataError for samples that cannot be encoded."""
         request = self.listen(samples, name, language, task)
         chosen = self.default_strategy if strategy is None else strategy
         [result] = self.decode([request], chosen, None, Recorded(logprobs=logprobs or words))

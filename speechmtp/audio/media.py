@@ -26,9 +26,9 @@ def media_blocks(
 ) -> Iterator[np.ndarray]:
     """The first audio track of a file as float32 mono blocks [n] at `rate` Hz; channels are averaged.
 
-    `check` is called first with the track's own rate, its channels and its seconds (0 if nothing tells), and may raise a
-    DataError. UnreadableError for another container, for one without audio and without PyAV; DataError for a file that
-    is damaged or cut short.
+    `check` is called first with the track's own rate, its channels and its seconds (0 if nothing tells), and may raise
+    a DataError. UnreadableError for another container, for one without audio and without PyAV; DataError for a file
+    that is damaged or cut short.
     """
     file.seek(0)
     kind = media_format(file.read(12))
@@ -75,6 +75,6 @@ def _blocks(container: Any, rate: int, name: str, check: Callable[[int, int, flo
     yield resampler.finish()
     if count == 0 or count / own < told - _TOLERANCE:
         raise DataError(
-            f"{name}: {count / own:.2f} s of audio, {told:.2f} s expected by its header; the file is cut short, copy it "
-            "anew"
+            f"{name}: {count / own:.2f} s of audio, {told:.2f} s expected by its header; the file is cut short, copy "
+            "it anew"
         )

@@ -43,8 +43,8 @@ class Guard:
         for number, token in enumerate(tokens, 1):
             if not token or not token.isascii() or not token.isprintable() or " " in token or "," in token:
                 raise ConfigError(
-                    f"--token: number {number} of {len(tokens)} is empty or has blanks, commas or letters beyond ASCII, "
-                    "expected letters and digits; choose another"
+                    f"--token: number {number} of {len(tokens)} is empty or has blanks, commas or letters beyond "
+                    "ASCII, expected letters and digits; choose another"
                 )
         self._digests = [_digest(token) for token in tokens]
         self._origins = {_origin(origin) or origin for origin in origins}

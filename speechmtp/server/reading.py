@@ -32,8 +32,8 @@ def _blocks(path: str, rate: int, most: float) -> Iterator[np.ndarray]:
     def check(own: int, channels: int, seconds: float) -> None:
         if own > HIGHEST or channels > MOST_CHANNELS:
             raise DataError(
-                f"{NAME}: {own} Hz and {channels} channels, expected at most {HIGHEST} Hz and {MOST_CHANNELS} channels; "
-                "convert it"
+                f"{NAME}: {own} Hz and {channels} channels, expected at most {HIGHEST} Hz and {MOST_CHANNELS} "
+                "channels; convert it"
             )
         if seconds > most + 1:
             raise _too_long(seconds, most)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 from speechmtp.errors import DataError
-from speechmtp.server.config import ServerConfig
+from speechmtp.server.config import Limits
 from speechmtp.server.link import Frame, FrameReader, Kind, frame
 from speechmtp.server.protocols.contract import Refused
 from speechmtp.server.uploads import Failure, Part, Pulse, Upload, read_part
@@ -42,18 +42,18 @@ class _Wire(asyncio.Protocol):
         self._lost()
 
 
-def transcriber_command(config: ServerConfig) -> list[str]:
-    """The command of the process, to which `--fd N` is added."""
-    models = [part for name, model in config.models for part in ("--model", f"{name}={model}")]
-    seconds = ("--seconds", str(config.limits.upload_seconds))
-    return [sys.executable, "-m", "speechmtp.server.transcriber", "--device", config.device, *seconds, *models]
-
-
 class Transcribing:
-    """Uploads, at most `most` at once. `lost` is called when the process was lost."""
+    """Uploads, at most `limits.uploads` at once. `models` are pairs of name and model. `command` is that of another
+    process in the place of ours, to which `--fd N` is added."""
 
-    def __init__(self, command: Sequence[str], most: int, lost: Callable[[], None] = lambda: None) -> None:
-        self._command, self._most, self._lost = command, most, lost
+    def __init__(
+        self, models: Sequence[tuple[str, str]], device: str, limits: Limits, command: Sequence[str] = ()
+    ) -> None:  # fmt: skip
+        ours = [sys.executable, "-m", "speechmtp.server.transcriber", "--device", device]
+        ours += ["--seconds", str(limits.upload_seconds)]
+        ours += [part for name, model in models for part in ("--model", f"{name}={model}")]
+        self._command, self._most = command or ours, limits.uploads
+        self.on_loss: Callable[[], None] = lambda: None  # called when the process was lost
         self._process: asyncio.subprocess.Process | None = None
         self._transport: Any = None
         self._starting = asyncio.Lock()
@@ -86,8 +86,8 @@ class Transcribing:
             self._taken -= 1
 
     async def transcribe(self, upload: Upload) -> AsyncGenerator[Part, None]:
-        """The parts of a file as they are decoded; when this is closed, no more is. Refused: 400 for what cannot be read
-        or is not possible, 500 where the process fails."""
+        """The parts of a file as they are decoded; when this is closed, no more is. Refused: 400 for what cannot be
+        read or is not possible, 500 where the process fails."""
         await self._start()
         self._numbers += 1
         number, said = self._numbers, asyncio.Queue[_Said]()
@@ -163,7 +163,7 @@ class Transcribing:
         code = await process.wait()
         if stopped or code:
             logger.warning("uploads: their process was lost (exit code %s)", code)
-            self._lost()
+            self.on_loss()
         failure = Failure(self._why or "the process that transcribes uploads was lost; send the file again", False)
         for said in self._waiting.values():
             said.put_nowait(failure)

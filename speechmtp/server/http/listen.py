@@ -42,7 +42,9 @@ async def listen(site: Site, request: Request) -> Reply:
     utterances = _flag(request, "utterances")
     kind = request.header("content-type").partition(";")[0].strip().lower()
     if kind == "application/json":
-        raise Refused(400, "unsupported_source", "a body of JSON, expected audio: no URL is fetched; send the file", "url")
+        raise Refused(
+            400, "unsupported_source", "a body of JSON, expected audio: no URL is fetched; send the file", "url"
+        )
     async with AsyncExitStack() as stack:
         stack.enter_context(site.transcribing.slot())
         spool = await stack.enter_async_context(spooled(site.limits.upload))
@@ -123,8 +125,6 @@ def _answer(
         "confidence": _confidence(found.words),
         "words": words,
     }
-    if asked.languages:
-        alternative["languages"] = []
     results: dict[str, Any] = {"channels": [{"alternatives": [alternative]}]}
     if utterances:
         results["utterances"] = [_utterance(site, one, asked) for one in found.segments if one.text.strip()]

@@ -1,10 +1,9 @@
 """Which handler answers which request, and what is said when none does."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-
-import time
 
 from speechmtp.server.http.listen import dg_refusal, listen, no_listen
 from speechmtp.server.http.messages import Reply, Request, refusal

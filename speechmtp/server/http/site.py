@@ -1,48 +1,21 @@
 """What the HTTP side of the server stands on."""
 
-import contextlib
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from speechmtp.server.admission import Room, choose
-from speechmtp.server.config import ServerConfig
+from speechmtp.server.config import Limits
 from speechmtp.server.guard import Guard
 from speechmtp.server.http.pages import Page, read_pages
 from speechmtp.server.metrics import Metrics
 from speechmtp.server.protocols.contract import Offer
 from speechmtp.server.protocols.rules import known_language, known_model
-from speechmtp.server.transcribing import Transcribing, transcriber_command
+from speechmtp.server.transcribing import Transcribing
 
 if TYPE_CHECKING:
     from speechmtp.server.http.connection import HttpConnection
-
-
-class HasRoom(Protocol):
-    """An engine, as far as HTTP looks at it."""
-
-    @property
-    def room(self) -> Room:
-        """What admission looks at."""
-
-
-class Engines(Protocol):
-    """The engines: `Pool` is one."""
-
-    @property
-    def engines(self) -> Sequence[HasRoom]:
-        """All of them."""
-
-
-class Sockets(Protocol):
-    """The websockets, as far as HTTP looks at them: `Door` is one."""
-
-    stopping: bool
-
-    @property
-    def paths(self) -> Sequence[str]:
-        """The paths on which websockets are served."""
 
 
 def new_id(prefix: str) -> str:
@@ -50,57 +23,47 @@ def new_id(prefix: str) -> str:
     return prefix + secrets.token_hex(12)
 
 
+@dataclass(eq=False)
 class Site:
-    """What handlers use. `connections` are those that are open, `started` is in seconds since 1970."""
+    """What handlers use.
 
-    def __init__(
-        self, config: ServerConfig, guard: Guard, metrics: Metrics, pool: Engines, door: Sockets,
-        transcribing: Transcribing | None = None, pages: Mapping[str, Page] | None = None,
-        ids: Callable[[str], str] = new_id,
-    ) -> None:  # fmt: skip
-        """`transcribing` and `pages` are made of the configuration and the package where they are not given."""
-        self.config, self.limits, self.guard, self.metrics, self.ids = config, config.limits, guard, metrics, ids
-        self.pages = read_pages() if pages is None else pages
-        self.connections: set[HttpConnection] = set()
-        self.started = time.time()
-        self._pool, self._door = pool, door
-        self.transcribing = transcribing or Transcribing(
-            transcriber_command(config), config.limits.uploads, lambda: metrics.count("transcriber_restarts_total")
-        )
+    `models` gives the names of the models with the languages that each knows, the first being the default. `problem`
+    says why no session could start now (empty: it could). `socket_paths` are those of websockets. `strict_models`
+    refuses names of models that are not known. `started` is in seconds since 1970; `connections` are those that are
+    open.
+    """
 
-    async def close(self) -> None:
-        """End all requests and the transcriber. It may be called again."""
-        for connection in list(self.connections):
-            connection.abort()
-        await self.transcribing.stop()
+    guard: Guard
+    models: Callable[[], Mapping[str, Sequence[str]]]
+    transcribing: Transcribing
+    problem: Callable[[], str]
+    metrics: Metrics
+    limits: Limits
+    socket_paths: Collection[str] = ()
+    strict_models: bool = False
+    pages: Mapping[str, Page] = field(default_factory=read_pages)
+    ids: Callable[[str], str] = new_id
+    started: float = field(default_factory=time.time)
+    connections: "set[HttpConnection]" = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Count the losses of the transcriber."""
+        self.transcribing.on_loss = lambda: self.metrics.count("transcriber_restarts_total")
 
     def stop(self) -> None:
         """Serve no further requests; those that run go on."""
         for connection in list(self.connections):
             connection.stop()
 
-    @property
-    def socket_paths(self) -> Sequence[str]:
-        """The paths on which websockets are served."""
-        return self._door.paths
-
-    @property
-    def _rooms(self) -> list[Room]:
-        return [engine.room for engine in self._pool.engines]
-
-    @property
-    def models(self) -> Sequence[str]:
-        """The names of the models, the first being the default."""
-        return [name for name, _ in self.config.models]
+    def abort(self) -> None:
+        """End all requests."""
+        for connection in list(self.connections):
+            connection.abort()
 
     def offer(self, path: str = "", query: Mapping[str, Sequence[str]] | None = None) -> Offer:
         """A request as protocols see it."""
-        known: Mapping[str, Sequence[str]] = next(
-            (room.readiness.models for room in self._rooms if room.readiness is not None), {}
-        )
-        return Offer(
-            path, query or {}, self.ids, self.models, known, now=time.time(), strict=self.config.strict_models
-        )
+        models = self.models()
+        return Offer(path, query or {}, self.ids, list(models), models, now=time.time(), strict=self.strict_models)
 
     def model(self, name: str) -> str:
         """The model of a name. Refused for one that is not known, if the server is strict about it."""
@@ -112,26 +75,5 @@ class Site:
 
     def own_language(self, model: str) -> str:
         """The language of a model that knows only one; empty where nothing tells."""
-        known = self.offer().languages.get(model, ())
+        known = self.models().get(model, ())
         return known[0] if len(known) == 1 else ""
-
-    def problem(self) -> str:
-        """Why no session could start now; empty if one could."""
-        if self._door.stopping:
-            return "the server stops"
-        rooms = self._rooms
-        if all(room.readiness is None for room in rooms):
-            return "no engine is up"
-        full = choose(rooms, self.config.crowded_step, self.config.share, self.config.sessions) is None
-        return "the server is full" if full else ""
-
-    def measure(self) -> None:
-        """Set the metrics that are looked up when they are asked for."""
-        loads = [room.load for room in self._rooms]
-        self.metrics.set("engine_load_ratio", max((load.load for load in loads), default=0.0))
-        level = 2 if self.problem() else 1 if any(load.crowded for load in loads) else 0
-        self.metrics.set("load_level", level)
-        self.metrics.set("uploads_active", self.transcribing.active)
-        self.metrics.passes(sum(load.passes for load in loads), sum(load.seconds for load in loads))
-        with contextlib.suppress(ValueError):
-            self.metrics.set("connections", self.guard.counted[0])

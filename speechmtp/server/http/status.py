@@ -12,14 +12,14 @@ def _model(site: Site, name: str) -> dict[str, object]:
 
 async def models(site: Site, request: Request) -> Reply:
     """The models of the server."""
-    return json_reply({"object": "list", "data": [_model(site, name) for name in site.models]})
+    return json_reply({"object": "list", "data": [_model(site, name) for name in site.models()]})
 
 
 async def one_model(site: Site, request: Request) -> Reply:
     """One of them. Refused for a name that is none: here no name is another's."""
     name = request.path.removeprefix("/v1/models/")
-    if name not in site.models:
-        known = ", ".join(site.models)
+    if name not in site.models():
+        known = ", ".join(site.models())
         raise Refused(404, "model_not_found", f"model: {name[:64]!r}, expected one of {known}", "model")
     return json_reply(_model(site, name))
 
@@ -37,7 +37,7 @@ async def ready(site: Site, request: Request) -> Reply:
 
 async def metrics(site: Site, request: Request) -> Reply:
     """What was counted, for Prometheus."""
-    site.measure()
+    site.metrics.set("uploads_active", site.transcribing.active)
     text = site.metrics.text()
     if text is None:
         raise Refused(501, "no_metrics", HOW)

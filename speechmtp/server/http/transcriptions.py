@@ -181,7 +181,7 @@ def _flag(name: str, text: str) -> bool:
 
 def _number(name: str, text: str) -> None:
     try:
-        good = not text or 0 <= float(text) <= 1 and math.isfinite(float(text))
+        good = not text or (0 <= float(text) <= 1 and math.isfinite(float(text)))
     except ValueError:
         good = False
     if not good:
