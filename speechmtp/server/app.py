@@ -217,9 +217,11 @@ class Server:
         def models() -> Mapping[str, Sequence[str]]:
             return pool.readiness.models
 
+        transcribing = Transcribing(config.models, config.device, config.limits)
+        transcribing.on_loss = lambda: metrics.count("transcriber_restarts_total")
         return Site(
-            guard, models, Transcribing(config.models, config.device, config.limits), door.problem, metrics,
-            config.limits, socket_paths=door.paths, strict_models=config.strict_models,
+            guard, models, transcribing, door.problem, metrics, config.limits, socket_paths=door.paths,
+            strict_models=config.strict_models,
         )  # fmt: skip
 
     def _line(self, pool: Pool) -> str:
