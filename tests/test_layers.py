@@ -42,11 +42,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "kernels", "decoding", "words", "listening",
         "progress", "api", "devices", "recognition", "streaming",
     },
-    "recognition": {"audio", "bundle", "models", "heads", "kernels", "words", "decoding", "devices"},
+    "recognition": {"audio", "bundle", "models", "heads", "heap", "kernels", "words", "decoding", "devices"},
     "streaming": {
         "audio", "text", "bundle", "models", "decoding", "codec", "recognition", "words", "transcripts", "heap",
     },
-    "server": {"streaming", "audio", "text", "words", "examples", "api"},
+    "server": {"streaming", "audio", "text", "words", "models", "examples", "api", "transcripts", "heap"},
     "progress": set(),
     "cores": set(),
     "crew": set(),
@@ -65,6 +65,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY_FROM = {
     ("server", "streaming"): ("server/engine.py", "server/live.py"),
     ("server", "api"): ("server/engine.py", "server/transcriber.py"),
+    ("server", "heap"): ("server/engine.py", "server/live.py", "server/transcriber.py"),
+    ("server", "transcripts"): ("server/transcriber.py",),
 }
 
 

@@ -9,6 +9,8 @@ Words: `w1`, `w2`, … at whole seconds of a segment, and `n<samples>x<crc32>` o
 
 import argparse
 import contextlib
+import os
+import signal
 import socket
 import sys
 import threading
@@ -90,8 +92,8 @@ class StubSession:
 class StubEngine:
     """The sessions of one stub, and its socket."""
 
-    def __init__(self, wire: socket.socket, models: list[str], cost: float) -> None:
-        self._wire, self._models, self._cost = wire, models, cost
+    def __init__(self, wire: socket.socket, models: list[str], cost: float, poison: int | None) -> None:
+        self._wire, self._models, self._cost, self._poison = wire, models, cost, poison
         self._sessions: dict[int, StubSession] = {}
         self._lock = threading.Lock()
 
@@ -123,6 +125,10 @@ class StubEngine:
         if one.kind is Kind.CLOSE:
             del self._sessions[one.session]
             return []
+        if one.kind is Kind.AUDIO and self._poison is not None and self._poison in memoryview(one.payload).cast("h"):
+            self._send(frame(Kind.RUNNING, 0, {"sessions": [one.session]}))
+            time.sleep(0.05)  # what is sent just before the end of a process may be lost
+            os.kill(os.getpid(), signal.SIGKILL)
         if one.kind is Kind.CONFIGURE:
             session.rate = one.json()["rate"]
         return session.flush(one.json()["number"]) if one.kind is Kind.FLUSH else session.take(one.kind, one.payload)
@@ -144,11 +150,12 @@ def main() -> int:
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cost", type=float, default=0.001, help="seconds of work a second of speech that it claims")
+    parser.add_argument("--poison", type=int, metavar="SAMPLE", help="die of audio that has this sample")
     args = parser.parse_args()
     wire = socket.socket(fileno=args.fd)
     models = [one.partition("=")[0] for one in args.model] or ["default"]
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        StubEngine(wire, models, args.cost).run()
+        StubEngine(wire, models, args.cost, args.poison).run()
     return 0
 
 

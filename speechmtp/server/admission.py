@@ -55,8 +55,9 @@ def choose(rooms: Sequence[Room], step: float, share: float, most: int = 0) -> i
     sessions takes one whatever it costs, unless it is late."""
     if most and sum(len(room.shares) for room in rooms) >= most:
         return None
-    best = min(range(len(rooms)), key=lambda i: load_with(rooms[i], step), default=None)
-    if best is None or rooms[best].readiness is None or rooms[best].load.lateness > LATE:
+    able = [i for i, room in enumerate(rooms) if room.readiness is not None and room.load.lateness <= LATE]
+    best = min(able, key=lambda i: load_with(rooms[i], step), default=None)
+    if best is None:
         return None
     fits = not rooms[best].shares or load_with(rooms[best], step) <= share
     return best if fits else None

@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from speechmtp.errors import ConfigError, SpeechMTPError
@@ -24,6 +24,8 @@ from speechmtp.server.pool import Pool
 from speechmtp.server.port import Port
 from speechmtp.server.protocols.table import PROTOCOLS
 from speechmtp.server.sockets import Door
+from speechmtp.server.transcribing import Transcribing
+from speechmtp.server.watch import EngineWatch, SessionWatch
 
 logger = logging.getLogger("speechmtp.server")
 
@@ -37,8 +39,17 @@ def run_server(config: ServerConfig, ready: Callable[[str], None]) -> int:
     that cannot be loaded; nothing was loaded then but for the last.
     """
     context = check_server(config)
+
+    async def run() -> int:
+        server, loop = Server(config, sock, context), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop, number)
+        if context is not None:
+            loop.add_signal_handler(signal.SIGHUP, server.reload)
+        return await server.run(ready)
+
     with bound(config) as sock:
-        return asyncio.run(_Server(config, sock, context).run(ready))
+        return asyncio.run(run())
 
 
 def check_server(config: ServerConfig) -> ssl.SSLContext | None:
@@ -109,27 +120,27 @@ def bound(config: ServerConfig) -> socket.socket:
     return sock
 
 
-class _Server:
-    """One run of the server."""
+class Server:
+    """One run of the server on a bound socket. `stop` and `reload` are called in its event loop."""
 
     def __init__(self, config: ServerConfig, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         self._config, self._sock, self._context = config, sock, context
         self._signals: list[int] = []
-        self._signalled: asyncio.Event
+        self._signalled = asyncio.Event()
 
     async def run(self, ready: Callable[[str], None]) -> int:
-        """Serve."""
-        config, loop = self._config, asyncio.get_running_loop()
-        self._signalled = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signal, number)
+        """Serve until `stop`; the exit code."""
+        config = self._config
         metrics = Metrics()
-        pool = Pool(config, metrics.engine_restarted)
+        pool = Pool(config, lambda reason: metrics.count("engine_restarts_total", reason=reason))
         guard = Guard(config.tokens, config.origins, is_loopback(config.host), config.limits)
-        door = Door(config, guard, pool, list(PROTOCOLS.values()), metrics.watch, metrics.refused)
-        site = Site(config, guard, metrics, pool, door)
+        door = Door(
+            config, guard, pool, list(PROTOCOLS.values()), lambda name: SessionWatch(metrics, name),
+            lambda reason: metrics.count("admission_refused_total", reason=reason),
+        )  # fmt: skip
+        site = self._site(guard, metrics, pool, door)
         port = Port(guard, config.limits, lambda: HttpConnection(site))
-        tasks = [asyncio.create_task(one) for one in (door.watch(), self._measure_lag(metrics))]
+        tasks = [asyncio.create_task(one) for one in (door.watch(), self._measure(metrics, pool, door))]
         try:
             starting = asyncio.create_task(pool.start())
             signalled = asyncio.create_task(self._signalled.wait())
@@ -140,25 +151,25 @@ class _Server:
             await starting
             signalled.cancel()
             server = await door.serve(port, self._sock, self._context)
-            if self._context is not None:
-                loop.add_signal_handler(signal.SIGHUP, self._reload)
             ready(self._line(pool))
             await self._signalled.wait()
             await self._drain(door)
             server.close(close_connections=True, code=1001)
-            await site.close()
+            site.stop()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(server.wait_closed(), 3.0)
             return self._code
         finally:
             for task in tasks:
                 task.cancel()
-            await site.close()
+            site.abort()
+            await site.transcribing.stop()
             await pool.stop()
 
     # Signals
 
-    def _signal(self, number: int) -> None:
+    def stop(self, number: int) -> None:
+        """Stop as this signal asks for; a second call does not wait for sessions."""
         self._signals.append(number)
         self._signalled.set()
 
@@ -178,7 +189,7 @@ class _Server:
         for task in (draining, again):
             task.cancel()
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
         """Read the certificate again; sessions that go on keep the old one."""
         assert self._context is not None
         try:
@@ -189,13 +200,29 @@ class _Server:
 
     # What is said
 
-    async def _measure_lag(self, metrics: Metrics) -> None:
-        """Measure how late the event loop is, without end."""
-        loop = asyncio.get_running_loop()
+    async def _measure(self, metrics: Metrics, pool: Pool, door: Door) -> None:
+        """Measure how late the event loop is, and look at the engines, without end."""
+        loop, engines = asyncio.get_running_loop(), EngineWatch(metrics, pool)
         while True:
-            due = loop.time() + LAG
-            await asyncio.sleep(LAG)
-            metrics.event_loop_delay(max(0.0, loop.time() - due))
+            for _ in range(10):
+                due = loop.time() + LAG
+                await asyncio.sleep(LAG)
+                metrics.observe("event_loop_delay_seconds", max(0.0, loop.time() - due))
+            engines.look(full=bool(door.problem()))
+
+    def _site(self, guard: Guard, metrics: Metrics, pool: Pool, door: Door) -> Site:
+        """What the HTTP side stands on."""
+        config = self._config
+
+        def models() -> Mapping[str, Sequence[str]]:
+            return pool.readiness.models
+
+        transcribing = Transcribing(config.models, config.device, config.limits)
+        transcribing.on_loss = lambda: metrics.count("transcriber_restarts_total")
+        return Site(
+            guard, models, transcribing, door.problem, metrics, config.limits, socket_paths=door.paths,
+            strict_models=config.strict_models,
+        )  # fmt: skip
 
     def _line(self, pool: Pool) -> str:
         """The line that says that the server takes clients."""

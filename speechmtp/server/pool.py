@@ -17,7 +17,7 @@ from speechmtp.server.config import ServerConfig
 from speechmtp.server.link import Frame, FrameReader, Kind, Load, Readiness, frame, read_said
 from speechmtp.server.messages import CoreEvent, SpeechStarted, SpeechStopped
 from speechmtp.server.messages import Heard as HeardEvent
-from speechmtp.server.session import CRASHES, Session
+from speechmtp.server.session import Session
 
 logger = logging.getLogger("speechmtp.server")
 
@@ -25,6 +25,7 @@ SILENCE = 3.0  # seconds without a sign of life after which an engine is killed
 STUCK = 30.0  # seconds that it may be about one thing
 STARTING = 120.0  # seconds that it may take to start
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0  # seconds before an engine is started again
+STEADY = 10.0  # seconds that it must have run for that wait to be short again
 LOST = 10.0  # seconds without an engine after which its sessions are given up
 
 
@@ -96,9 +97,11 @@ class Engine:
         """Start the process, watch it, and start it again."""
         wait, lost_at = FIRST_WAIT, time.monotonic()
         while not self._stopping and not self.failure:
+            began = time.monotonic()
             came_up = await self._run_once()
             if came_up:
-                wait, lost_at = FIRST_WAIT, time.monotonic()
+                lost_at = time.monotonic()
+                wait = FIRST_WAIT if lost_at - began > STEADY else wait
             if self._stopping or self.failure:
                 break
             self.restarts += 1
@@ -155,7 +158,7 @@ class Engine:
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+                os.kill(self._process.pid, signal.SIGKILL)  # `send_signal` may take the exit code from asyncio
 
     # Frames
 
@@ -222,11 +225,11 @@ class Engine:
             session = self.sessions.get(number)
             if session is not None:
                 session.journal.crashes += 1
-                if session.journal.crashes >= CRASHES:
-                    session.fail("poisoned", "this audio cannot be transcribed; send other audio")
         self._running, self.load = [], Load()
         for session in list(self.sessions.values()):
             session.detach()
+            if session.journal.poisonous:
+                session.fail("poisoned", "this audio cannot be transcribed; send other audio")
 
     def _give_up(self, why: str) -> None:
         for session in list(self.sessions.values()):

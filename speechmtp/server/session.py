@@ -23,7 +23,8 @@ from speechmtp.server.messages import (
     Settings,
 )
 
-CRASHES = 2  # engines that a session may break before it is given up
+CRASHES = 2  # engines that are lost while they decode a session, before it is given up
+LOSSES = 5  # engines that are lost one after the other without listening to any more of it
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Journal:
         self.number, self._credit = number, credit
         self.received = self.heard = 0.0  # seconds of audio
         self.crashes = 0  # of engines that were decoding it
+        self.losses = 0  # of engines since more of it was listened to
         self.ended = False
         self._settings, self._rate = Settings(), 16000.0  # of the first entry
         self._now, self._now_rate = self._settings, self._rate  # of what comes next
@@ -64,6 +66,11 @@ class Journal:
     def waiting(self) -> float:
         """Seconds of audio that were not listened to yet."""
         return self.received - self.heard
+
+    @property
+    def poisonous(self) -> bool:
+        """Whether it seems to break engines."""
+        return self.crashes >= CRASHES or self.losses >= LOSSES
 
     @property
     def begun(self) -> bool:
@@ -144,8 +151,8 @@ class Journal:
                 self._flushed = max(self._flushed, event.flush)
             elif isinstance(event, Cleared):
                 self._cleared += 1
-            elif isinstance(event, Heard | Ended):
-                self.heard = max(self.heard, event.time)
+            elif isinstance(event, Heard | Ended) and event.time > self.heard:
+                self.heard, self.losses = event.time, 0
         self._keep, self._resume = said.keep, said.resume
         self._forget()
         return said.events
@@ -174,6 +181,7 @@ class Journal:
 
     def reopen(self) -> None:
         """The engine is lost: all that is still needed goes to another one."""
+        self.losses += 1
         first = self._entries[0] if self._entries else None
         if first is not None and isinstance(first.command, Audio) and first.start < self._keep:
             gone = round((self._keep - first.start) * first.rate)
@@ -195,9 +203,10 @@ class Session:
         self.over = False
 
     def attach(self, tell: Callable[[bytes], None]) -> None:
-        """An engine has it now."""
-        self._tell = tell
-        self._push()
+        """An engine has it now, unless it is over."""
+        if not self.over:
+            self._tell = tell
+            self._push()
 
     def detach(self) -> None:
         """Its engine is lost."""

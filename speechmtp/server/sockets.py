@@ -38,6 +38,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{secrets.token_hex(12)}"
 
 
+def _selected(connection: Any, offered: Sequence[Any]) -> Any:
+    """The subprotocol that the guard chose."""
+    return connection.passed.subprotocol
+
+
 class Door:
     """Lets websockets in and keeps their sessions. `watch` makes what is told about a session of a protocol, `refused`
     is told why one was not let in."""
@@ -57,14 +62,22 @@ class Door:
         """The paths on which websockets are served."""
         return list(self._protocols)
 
+    def problem(self) -> str:
+        """Why no session could start now; empty if one could."""
+        if self.stopping:
+            return "stopping"
+        if all(engine.readiness is None for engine in self._pool.engines):
+            return "starting"
+        return "" if self._place() is not None else "full"
+
     async def serve(self, port: Port, sock: Any, ssl: Any = None) -> Server:
         """Serve on a bound socket."""
         limits = self._config.limits
         made = type("Connection", (PortConnection,), {"port": port})
-        timeout = {"ssl_handshake_timeout": limits.head_seconds} if ssl is not None else {}
+        timeout: dict[str, Any] = {"ssl_handshake_timeout": limits.head_seconds} if ssl is not None else {}
         return await serve(
             self._talk, sock=sock, ssl=ssl, create_connection=made, process_request=self._offer,
-            select_subprotocol=lambda connection, offered: connection.passed.subprotocol, compression=None,
+            select_subprotocol=_selected, compression=None,
             open_timeout=limits.head_seconds, ping_interval=20, ping_timeout=None, close_timeout=2,
             max_size=limits.message, max_queue=16, write_limit=32 << 10, server_header=None, backlog=256, **timeout,
         )  # fmt: skip
@@ -120,7 +133,7 @@ class Door:
 
     def _no_room(self, connection: Any, request: Request, protocol: SocketProtocol | None) -> Response | None:
         agent, path = CLOSED_WHEN_FULL
-        self._refused("stopping" if self.stopping else "full")
+        self._refused(self.problem() or "full")
         if agent in request.headers.get("User-Agent", "") and urlsplit(request.path).path == path:
             return None  # closed at once, with 1013
         return self._response(protocol, Refused(503, "server_full", "the server stops" if self.stopping else FULL))

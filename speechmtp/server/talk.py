@@ -9,7 +9,7 @@ from typing import Protocol
 from websockets.exceptions import ConnectionClosed
 
 from speechmtp.server.config import Limits
-from speechmtp.server.messages import Action, Audio, Close, CoreEvent, End, Send
+from speechmtp.server.messages import Action, Audio, Close, Command, CoreEvent, End, Send
 from speechmtp.server.port import PortConnection
 from speechmtp.server.protocols.contract import Adapter, EndReason
 from speechmtp.server.session import Session
@@ -21,11 +21,14 @@ CLOSING = 2.0  # seconds that a client has to answer a close
 class Watcher(Protocol):
     """What is told about a session."""
 
-    def received(self, seconds: float) -> None:
-        """That much audio came."""
+    def command(self, command: Command, seconds: float = 0.0) -> None:
+        """The client's protocol gives a command; `seconds` is how much audio it has."""
 
     def events(self, events: Sequence[CoreEvent]) -> None:
         """The recogniser said these."""
+
+    def ended(self, reason: str) -> None:
+        """The server ends the session for this reason."""
 
     def closed(self, code: int, by_server: bool) -> None:
         """The connection is closed."""
@@ -97,7 +100,8 @@ class Talk:
         self._loop = asyncio.get_running_loop()
         self._outbox, self._eased = Outbox(), asyncio.Event()
         now = self._loop.time()
-        self._began, self._reading, self._full_since = now, True, None  # type: float, bool, float | None
+        self._began, self._reading = now, True
+        self._full_since: float | None = None
         self._all = Bucket(limits.messages, limits.messages, now)
         self._controls = Bucket(limits.controls, limits.control_burst, now)
         self._timer: asyncio.TimerHandle | None = None
@@ -173,8 +177,7 @@ class Talk:
                     self._outbox.put(action)
                 self._closing = self._closing or isinstance(action, Close)
                 continue
-            if isinstance(action, Audio):
-                self._watcher.received(len(action.samples) / action.rate)
+            self._watcher.command(action, len(action.samples) / action.rate if isinstance(action, Audio) else 0.0)
             self.ending = self.ending or isinstance(action, End)
             self.session.command(action)
         self._set_timer()
@@ -182,6 +185,7 @@ class Talk:
     def end(self, reason: EndReason, message: str) -> None:
         """End it from this side."""
         if not self._closing:
+            self._watcher.ended(reason)
             self._apply(self.adapter.on_end(reason, message, self._loop.time()))
 
     def _set_timer(self) -> None:
