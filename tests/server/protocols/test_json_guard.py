@@ -36,7 +36,7 @@ values = st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.
 
 
 @given(st.text() | st.binary() | values.map(json.dumps))
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_what_is_read_can_be_written(text: str | bytes) -> None:
     try:
         found = read_object(text)
