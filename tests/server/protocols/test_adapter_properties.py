@@ -98,7 +98,7 @@ def check_items(exchange: Exchange) -> list[dict[str, Any]]:
     for one in completed:
         own = [each for each in exchange.sent if each.get("item_id") == one["item_id"]]
         assert "".join(each["delta"] for each in own if "delta" in each) == one["transcript"]
-        assert own[-1] == one
+        assert own[-1] == one and one["transcript"] == one["transcript"].strip()
         order = [name for each in own for name in ("started", "stopped", "committed") if each["type"].endswith(name)]
         assert order in (["committed"], ["started", "committed"], ["started", "stopped", "committed"])
         tails = [each["text"] for each in own if each["type"].endswith("tail")]
