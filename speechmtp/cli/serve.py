@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "SPEECHMTP_TOKENS, separated by blanks")  # fmt: skip
     parser.add_argument("--origin", action="append", default=[], metavar="URL",
                         help="a web page's origin that may connect besides the server's own")  # fmt: skip
-    parser.add_argument("--tls-cert", default="", metavar="FILE", help="certificate in PEM format, read again on SIGHUP")
+    parser.add_argument(
+        "--tls-cert", default="", metavar="FILE", help="certificate in PEM format, read again on SIGHUP"
+    )
     parser.add_argument("--tls-key", default="", metavar="FILE", help="its key")
     parser.add_argument("--sessions", type=int, default=0, metavar="N",
                         help="most sessions at once (default: as many as the engines can carry)")  # fmt: skip
