@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -221,7 +222,8 @@ class HttpConnection(asyncio.Protocol):
             headers.append(("content-length", str(len(reply.body))))
         if not keep:
             headers.append(("connection", "close"))
-        await self._write(h11.Response(status_code=reply.status, headers=headers))
+        phrase = HTTPStatus(reply.status).phrase.encode()
+        await self._write(h11.Response(status_code=reply.status, headers=headers, reason=phrase))
         if isinstance(reply.body, bytes):
             if reply.body and method != "HEAD":
                 await self._write(h11.Data(data=reply.body))
