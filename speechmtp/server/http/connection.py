@@ -37,7 +37,7 @@ class HttpConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._came, self._writable = asyncio.Event(), asyncio.Event()
         self._writable.set()
-        self._paused = self._stopped = self._discards = False
+        self._paused = self._stopped = self._discards = self._ended = False
         self._between = False  # between two requests
         self._waiting = 0  # bytes that came and were not looked at
         self._address = ""
@@ -66,6 +66,7 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more. It may wait for its answer, which is not waited for long: most who end sending are
         gone, and only writing would tell."""
+        self._ended = True
         if not self._discards:
             self._h11.receive_data(b"")
         self._came.set()
@@ -151,7 +152,7 @@ class HttpConnection(asyncio.Protocol):
 
     async def _head(self) -> h11.Request | None:
         """The head of the next request; None if the client is done."""
-        self._between = not self._waiting and not self._stopped
+        self._between = not (self._waiting or self._ended)
         try:
             if self._between:
                 async with asyncio.timeout(IDLE):
