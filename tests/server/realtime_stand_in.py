@@ -1,5 +1,5 @@
-"""Stands in for the server: the page's files, and OpenAI's realtime protocol with words that depend only on how much was
-heard. It keeps what it receives, and can be full, ask for a token, or drop connections."""
+"""Stands in for the server: the page's files, and OpenAI's realtime protocol with words that depend only on how much
+was heard. It keeps what it receives, and can be full, ask for a token, or drop connections."""
 
 import asyncio
 import base64
@@ -7,6 +7,7 @@ import json
 import mimetypes
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -93,7 +94,7 @@ class StandIn:
     async def _run(self) -> None:
         self._stop = asyncio.Event()
         async with serve(
-            self._talk, "127.0.0.1", 0, process_request=self._http, subprotocols=None, compression=None,
+            self._talk, "127.0.0.1", 0, process_request=self._http, compression=None, close_timeout=0.2,
             select_subprotocol=lambda connection, offered: "realtime" if "realtime" in offered else None,  # type: ignore[arg-type,return-value]
         ) as server:  # fmt: skip
             self._note_port(server)
@@ -136,10 +137,8 @@ class StandIn:
     async def _talk(self, connection: ServerConnection) -> None:
         heard = Heard()
         self.sessions.append(heard)
-        try:
+        with suppress(ConnectionClosed):
             await _Talk(connection, self.behaviour, heard).run()
-        except ConnectionClosed:
-            pass
 
 
 class _Talk:

@@ -1,4 +1,4 @@
-"""The page in a real browser: what its microphone hears arrives whole and is shown, without a resource from elsewhere."""
+"""The page in a real browser: what its microphone hears arrives whole and is shown; nothing comes from elsewhere."""
 
 import re
 from collections.abc import Iterator
