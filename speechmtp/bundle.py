@@ -8,7 +8,6 @@ is a folder in transformers' format, with or without our `config.yaml`.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -37,14 +36,11 @@ from speechmtp.models.bases.adapters import adapter_base, merge_adapter
 from speechmtp.models.bases.contract import EncoderDecoderModel, FeatureModel, SpeechModel, TextModel
 from speechmtp.models.bases.table import claimed, expect, kind_in, load_model, settings_in, titles
 from speechmtp.models.character_ctc import CharacterCtcHead
-from speechmtp.models.files import check_files
+from speechmtp.models.locate import EMBEDDED, locate
 from speechmtp.models.storage import Storage, file_digest
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"  # in our folders, and in most of transformers'
-OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # the same weights in other formats
-PICKLED = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]  # weights of old models that have no others
-EMBEDDED = ("default", "an4")  # models inside the package
 
 Drafts = Literal["float32", "int8"]
 
@@ -135,45 +131,6 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
         of_encoder = encoder_digest(bundle.model, rounded)
         settings = encoder_settings(bundle.model)
         save_ctc_head(bundle.ctc, folder / "ctc", base, of_encoder, own, weights_sha256=written, settings=settings)
-
-
-def locate(name: str) -> Path:
-    """Return the folder of a model, given by path, name of an embedded model, or hub name such as `owner/model`.
-
-    CheckpointError if there is none, if the hub cannot be reached, or if a file is empty or a pointer of Git LFS.
-    """
-    folder = _folder(name)
-    check_files(folder)
-    return folder
-
-
-def _folder(name: str) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
-    if name in EMBEDDED:
-        folder = Path(str(resources.files("speechmtp"))) / "assets" / "models" / name
-        if folder.is_dir():
-            return folder
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _download(name)
-    raise CheckpointError(
-        f"{name}: no such model folder; give a folder, a hub name (owner/model) or one of {', '.join(EMBEDDED)}"
-    )
-
-
-def _download(name: str) -> Path:
-    """Return the folder of a Hugging Face hub model, downloaded unless it is in the local cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, ignore_patterns=OTHER_FORMATS))
-        if not any(folder.glob("*.safetensors")):
-            snapshot_download(name, allow_patterns=PICKLED)
-        return folder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{name}: neither a folder nor to be had from the hub ({reason})") from error
 
 
 def load_without_heads(name: str) -> Bundle:

@@ -10,12 +10,12 @@ import torch
 
 from speechmtp.api import Recogniser, load
 from speechmtp.audio.inputs import Audio
-from speechmtp.bundle import EMBEDDED, locate
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.devices import dtype_name, find_device
 from speechmtp.errors import DataError
 from speechmtp.listening import AudioSource, OnError
+from speechmtp.models.locate import EMBEDDED, locate
 from speechmtp.progress import Told
 from speechmtp.transcripts import Transcript
 from speechmtp.words.segments import PAUSE

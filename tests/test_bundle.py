@@ -8,14 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.bundle import (
-    EMBEDDED,
-    OTHER_FORMATS,
-    PICKLED,
     Bundle,
     BundleConfig,
     load_bundle,
     load_draft_model,
-    locate,
     save_bundle,
 )
 from speechmtp.config import read_yaml, write_yaml
@@ -28,6 +24,7 @@ from speechmtp.kernels.cpu.int8_linear import quantise
 from speechmtp.models.bases.table import new_model
 from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.encoder_lm import ModelConfig
+from speechmtp.models.locate import EMBEDDED, OTHER_FORMATS, PICKLED, locate
 from speechmtp.models.storage import SCALE, file_digest, pack, unpack
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer

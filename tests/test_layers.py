@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streaming": {
         "audio", "text", "bundle", "models", "decoding", "codec", "recognition", "words", "transcripts", "heap",
     },
-    "server": {"streaming", "audio", "text"},
+    "server": {"streaming", "audio", "text", "words"},
     "progress": set(),
     "cores": set(),
     "crew": set(),

@@ -66,8 +66,8 @@ def prepare_run(args: argparse.Namespace) -> None:
 
 def check_heads(model: str, heads: Sequence[str]) -> None:
     """Raise a ConfigError for a --heads item that is not a head set, and for two of the same name."""
-    from speechmtp.bundle import locate
     from speechmtp.heads.folder import own_heads
+    from speechmtp.models.locate import locate
 
     if not heads:
         return

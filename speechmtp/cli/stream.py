@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from speechmtp.cli.live_view import view_for
 from speechmtp.cli.streams import report
 from speechmtp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from websockets.sync.client import ClientConnection
 
     from speechmtp.cli.stream_figures import Figures
@@ -96,7 +95,7 @@ def _check(args: argparse.Namespace) -> float:
     return 0.0 if math.isinf(factor) else factor
 
 
-def _blocks(args: argparse.Namespace) -> Iterator[np.ndarray]:
+def _blocks(args: argparse.Namespace) -> "Iterator[np.ndarray]":
     """The audio as float32 blocks [n] at `RATE`."""
     if args.mic:
         from speechmtp.audio.microphone import open_microphone

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from speechmtp.bundle import load_bundle, locate, reads_text
+from speechmtp.bundle import load_bundle, reads_text
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.devices import dtype_name, find_device, parse_dtype
 from speechmtp.errors import ConfigError, SpeechMTPError
@@ -20,6 +20,7 @@ from speechmtp.evaluation.settings import EvaluationSettings
 from speechmtp.evaluation.teacher_forced import teacher_forced
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.folder import find_heads, own_heads, trunk_settings
+from speechmtp.models.locate import locate
 from speechmtp.models.trunk import Trunk
 from speechmtp.progress import track
 from speechmtp.scoring.acceptance import PRODUCT_NOTE, Forced, acceptance

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from speechmtp.bundle import locate
 from speechmtp.cli.checks import check_device, check_heads, check_strategies, check_text_options, prepare_run
 from speechmtp.cli.main import build_parser
 from speechmtp.cli.options import settings_of
@@ -16,6 +15,7 @@ from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.settings import EvaluationSettings
+from speechmtp.models.locate import locate
 from tests import tiny
 
 

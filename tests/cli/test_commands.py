@@ -187,8 +187,8 @@ def test_every_verb_has_help(capsys):
 @pytest.mark.parametrize("verb", ["transcribe", "decode", "demo", "compare", "tune", "heads report", "train heads"])
 def test_help_says_which_models_are_taken_and_what_its_options_call(verb, capsys):
     """Without a kind's name: a new one needs no further line."""
-    from speechmtp.bundle import EMBEDDED
     from speechmtp.models.bases.whisper import TASKS
+    from speechmtp.models.locate import EMBEDDED
 
     with pytest.raises(SystemExit):
         main([*verb.split(), "--help"])
@@ -327,7 +327,7 @@ def test_export_keeps_what_the_model_says(tmp_path, capsys):
     "model.safetensors": 29_000_000, "tokenizer.json.xz": 700_000, "heads": 4_000_000, "ctc": 4_000_000, "": 34_000_000,
 })])  # fmt: skip
 def test_embedded_models_are_small_and_have_their_card(name, limits):
-    from speechmtp.bundle import locate
+    from speechmtp.models.locate import locate
 
     folder = locate(name)
 

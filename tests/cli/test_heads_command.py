@@ -20,11 +20,12 @@ def sets(tmp_path_factory) -> Path:
     """A model folder and head folders beside it: `chain` (depth 3), `narrow` with a shortlist, `stale`."""
     import torch
 
-    from speechmtp.bundle import load_bundle, locate
+    from speechmtp.bundle import load_bundle
     from speechmtp.heads.chain import ChainHeadsConfig
     from speechmtp.heads.folder import save_heads
     from speechmtp.heads.latent import LatentHeadsConfig
     from speechmtp.heads.table import build_heads
+    from speechmtp.models.locate import locate
 
     folder = tmp_path_factory.mktemp("sets")
     shutil.copytree(locate("an4"), folder / "model")

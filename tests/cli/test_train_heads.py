@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 import speechmtp
+import speechmtp.models.locate
 from speechmtp.cli.main import main
 
 EXAMPLES = Path(speechmtp.__file__).parent / "assets" / "examples"
@@ -101,7 +102,7 @@ def test_kept_prompts_give_the_same_heads(trained, data, tmp_path, capsys):
     for change in ("targets=text", "passes=2", "augment.gain=0.1"):
         error = failing([*command(data, tmp_path / "x", "--prompts", str(prompts)), *QUICK, change], capsys)
         assert str(prompts) in error and "another model, data or options" in error
-    shutil.copytree(speechmtp.bundle.locate("an4"), tmp_path / "other")
+    shutil.copytree(speechmtp.models.locate.locate("an4"), tmp_path / "other")
     weights = tmp_path / "other" / "model.safetensors"
     state = load_file(weights)
     name = next(n for n in state if n.startswith("encoder.") and state[n].is_floating_point())
@@ -150,7 +151,7 @@ def test_a_training_is_resumed_and_never_written_over(trained, data, tmp_path, c
     error = failing([*command(less, out, "--resume"), *QUICK], capsys)
     assert re.search(r"(dev|train) data was \d+ utterances .*, is \d+ utterances .*; resume on the same", error), error
     model = tmp_path / "model"
-    shutil.copytree(speechmtp.bundle.locate("an4"), model)
+    shutil.copytree(speechmtp.models.locate.locate("an4"), model)
     before = (model / "config.yaml").read_bytes()
     for more in ([], ["--resume"]):
         assert "would be written over" in failing([*command(data, model, *more), *QUICK], capsys)

@@ -10,7 +10,7 @@ from torch import nn
 
 from speechmtp.audio.features import Fbank, FbankConfig
 from speechmtp.audio.io import audio_info
-from speechmtp.bundle import Bundle, load_without_heads, locate
+from speechmtp.bundle import Bundle, load_without_heads
 from speechmtp.config import Seed
 from speechmtp.data.feature_store import FeatureStore
 from speechmtp.data.kaldi import DataDir, Utterance
@@ -22,6 +22,7 @@ from speechmtp.models.bases.contract import FeatureModel
 from speechmtp.models.bases.table import new_model
 from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.encoder_lm import EncoderLM, ModelConfig
+from speechmtp.models.locate import locate
 from speechmtp.text.normalize import get_normalizer
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.training import distributed
