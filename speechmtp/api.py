@@ -25,7 +25,7 @@ from speechmtp.progress import AudioProgress, Told
 from speechmtp.recognition import RecognitionModel
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.stream import RecognitionStream
-from speechmtp.transcripts import TimedWords, Timing, Transcript, decode_each
+from speechmtp.transcripts import TimedWords, Timing, Transcript, decode_each, join_parts
 from speechmtp.types import Request, Result
 from speechmtp.words.group import group_words
 from speechmtp.words.segments import PAUSE
@@ -81,6 +81,20 @@ class Recogniser(RecognitionModel):
 
     def _listen_part(self, audio: np.ndarray, name: str, noise_key: int, language: str, task: str) -> Request:
         return replace(self.listen(audio, name, language, task), noise_key=noise_key)
+
+    def transcribe_part(
+        self, samples: np.ndarray, start: float = 0.0, strategy: Strategy | None = None, *, name: str = "audio",
+        language: str = "", task: str = "", logprobs: bool = False, words: bool = False, pause: float = PAUSE,
+    ) -> Transcript:  # fmt: skip
+        """Transcribe samples [n], float32 at `rate` Hz, that are one of the parts into which `cutter` cuts a recording;
+        it begins at `start` seconds. All times are those of the recording. The texts of all parts, joined by blanks,
+        are the text of `transcribe`. The other arguments are those of `transcribe_many`, and `name` is for errors.
+        DataError for samples that cannot be encoded."""
+        request = self.listen(samples, name, language, task)
+        chosen = self.default_strategy if strategy is None else strategy
+        [result] = self.decode([request], chosen, None, Recorded(logprobs=logprobs or words))
+        timed = [self._timed(request, result)] if words else None
+        return join_parts([request], [result], result.seconds, timed, pause, start)
 
     def transcribe(
         self, audio: Audio, rate: float | None = None, strategy: str | Strategy | None = None, *,

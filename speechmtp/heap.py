@@ -1,6 +1,7 @@
-"""The heap of the C library, where tensors and arrays lie."""
+"""Memory that libraries keep: the heap of the C library, where tensors and arrays lie, and compiled kernels."""
 
 import ctypes
+import os
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,13 @@ def give_back() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep few of the kernels that it compiles, one for each shape of its inputs: it keeps 1 024, which grow
+    to hundreds of megabytes where every window is a little longer than the one before. It has an effect before the
+    first of them is compiled, and none where the environment says otherwise."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 
 
 @cache

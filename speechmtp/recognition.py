@@ -22,6 +22,7 @@ from speechmtp.devices import dtype_name
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.native import use_native as draft_natively
+from speechmtp.heap import keep_few_kernels
 from speechmtp.kernels.cpu.packed_linear import pack
 from speechmtp.models.bases.contract import SpeechModel
 from speechmtp.models.bases.native import use_native
@@ -48,6 +49,7 @@ class RecognitionModel:
     int8_drafts: bool = False
 
     def __post_init__(self) -> None:
+        keep_few_kernels()
         self.bundle.to(self.device, self.dtype)
         for heads in self.bundle.heads.values() if self.int8_drafts else ():
             heads.draft_in_int8(self.bundle.model.trunk)

@@ -130,11 +130,12 @@ class Timing(Generic[P]):
 
 def join_parts(
     parts: Sequence[Heard], results: Sequence[Result], seconds: float, words: Sequence[TimedWords] | None = None,
-    pause: float = PAUSE,
+    pause: float = PAUSE, start: float = 0.0,
 ) -> Transcript:  # fmt: skip
-    """The transcript of a recording from its parts in order; a single part keeps its trace unchanged. `seconds` is the
-    decoder time. With the `words` of every part, parts are cut into segments at pauses."""
-    segments, start = [], 0.0
+    """The transcript of a recording from its parts in order, the first of which begins at `start` seconds; a single
+    part keeps its trace unchanged. `seconds` is the decoder time. With the `words` of every part, parts are cut into
+    segments at pauses."""
+    segments = []
     for number, (part, result) in enumerate(zip(parts, results)):
         whole = _segment(result, start, start + part.audio_seconds)
         segments += [whole] if words is None else _cut(whole, result, words[number], pause)

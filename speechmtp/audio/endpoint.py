@@ -83,6 +83,10 @@ class ActivityDetector:
         padding is included."""
         return max(self._stopped, self.frames - self.run - self._pad)
 
+    def go_on(self, pause: int) -> None:
+        """Start within speech, `pause` frames behind its last one; that many before its first one if below 0."""
+        self.speaking, self.pause = True, pause
+
     def finish(self) -> Change | None:
         """The end of the recording, which ends speech."""
         return self._stop() if self.speaking else None

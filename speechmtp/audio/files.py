@@ -142,9 +142,10 @@ class OpenAudio:
 
 
 @contextmanager
-def opened(source: AudioSource, name: str = "") -> Iterator[OpenAudio]:
+def opened(source: AudioSource, name: str = "", programs: bool = True) -> Iterator[OpenAudio]:
     """Open a path, a binary stream or the bytes of a file; errors, also while it is open, become DataErrors, which call
-    it `name`. A path that is no regular file (a pipe, /dev/stdin) is read to its end."""
+    it `name`. A path that is no regular file (a pipe, /dev/stdin) is read to its end. What libsndfile does not know is
+    read through ffmpeg only with `programs`, and else is an UnreadableError."""
     import soundfile
 
     where = name or name_of(source)
@@ -155,6 +156,8 @@ def opened(source: AudioSource, name: str = "") -> Iterator[OpenAudio]:
             try:
                 files = [stack.enter_context(_open(link)) for link in links]
             except soundfile.SoundFileError as error:
+                if not programs:
+                    raise
                 links = convert(where, data, path, one_line(error))
                 files = [stack.enter_context(_open(link)) for link in links]
             yield OpenAudio(where, files, links)

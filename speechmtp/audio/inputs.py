@@ -4,13 +4,13 @@ rate."""
 import numbers
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 from speechmtp.audio.containers.links import Data
-from speechmtp.audio.files import opened
+from speechmtp.audio.files import OpenAudio, opened
 from speechmtp.audio.io import mono_blocks
 from speechmtp.audio.levels import check_floats, check_integers, mix
 from speechmtp.audio.names import shown
@@ -45,9 +45,14 @@ class Recording:
     for samples without a rate; DataError for all that cannot be read, in a long file maybe after some blocks.
     """
 
-    def __init__(self, audio: Audio, target_rate: int, rate: float | None = None, name: str = "") -> None:
-        """Nothing is read yet."""
+    def __init__(
+        self, audio: Audio, target_rate: int, rate: float | None = None, name: str = "", programs: bool = True,
+        check: Callable[[OpenAudio], object] = lambda file: None,
+    ) -> None:  # fmt: skip
+        """Nothing is read yet. `check` is called with a file that was opened, and may raise a DataError; `programs` is
+        that of `opened`."""
         self._audio, self._target_rate, self._rate = audio, target_rate, rate
+        self._programs, self._check = programs, check
         self._name = name or input_name(audio)
         self.seconds: float | None = None
 
@@ -69,7 +74,8 @@ class Recording:
         name, by_path = self._name, isinstance(audio, str | os.PathLike)
         data: Any = os.fspath(audio) if by_path else _content(audio, name)
         try:
-            with opened(data, "" if by_path else name) as file:
+            with opened(data, "" if by_path else name, self._programs) as file:
+                self._check(file)
                 own = file.samplerate
                 if rate is not None and checked_rate(rate, name) != own:
                     raise ConfigError(

@@ -39,8 +39,17 @@ def run_server(config: ServerConfig, ready: Callable[[str], None]) -> int:
     that cannot be loaded; nothing was loaded then but for the last.
     """
     context = check_server(config)
+
+    async def run() -> int:
+        server, loop = Server(config, sock, context), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop, number)
+        if context is not None:
+            loop.add_signal_handler(signal.SIGHUP, server.reload)
+        return await server.run(ready)
+
     with bound(config) as sock:
-        return asyncio.run(_Server(config, sock, context).run(ready))
+        return asyncio.run(run())
 
 
 def check_server(config: ServerConfig) -> ssl.SSLContext | None:
@@ -111,20 +120,17 @@ def bound(config: ServerConfig) -> socket.socket:
     return sock
 
 
-class _Server:
-    """One run of the server."""
+class Server:
+    """One run of the server on a bound socket. `stop` and `reload` are called in its event loop."""
 
     def __init__(self, config: ServerConfig, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         self._config, self._sock, self._context = config, sock, context
         self._signals: list[int] = []
-        self._signalled: asyncio.Event
+        self._signalled = asyncio.Event()
 
     async def run(self, ready: Callable[[str], None]) -> int:
-        """Serve."""
-        config, loop = self._config, asyncio.get_running_loop()
-        self._signalled = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signal, number)
+        """Serve until `stop`; the exit code."""
+        config = self._config
         metrics = Metrics()
         pool = Pool(config, lambda reason: metrics.count("engine_restarts_total", reason=reason))
         guard = Guard(config.tokens, config.origins, is_loopback(config.host), config.limits)
@@ -145,8 +151,6 @@ class _Server:
             await starting
             signalled.cancel()
             server = await door.serve(port, self._sock, self._context)
-            if self._context is not None:
-                loop.add_signal_handler(signal.SIGHUP, self._reload)
             ready(self._line(pool))
             await self._signalled.wait()
             await self._drain(door)
@@ -164,7 +168,8 @@ class _Server:
 
     # Signals
 
-    def _signal(self, number: int) -> None:
+    def stop(self, number: int) -> None:
+        """Stop as this signal asks for; a second call does not wait for sessions."""
         self._signals.append(number)
         self._signalled.set()
 
@@ -184,7 +189,7 @@ class _Server:
         for task in (draining, again):
             task.cancel()
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
         """Read the certificate again; sessions that go on keep the old one."""
         assert self._context is not None
         try:
@@ -212,9 +217,11 @@ class _Server:
         def models() -> Mapping[str, Sequence[str]]:
             return pool.readiness.models
 
+        transcribing = Transcribing(config.models, config.device, config.limits)
+        transcribing.on_loss = lambda: metrics.count("transcriber_restarts_total")
         return Site(
-            guard, models, Transcribing(config.models, config.device, config.limits), door.problem, metrics,
-            config.limits, socket_paths=door.paths, strict_models=config.strict_models,
+            guard, models, transcribing, door.problem, metrics, config.limits, socket_paths=door.paths,
+            strict_models=config.strict_models,
         )  # fmt: skip
 
     def _line(self, pool: Pool) -> str:

@@ -151,9 +151,8 @@ class Journal:
                 self._flushed = max(self._flushed, event.flush)
             elif isinstance(event, Cleared):
                 self._cleared += 1
-            elif isinstance(event, Heard | Ended):
-                if event.time > self.heard:
-                    self.heard, self.losses = event.time, 0
+            elif isinstance(event, Heard | Ended) and event.time > self.heard:
+                self.heard, self.losses = event.time, 0
         self._keep, self._resume = said.keep, said.resume
         self._forget()
         return said.events

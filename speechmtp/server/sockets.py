@@ -38,6 +38,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{secrets.token_hex(12)}"
 
 
+def _selected(connection: Any, offered: Sequence[Any]) -> Any:
+    """The subprotocol that the guard chose."""
+    return connection.passed.subprotocol
+
+
 class Door:
     """Lets websockets in and keeps their sessions. `watch` makes what is told about a session of a protocol, `refused`
     is told why one was not let in."""
@@ -72,7 +77,7 @@ class Door:
         timeout: dict[str, Any] = {"ssl_handshake_timeout": limits.head_seconds} if ssl is not None else {}
         return await serve(
             self._talk, sock=sock, ssl=ssl, create_connection=made, process_request=self._offer,
-            select_subprotocol=lambda connection, offered: connection.passed.subprotocol, compression=None,
+            select_subprotocol=_selected, compression=None,
             open_timeout=limits.head_seconds, ping_interval=20, ping_timeout=None, close_timeout=2,
             max_size=limits.message, max_queue=16, write_limit=32 << 10, server_header=None, backlog=256, **timeout,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from speechmtp.words.group import WordTokens, group_words
 
@@ -81,6 +81,20 @@ class Agreement:
     def _punctuation(self, token: int) -> bool:
         text = self._decode([token]).strip()
         return bool(text) and all(unicodedata.category(one)[0] == "P" for one in text)
+
+    @property
+    def counts(self) -> list[int]:
+        """For each word of the tail how many passes in a row had it."""
+        return [one.passes for one in self._seen]
+
+    def go_on(
+        self, committed: Sequence[int], tail: Sequence[int], logprobs: Sequence[float], counts: Sequence[int]
+    ) -> None:
+        """Be as another one was that had these."""
+        self.committed = list(committed)
+        self.logprobs = list(logprobs[: len(committed)])
+        self.take(tail, logprobs[len(committed) :])
+        self._seen = [replace(one, passes=count) for one, count in zip(self._seen, counts)]
 
     def confidence(self, word: WordTokens) -> float | None:
         """The product of the probabilities of a word's tokens."""

@@ -22,7 +22,8 @@ class StreamConfig:
 
     A segment is dropped, or its first words wait for its end, where the mean probability of speech in it is below
     `activity_floor` and the mean confidence of its words below `confidence_floor`. `words` finds the times of words.
-    `strategy` decodes (empty: `previous-heads:depth=3`, or `previous` without heads).
+    `keep` keeps the segments for `result`, which grows with them. `strategy` decodes (empty:
+    `previous-heads:depth=3`, or `previous` without heads).
     """
 
     step: Seconds = 0.5
@@ -35,6 +36,7 @@ class StreamConfig:
     activity_floor: Share = 0.4
     confidence_floor: Share = 0.5
     words: bool = True
+    keep: bool = True
     strategy: str = ""
     activity: ActivityConfig = field(default_factory=ActivityConfig)
 
@@ -52,12 +54,16 @@ class StreamConfig:
 @dataclass(frozen=True)
 class EngineConfig:
     """Sizes of an engine of sessions: `slots` of them at most, `together` passes decoded in one batch, and the step in
-    seconds where it is crowded, until for `calm` seconds no pass was late."""
+    seconds where it is crowded, until for `calm` seconds no pass was late. The last pass of a segment should be done
+    `prompt` seconds after it is due. A session with more than `behind` seconds of audio that were not looked at is
+    decoded a whole segment at a time, which may take that long."""
 
     slots: Annotated[int, Range(1, 1 << 12)] = 16
     together: Annotated[int, Range(1, 64)] = 4
     crowded_step: Seconds = 1.0
     calm: Seconds = 5.0
+    prompt: Seconds = 0.1
+    behind: Seconds = 5.0
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""

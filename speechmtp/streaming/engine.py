@@ -4,15 +4,18 @@ It has no clock, thread or socket: `now` is given to it, in seconds of any clock
 a process, and one process a core, is fastest.
 """
 
+import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from speechmtp.audio.activity import FRAME, RATE
 from speechmtp.decoding.strategies import Strategy
 from speechmtp.errors import ConfigError
 from speechmtp.recognition import RecognitionModel
+from speechmtp.streaming.checkpoint import Checkpoint
 from speechmtp.streaming.config import EngineConfig, StreamConfig
 from speechmtp.streaming.events import Failed, StreamEvent
 from speechmtp.streaming.passes import decode_passes, strategy_of
@@ -31,43 +34,108 @@ class Handle:
 @dataclass
 class _Open:
     """An open session. `arrivals` are pairs of how many seconds of audio it had and when, `due` is the pass that waits,
-    and `arrived` when the audio that made it due came."""
+    `due_at` when it became due, and `deadline` when it should be done. `origin` is when its audio began, had it come in
+    real time. `alone` keeps its passes from others'. `behind`: it is decoded a whole segment at a time."""
 
     handle: Handle
     session: Session
     strategy: Strategy
+    config: EngineConfig
     language: str
     task: str
+    alone: bool = False
+    behind: bool = False
+    crowded: bool = False
+    origin: float | None = None
     arrivals: deque[tuple[float, float]] = field(default_factory=deque)
     due: Pass | None = None
-    arrived: float = 0.0
+    due_at: float = 0.0
+    deadline: float = 0.0
 
     def arrive(self, now: float, mark: bool = False) -> None:
         """Note that all audio of the session is there, or a `mark` behind it."""
         received = self.session.received
         if mark or not self.arrivals or received > self.arrivals[-1][0]:
             self.arrivals.append((received, now))
+        # After a gap the same audio may not come at once and be called late.
+        earliest = now - received - (0.0 if self.origin is None else self.config.behind)
+        self.origin = earliest if self.origin is None else max(self.origin, earliest)
+
+    def pace(self) -> None:
+        """Set the session's step."""
+        own = self.session.config.step
+        grown = max(own, self.config.crowded_step) if self.crowded else own
+        self.session.step = math.inf if self.behind else grown
 
     def look(self) -> None:
         """Look at the audio up to the next pass, if none is due."""
         if self.due is not None:
             return
-        self.due, place = self.session.next_pass(), self.session.position
-        while self.arrivals and self.arrivals[0][0] < place:
-            self.arrivals.popleft()
+        waiting = self.session.received - self.session.position
+        if waiting > self.config.behind and not self.behind:
+            self.behind = True
+            self.pace()
+        self.due = self.session.next_pass()
         if self.due is not None:
-            here = [now for received, now in self.arrivals if received == place]
-            marked = here and self.due.reason in ("flush", "finish")
-            self.arrived = here[-1] if marked else self.arrivals[0][1]
+            self._date(self.due)
+        else:
+            self._catch_up()
+
+    def renew(self) -> None:
+        """Take more audio into the pass that is due, which keeps its place in the queue."""
+        due_at, deadline = self.due_at, self.deadline
+        self.due = self.session.renew()
+        if self.due is not None:
+            self._date(self.due)
+            self.due_at, self.deadline = min(self.due_at, due_at), min(self.deadline, deadline)
+
+    def _catch_up(self) -> None:
+        """All audio was looked at: what comes now is live again."""
+        if self.arrivals:
+            received, now = self.arrivals[-1]
+            self.arrivals.clear()
+            if self.behind:
+                self.behind, self.origin = False, now - received
+                self.pace()
+
+    def _date(self, due: Pass) -> None:
+        """Find when a pass became due and when it should be done."""
+        place = self.session.position
+        while len(self.arrivals) > 1 and self.arrivals[0][0] < place:
+            self.arrivals.popleft()
+        here = [now for received, now in self.arrivals if received == place]
+        marked = here and due.reason in ("flush", "finish")
+        arrived = here[-1] if marked else self.arrivals[0][1]
+        self.due_at = max(arrived, (self.origin or 0.0) + place)
+        self.deadline = self.due_at + self._allowed
 
     @property
-    def deadline(self) -> float:
-        """When the pass behind the one that waits becomes due."""
-        return self.arrived + self.session.step
+    def _allowed(self) -> float:
+        """Seconds that the pass which is due may take."""
+        allowed = {"whole": self.config.behind, "last": self.config.prompt, "growing": self.session.step}
+        return allowed[self.urgency]
+
+    @property
+    def urgency(self) -> str:
+        """What kind of pass is due: the `last` of a segment, which someone waits for, a `growing` one, or a `whole`
+        segment of a session that is behind."""
+        if self.behind:
+            return "whole"
+        return "last" if self.due is not None and self.due.reason in ("endpoint", "flush", "finish") else "growing"
+
+    @property
+    def stale(self) -> bool:
+        """Whether the segment goes on behind the pass that is due, and more of it is there."""
+        growing = self.due is not None and self.due.reason is None
+        return growing and (self.session.marked or self.session.received > self.session.position + FRAME / RATE)
+
+    def lateness(self, now: float) -> float:
+        """Seconds that the pass has waited, beyond what it may if the session is behind."""
+        return 0.0 if self.due is None else max(0.0, now - (self.deadline if self.behind else self.due_at))
 
     def late(self, now: float) -> bool:
         """Whether the pass has waited for more than half a step."""
-        return self.due is not None and now - self.arrived > self.session.config.step / 2
+        return self.due is not None and not self.behind and now - self.due_at > self.session.config.step / 2
 
 
 class SessionEngine:
@@ -75,11 +143,16 @@ class SessionEngine:
 
     `open` gives a handle, by which audio, flushes and the end are given. `step` decodes up to `together` of the passes
     that are due and returns events; call it after feeding, again while any pass is `waiting`. The events of a session
-    are those that it would have alone.
+    are those that it would have alone, unless the engine was crowded or the session behind.
 
-    When a pass has waited for more than half a step, the engine is `crowded`: the steps of all sessions grow to
-    `crowded_step`, so that they need fewer passes, and fall back after `calm` seconds without such a pass. What is said
-    stays complete, it is only said later.
+    The earliest deadline comes first. A pass is due when its audio has come, or would have in real time; the last pass
+    of a segment should be done `prompt` seconds later, a growing one within its step. Only passes of one kind are
+    decoded together, so that an end does not wait for long windows.
+
+    When a pass has waited for more than half a step, it takes in the audio that has come since, and the engine is
+    `crowded`: the steps of all sessions grow to `crowded_step`, so that they need fewer passes, and fall back after
+    `calm` seconds without such a pass. A session that is `behind` is decoded a whole segment at a time until all its
+    audio was looked at. What is said stays complete, it is only said later.
 
     After `reset` or `close` a handle is refused with a ConfigError, and nothing is touched.
     """
@@ -99,11 +172,15 @@ class SessionEngine:
 
     # Sessions
 
-    def open(self, config: StreamConfig | None = None, language: str = "", task: str = "") -> Handle:
-        """Start a session. ConfigError if all slots are taken, or for a strategy that the model cannot run."""
+    def open(
+        self, config: StreamConfig | None = None, language: str = "", task: str = "",
+        resume: Checkpoint | None = None, alone: bool = False,
+    ) -> Handle:  # fmt: skip
+        """Start a session, or go on where another one was lost (`Session`); `alone` keeps its passes from being decoded
+        together with others'. ConfigError if all slots are taken, or for a strategy that the model cannot run."""
         if None not in self._slots:
             raise ConfigError(f"engine: all {self.config.slots} slots are taken; close a session, or give more slots")
-        return self._start(self._slots.index(None), config, language, task)
+        return self._start(self._slots.index(None), config, language, task, resume, alone)
 
     def feed(self, handle: Handle, samples: np.ndarray, rate: float | None, now: float) -> None:
         """Give samples [n] at `rate` Hz (None: the model's) to a session; see `Session.feed` for what it refuses."""
@@ -127,7 +204,7 @@ class SessionEngine:
     def reset(self, handle: Handle) -> Handle:
         """Start anew in the slot of a session and with its settings; what it has not said is dropped."""
         one = self._find(handle)
-        return self._start(handle.slot, one.session.config, one.language, one.task)
+        return self._start(handle.slot, one.session.config, one.language, one.task, None, one.alone)
 
     def close(self, handle: Handle) -> None:
         """Free a session's slot; what it has not said is dropped."""
@@ -138,13 +215,28 @@ class SessionEngine:
         """The transcript of the segments of a session that have ended."""
         return self._find(handle).session.result()
 
-    def _start(self, slot: int, config: StreamConfig | None, language: str, task: str) -> Handle:
-        session = Session(self._model, config, language, task)
+    def session(self, handle: Handle) -> Session:
+        """The session of a handle, to read from: its counts, its position, and its checkpoint after a step."""
+        return self._find(handle).session
+
+    def has(self, handle: Handle) -> bool:
+        """Whether a session is open: it was not closed or reset, and has not failed."""
+        return any(one.handle == handle for one in self._open())
+
+    def idle(self, handle: Handle) -> bool:
+        """Whether all audio of a session was looked at, after a step, and no pass waits."""
+        return self._find(handle).due is None
+
+    def _start(
+        self, slot: int, config: StreamConfig | None, language: str, task: str, resume: Checkpoint | None, alone: bool
+    ) -> Handle:  # fmt: skip
+        session = Session(self._model, config, language, task, resume)
         strategy = strategy_of(self._model, session.config.strategy)
         self._generations[slot] += 1
         handle = Handle(slot, self._generations[slot])
-        self._slots[slot] = one = _Open(handle, session, strategy, language, task)
-        self._pace(one)
+        one = _Open(handle, session, strategy, self.config, language, task, alone, crowded=self.crowded)
+        self._slots[slot] = one
+        one.pace()
         return handle
 
     def _find(self, handle: Handle) -> _Open:
@@ -159,30 +251,53 @@ class SessionEngine:
 
     # Steps
 
-    def step(self, now: float) -> list[tuple[Handle, StreamEvent]]:
-        """Run the most urgent of the passes that are due, and return what arose in all sessions since the last step.
-
-        The earliest deadline comes first: that of a pass is one step after the audio that made it due arrived. Others
-        wait for the next step. A session whose pass raises an error ends with Failed and leaves its slot; the others go
-        on.
-        """
+    def look(self, now: float) -> float | None:
+        """Look at the audio that has come; return the earliest deadline of the passes that are due, None without
+        one."""
         for one in self._open():
             self._look(one)
-        due = [one for one in self._open() if one.due is not None]
-        self._watch(due, now)
-        taken = sorted(due, key=lambda one: one.deadline)[: self.config.together]
+        self._watch(now)
+        return min((one.deadline for one in self._open() if one.due is not None), default=None)
+
+    def said(self) -> list[tuple[Handle, StreamEvent]]:
+        """What arose in all sessions since the last call, or the last step."""
+        events, self._failed = self._failed, []
+        return [*((one.handle, event) for one in self._open() for event in one.session.events()), *events]
+
+    def step(
+        self, now: float, running: Callable[[Sequence[Handle]], object] | None = None
+    ) -> list[tuple[Handle, StreamEvent]]:  # fmt: skip
+        """Run the most urgent of the passes that are due, and return what arose in all sessions since the last step.
+
+        Others wait for the next step. `running` is called with the sessions whose passes are run now, before they are.
+        A session whose pass raises an error ends with Failed and leaves its slot; the others go on.
+        """
+        self.look(now)
+        taken = self._chosen()
         before = self.seconds
         if taken:
+            if running is not None:
+                running([one.handle for one in taken])
             self._run(taken)
         self._spend(now, self.seconds - before)
         for one in taken:
             self._look(one)
-        events, self._failed = self._failed, []
-        return [*((one.handle, event) for one in self._open() for event in one.session.events()), *events]
+        return self.said()
+
+    def _chosen(self) -> list[_Open]:
+        """The sessions whose passes are decoded next, all of one kind."""
+        due = sorted((one for one in self._open() if one.due is not None), key=lambda one: one.deadline)
+        if not due or due[0].alone:
+            return due[:1]
+        alike = [one for one in due if one.urgency == due[0].urgency and not one.alone]
+        return alike[: self.config.together]
 
     def _look(self, one: _Open) -> None:
+        self._guard(one, one.look)
+
+    def _guard(self, one: _Open, look: Callable[[], None]) -> None:
         try:
-            one.look()
+            look()
         except Exception as error:  # whatever it is, the other sessions go on
             self._fail(one, error)
 
@@ -217,20 +332,21 @@ class SessionEngine:
 
     # Load
 
-    def _watch(self, due: Sequence[_Open], now: float) -> None:
-        """Become crowded, or end it."""
-        self.lateness = max((now - one.arrived for one in due), default=0.0)
-        if any(one.late(now) for one in due):
+    def _watch(self, now: float) -> None:
+        """Become crowded, or end it, and renew what has waited too long."""
+        due = [one for one in self._open() if one.due is not None]
+        self.lateness = max((one.lateness(now) for one in due), default=0.0)
+        late = [one for one in due if one.late(now)]
+        if late:
             self.crowded, self._late_at = True, now
         elif self.crowded and now - self._late_at >= self.config.calm:
             self.crowded = False
         for one in self._open():
-            self._pace(one)
-
-    def _pace(self, one: _Open) -> None:
-        """Set a session's step."""
-        own = one.session.config.step
-        one.session.step = max(own, self.config.crowded_step) if self.crowded else own
+            one.crowded = self.crowded
+            one.pace()
+        for one in late:
+            if one.stale:
+                self._guard(one, one.renew)
 
     def _spend(self, now: float, seconds: float) -> None:
         """Remember what the last `calm` seconds took."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.errors import ConfigError
@@ -51,6 +53,17 @@ def decode_passes(
     """Decode the passes of several sessions in one batch, all by one strategy or each by its own."""
     requests = [request_of(model, session, one) for session, one in due]
     return list(zip(requests, model.decode(requests, strategies, recorded=Recorded(logprobs=True))))
+
+
+def decode_window(
+    model: RecognitionModel, strategy: Strategy, samples: np.ndarray, language: str = "",
+    prefix: Sequence[int] = (), previous: Sequence[int] = (),
+) -> list[int]:  # fmt: skip
+    """The tokens behind `prefix` in samples [n], as a pass decodes them whose pass before emitted `previous` there."""
+    request = model.listen(samples, "stream", language, "", prefix)
+    request = request.knowing(PreviousPass(tuple(previous))) if previous else request
+    [result] = model.decode([request], strategy, recorded=Recorded(logprobs=True))
+    return [token for token in result.tokens if token not in request.rules.eos]
 
 
 def run_passes(model: RecognitionModel, strategy: Strategy, due: Sequence[tuple[Session, Pass]]) -> None:

@@ -4,6 +4,7 @@ No clock, thread or socket is in it, and it runs no model but the one that tells
 32 ms, and a pass is due at the same samples however the audio arrived, so that what is said does not depend on it.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,7 @@ from speechmtp.errors import ConfigError, DataError
 from speechmtp.heap import give_back
 from speechmtp.recognition import RecognitionModel
 from speechmtp.streaming.agreement import Agreement
+from speechmtp.streaming.checkpoint import Checkpoint, OpenWindow
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.events import (
     Committed,
@@ -69,11 +71,15 @@ class Session:
     `feed` takes audio, `flush` and `finish` mark places in it. `next_pass` looks at the audio up to the next place at
     which a window has to be decoded and returns that pass; `take` has its result. `events` returns what arose. Between
     `next_pass` and `take` nothing else is looked at.
+
+    With the `checkpoint` of a lost session and the audio from there, another one goes on (`resume`): no committed word
+    is said again or taken back. Flushes that were not answered are to be given again.
     """
 
     def __init__(
-        self, model: RecognitionModel, config: StreamConfig | None = None, language: str = "", task: str = ""
-    ) -> None:
+        self, model: RecognitionModel, config: StreamConfig | None = None, language: str = "", task: str = "",
+        resume: Checkpoint | None = None,
+    ) -> None:  # fmt: skip
         self.config = config or StreamConfig()
         self.step = self.config.step  # seconds; an engine under load makes it longer
         self.language, self.task = language, task
@@ -92,7 +98,7 @@ class Session:
         self._window: Window | None = None
         self._now = 0.0  # seconds looked at
         self._seconds_decoding = self._seconds_listening = 0.0
-        self._tidied = 0.0  # when the memory of passes was given back
+        self._tidied = 0.0  # when memory was given back
         self._free = 0  # the sample before which no window begins
         self._ended = 0  # the sample with which the last segment ended
         self._spoken = False  # whether anything was committed, so that a space stands before the next word
@@ -101,6 +107,9 @@ class Session:
         self._segments: list[Segment] = []
         self._trace = Trace(finished=True)
         self.passes = 0  # decoded so far
+        self._stop_said = False  # whether the end of speech was said before the session was resumed
+        if resume is not None:
+            self._resume(resume)
 
     # Input
 
@@ -160,10 +169,20 @@ class Session:
         """Seconds of audio that were looked at."""
         return self._now
 
+    @property
+    def marked(self) -> bool:
+        """Whether a flush or the end waits."""
+        return bool(self._marks)
+
+    @property
+    def trace(self) -> Trace:
+        """The counts of all passes so far."""
+        return self._trace
+
     # Passes
 
     def next_pass(self) -> Pass | None:
-        """The pass that has to be decoded before more audio is looked at; None if all audio was looked at."""
+        """The pass to decode before more audio is looked at; None if all audio was looked at."""
         while self._due is None:
             mark, end = self._marks[0] if self._marks else None, self._edge(self._frames + 1)
             if mark is not None and mark.at < end:
@@ -173,6 +192,16 @@ class Session:
                 self._look(end)
             else:
                 break
+        return self._due
+
+    def renew(self) -> Pass | None:
+        """Replace the pass that is due, and does not end its segment, by one over all audio that is there, or by the
+        one that ends the segment, if it ends in there."""
+        self._due, step, self.step = None, self.step, math.inf
+        self.next_pass()
+        self.step, window, end = step, self._window, self._edge(self._frames)
+        if self._due is None and window is not None and end - window.start >= self._least:
+            self._ask(end)
         return self._due
 
     def _edge(self, frame: int) -> int:
@@ -192,26 +221,29 @@ class Session:
             change = self._detector.push(probability)
             edge = 0 if change is None else min(end, self._edge(change.frame))
             if change is not None and change.kind == "started":
-                window, speech = self._open(max(self._free, edge)), end - self._edge(self._detector.run)
+                speech = end - self._edge(self._detector.run)
+                window = self._open(max(self._free, edge), speech)
                 window.heard = max(window.heard, speech)
                 self._events.append(SpeechStarted(self._seconds(speech), self._now))
             if self._window is not None:
                 self._window.activity.append(probability)
             if change is not None and change.kind == "stopped":
                 speech = end - self._edge(self._detector.pause)
-                self._events.append(SpeechStopped(self._seconds(speech), self._now))
+                if not self._stop_said:
+                    self._events.append(SpeechStopped(self._seconds(speech), self._now))
+                self._stop_said = False
                 if self._window is not None and self._due is None:
                     self._ask(edge, "endpoint")
         if self._window is not None and self._due is None:
             self._consider(self._window, end)
-        if self._window is None:
-            self._audio.forget(self._candidate)
+        self._audio.forget(self._candidate if self._window is None else self._window.start)
 
-    def _open(self, start: int) -> Window:
-        """Begin a segment with sample `start`; its first pass is due a step behind the sample `heard`."""
+    def _open(self, start: int, speech: int) -> Window:
+        """Begin a segment with sample `start`; its first pass is due a step behind the sample `heard`. Speech starts
+        with sample `speech`, or was heard up to there."""
         model, config = self._model.bundle.model, self.config
         agreement = Agreement(model.decode, model.rules.eos, config.passes, config.sure, config.patience)
-        self._window = Window(start, agreement, model.decode)
+        self._window = Window(start, agreement, model.decode, pause=round((start - speech) / self._frame))
         return self._window
 
     @property
@@ -266,7 +298,7 @@ class Session:
         tokens, samples = window.agreement, self._audio.cut(window.start, end)
         known = tuple(tokens.committed), tuple(tokens.tail)
         due = Pass(samples, window.start, end, *known, end if after is None else after, reason, flush)
-        self._due, window.before, window.heard = due, window.heard, end
+        self._due = due
         if len(samples) < self._least:
             self.take(due, None, None)
 
@@ -281,7 +313,7 @@ class Session:
         """Take in the result of the pass that is due; None for a window that is too short to decode."""
         window, config = self._window, self.config
         assert window is not None and due is self._due
-        self._due = None
+        self._due, window.before, window.heard = None, window.heard, due.end
         tokens = window.agreement
         if request is not None:
             self._seconds_listening += request.listen_seconds
@@ -328,7 +360,8 @@ class Session:
         start, end = self._seconds(max(window.start, self._ended)), self._seconds(due.end)
         text, words, dropped = window.said.strip(), tuple(window.words), dropped and bool(window.agreement.tail)
         self._events.append(Final(text, words, start, end, reason, self._now, due.flush, dropped))
-        self._segments += window.segments(start, end)
+        if self.config.keep:
+            self._segments += window.segments(start, end)
         self._free, self._ended, self._window = due.after, due.end, None
         if self._now - self._tidied >= TIDY:
             give_back()
@@ -336,16 +369,32 @@ class Session:
         if reason == "finish":
             self._end()
         elif self._detector.speaking:
-            self._open(due.after)
+            last = self._detector.last_speech
+            self._open(due.after, due.after if last is None else min(due.after, self._edge(last + 1)))
 
     def events(self) -> list[StreamEvent]:
         """What arose since the last call."""
         found, self._events = self._events, []
         return found
 
+    def checkpoint(self) -> Checkpoint:
+        """Where another session can go on, after all events that were returned."""
+        window, rate = self._window, self._model.rate
+        start = self._candidate if window is None else window.start
+        stopped = self._stop_said or not self._detector.speaking
+        opened = None if window is None else OpenWindow.of(window, rate, stopped)
+        return Checkpoint(self._seconds(start), max(0, self._ended - start) / rate, self._spoken, opened)
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Go on where another session was."""
+        window, rate = checkpoint.window, self._model.rate
+        self._spoken, self._ended = checkpoint.spoken, round(checkpoint.ended * rate)
+        if window is not None:
+            window.restore(self._open(0, 0), rate)
+            self._detector.go_on(window.pause)
+            self._stop_said = window.stopped
+
     def result(self) -> Transcript:
         """The transcript of the segments that have ended, with the counts of all passes so far."""
-        text = "".join(f" {one.text}" for one in self._segments)[1:]
-        return Transcript(
-            text, tuple(self._segments), None, self._trace, self._seconds_decoding, self._seconds_listening
-        )
+        text, seconds = " ".join(one.text for one in self._segments), (self._seconds_decoding, self._seconds_listening)
+        return Transcript(text, tuple(self._segments), None, self._trace, *seconds)

@@ -14,7 +14,8 @@ class Window:
     """Audio from sample `start` on; the last pass heard it up to sample `heard`, the one before it up to `before`.
 
     `activity` are the probabilities of speech of its frames, `words` the committed words, `said` their text, and `tail`
-    the text behind it that was said last.
+    the text behind it that was said last. At the start, the last speech was `pause` frames ago, or the first came that
+    many later if `pause` is below 0.
     """
 
     start: int
@@ -24,6 +25,7 @@ class Window:
     words: list[Word] = field(default_factory=list)
     said: str = ""
     tail: str = ""
+    pause: int = 0
 
     def __post_init__(self) -> None:
         self.before = self.heard = self.start

@@ -131,6 +131,11 @@ class SpeechModel(nn.Module):
         """The token rules of its requests."""
         return TokenRules(self.eos)
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes of the languages that can be chosen; none for a model that has no choice."""
+        return ()
+
     def limit(self, seconds: float) -> int | None:
         """Return the most tokens to emit for so many seconds of audio, the end token included; None if the limit
         depends on the prompt's length."""

@@ -105,6 +105,13 @@ class Whisper(EncoderDecoder):
         )
         return TokenRules(self.eos, tuple(sorted(never)), tuple(sorted(first)))
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes of the languages that a multilingual Whisper has tokens for, its own first, if it has one."""
+        known = [name.removeprefix("<|").removesuffix("|>") for name in self._languages]
+        own = self._language("") if self.multilingual else ""
+        return tuple(sorted(known, key=lambda code: code != own))
+
     def start_tokens(self, language: str = "", task: str = "") -> tuple[int, ...]:
         """Return the start token, the language and task tokens of a multilingual model, and the no-timestamps token.
         ConfigError for a missing or unknown language, an unknown task, and for a choice in an English-only model."""

@@ -11,7 +11,7 @@ from speechmtp.server.messages import Action, CoreEvent
 EndReason = Literal["idle", "too_long", "policy", "slow", "stopping", "full", "too_fast"]
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # not frozen: context managers write the traceback of what passes through them
 class Refused(Exception):
     """A request that cannot be served: an HTTP status, a short code in lower case with underscores, a line that says
     what is wrong and what to do, and the parameter that it is about."""
