@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=1)
         sub.add_argument("--words", help="JSON file of the references' words with times")
         sub.add_argument("--expected", dest="expected_file", help="JSON file of what each utterance says alone")
-        sub.add_argument("--normalizer", default="english", help="for the comparison of words")
+        sub.add_argument("--normalizer", default="whisper-en", help="for the comparison of words")
         sub.add_argument("--pid", type=int, help="of the server, whose memory, descriptors and time are watched")
         sub.add_argument("--out", help="JSON file of all figures")
     sub = verbs.add_parser("words", help="align the references with a model's CTC head")
@@ -155,12 +155,13 @@ def _lines_of_server(report: dict[str, Any]) -> list[str]:
 def offer(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Run all streams, at most fifty a process; their records."""
     with tempfile.TemporaryDirectory(prefix="load") as folder:
-        data = getattr(args, "data", "")
         plans = [
             Plan(
-                address(args.url), data, list(range(first, min(first + PER_PROCESS, args.streams))), 60 * args.minutes, str(Path(folder) / f"{first}.json"), args.root, args.token, args.seed, args.first,
-                args.piece, args.jitter / 1000, _turns(args), args.silence, args.conversation, args.aborts,
-                bool(args.words) and args.turns == "vad",
+                url=address(args.url), data=getattr(args, "data", ""), seconds=60 * args.minutes,
+                numbers=list(range(first, min(first + PER_PROCESS, args.streams))),
+                out=str(Path(folder) / f"{first}.json"), root=args.root, token=args.token, seed=args.seed,
+                first=args.first, piece=args.piece, jitter=args.jitter / 1000, turns=_turns(args),
+                silence=args.silence, conversation=args.conversation, aborts=args.aborts,
             ) for first in range(0, args.streams, PER_PROCESS)
         ]  # fmt: skip
         running = [_begun(plan) for plan in plans]

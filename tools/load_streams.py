@@ -56,7 +56,6 @@ class Plan:
     silence: float = 0.7
     conversation: bool = False
     aborts: float = 0.0
-    words: bool = False
 
 
 @dataclass
@@ -150,7 +149,7 @@ class Stream:
         record.connect = time.monotonic() - record.asked
         if record.refused:
             return False
-        client = Realtime(RATE, silence=plan.silence if plan.turns == "vad" else None, words=plan.words)
+        client = Realtime(RATE, silence=plan.silence if plan.turns == "vad" else None)
         listener = asyncio.create_task(_listen(socket, record))
         try:
             await socket.send(client.settings())
