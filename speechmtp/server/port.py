@@ -15,6 +15,8 @@ from speechmtp.server.protocols.contract import Refused
 
 logger = logging.getLogger("speechmtp.server")
 
+HELD = 64 << 10  # bytes that may come before the handshake is done
+
 _PHRASES = {
     400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable", 505: "HTTP Version Not Supported",
 }  # fmt: skip
@@ -43,6 +45,7 @@ class PortConnection(ServerConnection):
         self.on_half_close: Callable[[], None] = lambda: None
         self.left: Callable[[], None] | None = None  # called when the connection is lost
         self._head = bytearray()
+        self._held: bytearray | None = None  # what came behind the head, until the handshake is done
         self._decided = False
         self._timer: asyncio.TimerHandle | None = None
         self._raw: asyncio.Transport
@@ -64,7 +67,11 @@ class PortConnection(ServerConnection):
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
         self.last_byte = self.loop.time()
-        if self._decided:
+        if self._held is not None:
+            self._held += data
+            if len(self._held) > HELD:
+                self._raw.pause_reading()
+        elif self._decided:
             super().data_received(data)
         else:
             self._head += data
@@ -95,7 +102,8 @@ class PortConnection(ServerConnection):
             other.data_received(data)
         else:
             super().connection_made(self._raw)
-            super().data_received(data)
+            self._held = bytearray(data[end + 4 :])
+            super().data_received(data[: end + 4])
 
     def _refuse(self, status: int) -> None:
         """Answer what nobody can, and close."""
@@ -112,6 +120,14 @@ class PortConnection(ServerConnection):
             self._timer = None
 
     # Then
+
+    def release(self) -> None:
+        """The handshake is done: take what came behind the head. Frames before are not what the library expects."""
+        held, self._held = self._held, None
+        if held is not None:
+            if len(held) > HELD:
+                self._raw.resume_reading()
+            super().data_received(bytes(held))
 
     def process_event(self, event: Any) -> None:
         """Note messages that come in fragments."""
@@ -133,7 +149,7 @@ class PortConnection(ServerConnection):
     @property
     def heard_out(self) -> bool:
         """Whether the client sends no more, and all that it sent was taken."""
-        return self.half_closed and not len(self.recv_messages.frames)
+        return self.half_closed and self._held is None and not len(self.recv_messages.frames)
 
     def give_up(self) -> None:
         """Nothing more is to be sent to a client that sends no more."""

@@ -164,6 +164,7 @@ class Door:
     async def _talk(self, connection: ServerConnection) -> None:
         given: Any = connection
         with contextlib.suppress(ConnectionClosed):
+            given.release()
             if given.session is None:
                 await connection.close(1013, FULL)
                 return

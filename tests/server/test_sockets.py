@@ -10,20 +10,18 @@ import struct
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from server_client import COMMIT, NOISE, append, checked, completed, frame, healthy, open_session, rest, upgrade
 from stub import Running, descriptors, running
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from speechmtp.server.config import Limits
 
-NOISE = np.random.default_rng(0).integers(-9999, 9999, 48000, dtype=np.int16)
 QUICK = Limits(head_seconds=1.0, message_seconds=1.0, first_audio=2.0, silent=3.0, unread_seconds=1.0, message=1 << 20)
 
 
@@ -46,47 +44,6 @@ def clean(server: Running) -> Iterator[Running]:
     assert server.left_over()[0] == 0 and descriptors() <= before and not server.tracebacks
 
 
-def open_session(server: Running, path: str = "/v1/realtime", **given: Any) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{server.port}{path}", compression=None, **given)
-
-
-def append(samples: np.ndarray) -> str:
-    return json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(samples.tobytes()).decode()})
-
-
-COMMIT = json.dumps({"type": "input_audio_buffer.commit"})
-
-
-def completed(client: ClientConnection) -> str:
-    """The next transcript."""
-    while True:
-        event = json.loads(client.recv(30))
-        assert event["type"] != "error", event
-        if event["type"].endswith("transcription.completed"):
-            return str(event["transcript"])
-
-
-def rest(client: ClientConnection) -> tuple[str, int, str]:
-    """What is said until the server closes, its code and its reason."""
-    texts = list[str]()
-    try:
-        while True:
-            texts.append(str(client.recv(10)))
-    except ConnectionClosed:
-        return "".join(texts), client.close_code or 1006, client.close_reason or ""
-
-
-def checked(samples: np.ndarray) -> str:
-    return f"n{len(samples)}x{zlib.crc32(samples.tobytes()):08x}"
-
-
-def healthy(server: Running) -> None:
-    with open_session(server) as client:
-        client.send(append(NOISE))
-        client.send(COMMIT)
-        assert completed(client).split() == ["w1", "w2", checked(NOISE)]
-
-
 def reply(client: socket.socket) -> bytes:
     """All that the server sends until it closes."""
     found = b""
@@ -98,14 +55,6 @@ def reply(client: socket.socket) -> bytes:
     return found
 
 
-def upgrade(path: str = "/v1/realtime", *lines: str, method: str = "GET", version: str = "1.1") -> bytes:
-    head = [
-        f"{method} {path} HTTP/{version}", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13", *lines, "", "",
-    ]  # fmt: skip
-    return "\r\n".join(head).encode()
-
-
 def upgraded(server: Running) -> socket.socket:
     """A connection on which frames can be sent."""
     client = server.connect()
@@ -115,14 +64,6 @@ def upgraded(server: Running) -> socket.socket:
         head += client.recv(1 << 16)
     assert head.startswith(b"HTTP/1.1 101 ")
     return client
-
-
-def frame(opcode: int, payload: bytes = b"", first: int = 0x80, masked: bool = True) -> bytes:
-    size = len(payload)
-    length = bytes([(0x80 if masked else 0) | min(size, 126)]) + (struct.pack(">H", size) if size >= 126 else b"")
-    mask = b"\1\2\3\4" if masked else b""
-    data = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload)) if masked else payload
-    return bytes([first | opcode]) + length + mask + data
 
 
 def close_code(client: socket.socket) -> int:

@@ -254,7 +254,8 @@ class HttpConnection(asyncio.Protocol):
         """Pass over what the client still sends, for a moment: closing at once would take the reply from it."""
         self._discards = True
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # it may be gone
+                self._transport.write_eof()
         if self._paused:
             self._transport.resume_reading()
         await asyncio.sleep(LINGER)
