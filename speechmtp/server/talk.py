@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidState
 
 from speechmtp.server.config import Limits
 from speechmtp.server.messages import Action, Audio, Close, Command, CoreEvent, End, Send
@@ -228,7 +228,8 @@ class Talk:
     async def _close(self, close: Close) -> None:
         """Close the connection; a client that does not answer is cut off."""
         if self.connection.half_closed:
-            self.connection.protocol.send_close(close.code, close.reason)
+            with contextlib.suppress(InvalidState):  # it may be gone
+                self.connection.protocol.send_close(close.code, close.reason)
             self.connection.send_data()
             self.connection.transport.close()
             return
