@@ -186,7 +186,7 @@ class Journal:
     def reopen(self) -> None:
         """The engine is lost: all that is still needed goes to another one."""
         self.losses += 1
-        # One without speech may be answered while audio before it is still needed, as what the next segment begins with.
+        # One without speech may be answered while audio before it is still needed: the next segment begins with it.
         self._entries = deque(one for one in self._entries if not self._answered(one.command))
         first = self._entries[0] if self._entries else None
         if first is not None and isinstance(first.command, Audio) and first.start < self._keep:
