@@ -22,6 +22,9 @@ from speechmtp.streaming.passes import decode_passes, strategy_of
 from speechmtp.streaming.session import Pass, Session
 from speechmtp.transcripts import Transcript
 
+FIRST = 0.5  # seconds of the first audio that may have been gathered in real time
+FORGIVEN = 0.2  # of a second that audio came too early, in each second
+
 
 @dataclass(frozen=True)
 class Handle:
@@ -47,6 +50,7 @@ class _Open:
     behind: bool = False
     crowded: bool = False
     origin: float | None = None
+    came: float = 0.0  # the last audio
     arrivals: deque[tuple[float, float]] = field(default_factory=deque)
     due: Pass | None = None
     due_at: float = 0.0
@@ -57,9 +61,12 @@ class _Open:
         received = self.session.received
         if mark or not self.arrivals or received > self.arrivals[-1][0]:
             self.arrivals.append((received, now))
-        # After a gap the same audio may not come at once and be called late.
-        earliest = now - received - (0.0 if self.origin is None else self.config.behind)
-        self.origin = earliest if self.origin is None else max(self.origin, earliest)
+        if self.origin is None:
+            self.origin, self.came = now - min(received, FIRST), now
+        ahead = self.origin + received - now
+        # What came early once is live again when the sender keeps to real time; after a gap, what comes at once is not.
+        self.origin -= min(max(ahead, 0.0), FORGIVEN * (now - self.came))
+        self.origin, self.came = max(self.origin, now - received - self.config.behind), now
 
     def pace(self) -> None:
         """Set the session's step."""
