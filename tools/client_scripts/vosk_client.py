@@ -1,5 +1,5 @@
-"""The client in the vosk package that speaks to a vosk-server, as `vosk-transcriber -s` does: its own code, at an address
-of ours and without ffmpeg before it. Arguments: part, address, speed, WAV files."""
+"""The client in the vosk package that speaks to a vosk-server, as `vosk-transcriber -s` does: its own code, at an
+address of ours and without ffmpeg before it. Arguments: part, address, speed, WAV files."""
 
 import asyncio
 import sys
