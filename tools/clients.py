@@ -3,7 +3,7 @@
     python tools/clients.py --envs FOLDER [--only openai,deepgram,vosk] [--scenarios one,full]
 
 A recording is said once (`one`) and twice (`two`), its client is killed in the middle (`abrupt`), meets a server
-without room (`full`), and goes on while the engine is killed (`restart`). Prints a table; the exit code is 1 if anything
+without room (`full`), and goes on while the engine is killed (`restart`). Prints a table; the exit code is 1 if a run
 failed.
 """
 
@@ -182,7 +182,7 @@ async def play(run: Run, python: Path, server: Server, paths: Sequence[str], spe
     """Run a client to its end, or kill it in the middle."""
     client, began = run.client, time.monotonic()
     command = [str(python), str(SCRIPTS / client.script), client.part, server.address, str(speed), *paths]
-    environment = {**os.environ, "PYTHONPATH": "", "QUIET": "15" if run.scenario == "restart" else "3"}
+    environment = {**os.environ, "PYTHONPATH": "", "QUIET": "20" if run.scenario == "restart" else "8"}
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment, limit=1 << 20
     )

@@ -13,7 +13,7 @@ from livekit.agents.utils import http_context
 from livekit.plugins import deepgram, openai
 from recording import Recording, tell, tell_version
 
-QUIET = float(os.environ.get("QUIET", "3"))  # seconds without an event after which nothing more is waited for
+QUIET = float(os.environ.get("QUIET", "8"))  # seconds without an event after which nothing more is waited for
 
 
 def frame(data: bytes, rate: int) -> rtc.AudioFrame:

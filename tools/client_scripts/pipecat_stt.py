@@ -22,7 +22,7 @@ from pipecat.services.openai.stt import OpenAIRealtimeSTTService
 from pipecat.workers.runner import WorkerRunner
 from recording import Recording, tell, tell_version
 
-QUIET = float(os.environ.get("QUIET", "3"))  # seconds without a transcript after which nothing more is waited for
+QUIET = float(os.environ.get("QUIET", "8"))  # seconds without a transcript after which nothing more is waited for
 
 
 class Listener(FrameProcessor):
