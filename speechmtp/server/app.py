@@ -127,12 +127,13 @@ class Server:
         self._config, self._sock, self._context = config, sock, context
         self._signals: list[int] = []
         self._signalled = asyncio.Event()
+        self.pool: Pool
 
     async def run(self, ready: Callable[[str], None]) -> int:
         """Serve until `stop`; the exit code."""
         config = self._config
         metrics = Metrics()
-        pool = Pool(config, lambda reason: metrics.count("engine_restarts_total", reason=reason))
+        self.pool = pool = Pool(config, lambda reason: metrics.count("engine_restarts_total", reason=reason))
         guard = Guard(config.tokens, config.origins, is_loopback(config.host), config.limits)
         door = Door(
             config, guard, pool, list(PROTOCOLS.values()), lambda name: SessionWatch(metrics, name),
@@ -217,9 +218,11 @@ class Server:
         def models() -> Mapping[str, Sequence[str]]:
             return pool.readiness.models
 
+        transcribing = Transcribing(config.models, config.device, config.limits)
+        transcribing.on_loss = lambda: metrics.count("transcriber_restarts_total")
         return Site(
-            guard, models, Transcribing(config.models, config.device, config.limits), door.problem, metrics,
-            config.limits, socket_paths=door.paths, strict_models=config.strict_models,
+            guard, models, transcribing, door.problem, metrics, config.limits, socket_paths=door.paths,
+            strict_models=config.strict_models,
         )  # fmt: skip
 
     def _line(self, pool: Pool) -> str:
