@@ -1,4 +1,5 @@
-"""The deepgram-sdk package: live transcription, and a file over HTTP. Arguments: part, address, WAV, speed."""
+"""The deepgram-sdk package: live transcription, and a file over HTTP. Arguments: part, address,
+speed, WAV files."""
 
 import asyncio
 import sys
@@ -18,32 +19,37 @@ def made(address: str) -> AsyncDeepgramClient:
     return AsyncDeepgramClient(api_key="none", environment=environment)
 
 
-async def live(address: str, path: str, speed: float) -> None:
-    """Send pieces, finalize, close the stream, and gather what is final."""
-    recording = Recording(path)
+async def live(address: str, paths: list[str], speed: float) -> None:
+    """Send pieces, finalize behind each recording, close the stream, and gather what is final."""
+    recordings = [Recording(path) for path in paths]
+    answers = 0
     said, metadata = list[str](), list[ListenV1Metadata]()
 
     def heard(message: object) -> None:
+        nonlocal answers
         if isinstance(message, ListenV1Metadata):
             metadata.append(message)
         elif isinstance(message, ListenV1Results):
             ListenV1Results.model_validate(message.model_dump())
+            answers += bool(message.from_finalize)
             if message.is_final and message.channel.alternatives[0].transcript:
                 said.append(message.channel.alternatives[0].transcript)
         else:
             raise RuntimeError(f"unexpected {message!r}")
 
-    options = {"model": "nova-3", "encoding": "linear16", "sample_rate": str(recording.rate), "punctuate": "true"}
+    options = {"model": "nova-3", "encoding": "linear16", "sample_rate": str(recordings[0].rate), "punctuate": "true"}
     async with made(address).listen.v1.connect(**options, interim_results="true") as connection:
         connection.on(EventType.MESSAGE, heard)
         listener = asyncio.create_task(connection.start_listening())
-        async for piece in recording.pieces(speed):
-            await connection.send_media(piece)
-        await connection.send_finalize()
+        for recording in recordings:
+            async for piece in recording.pieces(speed):
+                await connection.send_media(piece)
+            await connection.send_finalize()
         await connection.send_close_stream()
         await listener
     assert len(metadata) == 1, metadata
-    assert abs(metadata[0].duration - recording.seconds) < 0.01, metadata
+    assert abs(metadata[0].duration - sum(one.seconds for one in recordings)) < 0.01, metadata
+    assert answers == len(recordings), answers
     tell(text=" ".join(said))
 
 
@@ -57,11 +63,11 @@ async def file(address: str, path: str) -> None:
     tell(text=found.results.channels[0].alternatives[0].transcript)
 
 
-async def main(part: str, address: str, path: str, speed: str) -> None:
+async def main(part: str, address: str, speed: str, *paths: str) -> None:
     """Run a part."""
     tell_version("deepgram-sdk")
     try:
-        await (live(address, path, float(speed)) if part == "live" else file(address, path))
+        await (live(address, list(paths), float(speed)) if part == "live" else file(address, paths[0]))
     except ApiError as error:
         tell(refused=error.status_code)
 

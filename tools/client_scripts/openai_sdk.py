@@ -1,5 +1,5 @@
-"""The openai package: realtime transcription, a file over HTTP, and the same streamed. Arguments: part, address, WAV,
-speed."""
+"""The openai package: realtime transcription, a file over HTTP, and the same streamed. Arguments: part, address,
+speed, WAV files."""
 
 import asyncio
 import base64
@@ -9,9 +9,8 @@ import openai
 from recording import Recording, resampled, tell, tell_version
 
 
-async def realtime(address: str, path: str, speed: float) -> None:
-    """Append pieces, commit at the end, and wait for the one answer."""
-    recording = Recording(path)
+async def realtime(address: str, paths: list[str], speed: float) -> None:
+    """Append pieces, commit behind each recording, and wait for as many answers."""
     client = openai.AsyncOpenAI(api_key="none", base_url=f"{address}/v1", max_retries=0)
     async with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
         await connection.session.update(
@@ -22,23 +21,26 @@ async def realtime(address: str, path: str, speed: float) -> None:
         )
 
         async def send() -> None:
-            async for piece in recording.pieces(speed):
-                audio = base64.b64encode(resampled(piece, recording.rate, 24000)).decode()
-                await connection.input_audio_buffer.append(audio=audio)
-            await connection.input_audio_buffer.commit()
+            for path in paths:
+                recording = Recording(path)
+                async for piece in recording.pieces(speed):
+                    audio = base64.b64encode(resampled(piece, recording.rate, 24000)).decode()
+                    await connection.input_audio_buffer.append(audio=audio)
+                await connection.input_audio_buffer.commit()
 
         sender = asyncio.create_task(send())
-        deltas = ""
-        async for event in connection:
+        deltas, texts = dict[str, str](), list[str]()
+        while len(texts) < len(paths):
+            event = await connection.recv()
             if event.type == "error":
                 raise RuntimeError(event.error.message)
             if event.type == "conversation.item.input_audio_transcription.delta":
-                deltas += event.delta or ""
+                deltas[event.item_id] = deltas.get(event.item_id, "") + (event.delta or "")
             if event.type == "conversation.item.input_audio_transcription.completed":
-                assert deltas == event.transcript, (deltas, event.transcript)
-                tell(text=event.transcript)
-                break
+                assert deltas[event.item_id] == event.transcript, (deltas, event.transcript)
+                texts.append(event.transcript)
         await sender
+        tell(text=" ".join(texts))
 
 
 async def http(address: str, path: str, streamed: bool) -> None:
@@ -74,16 +76,16 @@ async def verbose(address: str, path: str) -> None:
     tell(text=found.text)
 
 
-async def main(part: str, address: str, path: str, speed: str) -> None:
+async def main(part: str, address: str, speed: str, *paths: str) -> None:
     """Run a part."""
     tell_version("openai")
     try:
         if part == "realtime":
-            await realtime(address, path, float(speed))
+            await realtime(address, list(paths), float(speed))
         elif part == "verbose":
-            await verbose(address, path)
+            await verbose(address, paths[0])
         else:
-            await http(address, path, streamed=part == "streamed")
+            await http(address, paths[0], streamed=part == "streamed")
     except openai.APIStatusError as error:
         tell(refused=error.status_code)
     except Exception as error:

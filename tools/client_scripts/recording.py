@@ -1,4 +1,4 @@
-"""What the scripts of all clients share: a recording in pieces, and what they tell `tools/clients.py`, a JSON line each."""
+"""What the scripts of clients share: a recording in pieces, and what they tell `tools/clients.py`, a JSON line each."""
 
 import asyncio
 import json
