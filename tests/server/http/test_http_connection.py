@@ -232,7 +232,15 @@ def broken(chance: random.Random) -> bytes:
     for _ in range(chance.randrange(1, 6)):
         place = chance.randrange(len(data))
         span = slice(place, place + chance.choice([1, 1, 2, 8, 64]))
-        new = [b"", bytes(data[span]) * 2, chance.randbytes(len(data[span])), b"\r\n", b"\r\n\r\n", b"\0", b"99999999999"]
+        new = [
+            b"",
+            bytes(data[span]) * 2,
+            chance.randbytes(len(data[span])),
+            b"\r\n",
+            b"\r\n\r\n",
+            b"\0",
+            b"99999999999",
+        ]
         data[span] = chance.choice(new)
         if not data:
             break

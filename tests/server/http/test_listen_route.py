@@ -90,7 +90,9 @@ def test_raw_samples_get_a_header(served: Served) -> None:
     assert listen(served, b"", "encoding=linear16&sample_rate=8000").json()["metadata"]["duration"] == 0.0
 
 
-@pytest.mark.parametrize(("encoding", "kind"), [("linear16", "PCM_16"), ("linear32", "FLOAT"), ("mulaw", "ULAW"), ("alaw", "ALAW")])
+@pytest.mark.parametrize(
+    ("encoding", "kind"), [("linear16", "PCM_16"), ("linear32", "FLOAT"), ("mulaw", "ULAW"), ("alaw", "ALAW")]
+)
 def test_headers_of_samples(encoding: str, kind: str) -> None:
     wave = np.sin(np.arange(800) / 10).astype(np.float32) / 2
     whole = io.BytesIO()

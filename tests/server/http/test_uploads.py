@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from http_runs import BOUNDARY, Served, form, part, rest, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from http_runs import BOUNDARY, Served, form, part, rest, serving
 
 from speechmtp.server.config import Limits
 from speechmtp.server.http.form import read_form, spooled
