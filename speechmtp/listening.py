@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from speechmtp.crew import Crew
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.progress import AudioProgress
 
-AudioSource = Audio | Callable[[], Audio]  # a function is called when its turn comes
+AudioSource: TypeAlias = "Audio | Callable[[], Audio]"  # a function is called when its turn comes
 
 OnError = Literal["raise", "return"]
 

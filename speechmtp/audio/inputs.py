@@ -3,11 +3,11 @@ rate."""
 
 import numbers
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
-import torch
 
 from speechmtp.audio.containers.links import Data
 from speechmtp.audio.files import OpenAudio, opened
@@ -19,9 +19,12 @@ from speechmtp.audio.resampling import StreamResampler, resampled_length
 from speechmtp.audio.spool import spooled
 from speechmtp.errors import ConfigError, DataError, UnreadableError
 
-Samples = np.ndarray | torch.Tensor | Sequence[float]
-Audio = (
-    str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview | Samples | tuple[Any, Any] | Mapping[str, Any]
+if TYPE_CHECKING:  # who has no tensors need not wait for torch
+    import torch
+
+Samples: TypeAlias = "np.ndarray | torch.Tensor | Sequence[float]"
+Audio: TypeAlias = (
+    "str | os.PathLike[str] | BinaryIO | bytes | bytearray | memoryview | Samples | tuple[Any, Any] | Mapping[str, Any]"
 )
 
 EXPECTED = "a path, a binary file, bytes of a file, an array, tensor or list of samples, or (samples, rate)"
@@ -166,7 +169,8 @@ def checked_rate(rate: Any, name: str) -> float:
 
 def _array(audio: Any, name: str) -> np.ndarray:
     """Samples [N] or [N, channels] of an array, a tensor or a list."""
-    if isinstance(audio, torch.Tensor):
+    torch = sys.modules.get("torch")  # whoever made a tensor has imported it
+    if torch is not None and isinstance(audio, torch.Tensor):
         return _of_tensor(audio, name)
     if isinstance(audio, list):
         return _of_list(audio, name)
@@ -175,10 +179,12 @@ def _array(audio: Any, name: str) -> np.ndarray:
     return np.asarray(audio)
 
 
-def _of_tensor(audio: torch.Tensor, name: str) -> np.ndarray:
+def _of_tensor(audio: "torch.Tensor", name: str) -> np.ndarray:
     """Samples [N] or [N, channels] of a tensor [N] or [channels, N]."""
     if audio.ndim not in (1, 2) or (audio.ndim == 2 and audio.shape[0] > audio.shape[1]):
         raise DataError(f"{name}: tensor of shape {list(audio.shape)}, expected [N] or [channels, N] as in torchaudio")
+    import torch
+
     try:
         audio = audio.detach().cpu()
         array: np.ndarray = (audio.float() if audio.dtype == torch.bfloat16 else audio).numpy()

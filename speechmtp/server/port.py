@@ -39,12 +39,11 @@ class PortConnection(ServerConnection):
         self._counted = False
         self.last_byte = self.loop.time()
         self.fragments_since: float | None = None  # when a message began that is not complete
-        self.half_closed = False
-        self.keeps_half_open: Callable[[], bool] = lambda: False  # whether an answer is on its way
+        self.half_closed = self.gone = False
+        self.on_half_close: Callable[[], None] = lambda: None
         self.left: Callable[[], None] | None = None  # called when the connection is lost
         self._head = bytearray()
         self._decided = False
-        self._other: asyncio.Protocol | None = None  # who has it instead
         self._timer: asyncio.TimerHandle | None = None
         self._raw: asyncio.Transport
 
@@ -65,9 +64,7 @@ class PortConnection(ServerConnection):
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
         self.last_byte = self.loop.time()
-        if self._other is not None:
-            self._other.data_received(data)
-        elif self._decided:
+        if self._decided:
             super().data_received(data)
         else:
             self._head += data
@@ -92,7 +89,7 @@ class PortConnection(ServerConnection):
         data = bytes(self._head)
         self._head.clear()
         if upgrade is None:
-            self._other = other = _counted(self.port.http(), self._gone)
+            other = _counted(self.port.http(), self._gone)
             self._raw.set_protocol(other)
             other.connection_made(self._raw)
             other.data_received(data)
@@ -128,12 +125,20 @@ class PortConnection(ServerConnection):
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """The client sends no more; what it has asked for may still be on its way."""
         self.half_closed = True
-        if not hasattr(self, "transport"):
-            return None
-        if self.keeps_half_open():
-            return True
+        if not hasattr(self, "transport") or self._raw.get_extra_info("ssl_object") is not None:
+            return None  # TLS cannot be half closed
+        self.on_half_close()
+        return True
+
+    @property
+    def heard_out(self) -> bool:
+        """Whether the client sends no more, and all that it sent was taken."""
+        return self.half_closed and not len(self.recv_messages.frames)
+
+    def give_up(self) -> None:
+        """Nothing more is to be sent to a client that sends no more."""
         super().eof_received()
-        return None
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """Read no more from a client that does not read: answers to its pings would pile up."""
@@ -153,6 +158,7 @@ class PortConnection(ServerConnection):
         self._gone()
 
     def _gone(self) -> None:
+        self.gone = True
         self._stop_timer()
         if self._counted:
             self._counted = False

@@ -95,6 +95,8 @@ class Door:
             passed = self._guard.check(
                 headers, query, connection.address, time.monotonic(), subprotocols=self._subprotocols
             )
+            if connection.gone:
+                raise Refused(400, "gone", "the connection is closed")
             if protocol is None:
                 raise Refused(404, "not_found", f"no websocket here; try {', '.join(self._protocols)}")
             offer = self._made_offer(parts.path, query, dict(headers))
