@@ -29,5 +29,5 @@ def test_without_words_a_part_is_a_segment() -> None:
     [segment] = found.segments
     assert (segment.start, segment.end) == pytest.approx((5.0, 5.0 + len(samples) / recogniser.rate))
     assert found.text == "FOUR TWO SEVEN NINE" and segment.mean_logprob is not None and not segment.words
-    with pytest.raises(DataError, match="mine: .* too short"):
+    with pytest.raises(DataError, match=r"mine: .* too short"):
         recogniser.transcribe_part(samples[:9], name="mine")

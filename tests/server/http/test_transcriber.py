@@ -100,7 +100,8 @@ def test_files_that_are_none(served: Served, long_file: Path, tmp_path: Path) ->
         wave[:2000]: "cut short", wav(np.zeros((4000, 9))): "9 channels", wav(noise, 96000): "96000 Hz",
         wav(np.zeros(16)): "too short", wav(np.zeros(8000 * 250, np.int16), 8000): "expected at most 200 s",
         wav(np.full(999, np.nan), subtype="FLOAT"): "not finite", b"\0\0\0\x18ftypmp42" + b"x" * 999: "file:",
-        b"\x1aE\xdf\xa3" + b"x" * 999: "file:", b"OggS" + b"\0" * 999: "file:", b"#!/bin/sh\nexit": "no audio that is read",
+        b"\x1aE\xdf\xa3" + b"x" * 999: "file:", b"OggS" + b"\0" * 999: "file:",
+        b"#!/bin/sh\nexit": "no audio that is read",
         b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/x\n": "no audio that is read", b"fLaC" + b"\xff" * 999: "file:",
     }  # fmt: skip
     for content, about in cases.items():
