@@ -133,8 +133,9 @@ def rest(sock: socket.socket) -> bytes:
 
 @contextmanager
 def serving(
-    tokens: Sequence[str] = (), pages: Mapping[str, Page] | None = None, problem: str = "", command: Sequence[str] = FAKE,
-    languages: Mapping[str, Sequence[str]] | None = None, strict: bool = False, **limits: Any,
+    tokens: Sequence[str] = (), pages: Mapping[str, Page] | None = None, problem: str = "",
+    command: Sequence[str] = FAKE, languages: Mapping[str, Sequence[str]] | None = None, strict: bool = False,
+    **limits: Any,
 ) -> Iterator[Served]:  # fmt: skip
     """A server with these tokens, pages and limits."""
     allowed = replace(Limits(), **limits)

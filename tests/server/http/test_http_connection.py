@@ -12,6 +12,7 @@ from http_runs import BOUNDARY, Served, form, rest, serving
 from speechmtp.server.http.form import Spool
 
 KEEP = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = "POST /v1/listen HTTP/1.1\r\nHost: localhost\r\n"
 LAST = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
@@ -53,8 +54,10 @@ def test_bodies_with_a_length_in_chunks_and_in_small_pieces(served: Served) -> N
     pieces = iter([body[start : start + 7] for start in range(0, len(body), 7)])
     chunked = served.ask("POST", "/v1/audio/transcriptions", pieces, kind, chunked=True)
     assert chunked.body == whole.body
-    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
-    head += f"content-type: {kind['content-type']}\r\n\r\n"
+    head = (
+        "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\ncontent-type: {kind['content-type']}\r\n\r\n"
+    )
     with served.connected() as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in head.encode() + body:
@@ -89,8 +92,9 @@ def test_head_has_the_headers_of_get_and_no_body(served: Served) -> None:
         ("GET", "/nowhere", 404, None), ("POST", "/v1/models", 405, "GET, HEAD"),
         ("GET", "/v1/audio/transcriptions", 405, "POST"), ("GET", "/v1/realtime", 426, "GET"),
         ("POST", "/v1/realtime", 405, "GET"), ("DELETE", "/v1/listen", 405, "POST, GET"),
-        ("GET", "/v1/listen", 426, "POST, GET"), ("GET", "/v2/listen", 404, None), ("BREW", "/healthz", 405, "GET, HEAD"),
-        ("GET", "/../../etc/passwd", 404, None), ("GET", "/%2e%2e/x", 404, None), ("OPTIONS", "/v1/models", 405, "GET, HEAD"),
+        ("GET", "/v1/listen", 426, "POST, GET"), ("GET", "/v2/listen", 404, None),
+        ("BREW", "/healthz", 405, "GET, HEAD"), ("OPTIONS", "/v1/models", 405, "GET, HEAD"),
+        ("GET", "/../../etc/passwd", 404, None), ("GET", "/%2e%2e/x", 404, None),
     ],
 )  # fmt: skip
 def test_what_no_handler_takes(served: Served, method: str, path: str, status: int, allow: str | None) -> None:
@@ -107,11 +111,10 @@ def test_what_no_handler_takes(served: Served, method: str, path: str, status: i
         ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + "x" * 20480 + "\r\n\r\n", 431),
         ("GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + "X: y\r\n" * 200 + "\r\n", 431),
         ("GET /" + "x" * 20480 + " HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
-        ("POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
-        ("POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
-        ("POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
-        ("POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
-        ("POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (f"{POST}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (f"{POST}Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+        (f"{POST}Content-Length: -1\r\n\r\n", 400), (f"{POST}Transfer-Encoding: gzip\r\n\r\n", 501),
+        (f"{POST}Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         ("GET /healthz HTTP/1.1\r\n\r\n", 400),
         ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
         ("GET /healthz HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 403),
@@ -173,10 +176,8 @@ def test_a_body_waits_for_who_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(upload=1 << 30) as served, served.connected() as sock:
         sock.sendall(b"POST /v1/listen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000000\r\n\r\n")
         sock.settimeout(0.5)
-        sent = 0
         with pytest.raises(TimeoutError):
-            while sent < 100_000_000:
-                sent += sock.send(b"x" * 65536)
+            sock.sendall(bytes(100_000_000))
         [connection] = served.site.connections
         assert len(connection._h11.trailing_data[0]) < 2_000_000
 
@@ -185,7 +186,8 @@ def test_a_slow_body_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speechmtp.server.http.connection.GRACE", 0.3)
     with serving(upload_rate=1000) as served:
         began = time.monotonic()
-        head = b"POST /v1/listen?encoding=linear16&sample_rate=8000 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n"
+        head = POST.replace("listen", "listen?encoding=linear16&sample_rate=8000").encode()
+        head += b"Content-Length: 5000\r\n\r\n"
         with served.connected() as sock:
             sock.sendall(head)
             for _ in range(4):
@@ -219,7 +221,7 @@ def test_a_reply_that_is_not_read_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 SEEDS = [
     KEEP.encode(), LAST.encode(),
-    b"POST /v1/listen?encoding=linear16&sample_rate=16000 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\naudio one",
+    POST.replace("listen", "listen?encoding=linear16&sample_rate=16000").encode() + b"Content-Length: 3\r\n\r\none",
     (f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: "
      f"multipart/form-data; boundary={BOUNDARY}\r\n\r\n").encode()
     + b"%x\r\n%s\r\n0\r\n\r\n" % (len(form(b"one")), form(b"one")),

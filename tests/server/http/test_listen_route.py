@@ -55,8 +55,9 @@ def test_utterances(served: Served) -> None:
 @pytest.mark.parametrize(
     ("query", "kind", "status"),
     [
-        ("diarize=true", "audio/wav", 400), ("multichannel=true", "audio/wav", 400), ("callback=http://x", "audio/wav", 400),
-        ("redact=pci", "audio/wav", 400), ("channels=2", "audio/wav", 400), ("encoding=opus", "audio/wav", 400),
+        ("diarize=true", "audio/wav", 400), ("multichannel=true", "audio/wav", 400),
+        ("callback=http://x", "audio/wav", 400), ("redact=pci", "audio/wav", 400), ("channels=2", "audio/wav", 400),
+        ("encoding=opus", "audio/wav", 400),
         ("encoding=linear16&sample_rate=x", "audio/wav", 400), ("utterances=x", "audio/wav", 400),
         ("", "application/json", 400), ("diarize=false&smart_format=true&no_such=1", "audio/wav", 200),
     ],

@@ -7,13 +7,14 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from http_runs import BOUNDARY, Served, form, part, rest, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from http_runs import BOUNDARY, Served, form, part, rest, serving
 
 from speechmtp.server.config import Limits
 from speechmtp.server.http.form import read_form, spooled
@@ -180,7 +181,7 @@ def test_a_strict_server_knows_its_models_only() -> None:
         (b"", KIND["content-type"], 400, "bad_form"), (form(b"one")[:-20], KIND["content-type"], 400, "bad_form"),
         (part("model", b"x") + END, KIND["content-type"], 400, "missing_file"),
         (2 * part("file", b"one") + END, KIND["content-type"], 400, "bad_form"),
-        (part("file", b"one", '; filename="a"') + part("other", b"x", '; filename="b"') + END, KIND["content-type"], 400, "bad_form"),
+        (part("file", b"one") + part("other", b"x", '; filename="b"') + END, KIND["content-type"], 400, "bad_form"),
         (10_000 * part("a", b"") + END, KIND["content-type"], 400, "too_many_parts"),
         (part("a", 70_000 * b"x") + part("file", b"one") + END, KIND["content-type"], 413, "too_large"),
         (part("a", b"\xff") + part("file", b"one") + END, KIND["content-type"], 400, "bad_form"),
@@ -210,9 +211,9 @@ class _Pieces:
 
     def __init__(self, data: bytes, cuts: list[int]) -> None:
         edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-        self._pieces = [data[start:end] for start, end in zip(edges, edges[1:])]
+        self._pieces = [data[start:end] for start, end in pairwise(edges)]
 
-    async def __aiter__(self):  # type: ignore[no-untyped-def]
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         for one in self._pieces:
             yield one
 
