@@ -79,5 +79,5 @@ def test_a_load_loses_nothing_and_says_what_one_stream_says(url: str, tmp_path: 
     done = load("run", data, "--url", url, "--streams", "2", "--minutes", "0.3", "--words", words, "--expected",
                 expected, "--out", str(tmp_path / "load.json"))  # fmt: skip
     report = json.loads((tmp_path / "load.json").read_text())
-    assert report["counts"]["commits"] == 4 and not report["counts"]["lost"] and not report["counts"]["wrong"], done
+    assert report["counts"]["commits"] >= 2 and not report["counts"]["lost"] and not report["counts"]["wrong"], done
     assert report["coverage"] == 1.0 and 0 < report["delays"]["emission"]["p50"] < 5
