@@ -2,8 +2,8 @@
 
 Every recording is fed to a stream with passes every half second, one with passes every second, one that is decoded a
 whole segment at a time, and one whose step changes at random between the three from pass to pass, as that of an engine
-does that is crowded, falls behind and recovers. Shown are word error rates, and how much worse each is than the first, with
-the interval of the paired bootstrap (by speaker, if there are enough).
+does that is crowded, falls behind and recovers. Shown are word error rates, and how much worse each is than the first,
+with the interval of the paired bootstrap (by speaker, if there are enough).
 
     python benchmarks/live_steps.py DATA_DIR... [--root ROOT] [--every N] [--model default] [--seed 0]
 """

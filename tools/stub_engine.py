@@ -92,8 +92,8 @@ class StubSession:
 class StubEngine:
     """The sessions of one stub, and its socket."""
 
-    def __init__(self, wire: socket.socket, models: list[str], cost: float, poison: int | None) -> None:
-        self._wire, self._models, self._cost, self._poison = wire, models, cost, poison
+    def __init__(self, wire: socket.socket, models: list[str], cost: float, poison: int | None, deaf: bool) -> None:
+        self._wire, self._models, self._cost, self._poison, self._deaf = wire, models, cost, poison, deaf
         self._sessions: dict[int, StubSession] = {}
         self._lock = threading.Lock()
 
@@ -120,7 +120,7 @@ class StubEngine:
             opening = read_opening(one.json())
             self._sessions[one.session] = StubSession(opening, opening.rate, opening.offset, opening.offset)
         session = self._sessions.get(one.session)
-        if session is None:
+        if session is None or self._deaf:
             return []
         if one.kind is Kind.CLOSE:
             del self._sessions[one.session]
@@ -150,12 +150,13 @@ def main() -> int:
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cost", type=float, default=0.001, help="seconds of work a second of speech that it claims")
+    parser.add_argument("--deaf", action="store_true", help="listen to nothing")
     parser.add_argument("--poison", type=int, metavar="SAMPLE", help="die of audio that has this sample")
     args = parser.parse_args()
     wire = socket.socket(fileno=args.fd)
     models = [one.partition("=")[0] for one in args.model] or ["default"]
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        StubEngine(wire, models, args.cost, args.poison).run()
+        StubEngine(wire, models, args.cost, args.poison, args.deaf).run()
     return 0
 
 

@@ -84,7 +84,7 @@ class ActivityDetector:
         return max(self._stopped, self.frames - self.run - self._pad)
 
     def go_on(self, pause: int) -> None:
-        """Start within speech, `pause` frames behind its last one; that many before its first one if below 0."""
+        """Start within speech, `pause` frames behind its last one, or that many before its first one if below 0."""
         self.speaking, self.pause = True, pause
 
     def finish(self) -> Change | None:

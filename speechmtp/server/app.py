@@ -127,12 +127,13 @@ class Server:
         self._config, self._sock, self._context = config, sock, context
         self._signals: list[int] = []
         self._signalled = asyncio.Event()
+        self.pool: Pool
 
     async def run(self, ready: Callable[[str], None]) -> int:
         """Serve until `stop`; the exit code."""
         config = self._config
         metrics = Metrics()
-        pool = Pool(config, lambda reason: metrics.count("engine_restarts_total", reason=reason))
+        self.pool = pool = Pool(config, lambda reason: metrics.count("engine_restarts_total", reason=reason))
         guard = Guard(config.tokens, config.origins, is_loopback(config.host), config.limits)
         door = Door(
             config, guard, pool, list(PROTOCOLS.values()), lambda name: SessionWatch(metrics, name),

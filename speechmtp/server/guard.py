@@ -192,6 +192,8 @@ def _network(address: str) -> str:
 
 def _authority(text: str) -> tuple[str, int | None] | None:
     """Host in lower case and port of `host:port`; None for what is none."""
+    if len(text.split()) != 1:
+        return None
     try:
         parts = urlsplit(f"//{text.strip()}")
         port = parts.port

@@ -16,7 +16,8 @@ LABELS: dict[str, tuple[str, ...]] = {
     "protocol": ("openai", "deepgram", "vosk"),
     "outcome": ("ended", "closed", "lost", "failed", *get_args(EndReason)),
     "reason": (
-        "full", "starting", "stopping", "invalid_api_key", "foreign_origin", "foreign_host", "crash", "stuck", "stopped",
+        "full", "starting", "stopping", "invalid_api_key", "foreign_origin", "foreign_host", "too_many_connections",
+        "too_many_failures", "crash", "stuck", "stopped",
     ),
     "trigger": ("endpoint", "pause", "full", "flush", "finish"),
     "code": (
@@ -120,4 +121,3 @@ class Metrics:
         return self._found[name].labels(
             *(labels[key] if labels[key] in LABELS[key] else "other" for key in metric.labels)
         )
-

@@ -15,6 +15,8 @@ from speechmtp.server.protocols.contract import Refused
 
 logger = logging.getLogger("speechmtp.server")
 
+HELD = 64 << 10  # bytes that may come before the handshake is done
+
 _PHRASES = {
     400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable", 505: "HTTP Version Not Supported",
 }  # fmt: skip
@@ -39,12 +41,12 @@ class PortConnection(ServerConnection):
         self._counted = False
         self.last_byte = self.loop.time()
         self.fragments_since: float | None = None  # when a message began that is not complete
-        self.half_closed = False
-        self.keeps_half_open: Callable[[], bool] = lambda: False  # whether an answer is on its way
+        self.half_closed = self.gone = False
+        self.on_half_close: Callable[[], None] = lambda: None
         self.left: Callable[[], None] | None = None  # called when the connection is lost
         self._head = bytearray()
+        self._held: bytearray | None = None  # what came behind the head, until the handshake is done
         self._decided = False
-        self._other: asyncio.Protocol | None = None  # who has it instead
         self._timer: asyncio.TimerHandle | None = None
         self._raw: asyncio.Transport
 
@@ -65,8 +67,10 @@ class PortConnection(ServerConnection):
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
         self.last_byte = self.loop.time()
-        if self._other is not None:
-            self._other.data_received(data)
+        if self._held is not None:
+            self._held += data
+            if len(self._held) > HELD:
+                self._raw.pause_reading()
         elif self._decided:
             super().data_received(data)
         else:
@@ -92,13 +96,14 @@ class PortConnection(ServerConnection):
         data = bytes(self._head)
         self._head.clear()
         if upgrade is None:
-            self._other = other = _counted(self.port.http(), self._gone)
+            other = _counted(self.port.http(), self._gone)
             self._raw.set_protocol(other)
             other.connection_made(self._raw)
             other.data_received(data)
         else:
             super().connection_made(self._raw)
-            super().data_received(data)
+            self._held = bytearray(data[end + 4 :])
+            super().data_received(data[: end + 4])
 
     def _refuse(self, status: int) -> None:
         """Answer what nobody can, and close."""
@@ -116,6 +121,14 @@ class PortConnection(ServerConnection):
 
     # Then
 
+    def release(self) -> None:
+        """The handshake is done: take what came behind the head. Frames before are not what the library expects."""
+        held, self._held = self._held, None
+        if held is not None:
+            if len(held) > HELD:
+                self._raw.resume_reading()
+            super().data_received(bytes(held))
+
     def process_event(self, event: Any) -> None:
         """Note messages that come in fragments."""
         if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
@@ -128,12 +141,20 @@ class PortConnection(ServerConnection):
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """The client sends no more; what it has asked for may still be on its way."""
         self.half_closed = True
-        if not hasattr(self, "transport"):
-            return None
-        if self.keeps_half_open():
-            return True
+        if not hasattr(self, "transport") or self._raw.get_extra_info("ssl_object") is not None:
+            return None  # TLS cannot be half closed
+        self.on_half_close()
+        return True
+
+    @property
+    def heard_out(self) -> bool:
+        """Whether the client sends no more, and all that it sent was taken."""
+        return self.half_closed and self._held is None and not len(self.recv_messages.frames)
+
+    def give_up(self) -> None:
+        """Nothing more is to be sent to a client that sends no more."""
         super().eof_received()
-        return None
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """Read no more from a client that does not read: answers to its pings would pile up."""
@@ -153,6 +174,7 @@ class PortConnection(ServerConnection):
         self._gone()
 
     def _gone(self) -> None:
+        self.gone = True
         self._stop_timer()
         if self._counted:
             self._counted = False

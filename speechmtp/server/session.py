@@ -25,6 +25,7 @@ from speechmtp.server.messages import (
 
 CRASHES = 2  # engines that are lost while they decode a session, before it is given up
 LOSSES = 5  # engines that are lost one after the other without listening to any more of it
+NEAR = 1e-6  # seconds: less than a sample, more than sums of lengths are off
 
 
 @dataclass
@@ -164,14 +165,14 @@ class Journal:
             entry = self._entries[0]
             command = entry.command
             if isinstance(command, Audio):
-                done = entry.end <= self._keep
+                done = entry.end <= self._keep + NEAR
             elif isinstance(command, Flush):
-                done = command.number <= self._flushed
+                done = self._answered(command)
             elif isinstance(command, Clear):
                 done = cleared > 0
                 cleared -= done
             else:
-                done = isinstance(command, Configure) and entry.start <= self._keep
+                done = isinstance(command, Configure) and entry.start <= self._keep + NEAR
             if not done:
                 break
             if isinstance(command, Configure):
@@ -179,9 +180,14 @@ class Journal:
             self._entries.popleft()
             self._sent -= 1
 
+    def _answered(self, command: Command) -> bool:
+        return isinstance(command, Flush) and command.number <= self._flushed
+
     def reopen(self) -> None:
         """The engine is lost: all that is still needed goes to another one."""
         self.losses += 1
+        # One without speech may be answered while audio before it is still needed: the next segment begins with it.
+        self._entries = deque(one for one in self._entries if not self._answered(one.command))
         first = self._entries[0] if self._entries else None
         if first is not None and isinstance(first.command, Audio) and first.start < self._keep:
             gone = round((self._keep - first.start) * first.rate)

@@ -95,6 +95,8 @@ class Door:
             passed = self._guard.check(
                 headers, query, connection.address, time.monotonic(), subprotocols=self._subprotocols
             )
+            if connection.gone:
+                raise Refused(400, "gone", "the connection is closed")
             if protocol is None:
                 raise Refused(404, "not_found", f"no websocket here; try {', '.join(self._protocols)}")
             offer = self._made_offer(parts.path, query, dict(headers))
@@ -162,6 +164,7 @@ class Door:
     async def _talk(self, connection: ServerConnection) -> None:
         given: Any = connection
         with contextlib.suppress(ConnectionClosed):
+            given.release()
             if given.session is None:
                 await connection.close(1013, FULL)
                 return

@@ -106,13 +106,14 @@ class Talk:
         self._controls = Bucket(limits.controls, limits.control_burst, now)
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
-        connection.keeps_half_open = lambda: self.session.journal.ended and not self._closing
+        connection.on_half_close = self._look_for_end
 
     async def run(self) -> None:
         """Talk until the connection is closed."""
         writer = asyncio.create_task(self._write())
         try:
             self._apply(self.adapter.start(self._loop.time()))
+            self._look_for_end()
             await self._read()
         except ConnectionClosed:
             pass
@@ -135,9 +136,15 @@ class Talk:
             if not any(isinstance(one, Audio) for one in actions) and self._controls.take(now):
                 self.end("policy", "too many messages without audio; send fewer than 50 a second")
             self._apply(actions)
+            self._look_for_end()
             if early:
                 await asyncio.sleep(early)
         await self.connection.wait_closed()
+
+    def _look_for_end(self) -> None:
+        """Hang up on a client that sends no more and waits for nothing."""
+        if self.connection.heard_out and not self._closing and not self.session.journal.ended:
+            self.connection.give_up()
 
     async def _room(self) -> bool:
         """Wait until more audio can be taken; False if it takes too long."""

@@ -11,8 +11,8 @@ from speechmtp.words.word import Word
 @dataclass(frozen=True)
 class OpenWindow:
     """The window that was open. Times are seconds since its start: of the last pass (`heard`), of the one before, and
-    of the committed words. `counts` are how many passes in a row had each word of the tail. `pause` is that of
-    `Window`; `stopped` says that the end of its speech was said."""
+    of the committed words. `counts` are how many passes in a row had each word of the tail. `pause` and `first`,
+    in frames since the start, are those of `Window`; `stopped` says that the end of its speech was said."""
 
     heard: float = 0.0
     before: float = 0.0
@@ -22,16 +22,17 @@ class OpenWindow:
     counts: tuple[int, ...] = ()
     words: tuple[Word, ...] = ()
     pause: int = 0
+    first: int = 0
     stopped: bool = False
 
     @classmethod
-    def of(cls, window: Window, rate: int, stopped: bool) -> "OpenWindow":
-        """Of a window at `rate` Hz."""
+    def of(cls, window: Window, rate: int, frame: int, stopped: bool) -> "OpenWindow":
+        """Of a window at `rate` Hz whose start is in `frame`."""
         tokens, start = window.agreement, window.start
         return cls(
             (window.heard - start) / rate, (window.before - start) / rate, tuple(tokens.committed), tuple(tokens.tail),
             tuple(tokens.logprobs), tuple(tokens.counts), tuple(word.moved(-start / rate) for word in window.words),
-            window.pause, stopped,
+            window.pause, window.first - frame, stopped,
         )  # fmt: skip
 
     def restore(self, window: Window, rate: int) -> None:
@@ -42,15 +43,17 @@ class OpenWindow:
         window.said = window.decode(self.committed)
         window.tail = window.decode([*self.committed, *self.tail])[len(window.said) :]
         window.heard, window.before = start + round(self.heard * rate), start + round(self.before * rate)
-        window.pause = self.pause
+        window.pause, window.first = self.pause, self.first
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Another session goes on with the audio from `at` seconds of the lost one, which are its own 0; the last segment
-    ended `ended` seconds behind it. `spoken` says whether anything was committed before."""
+    """Another session goes on with the audio from `at` seconds of the lost one, the beginning of a frame, which is its
+    own 0. A window is open or may begin `free` seconds behind it, and the last segment ended `ended` seconds behind it.
+    `spoken` says whether anything was committed before."""
 
     at: float = 0.0
+    free: float = 0.0
     ended: float = 0.0
     spoken: bool = False
     window: OpenWindow | None = None

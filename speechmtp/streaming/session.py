@@ -6,7 +6,7 @@ No clock, thread or socket is in it, and it runs no model but the one that tells
 
 import math
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,29 +32,13 @@ from speechmtp.streaming.events import (
     Tail,
 )
 from speechmtp.streaming.history import History
-from speechmtp.streaming.window import Window
+from speechmtp.streaming.window import Pass, Window
 from speechmtp.transcripts import Segment, Transcript
 from speechmtp.types import Request, Result, Trace, sum_traces
 from speechmtp.words.word import Word
 
 CUT_WITHIN = 5.0  # seconds before the end of a full window in which it may be cut
 TIDY = 30.0  # seconds of audio after which memory that passes have freed is given back to the system
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A window to decode: samples [n] from sample `start` to `end` of the stream, the tokens that its output begins
-    with, and those that the pass before emitted behind them. `reason` is set if the segment ends with it; the next one
-    begins with sample `after` at the earliest."""
-
-    samples: np.ndarray = field(repr=False)
-    start: int
-    end: int
-    prefix: tuple[int, ...]
-    previous: tuple[int, ...]
-    after: int
-    reason: Reason | None = None
-    flush: int | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +192,10 @@ class Session:
         """The sample with which a frame begins."""
         return round(frame * self._frame)
 
+    def _frame_of(self, sample: int) -> int:
+        """The frame that has a sample."""
+        return int((sample + 0.5) / self._frame)
+
     def _seconds(self, sample: int) -> float:
         return sample / self._model.rate
 
@@ -221,11 +209,12 @@ class Session:
             change = self._detector.push(probability)
             edge = 0 if change is None else min(end, self._edge(change.frame))
             if change is not None and change.kind == "started":
-                speech = end - self._edge(self._detector.run)
-                window = self._open(max(self._free, edge), speech)
+                run = self._detector.run
+                window = self._open(max(self._free, edge), self._frames - run, self._frames - 1)
+                speech = end - self._edge(run)
                 window.heard = max(window.heard, speech)
                 self._events.append(SpeechStarted(self._seconds(speech), self._now))
-            if self._window is not None:
+            if self._window is not None and self._frames > self._window.first:
                 self._window.activity.append(probability)
             if change is not None and change.kind == "stopped":
                 speech = end - self._edge(self._detector.pause)
@@ -236,14 +225,15 @@ class Session:
                     self._ask(edge, "endpoint")
         if self._window is not None and self._due is None:
             self._consider(self._window, end)
-        self._audio.forget(self._candidate if self._window is None else self._window.start)
+        start = self._candidate if self._window is None else self._window.start
+        self._audio.forget(self._edge(self._frame_of(start)))
 
-    def _open(self, start: int, speech: int) -> Window:
+    def _open(self, start: int, spoken: int, first: int) -> Window:
         """Begin a segment with sample `start`; its first pass is due a step behind the sample `heard`. Speech starts
-        with sample `speech`, or was heard up to there."""
+        with frame `spoken`, or ended before it; the activity is kept from frame `first` on."""
         model, config = self._model.bundle.model, self.config
         agreement = Agreement(model.decode, model.rules.eos, config.passes, config.sure, config.patience)
-        self._window = Window(start, agreement, model.decode, pause=round((start - speech) / self._frame))
+        self._window = Window(start, agreement, model.decode, self._frame_of(start) - spoken, first)
         return self._window
 
     @property
@@ -369,8 +359,8 @@ class Session:
         if reason == "finish":
             self._end()
         elif self._detector.speaking:
-            last = self._detector.last_speech
-            self._open(due.after, due.after if last is None else min(due.after, self._edge(last + 1)))
+            spoken = (self._detector.last_speech or 0) + 1
+            self._open(due.after, min(spoken, self._frame_of(due.after)), self._frames)
 
     def events(self) -> list[StreamEvent]:
         """What arose since the last call."""
@@ -381,16 +371,18 @@ class Session:
         """Where another session can go on, after all events that were returned."""
         window, rate = self._window, self._model.rate
         start = self._candidate if window is None else window.start
-        stopped = self._stop_said or not self._detector.speaking
-        opened = None if window is None else OpenWindow.of(window, rate, stopped)
-        return Checkpoint(self._seconds(start), max(0, self._ended - start) / rate, self._spoken, opened)
+        at, stopped = self._edge(self._frame_of(start)), self._stop_said or not self._detector.speaking
+        opened = None if window is None else OpenWindow.of(window, rate, self._frame_of(start), stopped)
+        ended = max(0, self._ended - at) / rate
+        return Checkpoint(self._seconds(at), self._seconds(start - at), ended, self._spoken, opened)
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         """Go on where another session was."""
         window, rate = checkpoint.window, self._model.rate
-        self._spoken, self._ended = checkpoint.spoken, round(checkpoint.ended * rate)
+        self._free, self._ended = round(checkpoint.free * rate), round(checkpoint.ended * rate)
+        self._spoken = checkpoint.spoken
         if window is not None:
-            window.restore(self._open(0, 0), rate)
+            window.restore(self._open(self._free, 0, 0), rate)
             self._detector.go_on(window.pause)
             self._stop_said = window.stopped
 

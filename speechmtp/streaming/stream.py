@@ -3,6 +3,7 @@
 import numpy as np
 
 from speechmtp.recognition import RecognitionModel
+from speechmtp.streaming.checkpoint import Checkpoint
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.events import StreamEvent
 from speechmtp.streaming.passes import run_passes, strategy_of
@@ -27,9 +28,11 @@ class RecognitionStream:
     """
 
     def __init__(
-        self, model: RecognitionModel, config: StreamConfig | None = None, language: str = "", task: str = ""
-    ) -> None:
-        self.session = Session(model, config, language, task)
+        self, model: RecognitionModel, config: StreamConfig | None = None, language: str = "", task: str = "",
+        resume: Checkpoint | None = None,
+    ) -> None:  # fmt: skip
+        """`resume` goes on where the session of another one was lost."""
+        self.session = Session(model, config, language, task, resume)
         self._model, self._strategy = model, strategy_of(model, self.session.config.strategy)
 
     def feed(self, samples: np.ndarray, rate: float | None = None) -> list[StreamEvent]:

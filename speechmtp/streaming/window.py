@@ -3,10 +3,29 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from speechmtp.streaming.agreement import Agreement
+from speechmtp.streaming.events import Reason
 from speechmtp.transcripts import Segment
 from speechmtp.words.segments import cut_at_pauses
 from speechmtp.words.word import Word, word_spans
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A window to decode: samples [n] from sample `start` to `end` of the stream, the tokens that its output begins
+    with, and those that the pass before emitted behind them. `reason` is set if the segment ends with it; the next one
+    begins with sample `after` at the earliest."""
+
+    samples: np.ndarray = field(repr=False)
+    start: int
+    end: int
+    prefix: tuple[int, ...]
+    previous: tuple[int, ...]
+    after: int
+    reason: Reason | None = None
+    flush: int | None = None
 
 
 @dataclass
@@ -14,18 +33,19 @@ class Window:
     """Audio from sample `start` on; the last pass heard it up to sample `heard`, the one before it up to `before`.
 
     `activity` are the probabilities of speech of its frames, `words` the committed words, `said` their text, and `tail`
-    the text behind it that was said last. At the start, the last speech was `pause` frames ago, or the first came that
-    many later if `pause` is below 0.
+    the text behind it that was said last. It begins `pause` frames behind the last one of speech, or that many before
+    the first one if below 0. `first` is the frame of the stream whose activity is the first.
     """
 
     start: int
     agreement: Agreement
     decode: Callable[[Sequence[int]], str] = field(repr=False)
+    pause: int = 0
+    first: int = 0
     activity: list[float] = field(default_factory=list, repr=False)
     words: list[Word] = field(default_factory=list)
     said: str = ""
     tail: str = ""
-    pause: int = 0
 
     def __post_init__(self) -> None:
         self.before = self.heard = self.start

@@ -174,3 +174,17 @@ def test_settings_before_audio_open_the_session() -> None:
     opening = read_opening(next(FrameReader().push(first)).json())
     assert (opening.settings.language, opening.rate, opening.offset) == ("en", 8000, 0)
     assert next(FrameReader().push(second)).kind is Kind.AUDIO
+
+
+def test_an_answered_flush_is_not_given_again_though_audio_before_it_is() -> None:
+    journal = Journal(1)
+    journal.take(audio(0, 1000))
+    journal.take(Flush(1))
+    journal.take(audio(1000, 500))
+    journal.take(Flush(2))
+    assert len(journal.to_send()) == 5
+    journal.hear(Said((Final("", (), 1, 1, "flush", 1.0, 1), Heard(1.5)), 0.7))
+    journal.reopen()
+    frames = [next(FrameReader().push(data)) for data in journal.to_send()]
+    assert [one.kind for one in frames] == [Kind.OPEN, Kind.AUDIO, Kind.AUDIO, Kind.FLUSH]
+    assert frames[-1].json() == {"number": 2} and len(frames[1].payload) == 2 * 300

@@ -11,6 +11,7 @@ import numpy as np
 
 from speechmtp.audio.activity import FRAME
 from speechmtp.audio.endpoint import ActivityConfig
+from speechmtp.streaming.checkpoint import Checkpoint
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.events import StreamEvent
 from speechmtp.streaming.session import Pass, Session
@@ -70,11 +71,12 @@ class Listener:
     """A session, and a model that answers its passes; `passes` are those that it answered."""
 
     def __init__(
-        self, config: StreamConfig | None = None, confidence: float = 0.9, loudness: float = 1.0, longest: float = 30.0
+        self, config: StreamConfig | None = None, confidence: float = 0.9, loudness: float = 1.0, longest: float = 30.0,
+        resume: Checkpoint | None = None,
     ) -> None:  # fmt: skip
         speech = SimpleNamespace(decode=text_of, rules=TokenRules((END,)), shortest=500)
         model: Any = SimpleNamespace(rate=RATE, longest=longest, bundle=SimpleNamespace(model=speech))
-        self.session = Session(model, config or PLAIN)
+        self.session = Session(model, config or PLAIN, resume=resume)
         self.session._activity = Activity(loudness)  # type: ignore[assignment]
         self.passes: list[Pass] = []
         self.events: list[StreamEvent] = []

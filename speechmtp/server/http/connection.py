@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -36,7 +37,7 @@ class HttpConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._came, self._writable = asyncio.Event(), asyncio.Event()
         self._writable.set()
-        self._paused = self._stopped = self._discards = False
+        self._paused = self._stopped = self._discards = self._ended = False
         self._between = False  # between two requests
         self._waiting = 0  # bytes that came and were not looked at
         self._address = ""
@@ -65,6 +66,7 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more. It may wait for its answer, which is not waited for long: most who end sending are
         gone, and only writing would tell."""
+        self._ended = True
         if not self._discards:
             self._h11.receive_data(b"")
         self._came.set()
@@ -150,7 +152,7 @@ class HttpConnection(asyncio.Protocol):
 
     async def _head(self) -> h11.Request | None:
         """The head of the next request; None if the client is done."""
-        self._between = not self._waiting and not self._stopped
+        self._between = not (self._waiting or self._ended)
         try:
             if self._between:
                 async with asyncio.timeout(IDLE):
@@ -221,7 +223,8 @@ class HttpConnection(asyncio.Protocol):
             headers.append(("content-length", str(len(reply.body))))
         if not keep:
             headers.append(("connection", "close"))
-        await self._write(h11.Response(status_code=reply.status, headers=headers))
+        phrase = HTTPStatus(reply.status).phrase.encode()
+        await self._write(h11.Response(status_code=reply.status, headers=headers, reason=phrase))
         if isinstance(reply.body, bytes):
             if reply.body and method != "HEAD":
                 await self._write(h11.Data(data=reply.body))
@@ -251,7 +254,8 @@ class HttpConnection(asyncio.Protocol):
         """Pass over what the client still sends, for a moment: closing at once would take the reply from it."""
         self._discards = True
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # it may be gone
+                self._transport.write_eof()
         if self._paused:
             self._transport.resume_reading()
         await asyncio.sleep(LINGER)

@@ -60,8 +60,12 @@ class Spool:
             reason = error.strerror or error
             raise Refused(507, "no_room", f"the upload finds no room ({reason}); try again later") from None
 
+    async def reserve(self, size: int) -> None:
+        """Leave room for bytes that `put_first` writes, before any others; they do not count."""
+        await asyncio.to_thread(os.lseek, self._number, size, os.SEEK_SET)
+
     async def put_first(self, data: bytes) -> None:
-        """Write over the first bytes, once all others are written."""
+        """Write the first bytes, once all others are written."""
         await asyncio.to_thread(os.pwrite, self._number, data, 0)
 
     def _put(self, data: bytes) -> None:

@@ -21,6 +21,7 @@ from speechmtp.words.word import Word
 # Encodings -> how a WAV header calls them, and bytes of a sample.
 _WAV = {"linear16": (1, 2), "linear32": (3, 4), "alaw": (6, 1), "mulaw": (7, 1)}
 _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+_SNIFFED = 12  # bytes by which a WAV file is known
 _MOST = (1 << 32) - 1  # bytes that a WAV header can tell of
 
 
@@ -59,27 +60,32 @@ async def _receive(site: Site, request: Request, spool: Spool, asked: Listening)
     """Put the body into the spool. Samples without a header get one."""
     if request.length is not None and request.length > site.limits.upload:
         raise too_large(site.limits.upload)
-    first, raw = b"", False
+    first, raw = bytearray(), False
+
+    async def begin() -> None:
+        nonlocal raw
+        raw = _is_raw(bytes(first), asked)
+        if raw:
+            await spool.reserve(_HEADER.size)
+        await spool.write(first)
+
     async for data in request.body:
-        if spool.size == 0:
-            first += data
-            if len(first) < _HEADER.size:
-                continue
-            raw = _is_raw(first, asked)
-            await spool.write((bytes(_HEADER.size) if raw else b"") + first)
-        else:
+        if spool.size:
             await spool.write(data)
-    if spool.size == 0:
-        raw = bool(first) and _is_raw(first, asked)
-        await spool.write((bytes(_HEADER.size) if raw else b"") + first)
+            continue
+        first += data
+        if len(first) >= _SNIFFED:
+            await begin()
+    if not spool.size:
+        await begin()
     await spool.flush()
     if raw:
-        await spool.put_first(wav_head(asked.encoding, round(asked.rate), spool.size - _HEADER.size))
+        await spool.put_first(wav_head(asked.encoding, round(asked.rate), spool.size))
 
 
 def _is_raw(first: bytes, asked: Listening) -> bool:
     """Whether what begins so are samples alone: a WAV file tells more than the query."""
-    return bool(asked.encoding) and not is_wav(first)
+    return bool(first) and bool(asked.encoding) and not is_wav(first)
 
 
 def wav_head(encoding: str, rate: int, size: int) -> bytes:

@@ -25,8 +25,8 @@ _TRUE, _FALSE = ("true", "1"), ("false", "0", "")
 
 @dataclass(frozen=True)
 class Asked:
-    """What a form asks for. `language` is what the model is told (empty where it has no choice), `named` what the client
-    called it."""
+    """What a form asks for. `language` is what the model is told (empty where it has no choice), `named` what is
+    answered."""
 
     model: str
     language: str
@@ -154,8 +154,8 @@ def read_asked(site: Site, fields: Mapping[str, Sequence[str]]) -> Asked:
         raise _wrong("response_format", form, FORMATS)
     stream = _flag("stream", given.get("stream", ""))
     if stream and form not in ("json", "text"):
-        raise Refused(400, "unsupported_format", f"stream: not with response_format {form}, whose text has to be whole; "
-                      "leave one of them out", "stream")  # fmt: skip
+        raise Refused(400, "unsupported_format", f"stream: not with response_format {form}, whose text has to be "
+                      "whole; leave one of them out", "stream")  # fmt: skip
     granularities = _several(fields, "timestamp_granularities", GRANULARITIES) or ["segment"]
     include = _several(fields, "include", ("logprobs",))
     _number("temperature", given.get("temperature", ""))

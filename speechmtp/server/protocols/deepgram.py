@@ -97,13 +97,14 @@ class Deepgram:
         return []
 
     def _audio(self, data: bytes) -> list[Action]:
+        """Bytes of audio, if only half a sample; none of them are nothing."""
         self._hash.update(data)
         try:
             samples = self._reader.push(data)
         except DataError as error:
             return [self._error("DataError", str(error), ""), self._close(close(1008, str(error)))]
         self._faults.passed()
-        return self._heard(samples)
+        return self._heard(samples) or ([Audio(samples, self._reader.rate)] if data else [])
 
     def _heard(self, samples: np.ndarray) -> list[Action]:
         """Hand samples [n] on."""

@@ -117,7 +117,8 @@ class OpenAIRealtime:
     def _append(self, audio: Any) -> list[Action]:
         if not isinstance(audio, str):
             raise DataError("audio: no string, expected base64")
-        return self._heard(self._reader.push(read_base64(audio)))
+        samples = self._reader.push(read_base64(audio))
+        return self._heard(samples) or [Audio(samples, self._reader.rate)]  # a message of audio, if only half a sample
 
     def _heard(self, samples: np.ndarray) -> list[Action]:
         """Hand samples [n] on."""

@@ -1,7 +1,7 @@
 """The protocol of vosk-server: a message of audio, an answer, and so on until `eof`.
 
-Each binary message has one answer: the words so far, or the text of segments that have ended. Clients wait for it before
-they send more, so it is given when the audio was listened to, or after a short time with what is there.
+Each binary message has one answer: the words so far, or the text of segments that have ended. Clients wait for it
+before they send more, so it is given when the audio was listened to, or after a short time with what is there.
 """
 
 from collections import deque
@@ -105,7 +105,7 @@ class Vosk:
         except DataError as error:
             return [self._close(close(1008, str(error)))]
         self._faults.passed()
-        actions = self._heard(samples)
+        actions = self._heard(samples) or [Audio(samples, self._reader.rate)]
         self._waiting.append(_Waiting(self._sent - NEAR, now + WAIT))
         return [*actions, *self._answers(now)]
 
@@ -164,7 +164,7 @@ class Vosk:
         if self._ending is not None and self.wake is not None:
             self.wake = now + ANSWER
         if isinstance(event, Failed):
-            return [*self._all(), self._close(close_failed(event))]
+            return [*self._all(), *([self._final()] if self._ended else []), self._close(close_failed(event))]
         if isinstance(event, Committed):
             self._text, self._tail = self._text + event.text, ""
         elif isinstance(event, Tail):
@@ -199,15 +199,17 @@ class Vosk:
         return actions
 
     def _all(self) -> list[Action]:
-        """An answer to each that waits."""
-        answers: list[Action] = [self._answer() if one.flush is None else self._final() for one in self._waiting]
+        """An answer to each that waits; what has ended is left to the last one, which some clients alone look at."""
+        answers: list[Action] = [self._partial() if one.flush is None else self._final() for one in self._waiting]
         self._waiting.clear()
         return answers
 
     def _answer(self) -> Send:
         """The segments that have ended, or the words so far."""
-        if self._ended:
-            return self._final()
+        return self._final() if self._ended else self._partial()
+
+    def _partial(self) -> Send:
+        """The words so far."""
         return Send(write_object({"partial": (self._text + self._tail).strip()}))
 
     def _final(self) -> Send:
