@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--minutes", type=float, default=1.0)
         sub.add_argument("--first", type=int, default=0, help="utterances that are taken (default: all)")
         sub.add_argument("--piece", type=int, default=40, help="milliseconds sent at a time")
+        sub.add_argument("--spread", type=float, default=2.0, help="seconds within which the streams begin")
         sub.add_argument("--jitter", type=float, default=0.0, help="milliseconds by which a piece may come late")
         sub.add_argument("--turns", choices=("commit", "vad"), default="commit")
         sub.add_argument("--silence", type=float, default=0.7, help="seconds that end a segment, with --turns vad")
@@ -161,7 +162,7 @@ def offer(args: argparse.Namespace) -> list[dict[str, Any]]:
                 numbers=list(range(first, min(first + PER_PROCESS, args.streams))),
                 out=str(Path(folder) / f"{first}.json"), root=args.root, token=args.token, seed=args.seed,
                 first=args.first, piece=args.piece, jitter=args.jitter / 1000, turns=_turns(args),
-                silence=args.silence, conversation=args.conversation, aborts=args.aborts,
+                silence=args.silence, spread=args.spread, conversation=args.conversation, aborts=args.aborts,
             ) for first in range(0, args.streams, PER_PROCESS)
         ]  # fmt: skip
         running = [_begun(plan) for plan in plans]

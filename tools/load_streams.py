@@ -54,6 +54,7 @@ class Plan:
     jitter: float = 0.0
     turns: str = "commit"
     silence: float = 0.7
+    spread: float = 2.0  # seconds within which streams begin
     conversation: bool = False
     aborts: float = 0.0
 
@@ -119,7 +120,7 @@ class Stream:
     def __init__(self, plan: Plan, audio: dict[str, np.ndarray], number: int, begin: float) -> None:
         self.plan, self.number = plan, number
         self.programme = Programme(plan, audio, number)
-        self.due = begin + 2 * self.programme.phase  # of the connection
+        self.due = begin + plan.spread * self.programme.phase  # of the connection
         self.end = begin + plan.seconds
         self.records: list[Record] = []
 

@@ -103,12 +103,14 @@ class Realtime:
     extends: bool = False
     ready: bool = False
     pending: list[str] = field(default_factory=list)
-    _asked: bool = False  # the end was asked for, and not all items are known
     _ending: bool = False
+    _asked: int = 0  # how often settings were asked for; only what sends counts it
+    _updated: int = 0  # how often they were answered
     _with_finals: set[str] = field(default_factory=set)  # items whose last segment was said by itself
 
     def settings(self) -> str:
         """The message that asks for all this."""
+        self._asked += 1
         turns = None if self.silence is None else {"type": "server_vad"}
         if turns and self.silence:
             turns["silence_duration_ms"] = round(1000 * self.silence)  # type: ignore[assignment]
@@ -132,13 +134,14 @@ class Realtime:
     def finish(self) -> list[str]:
         """The messages behind the last audio. The settings once more are answered behind the commit, so that all items
         are known then."""
-        self._ending = self._asked = True
-        return [self.commit(), self.settings()]
+        messages = [self.commit(), self.settings()]
+        self._ending = True
+        return messages
 
     @property
     def done(self) -> bool:
         """Whether the end was asked for, and everything is answered."""
-        return self._ending and not self._asked and not self.pending
+        return self._ending and self._asked == self._updated and not self.pending
 
     def take(self, message: str | bytes, time: float) -> list[Event]:
         """What a message of the server says; `time` is when it came. ProtocolError for what is none, and for an error
@@ -155,7 +158,8 @@ class Realtime:
     def _take(self, kind: str, given: dict[str, Any], time: float) -> list[Event]:
         if kind == "session.updated":
             self.extends = EXTENSIONS[1] in (given["session"].get("include") or [])
-            self.ready, self._asked = True, False
+            self.ready = True
+            self._updated += 1
         elif kind == "input_audio_buffer.committed":
             self.pending.append(given["item_id"])
         elif kind == f"{_ITEM}delta":

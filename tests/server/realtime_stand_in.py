@@ -28,7 +28,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 TEXT = "I opened my eyes upon a strange and weird landscape. I knew that I was on Mars."
-PER_WORD = 300  # milliseconds of audio
+PER_WORD = 150  # milliseconds of audio
 SHOWN = 3  # words in the tail
 
 

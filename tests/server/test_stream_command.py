@@ -87,14 +87,14 @@ def test_ctrl_c_brings_the_last_words_and_torch_is_never_imported() -> None:
         command = [sys.executable, "-c", script, "stream", READING, "--url", server.url]
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 20
-        while not server.sessions or len(server.sessions[0].samples) < 16000 * 1.3:
+        while not server.sessions or len(server.sessions[0].samples) < 16000 * 0.65:
             assert time.monotonic() < deadline and running.poll() is None
             time.sleep(0.01)
         os.kill(running.pid, signal.SIGINT)
         out, problems = running.communicate(timeout=20)
         count = len(server.sessions[0].samples) // (16 * PER_WORD)
     assert running.returncode == 130 and problems.endswith("speechmtp: interrupted\n"), problems
-    assert out == " ".join(TEXT.split()[:count]) + "\nFalse\n" and 4 <= count < 10
+    assert out == " ".join(TEXT.split()[:count]) + "\nFalse\n" and 4 <= count < 16
 
 
 @pytest.mark.parametrize(
@@ -169,14 +169,16 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 def test_the_end_has_come_when_every_item_is_answered() -> None:
     item = "conversation.item.input_audio_transcription."
     client = Realtime(16000)
+    assert json.loads(client.settings())["session"]["audio"]["input"]["format"]["rate"] == 16000
 
     def take(kind: str, **more: object) -> list[object]:
         return list(client.take(json.dumps({"type": kind, **more}), 1.0))
 
+    assert [json.loads(one)["type"] for one in client.finish()] == ["input_audio_buffer.commit", "session.update"]
     take("session.updated", session={"include": ["speechmtp.heard"]})
+    assert not client.done  # that was the first settings' answer
     take("input_audio_buffer.committed", item_id="a")
     assert client.extends and not client.done
-    assert [json.loads(one)["type"] for one in client.finish()] == ["input_audio_buffer.commit", "session.update"]
     take(f"{item}completed", item_id="a", transcript="x")
     assert not client.done
     take("input_audio_buffer.committed", item_id="b")

@@ -46,6 +46,7 @@ export class Session {
   open() {
     this.sent = 0; // samples of this connection
     this.heard = 0; // milliseconds of them
+    this.asked = 0; // settings that are not answered
     this.pending = new Set(); // items that are committed and not answered
     this.live = false;
     this.waits = false; // for the next attempt
@@ -77,6 +78,7 @@ export class Session {
     const { silence } = this.options;
     const turns = silence ? { type: "server_vad", silence_duration_ms: silence } : null;
     const input = { format: { type: "audio/pcm", rate: RATE }, turn_detection: turns };
+    this.asked += 1;
     return { type: "session.update", session: { type: "transcription", include: INCLUDE, audio: { input } } };
   }
 
@@ -121,7 +123,6 @@ export class Session {
     this.on.state("finishing");
     if (this.sent) this.send({ type: "input_audio_buffer.commit" });
     this.send(this.settings()); // answered behind the commit: then all items are known
-    this.asked = true;
     this.patience();
   }
 
@@ -133,13 +134,12 @@ export class Session {
 
   take(message) {
     const { type } = message;
+    if (type === "session.updated") this.asked -= 1;
     if (type === "session.updated" && !this.live) {
       this.live = true;
       this.wait = FIRST_WAIT;
       this.on.connected();
       this.on.state("live");
-    } else if (type === "session.updated") {
-      this.asked = false;
     } else if (type === "session.created") {
       this.send(this.settings());
     } else if (type === "input_audio_buffer.committed") {

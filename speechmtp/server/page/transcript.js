@@ -82,7 +82,7 @@ export class Transcript {
   clear() {
     this.said.replaceChildren();
     this.tail.textContent = "";
-    this.items = new Map(); // of this connection: id -> { line, text }
+    this.items = new Map(); // of this connection: id -> { lines, ended }
     this.segments = [];
     this.base = 0;
   }
@@ -97,7 +97,7 @@ export class Transcript {
     return !this.said.childElementCount && !this.tail.textContent;
   }
 
-  // All that was said, a line for each item; gaps are marked.
+  // All that was said, a line for each segment; gaps are marked.
   text() {
     const lines = [...this.said.children].map((line) => line.dataset.text || "").filter(Boolean);
     return lines.length ? `${lines.join("\n")}\n` : "";
@@ -118,68 +118,83 @@ export class Transcript {
     else if (kind === "failed") this.fail(message.item_id, message.error);
   }
 
-  start(id, ms) {
-    const item = this.item(id);
-    if (item.time.textContent || ms === undefined || ms === null) return;
-    item.time.dateTime = `PT${((this.base + ms) / 1000).toFixed(1)}S`;
-    item.time.textContent = clock(this.base + ms);
-  }
-
-  item(id) {
-    if (!this.items.has(id)) {
-      const line = document.createElement("p");
+  // The line that an item is written into now: its last one, or a new one behind a segment that has ended.
+  line(id) {
+    if (!this.items.has(id)) this.items.set(id, { lines: [], ended: true });
+    const item = this.items.get(id);
+    if (item.ended) {
+      const shown = document.createElement("p");
       const time = document.createElement("time");
       time.setAttribute("aria-hidden", "true");
       const words = document.createElement("span");
-      line.append(time, words);
-      this.items.set(id, { line, time, words, text: "" });
-      this.said.append(line);
+      shown.append(time, words);
+      this.said.append(shown);
+      item.lines.push({ shown, time, words, text: "" });
+      item.ended = false;
     }
-    return this.items.get(id);
+    return item.lines.at(-1);
+  }
+
+  start(id, ms) {
+    const { time } = this.line(id);
+    if (time.textContent || ms === undefined || ms === null) return;
+    time.dateTime = `PT${((this.base + ms) / 1000).toFixed(1)}S`;
+    time.textContent = clock(this.base + ms);
   }
 
   add(id, delta) {
-    const item = this.item(id);
-    item.text += delta;
-    item.line.dataset.text = item.text.trim();
+    const line = this.line(id);
+    const text = line.text ? delta : delta.trimStart();
+    line.text += text;
+    line.shown.dataset.text = line.text.trim();
     const part = document.createElement("span");
     part.className = "new";
-    part.textContent = delta;
-    item.words.append(part);
+    part.textContent = text;
+    line.words.append(part);
   }
 
   change(id, text) {
-    const item = text ? this.item(id) : this.items.get(id);
-    this.tail.textContent = item && !item.text ? text.trimStart() : text;
+    const begun = text ? this.line(id).text : "";
+    this.tail.textContent = begun ? text : text.trimStart();
   }
 
+  // A segment ended: what follows is a new line.
   segment(message) {
+    const item = this.items.get(message.item_id);
     if (!message.text.trim()) return;
     const { base } = this;
     const start = base + message.start_ms;
     this.segments.push({ base, start, end: base + message.end_ms, text: message.text, words: message.words });
     this.start(message.item_id, message.words?.[0]?.start_ms ?? message.start_ms);
+    if (item) item.ended = true;
   }
 
   complete(id, transcript) {
     const item = this.items.get(id);
     if (!item) return;
     this.items.delete(id);
-    const text = transcript.trim();
-    if (!text) {
-      item.line.remove();
-    } else if (text !== item.text.trim()) {
-      item.words.textContent = text;
-      item.line.dataset.text = text;
+    const plain = (text) => text.split(/\s+/).filter(Boolean).join(" ");
+    if (plain(item.lines.map((line) => line.text).join(" ")) !== plain(transcript)) {
+      const [first, ...others] = item.lines;
+      first.text = transcript.trim();
+      first.words.textContent = first.text;
+      first.shown.dataset.text = first.text;
+      for (const line of others) line.text = "";
     }
+    this.drop(item);
     if (!this.items.size) this.tail.textContent = "";
   }
 
+  // Take lines away that have no words.
+  drop(item) {
+    for (const line of item.lines) if (!line.text.trim()) line.shown.remove();
+  }
+
   fail(id, error) {
-    const item = this.item(id);
+    if (this.items.has(id)) this.drop(this.items.get(id));
     this.items.delete(id);
     this.tail.textContent = "";
-    this.mark("failed", `Not recognised: ${error?.message || "the server gave no reason"}`, item);
+    this.mark("failed", `Not recognised: ${error?.message || "the server gave no reason"}`);
   }
 
   // Words were lost here.
@@ -190,13 +205,12 @@ export class Transcript {
 
   // What was open stays as it is.
   settle() {
-    for (const item of this.items.values()) if (!item.text.trim()) item.line.remove();
+    for (const item of this.items.values()) this.drop(item);
     this.items.clear();
     this.tail.textContent = "";
   }
 
-  mark(kind, text, item = null) {
-    if (item && !item.text.trim()) item.line.remove();
+  mark(kind, text) {
     const line = document.createElement("p");
     line.className = kind;
     line.textContent = text;
