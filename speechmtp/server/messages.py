@@ -169,7 +169,7 @@ class Send:
     """A message: text or binary."""
 
     message: str | bytes
-    droppable: bool = False  # a later one replaces it, where the client reads too slowly
+    droppable: str = ""  # its kind, if a later one of that kind replaces it where the client reads too slowly
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Bucket:
 
 
 class Outbox:
-    """Messages that wait to be sent, in order. A droppable one takes the place of a droppable one that still waits."""
+    """Messages that wait to be sent, in order. A droppable one takes the place of one of its kind that still waits."""
 
     def __init__(self) -> None:
         self._waiting: deque[Send | Close] = deque()
@@ -63,14 +63,14 @@ class Outbox:
         """Add a message."""
         if isinstance(one, Send):
             if one.droppable:
-                self._drop()
+                self._drop(one.droppable)
             self.size += len(one.message)
         self._waiting.append(one)
         self.ready.set()
 
-    def _drop(self) -> None:
+    def _drop(self, kind: str) -> None:
         for place, other in enumerate(self._waiting):
-            if isinstance(other, Send) and other.droppable:
+            if isinstance(other, Send) and other.droppable == kind:
                 self.size -= len(other.message)
                 del self._waiting[place]
                 return
