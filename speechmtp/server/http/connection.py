@@ -128,7 +128,7 @@ class HttpConnection(asyncio.Protocol):
             await self._send(refusal(refused), False, "GET")
             await self._linger()
             return False
-        async with contextlib.aclosing(await serve(self._site, request)) as reply:
+        async with serve(self._site, request) as reply:
             whole = body.done or await self._skip(body)
             # What a client sends before it has the answer is not served.
             keep = whole and not self._h11.trailing_data[0] and not self._stopped
