@@ -62,6 +62,7 @@ class Transcribing:
         self._taken = 0
         self._sign, self._heard, self._pulse = 0.0, False, Pulse()
         self._why = ""  # what the process said when it left
+        self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -108,7 +109,8 @@ class Transcribing:
                 self._tell(frame(Kind.CLOSE, number))
 
     async def stop(self) -> None:
-        """End the process, and with it what is being transcribed."""
+        """End the process, and with it what is being transcribed; no other is started."""
+        self._stopped = True
         self._tell(frame(Kind.STOP))
         task = self._task
         if task is not None:
@@ -124,6 +126,8 @@ class Transcribing:
     async def _start(self) -> None:
         """Start the process unless it runs."""
         async with self._starting:
+            if self._stopped:
+                raise Refused(503, "stopping", "the server stops; send the file again")
             if self._transport is not None:
                 return
             if self._task is not None:
