@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from speechmtp.errors import ConfigError, DataError
@@ -46,15 +48,21 @@ class _Wire(asyncio.Protocol):
 
 
 class Engine:
-    """One engine process and its sessions. It is started again whenever it is lost, until it is stopped."""
+    """One engine process and its sessions. It is started again whenever it is lost, until it is stopped. `restarted` is
+    told why; `other` finds another engine for a session meanwhile, if there is one."""
 
-    def __init__(self, index: int, command: Sequence[str], restarted: Callable[[str], None]) -> None:
+    def __init__(
+        self, index: int, command: Sequence[str], restarted: Callable[[str], None],
+        other: Callable[["Engine"], "Engine | None"] = lambda engine: None,
+    ) -> None:  # fmt: skip
         self.index = index
         self.readiness: Readiness | None = None  # while it is up
         self.load = Load()
         self.sessions: dict[int, Session] = {}
         self.restarts = 0
         self.failure = ""  # why it cannot be started at all
+        self.known: Readiness | None = None  # what an engine like it said when it was ready
+        self._other = other
         self._shares: dict[int, SpeechShare] = {}
         self._speaking: set[int] = set()
         self._command, self._restarted = command, restarted
@@ -119,7 +127,7 @@ class Engine:
         self._gone.clear()
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, "--fd", str(theirs.fileno()), stdin=asyncio.subprocess.DEVNULL,
+                *self._command, *self._known, "--fd", str(theirs.fileno()), stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()], env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=False,
             )  # fmt: skip
         transport: Any
@@ -140,6 +148,11 @@ class Engine:
             logger.warning("engine %d: lost (exit code %s), started again", self.index, self._process.returncode)
         self._lose()
         return came_up
+
+    @property
+    def _known(self) -> Sequence[str]:
+        """What need not be measured again."""
+        return () if self.known is None else ("--known", json.dumps(asdict(self.known)))
 
     async def _watch(self) -> None:
         """Kill the process when it gives no sign of life, or does not come round."""
@@ -171,7 +184,7 @@ class Engine:
         elif one.kind is Kind.RUNNING:
             self._running = list(one.json()["sessions"])
         elif one.kind is Kind.READY:
-            self.readiness = Readiness(**one.json())
+            self.readiness = self.known = Readiness(**one.json())
             self._up.set()
             for session in list(self.sessions.values()):
                 session.attach(self._tell)
@@ -206,30 +219,35 @@ class Engine:
 
     def add(self, session: Session) -> None:
         """Take a session."""
+        session.leave = lambda: self.remove(session)
         self.sessions[session.number] = session
         self._shares[session.number] = SpeechShare()
         if self.readiness is not None:
             session.attach(self._tell)
 
     def remove(self, session: Session) -> None:
-        """Let a session go."""
-        if self.sessions.pop(session.number, None) is not None:
+        """Let a session go, whose client is gone."""
+        if session.number in self.sessions:
             session.close()
-            self._shares.pop(session.number, None)
-            self._speaking.discard(session.number)
+            self._let_go(session)
+
+    def _let_go(self, session: Session) -> None:
+        del self.sessions[session.number], self._shares[session.number]
+        self._speaking.discard(session.number)
 
     def _lose(self) -> None:
-        """The process is gone: its sessions wait for the next one, but for those that have broken too many."""
+        """The process is gone. Sessions that it was decoding wait for the next one, but for those that have broken too
+        many; the others go on elsewhere."""
         self._restarted("stopped" if self._stopping else "crash")
-        for number in self._running:
-            session = self.sessions.get(number)
-            if session is not None:
-                session.journal.crashes += 1
-        self._running, self.load = [], Load()
+        suspects, self._running, self.load = set(self._running), [], Load()
         for session in list(self.sessions.values()):
+            session.journal.crashes += session.number in suspects
             session.detach()
             if session.journal.poisonous:
                 session.fail("poisoned", "this audio cannot be transcribed; send other audio")
+            elif session.number not in suspects and (other := self._other(self)) is not None:
+                self._let_go(session)
+                other.add(session)
 
     def _give_up(self, why: str) -> None:
         for session in list(self.sessions.values()):
@@ -248,7 +266,7 @@ class Pool:
         command = list(config.engine) or [sys.executable, "-m", "speechmtp.server.engine", "--device", config.device]
         for name, model in config.models:
             command += ["--model", f"{name}={model}"]
-        self.engines = [Engine(index, command, restarted) for index in range(config.workers)]
+        self.engines = [Engine(index, command, restarted, self._other) for index in range(config.workers)]
         self._credit = config.limits.credit
         self._numbers = 0
 
@@ -257,7 +275,14 @@ class Pool:
         compiles is compiled once. ConfigError if one cannot be started."""
         first, *others = self.engines
         await first.start()
+        for engine in others:
+            engine.known = first.known
         await asyncio.gather(*(engine.start() for engine in others))
+
+    def _other(self, lost: Engine) -> Engine | None:
+        """The engine that is up with the fewest sessions."""
+        up = [engine for engine in self.engines if engine is not lost and engine.readiness is not None]
+        return min(up, key=lambda engine: len(engine.sessions), default=None)
 
     async def stop(self) -> None:
         """Stop all engines."""
