@@ -166,10 +166,11 @@ CoreEvent = SpeechStarted | SpeechStopped | Committed | Tail | Final | Heard | C
 
 @dataclass(frozen=True)
 class Send:
-    """A message: text or binary."""
+    """A message: text or binary. Where the client reads too slowly, a draft is dropped for a later one of the same
+    kind."""
 
     message: str | bytes
-    droppable: bool = False  # a later one replaces it, where the client reads too slowly
+    draft: str = ""  # its kind; empty: it must reach the client
 
 
 @dataclass(frozen=True)
