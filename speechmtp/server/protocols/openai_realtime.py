@@ -194,7 +194,7 @@ class OpenAIRealtime:
             return self._final(event)
         if isinstance(event, Heard) and HEARD in self._config.include:
             counts = {"audio_ms": milliseconds(event.time), "tokens": event.tokens, "calls": event.calls}
-            return [replace(self._send(HEARD, **counts), draft=HEARD)]
+            return [replace(self._send(HEARD, **counts), droppable=HEARD)]
         if isinstance(event, Cleared) and isinstance(self._queue.head, Clearing):
             self._queue.waiting.popleft()
             return [self._send("input_audio_buffer.cleared")]
@@ -248,7 +248,7 @@ class OpenAIRealtime:
         if item.tail == tail or TAIL not in self._config.include:
             return []
         item.tail = tail
-        return [replace(self._send(TAIL, item_id=item.id, text=tail), draft=TAIL if tail else "")]
+        return [replace(self._send(TAIL, item_id=item.id, text=tail), droppable=TAIL if tail else "")]
 
     def _final(self, event: Final) -> list[Action]:
         """A segment ended, and with it perhaps items."""
