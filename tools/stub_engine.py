@@ -149,6 +149,7 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--known", default="", help="not looked at")
     parser.add_argument("--cost", type=float, default=0.001, help="seconds of work a second of speech that it claims")
     parser.add_argument("--deaf", action="store_true", help="listen to nothing")
     parser.add_argument("--poison", type=int, metavar="SAMPLE", help="die of audio that has this sample")

@@ -126,6 +126,7 @@ class Server:
     def __init__(self, config: ServerConfig, sock: socket.socket, context: ssl.SSLContext | None) -> None:
         self._config, self._sock, self._context = config, sock, context
         self._signals: list[int] = []
+        self._failed = False  # no engine can be started again
         self._signalled = asyncio.Event()
         self.pool: Pool
 
@@ -176,6 +177,8 @@ class Server:
 
     @property
     def _code(self) -> int:
+        if self._failed:
+            return 2
         return 130 if self._signals and self._signals[0] == signal.SIGINT else 0
 
     async def _drain(self, door: Door) -> None:
@@ -210,6 +213,11 @@ class Server:
                 await asyncio.sleep(LAG)
                 metrics.observe("event_loop_delay_seconds", max(0.0, loop.time() - due))
             engines.look(full=bool(door.problem()))
+            if all(engine.failure for engine in pool.engines):
+                logger.error("no engine can be started: %s", pool.engines[0].failure)
+                self._failed = True
+                self.stop(signal.SIGTERM)
+                return
 
     def _site(self, guard: Guard, metrics: Metrics, pool: Pool, door: Door) -> Site:
         """What the HTTP side stands on."""

@@ -7,6 +7,7 @@ It computes in one thread; two others read and give signs of life. The front sta
 
 import argparse
 import gc
+import json
 import os
 import signal
 import socket
@@ -267,8 +268,11 @@ def calibrate(name: str, model: Recogniser) -> PassTimes:
     return times
 
 
-def readiness(models: Mapping[str, Recogniser]) -> Readiness:
-    """What the front is told of models that are loaded: the costs are those of the dearest."""
+def readiness(models: Mapping[str, Recogniser], known: str = "") -> Readiness:
+    """What the front is told of models that are loaded: the costs are those of the dearest, or what is `known` of them,
+    as JSON, from an engine that was here before."""
+    if known:
+        return Readiness(**json.loads(known))
     times = [calibrate(name, model) for name, model in models.items()]
     dearest = max(times, key=lambda one: one.cost(1.0))
     languages = {name: list(model.bundle.model.languages) for name, model in models.items()}
@@ -283,6 +287,9 @@ def parse_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", action="append", default=[], metavar="NAME=MODEL")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--known", default="", metavar="JSON", help="what an engine like this one said when it was ready"
+    )
     return parser.parse_args(given)
 
 
@@ -297,7 +304,7 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         named = dict(one.split("=", 1) for one in args.model) or {"default": "default"}
         models = {name: load(model, args.device) for name, model in named.items()}
-        ready = readiness(models)
+        ready = readiness(models, args.known)
     except SpeechMTPError as error:
         wire.send(Kind.FATAL, 0, {"message": str(error), "user": True})
         return 2

@@ -206,6 +206,7 @@ class Session:
         self.journal = Journal(number, credit)
         self._hear = hear
         self._tell: Callable[[bytes], None] | None = None
+        self.leave: Callable[[], None] = lambda: None  # its client is gone: free its place
         self.over = False
 
     def attach(self, tell: Callable[[bytes], None]) -> None:

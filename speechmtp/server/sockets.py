@@ -112,7 +112,6 @@ class Door:
             connection.protocol_name = protocol.name
         if engine is None:
             return self._no_room(connection, request, protocol)
-        connection.engine = engine
         connection.session = Waiting(self._pool, engine)
         return None
 
@@ -209,7 +208,6 @@ class Waiting:
     """A place in an engine that is kept for a connection, and its session."""
 
     def __init__(self, pool: Pool, engine: Engine) -> None:
-        self._pool, self._engine = pool, engine
         self._hear: Callable[[Sequence[CoreEvent]], None] = lambda events: None
         self._session: Session | None = pool.open(engine, lambda events: self._hear(events))
 
@@ -222,5 +220,5 @@ class Waiting:
     def free(self) -> None:
         """Free the place."""
         if self._session is not None:
-            self._engine.remove(self._session)
+            self._session.leave()
             self._session = None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("speechmtp.server")
 
-NICE = 10
+NICE = 15  # engines have 5
 AHEAD = 2  # parts of an upload that are read before their turn
 TRIMMED = 8  # parts after which memory is given back
 _FRAME = 512 / 16000  # seconds of a probability of speech

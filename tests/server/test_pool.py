@@ -104,12 +104,30 @@ def test_a_session_that_is_closed_is_forgotten() -> None:
         for _ in range(20):
             session = pool.open(engine, events.extend)
             session.command(Audio(NOISE[:1600], 16000))
-            engine.remove(session)
+            session.leave()
             session.command(Flush(1))
         await until(lambda: engine.load.sessions == 0)
         assert not engine.sessions and not engine.room.shares and not said(events)
 
     run(work)
+
+
+def test_sessions_of_a_lost_engine_go_on_elsewhere() -> None:
+    async def work(pool: Pool) -> None:
+        events, (first, second) = list[CoreEvent](), pool.engines
+        session = pool.open(first, events.extend)
+        session.command(Audio(NOISE[:20000], 16000))
+        await until(lambda: bool(events))
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        await until(lambda: bool(second.sessions))
+        session.command(Flush(1))
+        await until(lambda: bool(said(events)))
+        assert [text.split() for text, _ in said(events)] == [["w1", checked(NOISE[:20000])]]
+        session.leave()
+        assert not second.sessions and not first.sessions
+
+    run(work, workers=2)
 
 
 def test_each_core_has_its_engine() -> None:
