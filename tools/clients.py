@@ -71,6 +71,7 @@ CLIENTS = (
     Client("deepgram", "deepgram_sdk.py", "file", live=False),
     Client("vosk", "vosk_client.py", "live"),
     Client("livekit", "livekit_stt.py", "openai-live", without_room="retries"),
+    Client("livekit", "livekit_stt.py", "openai-commits", without_room="retries"),
     Client("livekit", "livekit_stt.py", "openai-whole", live=False),
     Client("livekit", "livekit_stt.py", "deepgram-live", without_room="retries"),
     Client("livekit", "livekit_stt.py", "deepgram-whole", live=False),
@@ -317,7 +318,7 @@ def table(runs: Sequence[Run], scenarios: Sequence[str]) -> str:
 def main() -> int:
     """Run the clients that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--envs", type=Path, default=ROOT / "build" / "clients", help="folder of the environments")
+    parser.add_argument("--envs", type=Path, default=ROOT / ".venv" / "clients", help="folder of the environments")
     parser.add_argument("--only", default=",".join(PACKAGES), help="environments, separated by commas")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="scenarios, separated by commas")
     parser.add_argument("--speed", type=float, default=3.0, help="times real time at which audio is sent (default 3)")

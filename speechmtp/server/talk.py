@@ -153,7 +153,8 @@ class Talk:
             self._reading = False
             self._eased.clear()
             try:
-                await asyncio.wait_for(self._eased.wait(), deadline - self._loop.time())
+                async with asyncio.timeout_at(deadline):
+                    await self._eased.wait()
             except TimeoutError:
                 self.end("too_fast", TOO_FAST)
                 return False
@@ -218,7 +219,8 @@ class Talk:
                     await self._outbox.ready.wait()
                 elif isinstance(one, Send):
                     try:
-                        await asyncio.wait_for(self.connection.send(one.message), self.limits.unread_seconds)
+                        async with asyncio.timeout(self.limits.unread_seconds):
+                            await self.connection.send(one.message)
                     except TimeoutError:
                         self.connection.transport.abort()
                 else:
@@ -234,7 +236,8 @@ class Talk:
             self.connection.transport.close()
             return
         try:
-            await asyncio.wait_for(self.connection.close(close.code, close.reason), CLOSING)
+            async with asyncio.timeout(CLOSING):
+                await self.connection.close(close.code, close.reason)
         except TimeoutError:
             self.connection.transport.abort()
 

@@ -22,6 +22,7 @@ IDLE = 60.0  # seconds between two requests of a connection
 FIELDS = 100  # header lines
 LINGER = 2.0  # seconds for which the rest of a refused request is read, so that the client sees the refusal
 GRACE = 5.0  # seconds from which on a body must have come at the rate asked
+AT_ONCE = 0.002  # seconds for which a body is read without a look at other connections
 UNREAD = 30.0  # seconds that a client may leave its reply unread
 GONE = 1.0  # seconds after the client's end of sending when it counts as gone
 _QUERY = 256  # names in a query
@@ -128,7 +129,7 @@ class HttpConnection(asyncio.Protocol):
             await self._send(refusal(refused), False, "GET")
             await self._linger()
             return False
-        async with contextlib.aclosing(await serve(self._site, request)) as reply:
+        async with serve(self._site, request) as reply:
             whole = body.done or await self._skip(body)
             # What a client sends before it has the answer is not served.
             keep = whole and not self._h11.trailing_data[0] and not self._stopped
@@ -272,9 +273,12 @@ class _Body:
         """Its pieces."""
         loop = asyncio.get_running_loop()
         await self._connection.let_come()
-        came, waited = 0, 0.0
+        came, waited, rested = 0, 0.0, loop.time()
         while not self.done:
             began = loop.time()
+            if began - rested > AT_ONCE:  # a body in tiny chunks would keep all others waiting
+                await asyncio.sleep(0)
+                rested = began = loop.time()
             try:
                 async with asyncio.timeout(max(GRACE + came / self._rate - waited, 0.001)):
                     event = await self._connection.next_piece()

@@ -76,11 +76,13 @@ class Spool:
 
     async def delete(self) -> None:
         """Delete the file, once no thread writes to it."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-        os.close(self._number)
-        with suppress(OSError):
-            os.unlink(self.path)
+        try:
+            if self._writing is not None:
+                await asyncio.wait([self._writing])
+        finally:
+            os.close(self._number)
+            with suppress(OSError):
+                os.unlink(self.path)
 
 
 @asynccontextmanager

@@ -3,10 +3,9 @@
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from speechmtp.server.guard import Passed
 from speechmtp.server.protocols.contract import Refused
 
 Headers = Sequence[tuple[str, str]]
@@ -34,7 +33,6 @@ class Request:
     address: str
     body: Body
     length: int | None = None
-    passed: Passed = field(default_factory=Passed)
 
     def header(self, name: str, default: str = "") -> str:
         """The first header of this name, in lower case."""
@@ -104,13 +102,3 @@ def refusal_headers(refused: Refused) -> list[tuple[str, str]]:
 def refusal(refused: Refused) -> Reply:
     """The reply to a request that cannot be served."""
     return json_reply(error_of(refused), refused.status, refusal_headers(refused))
-
-
-async def whole_body(request: Request, most: int) -> bytes:
-    """The body of a request. Refused for one of more than `most` bytes."""
-    found = bytearray()
-    async for data in request.body:
-        found += data
-        if len(found) > most:
-            raise Refused(413, "too_large", f"a body of more than {most} bytes, expected less; send less")
-    return bytes(found)

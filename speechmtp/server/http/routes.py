@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from speechmtp.server.http.listen import dg_refusal, listen, no_listen
@@ -20,11 +21,13 @@ Handler = Callable[[Site, Request], Awaitable[Reply]]
 
 @dataclass(frozen=True)
 class Route:
-    """A path's handlers by method, its name in metrics, whether it needs no token, and how refusals are written."""
+    """A path's handlers by method, its name in metrics, whether it needs no token and has a line in the log, and how
+    refusals are written."""
 
     name: str
     handlers: Mapping[str, Handler]
     free: bool = False
+    logged: bool = False
     refuse: Callable[[Site, Refused], Reply] = lambda site, refused: refusal(refused)
 
 
@@ -33,8 +36,8 @@ async def _page(site: Site, request: Request) -> Reply:
 
 
 ROUTES: Mapping[str, Route] = {
-    "/v1/audio/transcriptions": Route("transcriptions", {"POST": transcriptions}),
-    "/v1/listen": Route("listen", {"POST": listen}, refuse=dg_refusal),
+    "/v1/audio/transcriptions": Route("transcriptions", {"POST": transcriptions}, logged=True),
+    "/v1/listen": Route("listen", {"POST": listen}, logged=True, refuse=dg_refusal),
     "/v2/listen": Route("listen_v2", {"POST": no_listen, "GET": no_listen}, refuse=dg_refusal),
     "/v1/models": Route("models", {"GET": models}),
     "/healthz": Route("health", {"GET": health}, free=True),
@@ -58,23 +61,27 @@ def route_of(site: Site, path: str) -> Route:
     return _SOCKET if path in site.socket_paths else _NONE
 
 
-async def serve(site: Site, request: Request) -> Reply:
-    """Answer a request. Whatever goes wrong becomes an answer too."""
+@asynccontextmanager
+async def serve(site: Site, request: Request) -> AsyncIterator[Reply]:
+    """Answer a request; the reply is closed with the context. Whatever goes wrong becomes an answer too."""
     route = route_of(site, request.path)
-    try:
-        passed = site.guard.check(request.headers, request.query, request.address, time.monotonic(), route.free)
-        site.guard.enter(passed)
+    began = time.monotonic()
+    async with AsyncExitStack() as stack:
         try:
-            reply = await _handler(site, route, request)(site, replace(request, passed=passed))
-        finally:
-            site.guard.leave(passed)
-    except Refused as refused:
-        reply = _refused(site, route, request, refused)
-    except Exception:
-        logger.exception("http: %s failed", route.name)
-        reply = route.refuse(site, Refused(500, "server_error", "the server failed; see its log"))
-    site.metrics.count("http_requests_total", route=route.name, code=str(reply.status))
-    return reply
+            passed = site.guard.check(request.headers, request.query, request.address, time.monotonic(), route.free)
+            site.guard.enter(passed)
+            stack.callback(site.guard.leave, passed)
+            reply = await _handler(site, route, request)(site, request)
+            stack.push_async_callback(reply.aclose)
+        except Refused as refused:
+            reply = _refused(site, route, request, refused)
+        except Exception:
+            logger.exception("http: %s failed", route.name)
+            reply = route.refuse(site, Refused(500, "server_error", "the server failed; see its log"))
+        site.metrics.count("http_requests_total", route=route.name, code=str(reply.status))
+        yield reply
+    if route.logged:
+        logger.info("http: %s, %.1f s: %d", route.name, time.monotonic() - began, reply.status)
 
 
 def _refused(site: Site, route: Route, request: Request, refused: Refused) -> Reply:

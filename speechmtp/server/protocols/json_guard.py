@@ -8,15 +8,20 @@ from typing import Any, NoReturn
 from speechmtp.errors import ProtocolError
 
 DEPTH, KEYS = 16, 64
+# A large message is one of audio, which is one string: a million small values would hold up every other session.
+LARGE, PARTS = 1 << 14, 1 << 10
 _INTEGER = 1 << 63
 
 
 def read_object(text: str | bytes) -> dict[str, Any]:
     """The object that `text` is. ProtocolError for other JSON and none, for more than `DEPTH` levels or `KEYS` keys in
-    one object, for NaN, infinity and numbers beyond a double or 64 bits, and for surrogates that stand alone."""
+    one object, for large messages of many parts, for NaN, infinity and numbers beyond a double or 64 bits, and for
+    surrogates that stand alone."""
     try:
         if isinstance(text, bytes):
             text = text.decode()
+        if len(text) > LARGE and text.count(",") + text.count("[") > PARTS:
+            raise ProtocolError(f"message: {len(text)} characters in more than {PARTS} parts; send less at once")
         found = json.loads(text, parse_constant=_constant, parse_float=_number, parse_int=_integer)
     except RecursionError:
         raise ProtocolError(f"message: JSON deeper than {DEPTH} levels; send it flatter") from None

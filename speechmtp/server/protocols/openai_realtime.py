@@ -188,6 +188,8 @@ class OpenAIRealtime:
         """The recogniser says something."""
         if self._closed:
             return []
+        if self._ending is not None:
+            self.wake = now + ANSWER
         if isinstance(event, Committed | Tail | SpeechStarted | SpeechStopped):
             return self._said(event)
         if isinstance(event, Final):
@@ -218,7 +220,7 @@ class OpenAIRealtime:
         if head is None:
             head = self._queue.open = self._new_item()
         if isinstance(event, Committed):
-            delta, entries = head.add(event.text, event.words)
+            delta, entries = head.add(event.text, event.words if LOGPROBS in self._config.include else ())
             return [*actions, *self._delta(head, delta, entries)]
         if isinstance(event, Tail):
             return [*actions, *self._show(head, event.text if head.text else event.text.lstrip())]

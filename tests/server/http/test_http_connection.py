@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -182,6 +183,22 @@ def test_a_body_waits_for_who_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(connection._h11.trailing_data[0]) < 2_000_000
 
 
+def test_a_body_in_tiny_chunks_keeps_nobody_waiting(served: Served) -> None:
+    head = POST.replace("listen", "listen?encoding=linear16&sample_rate=8000").encode()
+    flood = head + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + 40_000 * b"1\r\nx\r\n" + b"0\r\n\r\n"
+    began, found = time.monotonic(), list[tuple[bytes, float]]()
+    sender = threading.Thread(target=lambda: found.append((served.send(flood), time.monotonic() - began)))
+    sender.start()
+    while not served.site.transcribing.active:
+        time.sleep(0.001)
+    asked = time.monotonic()
+    assert served.healthy()
+    waited = time.monotonic() - asked
+    sender.join()
+    [(answer, took)] = found
+    assert answers(answer) == [200] and waited < took / 3
+
+
 def test_a_slow_body_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speechmtp.server.http.connection.GRACE", 0.3)
     with serving(upload_rate=1000) as served:
@@ -279,3 +296,16 @@ def test_random_broken_requests(served: Served, caplog: pytest.LogCaptureFixture
 def test_many_random_broken_requests(served: Served, caplog: pytest.LogCaptureFixture, seed: int) -> None:
     random_requests(served, 1000, 100 + seed)
     assert not [record for record in caplog.records if record.exc_info], caplog.text
+
+
+def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    with serving(tokens=["sk-canary"]) as served:
+        for key in ("sk-canary", "sk-canary-wrong"):
+            headers = {"authorization": f"Bearer {key}", "content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+            for body in (form(b"said-canary", prompt="prompt-canary"), b"--canary", form(b"!refuse x canary")[:-9]):
+                served.ask("POST", f"/v1/audio/transcriptions?token={key}&x=query-canary", body, headers)
+            served.ask("POST", "/v1/listen?callback=canary", b"canary", headers)
+            served.send(f"GET /canary?token={key} HTTP/1.1\r\nHost: canary\r\ncanary\r\n\r\n".encode())
+        assert served.idle()
+    assert "http: transcriptions" in caplog.text and "canary" not in caplog.text
