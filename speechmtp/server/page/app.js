@@ -14,6 +14,7 @@ let run = null; // what goes on: { session, microphone, recording }
 let recorded = 0; // milliseconds of sound so far, whether it was sent or not
 let from = 0; // of them before the connection
 let away = null; // milliseconds of sound before which nothing was lost; null while connected
+let opening = false; // the microphone
 let again = null; // starts what was refused for want of a token
 let token = sessionStorage.getItem(TOKEN) || "";
 
@@ -27,8 +28,10 @@ function notice(text, { error = true, asks = false } = {}) {
   if (asks) find("token").focus();
 }
 
-function state(text) {
+// `quiet` leaves screen readers alone, as with what counts.
+function state(text, quiet = false) {
   find("state").textContent = text;
+  if (!quiet) find("told").textContent = text;
 }
 
 const SEEN = { full: "The server is full", gone: "The server does not answer", lost: "The connection was lost" };
@@ -57,7 +60,7 @@ function onWaiting({ seconds, why, message }) {
   notice(`${sentence(why, message)} The page tries again by itself.`, { error: why !== "full" });
   const count = () => {
     if (run !== mine || !run.session.waits) return;
-    state(`Trying again in ${Math.max(1, Math.ceil((until - performance.now()) / 1000))} s`);
+    state(`Trying again in ${Math.max(1, Math.ceil((until - performance.now()) / 1000))} s`, true);
     setTimeout(count, 250);
   };
   count();
@@ -115,7 +118,7 @@ function progress() {
   const { session, recording } = run;
   if (session.live) meters.behind(session.sent / (RATE / 1000) / 1000 - session.heard / 1000);
   if (recording && session.live) {
-    state(`${clock(session.heard)} of ${clock(1000 * recording.seconds)} heard`);
+    state(`${clock(session.heard)} of ${clock(1000 * recording.seconds)} heard`, true);
   }
 }
 
@@ -138,7 +141,7 @@ function open(more) {
 async function listen() {
   notice("");
   again = listen;
-  find("main").disabled = true;
+  opening = true;
   state("Opening the microphone …");
   try {
     const microphone = await Microphone.open(find("device").value, onPiece, (message) => {
@@ -152,7 +155,7 @@ async function listen() {
   } catch (error) {
     report(error);
   }
-  find("main").disabled = false;
+  opening = false;
   draw();
 }
 
@@ -198,7 +201,7 @@ function pump(mine) {
 }
 
 async function stop() {
-  if (!run) return;
+  if (!run || run.stopping) return;
   const { microphone, session } = run;
   run.stopping = true;
   draw();
@@ -281,7 +284,7 @@ function clear() {
 }
 
 const ACTIONS = {
-  main: () => (run ? stop() : listen()),
+  main: () => (run ? stop() : opening || listen()),
   line: () => run?.session.line(),
   copy,
   text: () => save(transcript.text(), ".txt", "text/plain"),
@@ -295,7 +298,8 @@ function draw() {
   const stopping = Boolean(run?.stopping || run?.session?.finishing);
   document.body.classList.toggle("running", running);
   find("main-label").textContent = stopping ? "Finishing" : running ? "Stop" : "Start";
-  find("main").disabled = stopping;
+  find("main").setAttribute("aria-disabled", String(stopping)); // not `disabled`, which would take the focus away
+  document.title = running ? "● speechmtp: live transcript" : "speechmtp: live transcript";
   find("line").disabled = !run?.session?.live || stopping;
   find("choose").disabled = running;
   for (const id of ["device", "model"]) find(id).disabled = running;
