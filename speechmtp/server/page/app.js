@@ -101,6 +101,13 @@ function onLost() {
   transcript.settle();
 }
 
+// A microphone's sound waits to be sent; a file's may.
+function onSlow(late) {
+  if (!run?.microphone || Boolean(late) === run.slow) return;
+  run.slow = Boolean(late);
+  notice(late ? "The network is slow: sound is waiting to be sent." : "", { error: false });
+}
+
 function onEvent(message) {
   if (message.type === "speechmtp.heard") meters.decoded(message.tokens, message.calls);
   const scroller = find("transcript");
@@ -126,13 +133,13 @@ function open(more) {
   const silence = Number(find("silence").value);
   const model = find("model").value;
   const options = { base: document.baseURI, token, silence, model, retries: more.recording ? 0 : 1 };
-  run = { ...more };
+  run = { ...more, slow: false };
   run.session = new Session(options, {
     state: (name, detail) => queueMicrotask(() => run && onState(name, detail)),
     event: onEvent,
     connected: onConnected,
     lost: onLost,
-    slow: (late) => late && notice(`The network is slow: ${late.toFixed(1)} s of sound are waiting.`, { error: false }),
+    slow: onSlow,
   });
 }
 
