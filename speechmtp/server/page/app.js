@@ -6,6 +6,7 @@ import { Microphone, Problem, RATE, Recording, microphones } from "./sources.js"
 import { Transcript, clock } from "./transcript.js";
 
 const TOKEN = "speechmtp.token";
+const HELD = 10 * RATE; // samples that wait for a connection; older ones are lost
 const find = (id) => document.getElementById(id);
 const meters = new Meters(find);
 const transcript = new Transcript(find("said"), find("tail"));
@@ -71,7 +72,7 @@ function onClosed({ why, message }) {
   run = null;
   microphone?.close();
   transcript.settle();
-  markGap();
+  markGap(recorded);
   meters.quiet();
   meters.behind(null);
   state("Ready");
@@ -82,18 +83,24 @@ function onClosed({ why, message }) {
   if (why !== "token" && why !== "done") notice(message || sentence(why, message));
 }
 
-function markGap() {
+// Sound between `away` and `until` was not heard.
+function markGap(until) {
   if (away === null) return;
-  const seconds = Math.max(1, Math.round((recorded - away) / 1000));
-  transcript.gap(`The connection was lost; about ${seconds} s are missing here`);
+  const seconds = Math.max(1, Math.round((until - away) / 1000));
+  transcript.gap(`No connection: about ${seconds} s are missing here`);
   away = null;
 }
 
 function onConnected() {
-  markGap();
-  from = recorded;
+  if (!run) return;
+  const held = run.held.splice(0);
+  from = recorded - held.reduce((sum, piece) => sum + piece.length, 0) / (RATE / 1000);
+  if (away === null && from - run.began > 500) away = run.began;
+  markGap(from);
+  run.began = Infinity; // what was lost before the first connection is told
   transcript.begin(from);
-  if (run?.recording) pump(run);
+  held.forEach((piece) => run.session.push(piece));
+  if (run.recording) pump(run);
 }
 
 function onLost() {
@@ -133,7 +140,7 @@ function open(more) {
   const silence = Number(find("silence").value);
   const model = find("model").value;
   const options = { base: document.baseURI, token, silence, model, retries: more.recording ? 0 : 1 };
-  run = { ...more, slow: false };
+  run = { ...more, slow: false, held: [], began: recorded };
   run.session = new Session(options, {
     state: (name, detail) => queueMicrotask(() => run && onState(name, detail)),
     event: onEvent,
@@ -169,8 +176,15 @@ async function listen() {
 function onPiece(samples, level) {
   recorded += samples.length / (RATE / 1000);
   meters.loudness(level);
-  run?.session.push(samples);
+  if (run && !run.session.push(samples) && !run.session.finishing) hold(samples);
   progress();
+}
+
+// Keep what is said while there is no connection.
+function hold(samples) {
+  const { held } = run;
+  held.push(samples);
+  while (held.reduce((sum, piece) => sum + piece.length, 0) > HELD) held.shift();
 }
 
 async function play(file) {
