@@ -137,6 +137,19 @@ def test_a_flush_without_speech_is_answered_by_nothing() -> None:
     assert listener.finish() == [Ended(1.0)]
 
 
+def test_silence_behind_a_flush_is_not_decoded_and_a_word_behind_it_is() -> None:
+    listener = Listener()
+    listener.feed(np.concatenate([word(1), silence(0.3)]))
+    listener.flush()
+    decoded = len(listener.passes)
+    assert [type(event) for event in listener.feed(silence(1.0))] == [SpeechStopped, Final]
+    assert len(listener.passes) == decoded
+    listener.feed(np.concatenate([word(2), silence(0.1)]))
+    listener.flush()
+    listener.feed(np.concatenate([silence(0.2), word(3), silence(1.0)]))
+    assert committed(listener.events).split() == ["w1", "w2", "w3"]
+
+
 def test_a_word_that_has_just_begun_is_heard_at_the_end() -> None:
     assert committed(fed_by(np.concatenate([silence(1), word(5)[:2500]]), [1600]).events) == "w5"
     assert committed(fed_by(np.concatenate([silence(1), word(5)[:1000]]), [1600]).events) == ""  # too short for speech
