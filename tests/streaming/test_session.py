@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from spoken import COUNT, PLAIN, RATE, WORD, Listener, silence, word
 
+from speechmtp.audio.endpoint import ActivityConfig
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.events import Committed, Ended, Final, SpeechStarted, SpeechStopped, StreamEvent, Tail
@@ -138,7 +139,8 @@ def test_a_flush_without_speech_is_answered_by_nothing() -> None:
 
 
 def test_silence_behind_a_flush_is_not_decoded_and_a_word_behind_it_is() -> None:
-    listener = Listener()
+    padded = ActivityConfig(min_silence_ms=500, speech_pad_ms=1000)  # the pause belongs to the segment up to its end
+    listener = Listener(replace(PLAIN, activity=padded))
     listener.feed(np.concatenate([word(1), silence(0.3)]))
     listener.flush()
     decoded = len(listener.passes)
