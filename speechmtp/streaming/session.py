@@ -289,8 +289,14 @@ class Session:
         known = tuple(tokens.committed), tuple(tokens.tail)
         due = Pass(samples, window.start, end, *known, end if after is None else after, reason, flush)
         self._due = due
-        if len(samples) < self._least:
+        if len(samples) < self._least or self._silent(window):
             self.take(due, None, None)
+
+    def _silent(self, window: Window) -> bool:
+        """Whether no frame of a window is speech: where one ended in a pause before silence did, by a flush, what is
+        behind it may be nothing else, and words would be made up of it."""
+        last = self._detector.last_speech
+        return not window.agreement.tail and (last is None or last < self._frame_of(window.start))
 
     @property
     def _least(self) -> int:
@@ -300,7 +306,7 @@ class Session:
     # Results
 
     def take(self, due: Pass, request: Request | None, result: Result | None) -> None:
-        """Take in the result of the pass that is due; None for a window that is too short to decode."""
+        """Take in the result of the pass that is due; None for a window that is too short to decode or silent."""
         window, config = self._window, self.config
         assert window is not None and due is self._due
         self._due, window.before, window.heard = None, window.heard, due.end

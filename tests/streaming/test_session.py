@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from spoken import COUNT, PLAIN, RATE, WORD, Listener, silence, word
 
+from speechmtp.audio.endpoint import ActivityConfig
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.events import Committed, Ended, Final, SpeechStarted, SpeechStopped, StreamEvent, Tail
@@ -135,6 +136,20 @@ def test_a_flush_without_speech_is_answered_by_nothing() -> None:
     listener.feed(silence(1))
     assert listener.flush() == [Final("", (), 1.0, 1.0, "flush", 1.0, 2)]
     assert listener.finish() == [Ended(1.0)]
+
+
+def test_silence_behind_a_flush_is_not_decoded_and_a_word_behind_it_is() -> None:
+    padded = ActivityConfig(min_silence_ms=500, speech_pad_ms=1000)  # the pause belongs to the segment up to its end
+    listener = Listener(replace(PLAIN, activity=padded))
+    listener.feed(np.concatenate([word(1), silence(0.3)]))
+    listener.flush()
+    decoded = len(listener.passes)
+    assert [type(event) for event in listener.feed(silence(1.0))] == [SpeechStopped, Final]
+    assert len(listener.passes) == decoded
+    listener.feed(np.concatenate([word(2), silence(0.1)]))
+    listener.flush()
+    listener.feed(np.concatenate([silence(0.2), word(3), silence(1.0)]))
+    assert committed(listener.events).split() == ["w1", "w2", "w3"]
 
 
 def test_a_word_that_has_just_begun_is_heard_at_the_end() -> None:
