@@ -215,7 +215,7 @@ def _seconds(args: argparse.Namespace) -> float:
     from load_streams import PAUSE
 
     found = read_data_dir(args.data, args.root, need_text=False).utterances[: args.first or None]
-    return sum((one.duration or len(one.load()) / 16000) + PAUSE + 0.2 for one in found)
+    return sum((one.duration or len(one.load()) / 16000) + PAUSE + 0.16 for one in found)
 
 
 def _read(path: str | None) -> dict[str, Any]:

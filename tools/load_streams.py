@@ -26,7 +26,7 @@ from speechmtp.server.client import Realtime
 
 RATE = 16000
 GRID = 2560  # samples: utterances begin where frames of any model do
-PAUSE = 0.6  # seconds between utterances that are read
+PAUSE = 1.28  # seconds of silence before each: more than a segment takes, so that all begin alike, whatever was before
 HEAD = 1.0  # seconds that a connection may take before its audio is due
 LAST = 15.0  # seconds that the last answers may take
 _ITEM = "conversation.item.input_audio_transcription."
@@ -84,11 +84,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Slot:
-    """An utterance in a stream: its samples, with silence behind them up to the next one."""
+    """An utterance in a stream: `samples` with silence before it; itself it is from `begin` to `end`."""
 
     id: str
     samples: np.ndarray
-    spoken: int  # samples of the utterance itself
+    begin: int
+    end: int
 
 
 class Programme:
@@ -107,14 +108,14 @@ class Programme:
         while True:
             for name in self._names:
                 samples = self._audio[name]
-                pause = len(samples) if self._plan.conversation else int(PAUSE * RATE)
-                whole = -(-(len(samples) + pause) // GRID) * GRID
-                yield Slot(name, np.pad(samples, (0, whole - len(samples))), len(samples))
+                pause = max(int(PAUSE * RATE), len(samples) if self._plan.conversation else 0)
+                begin, size = -(-pause // GRID) * GRID, len(samples)
+                yield Slot(name, np.pad(samples, (begin, -size % GRID)), begin, begin + size)
 
 
 def pieces(slot: Slot, size: int) -> list[tuple[int, int]]:
     """The pieces of a slot; one ends where the utterance does."""
-    edges = sorted({*range(0, len(slot.samples), size), slot.spoken, len(slot.samples)})
+    edges = sorted({*range(0, len(slot.samples), size), slot.end, len(slot.samples)})
     return list(pairwise(edges))
 
 
@@ -179,13 +180,13 @@ class Stream:
         record.t0 = max(record.asked + HEAD, time.monotonic())
         sent, before, count, check = 0, 0.0, 0, 0
         for slot in slots:
-            over = time.monotonic() if self.fast else record.t0 + (sent + slot.spoken) / RATE
+            over = time.monotonic() if self.fast else record.t0 + (sent + slot.end) / RATE
             if over > self.end:
                 return False
             leaves = not self.fast and draw.random() < 1 - (1 - plan.aborts) ** (len(slot.samples) / RATE / 60)
-            note: dict[str, Any] = {"id": slot.id, "begin": sent, "end": sent + slot.spoken}
+            note: dict[str, Any] = {"id": slot.id, "begin": sent + slot.begin, "end": sent + slot.end}
             for start, stop in pieces(slot, plan.piece * RATE // 1000):
-                if leaves and start > slot.spoken // 2:
+                if leaves and start > (slot.begin + slot.end) // 2:
                     return True
                 message = client.audio(slot.samples[start:stop])
                 if self.fast:
@@ -194,7 +195,7 @@ class Stream:
                     before = max(before, record.t0 + (sent + stop) / RATE + plan.jitter * draw.random())
                     await _send(socket, message, before, record)
                 count, check = count + stop - start, zlib.crc32(slot.samples[start:stop].tobytes(), check)
-                if stop == slot.spoken:
+                if stop == slot.end:
                     note |= {"asked": time.monotonic(), "samples": count, "check": check}
                     count = check = 0
                     if plan.turns == "commit":
