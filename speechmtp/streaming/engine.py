@@ -136,6 +136,10 @@ class _Open:
         growing = self.due is not None and self.due.reason is None
         return growing and (self.session.marked or self.session.received > self.session.position + FRAME / RATE)
 
+    def hurried(self, now: float) -> bool:
+        """Whether a flush or the end has come while the pass waited."""
+        return self.session.marked and now - self.due_at > self.config.prompt / 2
+
     def lateness(self, now: float) -> float:
         """Seconds that the pass has waited, beyond what it may if the session is behind."""
         return 0.0 if self.due is None else max(0.0, now - (self.deadline if self.behind else self.due_at))
@@ -156,10 +160,11 @@ class SessionEngine:
     of a segment should be done `prompt` seconds later, a growing one within its step. Only passes of one kind are
     decoded together, so that an end does not wait for long windows.
 
-    When a pass has waited for more than half a step, it takes in the audio that has come since, and the engine is
-    `crowded`: the steps of all sessions grow to `crowded_step`, so that they need fewer passes, and fall back after
-    `calm` seconds without such a pass. A session that is `behind` is decoded a whole segment at a time until all its
-    audio was looked at. What is said stays complete, it is only said later.
+    A growing pass that has waited when a flush comes is left out for the last one. When a pass has waited for more than
+    half a step, it takes in the audio that has come since, and the engine is `crowded`: the steps of all sessions grow
+    to `crowded_step`, so that they need fewer passes, and fall back after `calm` seconds without such a pass. A session
+    that is `behind` is decoded a whole segment at a time until all its audio was looked at. What is said stays
+    complete, it is only said later.
 
     After `reset` or `close` a handle is refused with a ConfigError, and nothing is touched.
     """
@@ -343,16 +348,15 @@ class SessionEngine:
         """Become crowded, or end it, and renew what has waited too long."""
         due = [one for one in self._open() if one.due is not None]
         self.lateness = max((one.lateness(now) for one in due), default=0.0)
-        late = [one for one in due if one.late(now)]
-        if late:
+        if any(one.late(now) for one in due):
             self.crowded, self._late_at = True, now
         elif self.crowded and now - self._late_at >= self.config.calm:
             self.crowded = False
         for one in self._open():
             one.crowded = self.crowded
             one.pace()
-        for one in late:
-            if one.stale:
+        for one in due:
+            if one.stale and (one.late(now) or one.hurried(now)):
                 self._guard(one, one.renew)
 
     def _spend(self, now: float, seconds: float) -> None:
