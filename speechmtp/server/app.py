@@ -155,7 +155,7 @@ class Server:
             server = await door.serve(port, self._sock, self._context)
             ready(self._line(pool))
             await self._signalled.wait()
-            await self._drain(door)
+            await self._drain(door, site)
             server.close(close_connections=True, code=1001)
             site.stop()
             with contextlib.suppress(TimeoutError):
@@ -181,13 +181,18 @@ class Server:
             return 2
         return 130 if self._signals and self._signals[0] == signal.SIGINT else 0
 
-    async def _drain(self, door: Door) -> None:
-        """Let sessions come to their end: as long as the configuration says, or at once after Ctrl-C; a second signal
-        ends it."""
+    async def _drain(self, door: Door, site: Site) -> None:
+        """Let sessions and uploads come to their end: as long as the configuration says, or at once after Ctrl-C; a
+        second signal ends it."""
         seconds = 0.0 if self._signals[0] == signal.SIGINT else self._config.drain
-        logger.info("stopping: %d sessions have up to %.0f s", len(door.talks), seconds)
+        uploads = site.transcribing.active
+        logger.info("stopping: %d sessions and %d uploads have up to %.0f s", len(door.talks), uploads, seconds)
         self._signalled.clear()
-        draining = asyncio.create_task(door.drain(seconds))
+
+        async def drain() -> None:
+            await asyncio.gather(door.drain(seconds), site.drain(seconds))
+
+        draining = asyncio.create_task(drain())
         again = asyncio.create_task(self._signalled.wait())
         await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
         for task in (draining, again):

@@ -34,10 +34,15 @@ logger = logging.getLogger("speechmtp.server")
 
 NICE = 15  # engines have 5
 AHEAD = 2  # parts of an upload that are read before their turn
+READING = 4  # files that are read at once: a block of one may take 100 MB
 TRIMMED = 8  # parts after which memory is given back
 _FRAME = 512 / 16000  # seconds of a probability of speech
 
 _Item = np.ndarray | Exception | None  # a part, why there is no more, or the end
+
+
+class ModelError(Exception):
+    """A model that cannot be loaded; the log says why."""
 
 
 @dataclass
@@ -61,6 +66,7 @@ class Transcriber:
         self._jobs = deque[_Job]()
         self._opened = deque[_Job]()
         self._changed = threading.Condition()
+        self._reading = threading.Semaphore(READING)
         self._writing = threading.Lock()
         self._stopping = False
         self._since: float | None = None  # when the part began that is decoded now
@@ -146,8 +152,10 @@ class Transcriber:
         """Begin a job, or decode its next part."""
         try:
             over = self._begin(job) if job not in self._jobs else self._part(job)
-        except SpeechMTPError as error:
-            over = self._fail(job, str(error), isinstance(error, DataError | ConfigError))
+        except ModelError:
+            over = self._fail(job, f"{job.upload.model}: the model cannot be loaded for files; see the log", False)
+        except (DataError, ConfigError) as error:
+            over = self._fail(job, str(error), True)
         except Exception:
             logger.exception("uploads: a file cannot be transcribed")
             over = self._fail(job, "the file cannot be transcribed; see the server's log", False)
@@ -173,10 +181,14 @@ class Transcriber:
         from speechmtp.api import load
 
         if name not in self._loaded:
-            found = load(self._models[name], device=self._device)
-            strategy = found.default_strategy
-            if strategy.length is not None:
-                found.runner.bind(found.runner.prepared(strategy))
+            try:
+                found = load(self._models[name], device=self._device)
+                strategy = found.default_strategy
+                if strategy.length is not None:
+                    found.runner.bind(found.runner.prepared(strategy))
+            except SpeechMTPError as error:
+                logger.error("uploads: %s", error)
+                raise ModelError from error
             self._loaded[name] = found
         return self._loaded[name]
 
@@ -184,11 +196,14 @@ class Transcriber:
         """Read a file and cut it, in a thread of its own."""
         cutter = recogniser.cutter()
         try:
-            for block in upload_blocks(job.upload.path, recogniser.rate, self._seconds):
+            blocks = upload_blocks(job.upload.path, recogniser.rate, self._seconds)
+            while not job.cancelled.is_set():
+                with self._reading:
+                    block = next(blocks, None)
+                if block is None:
+                    break
                 for part in cutter.push(block):
                     self._give(job, part.samples)
-                if job.cancelled.is_set():
-                    return
             for part in cutter.finish():
                 self._give(job, part.samples)
             self._give(job, None)

@@ -43,7 +43,7 @@ class Transcribing:
         self._taken = 0
         self._heard, self._pulse = False, Pulse()
         self._why = ""  # what the process said when it left
-        self._stopped = False
+        self._stopping = self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -56,9 +56,15 @@ class Transcribing:
         """The process; None while there is none."""
         return None if self._process is None else self._process.pid
 
+    def refuse(self) -> None:
+        """Take no further uploads."""
+        self._stopping = True
+
     @contextlib.contextmanager
     def slot(self) -> Iterator[None]:
         """Room for an upload, from before its body is read. Refused if there is none."""
+        if self._stopping:
+            raise Refused(503, "stopping", "the server stops; send the file again")
         if self._taken >= self._most:
             raise Refused(503, "too_many_uploads", f"{self._taken} uploads are transcribed, no more at once; try again")
         self._taken += 1

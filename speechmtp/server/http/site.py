@@ -1,5 +1,6 @@
 """What the HTTP side of the server stands on."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -49,6 +50,13 @@ class Site:
     def __post_init__(self) -> None:
         """Count the losses of the transcriber."""
         self.transcribing.on_loss = lambda: self.metrics.count("transcriber_restarts_total")
+
+    async def drain(self, seconds: float) -> None:
+        """Take no further uploads, and wait that long for those that run. Other requests are still answered."""
+        self.transcribing.refuse()
+        deadline = time.monotonic() + seconds
+        while self.transcribing.active and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
 
     def stop(self) -> None:
         """Serve no further requests; those that run go on."""

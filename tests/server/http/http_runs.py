@@ -156,6 +156,10 @@ def serving(
         server.close()
         site.abort()
         await site.transcribing.stop()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     served = Served(site, 0, loop)
     server = served.call(start())

@@ -1,6 +1,7 @@
 """Uploads over a real socket, with a stand-in for the process that transcribes them."""
 
 import ast
+import asyncio
 import json
 import os
 import signal
@@ -305,6 +306,32 @@ def test_no_more_uploads_at_once_than_there_is_room_for(served: Served) -> None:
     for one in running:
         one.join()
     assert served.upload(b"one").status == 200
+
+
+def test_a_server_that_stops_finishes_its_uploads() -> None:
+    with serving() as served:
+        answers: list[int] = []
+        sender = threading.Thread(target=lambda: answers.append(served.upload(b"!wait 0.3\none").status))
+        sender.start()
+        while not served.site.transcribing._waiting:
+            time.sleep(0.01)
+        draining = asyncio.run_coroutine_threadsafe(served.site.drain(9.0), served.loop)
+        while served.site.transcribing.active and not served.site.transcribing._stopping:
+            time.sleep(0.01)
+        found = served.upload(b"one")
+        assert (found.status, found.code) == (503, "stopping") and served.healthy()
+        draining.result(5.0)
+        sender.join()
+        assert answers == [200]
+    with serving() as served:
+        sender = threading.Thread(target=lambda: served.upload(b"!wait 9"))
+        sender.start()
+        while not served.site.transcribing._waiting:
+            time.sleep(0.01)
+        served.call(served.site.drain(0.1))
+        served.call(served.site.transcribing.stop())
+        assert served.idle()
+        sender.join()
 
 
 def test_a_process_that_cannot_be_started() -> None:
