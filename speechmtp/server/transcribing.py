@@ -159,19 +159,17 @@ class Transcribing:
     async def _watch(self, process: asyncio.subprocess.Process, gone: asyncio.Event) -> None:
         """Wait until the process is gone, and kill it when it gives no sign of life."""
         loop = asyncio.get_running_loop()
-        stopped = False
         while not gone.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(gone.wait(), 0.5)
             silent = loop.time() - self._sign
             if silent > (SILENCE if self._heard else STARTING) or self._pulse.stuck > STUCK:
-                stopped = True
                 break
         self._transport.abort()
         self._transport = None
         self._kill()
         code = await process.wait()
-        if stopped or code:
+        if not self._stopped:
             logger.warning("uploads: their process was lost (exit code %s)", code)
             self.on_loss()
         failure = Failure(self._why or "the process that transcribes uploads was lost; send the file again", False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from http_runs import BOUNDARY, Served, form, serving
+from http_runs import BOUNDARY, Served, form, quick, serving
 
 import speechmtp
 from speechmtp.api import Recogniser
@@ -27,17 +27,17 @@ def recogniser() -> Recogniser:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with serving(command=(), upload_seconds=200.0) as one:
+    with quick(), serving(command=(), upload_seconds=200.0) as one:
         one.site.transcribing.on_loss = lambda: pytest.fail("the process was lost")
         yield one
 
 
 @pytest.fixture(scope="module")
 def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A minute of speech in two channels at 22,050 Hz: several parts."""
+    """Forty seconds of speech in two channels at 22,050 Hz: several parts."""
     samples, _ = read_audio(speechmtp.example("reading"), rate=22050)
     path = tmp_path_factory.mktemp("long") / "long.flac"
-    joined = np.tile(np.concatenate([samples, np.zeros(4000, np.float32)]), 8)
+    joined = np.tile(np.concatenate([samples, np.zeros(4000, np.float32)]), 5)
     soundfile.write(path, np.stack([joined, 0.9 * joined], 1), 22050)
     return path
 
@@ -64,10 +64,10 @@ def test_the_text_is_that_of_python(served: Served, recogniser: Recogniser, long
         times = np.array([(one["start"], one["end"]) for one in found["words"]])
         assert np.abs(times - [(one.start, one.end) for one in expected.words]).max() < 0.001
         assert found["duration"] == pytest.approx(expected.audio_seconds, abs=0.001)
-    assert len(expected.segments) > 10
+    assert len(expected.segments) > 6
     streamed = served.upload(long_file.read_bytes(), stream="true", include=["logprobs"])
     events = [json.loads(line[6:]) for line in streamed.body.split(b"\n\n") if line.startswith(b"data: {")]
-    assert len(events) > 3 and "".join(one["delta"] for one in events[:-1]) == expected.text
+    assert len(events) == 3 and "".join(one["delta"] for one in events[:-1]) == expected.text
     assert "".join(one["token"] for one in events[-1]["logprobs"]) == expected.text
 
 

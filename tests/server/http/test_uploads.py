@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from http_runs import BOUNDARY, Served, form, part, rest, serving
+from http_runs import BOUNDARY, Served, form, part, quick, rest, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Served]:
-    with serving(languages={"base": ("de", "en"), "small": ("en",)}, upload=100_000, uploads=3) as one:
+    with quick(), serving(languages={"base": ("de", "en"), "small": ("en",)}, upload=100_000, uploads=3) as one:
         yield one
 
 
@@ -219,7 +219,7 @@ class _Pieces:
             yield one
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=40), st.text(max_size=10), st.lists(st.integers(0, 1000), max_size=12))
 def test_forms_do_not_depend_on_their_pieces(served: Served, content: bytes, value: str, cuts: list[int]) -> None:
     content = content.replace(b"--", b"-") + b"\r\n--b0undar\r\n-"
