@@ -71,6 +71,7 @@ CLIENTS = (
     Client("deepgram", "deepgram_sdk.py", "file", live=False),
     Client("vosk", "vosk_client.py", "live"),
     Client("livekit", "livekit_stt.py", "openai-live", without_room="retries"),
+    Client("livekit", "livekit_stt.py", "openai-commits", without_room="retries"),
     Client("livekit", "livekit_stt.py", "openai-whole", live=False),
     Client("livekit", "livekit_stt.py", "deepgram-live", without_room="retries"),
     Client("livekit", "livekit_stt.py", "deepgram-whole", live=False),

@@ -7,12 +7,13 @@ ends with a commit, whose answer is waited for. The figures are void if the load
     python tools/load.py expect DATA EXPECTED.json --url URL    # once: what one stream alone says
     python tools/load.py run DATA --url URL --streams 4 --minutes 10 --words WORDS.json --expected EXPECTED.json \\
         --pid PID --out load.json
-    python tools/load.py stub DATA --streams 50 --minutes 1     # the front alone, started here with a stub engine
-    python tools/load.py idle --url URL --streams 500 --minutes 1 --pid PID
+    python tools/load.py run DATA --streams 50 --minutes 1      # without --url: the front alone, with a stub engine
+    python tools/load.py idle --streams 500 --minutes 0.5
 
 First token: the first text behind the start of the first word. Emission: a committed word behind its end. Shown: the
 same for words on show, from when they stay. Finalisation: the answer behind its commit (with --turns vad behind the end
-of the last word, which has --silence in it). Heard: how far the recogniser is behind. Lateness: that of the load.
+of the last word, which has --silence in it); fast: that of --fast streams. Heard: how far the recogniser is behind.
+Lateness: that of the load.
 """
 
 import argparse
@@ -65,14 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("run", "expect", "stub", "idle"):
+    for verb in ("run", "expect", "idle"):
         sub = verbs.add_parser(verb)
         if verb != "idle":
             sub.add_argument("data", help="Kaldi data directory")
         if verb == "expect":
             sub.add_argument("expected", help="JSON file to be written: what each utterance says")
         sub.add_argument("--root", help="root of relative audio paths (default: SPEECHMTP_CORPORA)")
-        sub.add_argument("--url", default="ws://127.0.0.1:8765")
+        sub.add_argument("--url", help="of the server; default: one with a stub engine is started here")
         sub.add_argument("--token", default="")
         sub.add_argument("--streams", type=int, default=1)
         sub.add_argument("--minutes", type=float, default=1.0)
@@ -84,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--silence", type=float, default=0.7, help="seconds that end a segment, with --turns vad")
         sub.add_argument("--conversation", action="store_true", help="each utterance is followed by as much silence")
         sub.add_argument("--aborts", type=float, default=0.0, help="chance that a client goes away within a minute")
+        sub.add_argument("--fast", type=int, default=0,
+                         help="streams that send an utterance at once when the one before is answered")  # fmt: skip
         sub.add_argument("--seed", type=int, default=1)
         sub.add_argument("--words", help="JSON file of the references' words with times")
         sub.add_argument("--expected", dest="expected_file", help="JSON file of what each utterance says alone")
@@ -103,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
 def load(args: argparse.Namespace) -> int:
     """Offer the load, print the figures and write them."""
     with ExitStack() as stack:
-        if args.verb == "stub":
+        stub = args.url is None
+        if stub:
             args.url, args.pid = stack.enter_context(_Stub(args.streams)).place
         if args.verb == "expect":
             seconds = _seconds(args)
@@ -115,7 +119,7 @@ def load(args: argparse.Namespace) -> int:
         after = metrics(base, args.token)
     found = measured(
         records, _turns(args), _read(args.expected_file), _words(args.words), get_normalizer(args.normalizer),
-        args.verb == "stub",
+        stub,
     )  # fmt: skip
     report = found.figures() | {
         "machine": machine(began), "options": {key: value for key, value in vars(args).items() if key != "token"},
@@ -163,6 +167,7 @@ def offer(args: argparse.Namespace) -> list[dict[str, Any]]:
                 out=str(Path(folder) / f"{first}.json"), root=args.root, token=args.token, seed=args.seed,
                 first=args.first, piece=args.piece, jitter=args.jitter / 1000, turns=_turns(args),
                 silence=args.silence, spread=args.spread, conversation=args.conversation, aborts=args.aborts,
+                fast=args.fast, streams=args.streams,
             ) for first in range(0, args.streams, PER_PROCESS)
         ]  # fmt: skip
         running = [_begun(plan) for plan in plans]

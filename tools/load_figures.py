@@ -26,6 +26,7 @@ class Said:
     answered: float | None = None
     text: str = ""
     failed: bool = False
+    fast: bool = False  # sent at once, so that its words have no delay
     check: str = ""  # how a stub engine would call its audio
     events: list[list[Any]] = field(default_factory=list)
 
@@ -53,7 +54,13 @@ def utterances(record: Mapping[str, Any], turns: str) -> list[Said]:
     """The utterances of one connection with what was said of them. With commits the k-th item that is committed is the
     k-th utterance; otherwise items belong to the utterance in which their speech began."""
     found = [
-        Said(one["id"], record["t0"] + one["begin"] / RATE, one["asked"], check=f"n{one['samples']}x{one['check']:08x}")
+        Said(
+            one["id"],
+            record["t0"] + one["begin"] / RATE,
+            one["asked"],
+            fast=record["fast"],
+            check=f"n{one['samples']}x{one['check']:08x}",
+        )
         for one in record["slots"]
     ]
     owner: dict[str, Said] = {}
@@ -107,8 +114,8 @@ class Measured:
 
     delays: dict[str, list[float]] = field(
         default_factory=lambda: {
-            name: [] for name in ("first token", "emission", "shown", "finalisation", "heard", "lateness", "connect",
-                                  "refused")
+            name: [] for name in ("first token", "emission", "shown", "finalisation", "fast", "heard", "lateness",
+                                  "connect", "refused")
         }
     )  # fmt: skip
     counts: dict[str, int] = field(
@@ -148,7 +155,7 @@ class Measured:
             counts["closed"] += 1
             self.closed.append(record["closed"])
         heard = [event for event in record["events"] if event[1] == "heard"]
-        for time, _, until, *_ in heard:
+        for time, _, until, *_ in () if record["fast"] else heard:
             delays["heard"].append(time - record["t0"] - until / 1000)
             self.times["heard"].append(time)
         if heard:
@@ -169,12 +176,12 @@ class Measured:
             return
         self.texts[one.id] = one.text
         last = next((word.end for word in reversed(reference) if word.end is not None), None)
-        asked = one.asked if turns == "commit" or last is None else one.begun + last
-        self.delays["finalisation"].append(one.answered - asked)
+        asked = one.asked if one.fast or turns == "commit" or last is None else one.begun + last
+        self.delays["fast" if one.fast else "finalisation"].append(one.answered - asked)
         if expected is not None and one.text.split() != expected.split():
             counts["wrong"] += 1
             self.wrong.append({"id": one.id, "expected": expected, "found": one.text})
-        if not reference:
+        if not reference or one.fast:
             return
         said = one.live
         found = Delays.of(reference, said, normalise)

@@ -57,6 +57,8 @@ class Plan:
     spread: float = 2.0  # seconds within which streams begin
     conversation: bool = False
     aborts: float = 0.0
+    fast: int = 0  # the last so many of all `streams` send utterances at once, each when the one before is answered
+    streams: int = 1
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Record:
     blocked: float = 0.0  # seconds in which the server took nothing
     closed: str = ""  # why the server ended it
     aborted: bool = False
+    fast: bool = False
+    ended: bool = False  # the connection
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Stream:
 
     def __init__(self, plan: Plan, audio: dict[str, np.ndarray], number: int, begin: float) -> None:
         self.plan, self.number = plan, number
+        self.fast = number >= plan.streams - plan.fast
         self.programme = Programme(plan, audio, number)
         self.due = begin + plan.spread * self.programme.phase  # of the connection
         self.end = begin + plan.seconds
@@ -129,7 +134,7 @@ class Stream:
         await _until(self.due)
         slots = self.programme.slots()
         while True:
-            record = Record(self.number, time.monotonic())
+            record = Record(self.number, time.monotonic(), fast=self.fast)
             self.records.append(record)
             if not await self._connected(record, slots) or time.monotonic() > self.end:
                 return self.records
@@ -161,7 +166,7 @@ class Stream:
             if record.aborted:
                 socket.transport.abort()
             else:
-                await self._answers(record, listener)
+                await self._answers(record)
                 await socket.close()
         except ConnectionClosed:
             pass  # the listener notes it
@@ -174,16 +179,20 @@ class Stream:
         record.t0 = max(record.asked + HEAD, time.monotonic())
         sent, before, count, check = 0, 0.0, 0, 0
         for slot in slots:
-            if record.t0 + (sent + slot.spoken) / RATE > self.end:
+            over = time.monotonic() if self.fast else record.t0 + (sent + slot.spoken) / RATE
+            if over > self.end:
                 return False
             leaves = draw.random() < 1 - (1 - plan.aborts) ** (len(slot.samples) / RATE / 60)
             note: dict[str, Any] = {"id": slot.id, "begin": sent, "end": sent + slot.spoken}
             for start, stop in pieces(slot, plan.piece * RATE // 1000):
                 if leaves and start > slot.spoken // 2:
                     return True
-                due = max(before, record.t0 + (sent + stop) / RATE + plan.jitter * draw.random())
-                await _send(socket, client.audio(slot.samples[start:stop]), max(due, before), record)
-                before = due
+                message = client.audio(slot.samples[start:stop])
+                if self.fast:
+                    await socket.send(message)
+                else:
+                    before = max(before, record.t0 + (sent + stop) / RATE + plan.jitter * draw.random())
+                    await _send(socket, message, before, record)
                 count, check = count + stop - start, zlib.crc32(slot.samples[start:stop].tobytes(), check)
                 if stop == slot.spoken:
                     note |= {"asked": time.monotonic(), "samples": count, "check": check}
@@ -192,12 +201,14 @@ class Stream:
                         await socket.send(client.commit())
                     record.slots.append(note)
             sent += len(slot.samples)
+            if self.fast:
+                await self._answers(record)
         return False
 
-    async def _answers(self, record: Record, listener: "asyncio.Task[None]") -> None:
+    async def _answers(self, record: Record) -> None:
         """Wait until all commits are answered, but not for ever."""
         until = time.monotonic() + LAST
-        while time.monotonic() < until and not listener.done():
+        while time.monotonic() < until and not record.ended:
             answers = sum(event[1] in ("completed", "failed") for event in record.events)
             if answers >= len(record.slots) or self.plan.turns == "none":
                 return
@@ -232,6 +243,7 @@ async def _listen(socket: ClientConnection, record: Record) -> None:
             record.closed = f"{error.rcvd.code} {error.rcvd.reason}".strip()
         elif error.rcvd is None and not record.aborted:
             record.closed = "1006"
+    record.ended = True
 
 
 def note_of(given: dict[str, Any]) -> list[Any]:

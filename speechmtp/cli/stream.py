@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--realtime-factor", type=float, metavar="X",
                         help="how fast a file is sent: 1 (default) as it was spoken, 2 twice as fast, 0 or inf as fast "
                         "as it is taken")  # fmt: skip
+    parser.add_argument("--model", default="", metavar="NAME", help="of a server that has several; default: its first")
     parser.add_argument(
         "--language", default="", metavar="CODE", help="of the speech, such as de; default: the model's"
     )
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     factor = _check(args)
     url = address(args.url)
     blocks = _blocks(args)
-    realtime = Realtime(RATE, args.language, args.silence or 0.0, words=True)
+    realtime = Realtime(RATE, args.language, args.silence or 0.0, words=True, model=args.model)
     with connected(url, args.token) as socket:
         session, began = StreamSession(socket, realtime, url, factor), time.monotonic()
         try:

@@ -104,7 +104,10 @@ class EngineProcess:
                 continue
             live.take(event)
             live.changed = True
-            self._release(live)
+            try:
+                self._release(live)
+            except Exception as error:  # whatever it is, the other sessions go on
+                self._fail(live, error)
 
     def _say(self) -> bool:
         """Send what arose; whether something is to be said soon."""
@@ -253,8 +256,8 @@ def engine_config(model: Recogniser) -> EngineConfig:
     return EngineConfig(slots=SLOTS, together=1 if model.device.type == "cpu" else TOGETHER)
 
 
-def calibrate(name: str, model: Recogniser) -> PassTimes:
-    """Measure what passes of a model cost here."""
+def calibrate(name: str, model: Recogniser, warm: bool = False) -> PassTimes | None:
+    """Measure what passes of a model cost here; only let it run once, so that it is `warm`."""
     strategy, language = strategy_of(model, ""), next(iter(model.bundle.model.languages), "")
     samples, rate = read_audio(example("reading"))
     samples = samples.astype(np.float32) if rate == model.rate else resample(samples, rate, model.rate)
@@ -263,6 +266,9 @@ def calibrate(name: str, model: Recogniser) -> PassTimes:
     def decode(window: np.ndarray, prefix: Sequence[int], previous: Sequence[int]) -> list[int]:
         return decode_window(model, strategy, window, language, prefix, previous)
 
+    if warm:
+        decode(samples[: 2 * model.rate], decode(samples[: 2 * model.rate], (), ())[:2], ())
+        return None
     times = measure(decode, samples, model.rate, model.longest, stream.push)
     print(describe(times, name), file=sys.stderr, flush=True)
     return times
@@ -271,9 +277,10 @@ def calibrate(name: str, model: Recogniser) -> PassTimes:
 def readiness(models: Mapping[str, Recogniser], known: str = "") -> Readiness:
     """What the front is told of models that are loaded: the costs are those of the dearest, or what is `known` of them,
     as JSON, from an engine that was here before."""
+    found = [calibrate(name, model, warm=bool(known)) for name, model in models.items()]
     if known:
         return Readiness(**json.loads(known))
-    times = [calibrate(name, model) for name, model in models.items()]
+    times = [one for one in found if one is not None]
     dearest = max(times, key=lambda one: one.cost(1.0))
     languages = {name: list(model.bundle.model.languages) for name, model in models.items()}
     device = str(next(iter(models.values())).device)

@@ -166,11 +166,10 @@ CoreEvent = SpeechStarted | SpeechStopped | Committed | Tail | Final | Heard | C
 
 @dataclass(frozen=True)
 class Send:
-    """A message: text or binary. Where the client reads too slowly, a draft is dropped for a later one of the same
-    kind."""
+    """A message: text or binary."""
 
     message: str | bytes
-    draft: str = ""  # its kind; empty: it must reach the client
+    droppable: str = ""  # its kind, if a later one of that kind replaces it where the client reads too slowly
 
 
 @dataclass(frozen=True)

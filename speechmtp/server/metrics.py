@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from speechmtp.server.protocols.contract import EndReason
+from speechmtp.server.protocols.table import PROTOCOLS
 
 HOW = "metrics need prometheus_client; pip install 'speechmtp[server]'"
 
@@ -13,7 +14,7 @@ _SHORT = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 # Values that a label may have; others are counted as `other`, so that no client can make new ones.
 LABELS: dict[str, tuple[str, ...]] = {
-    "protocol": ("openai", "deepgram", "vosk"),
+    "protocol": tuple(PROTOCOLS),
     "outcome": ("ended", "closed", "lost", "failed", *get_args(EndReason)),
     "reason": (
         "full", "starting", "stopping", "invalid_api_key", "foreign_origin", "foreign_host", "too_many_connections",

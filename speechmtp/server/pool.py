@@ -4,47 +4,29 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
-import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.server.admission import Room, SpeechShare
 from speechmtp.server.config import ServerConfig
-from speechmtp.server.link import Frame, FrameReader, Kind, Load, Readiness, frame, read_said
+from speechmtp.server.link import BEAT, Frame, Kind, Load, Readiness, read_said
 from speechmtp.server.messages import CoreEvent, SpeechStarted, SpeechStopped
 from speechmtp.server.messages import Heard as HeardEvent
+from speechmtp.server.process import Process
 from speechmtp.server.session import Session
 
 logger = logging.getLogger("speechmtp.server")
 
+LEAVING = 2.0  # seconds that an engine may take to leave
 SILENCE = 3.0  # seconds without a sign of life after which an engine is killed
 STUCK = 30.0  # seconds that it may be about one thing
 STARTING = 120.0  # seconds that it may take to start
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0  # seconds before an engine is started again
 STEADY = 10.0  # seconds that it must have run for that wait to be short again
 LOST = 10.0  # seconds without an engine after which its sessions are given up
-
-
-class _Wire(asyncio.Protocol):
-    """The front's end of an engine's socket."""
-
-    def __init__(self, took: Callable[[Frame], None], lost: Callable[[], None]) -> None:
-        self._reader, self._took, self._lost = FrameReader(), took, lost
-
-    def data_received(self, data: bytes) -> None:
-        """Frames came."""
-        for one in self._reader.push(data):
-            self._took(one)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The engine is gone."""
-        self._lost()
 
 
 class Engine:
@@ -66,11 +48,9 @@ class Engine:
         self._shares: dict[int, SpeechShare] = {}
         self._speaking: set[int] = set()
         self._command, self._restarted = command, restarted
-        self._process: asyncio.subprocess.Process | None = None
-        self._transport: asyncio.Transport | None = None
+        self._process: Process | None = None
         self._running: list[int] = []
-        self._sign = 0.0  # when it last gave a sign of life
-        self._up, self._gone = asyncio.Event(), asyncio.Event()
+        self._up = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
@@ -87,12 +67,10 @@ class Engine:
     async def stop(self) -> None:
         """Let it leave, and end it if it does not."""
         self._stopping = True
-        if self._transport is not None:
-            self._transport.write(frame(Kind.STOP))
+        if self._process is not None:
+            await self._process.leave(LEAVING)
+            self._process.kill()
         if self._task is not None:
-            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-                await asyncio.wait_for(asyncio.shield(self._task), 2.0)
-            self._kill()
             with contextlib.suppress(Exception):
                 await self._task
 
@@ -102,7 +80,7 @@ class Engine:
         return None if self._process is None else self._process.pid
 
     async def _live(self) -> None:
-        """Start the process, watch it, and start it again."""
+        """Start the process, watch it, and start it again. One that cannot be started at all is a failure."""
         wait, lost_at = FIRST_WAIT, time.monotonic()
         while not self._stopping and not self.failure:
             began = time.monotonic()
@@ -121,31 +99,18 @@ class Engine:
 
     async def _run_once(self) -> bool:
         """Run a process until it is gone; whether it came up."""
-        loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._gone.clear()
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, *self._known, "--fd", str(theirs.fileno()), stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()], env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=False,
-            )  # fmt: skip
-        transport: Any
-        transport, _ = await loop.create_connection(lambda: _Wire(self._take, self._gone.set), sock=ours)
-        self._transport, self._sign = transport, loop.time()
-        watching = asyncio.create_task(self._watch())
+        self._process = process = await Process.start([*self._command, *self._known], self._take)
+        watching = asyncio.create_task(self._watch(process))
         try:
-            await self._gone.wait()
+            await process.gone.wait()
         finally:
             watching.cancel()
-            transport.abort()
-            self._transport = None
-            self._kill()
-            await self._process.wait()
+            code = await process.end()
+            self._process = None
         came_up, self.readiness = self.readiness is not None, None
         self._up.clear()
         if not self._stopping and came_up:
-            logger.warning("engine %d: lost (exit code %s), started again", self.index, self._process.returncode)
+            logger.warning("engine %d: lost (exit code %s), started again", self.index, code)
         self._lose()
         return came_up
 
@@ -154,29 +119,20 @@ class Engine:
         """What need not be measured again."""
         return () if self.known is None else ("--known", json.dumps(asdict(self.known)))
 
-    async def _watch(self) -> None:
+    async def _watch(self, process: Process) -> None:
         """Kill the process when it gives no sign of life, or does not come round."""
-        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(0.25)
-            silent = loop.time() - self._sign
-            if silent > (SILENCE if self.readiness is not None else STARTING) or self.load.stuck > STUCK:
-                logger.warning(
-                    "engine %d: no sign of life for %.1f s, killed", self.index, max(silent, self.load.stuck)
-                )
+            await asyncio.sleep(BEAT)
+            seconds = max(process.silent, self.load.stuck)
+            if process.silent > (SILENCE if self.readiness is not None else STARTING) or self.load.stuck > STUCK:
+                logger.warning("engine %d: no sign of life for %.1f s, killed", self.index, seconds)
                 self._restarted("stuck")
-                self._kill()
+                process.kill()
                 return
-
-    def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)  # `send_signal` may take the exit code from asyncio
 
     # Frames
 
     def _take(self, one: Frame) -> None:
-        self._sign = asyncio.get_running_loop().time()
         if one.kind is Kind.EVENTS:
             self._hear(one)
         elif one.kind is Kind.BEAT:
@@ -212,8 +168,8 @@ class Engine:
                 share.move(event.time, number in self._speaking)
 
     def _tell(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
+        if self._process is not None:
+            self._process.tell(data)
 
     # Sessions
 

@@ -49,7 +49,7 @@ class Bucket:
 
 
 class Outbox:
-    """Messages that wait to be sent, in order. A draft is dropped for a later one of the same kind."""
+    """Messages that wait to be sent, in order. A droppable one takes the place of one of its kind that still waits."""
 
     def __init__(self) -> None:
         self._waiting: deque[Send | Close] = deque()
@@ -62,15 +62,15 @@ class Outbox:
     def put(self, one: Send | Close) -> None:
         """Add a message."""
         if isinstance(one, Send):
-            if one.draft:
-                self._drop(one.draft)
+            if one.droppable:
+                self._drop(one.droppable)
             self.size += len(one.message)
         self._waiting.append(one)
         self.ready.set()
 
-    def _drop(self, draft: str) -> None:
+    def _drop(self, kind: str) -> None:
         for place, other in enumerate(self._waiting):
-            if isinstance(other, Send) and other.draft == draft:
+            if isinstance(other, Send) and other.droppable == kind:
                 self.size -= len(other.message)
                 del self._waiting[place]
                 return

@@ -3,16 +3,14 @@
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 from speechmtp.errors import DataError
 from speechmtp.server.config import Limits
-from speechmtp.server.link import Frame, FrameReader, Kind, frame
+from speechmtp.server.link import Frame, Kind, frame
+from speechmtp.server.process import Process
 from speechmtp.server.protocols.contract import Refused
 from speechmtp.server.uploads import Failure, Part, Pulse, Upload, read_part
 
@@ -24,22 +22,6 @@ STARTING = 120.0  # seconds that it may take to start
 LEAVING = 2.0  # seconds that it may take to leave
 
 _Said = Part | Failure | None  # None: all of it was said
-
-
-class _Wire(asyncio.Protocol):
-    """The front's end of the socket."""
-
-    def __init__(self, took: Callable[[Frame], None], lost: Callable[[], None]) -> None:
-        self._reader, self._took, self._lost = FrameReader(), took, lost
-
-    def data_received(self, data: bytes) -> None:
-        """Frames came."""
-        for one in self._reader.push(data):
-            self._took(one)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The process is gone."""
-        self._lost()
 
 
 class Transcribing:
@@ -54,13 +36,12 @@ class Transcribing:
         ours += [part for name, model in models for part in ("--model", f"{name}={model}")]
         self._command, self._most = command or ours, limits.uploads
         self.on_loss: Callable[[], None] = lambda: None  # called when the process was lost
-        self._process: asyncio.subprocess.Process | None = None
-        self._transport: Any = None
-        self._starting = asyncio.Lock()
+        self._process: Process | None = None
+        self._launching: asyncio.Task[Refused | None] | None = None
         self._waiting: dict[int, asyncio.Queue[_Said]] = {}
         self._numbers = 0
         self._taken = 0
-        self._sign, self._heard, self._pulse = 0.0, False, Pulse()
+        self._heard, self._pulse = False, Pulse()
         self._why = ""  # what the process said when it left
         self._stopping = self._stopped = False
         self._task: asyncio.Task[None] | None = None
@@ -73,7 +54,7 @@ class Transcribing:
     @property
     def pid(self) -> int | None:
         """The process; None while there is none."""
-        return None if self._process is None or self._transport is None else self._process.pid
+        return None if self._process is None else self._process.pid
 
     def refuse(self) -> None:
         """Take no further uploads."""
@@ -116,59 +97,53 @@ class Transcribing:
 
     async def stop(self) -> None:
         """End the process, and with it what is being transcribed; no other is started."""
-        self._stopped = True
-        self._tell(frame(Kind.STOP))
-        task = self._task
+        self._stopping = self._stopped = True
+        if self._launching is not None:
+            await asyncio.wait([self._launching])
+        process, task = self._process, self._task
+        if process is not None:
+            await process.leave(LEAVING)
+            process.kill()
         if task is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(task), LEAVING)
-            self._kill()
             await task
 
     def _tell(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
+        if self._process is not None:
+            self._process.tell(data)
 
     async def _start(self) -> None:
-        """Start the process unless it runs."""
-        async with self._starting:
-            if self._stopped:
-                raise Refused(503, "stopping", "the server stops; send the file again")
-            if self._transport is not None:
-                return
-            if self._task is not None:
-                await self._task
-            loop = asyncio.get_running_loop()
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            self._sign, self._heard, self._pulse, self._why = loop.time(), False, Pulse(), ""
-            with theirs:
-                try:
-                    self._process = await asyncio.create_subprocess_exec(
-                        *self._command, "--fd", str(theirs.fileno()), stdin=asyncio.subprocess.DEVNULL,
-                        pass_fds=[theirs.fileno()], env={**os.environ, "OMP_NUM_THREADS": "1"},
-                    )  # fmt: skip
-                except OSError as error:
-                    ours.close()
-                    logger.error("uploads: their process cannot be started (%s)", error.strerror or error)
-                    raise Refused(500, "transcription_failed", "uploads cannot be transcribed now; try later") from None
-            gone = asyncio.Event()
-            self._transport, _ = await loop.create_connection(lambda: _Wire(self._take, gone.set), sock=ours)
-            self._task = loop.create_task(self._watch(self._process, gone))
+        """Start the process unless it runs. It is started to the end even if whoever waits for it leaves."""
+        if self._launching is None or self._launching.done():
+            self._launching = asyncio.create_task(self._launch())
+        if problem := await asyncio.shield(self._launching):
+            raise problem
 
-    async def _watch(self, process: asyncio.subprocess.Process, gone: asyncio.Event) -> None:
+    async def _launch(self) -> Refused | None:
+        """Start the process unless it runs; why it cannot be started."""
+        if self._task is not None and self._process is None:
+            await self._task
+        if self._stopped:
+            return Refused(503, "stopping", "the server stops; send the file again")
+        if self._process is None:
+            self._heard, self._pulse, self._why = False, Pulse(), ""
+            try:
+                self._process = await Process.start(self._command, self._take)
+            except OSError as error:
+                logger.error("uploads: their process cannot be started (%s)", error.strerror or error)
+                return Refused(500, "transcription_failed", "uploads cannot be transcribed now; try later")
+            self._task = asyncio.create_task(self._watch(self._process))
+        return None
+
+    async def _watch(self, process: Process) -> None:
         """Wait until the process is gone, and kill it when it gives no sign of life."""
-        loop = asyncio.get_running_loop()
-        while not gone.is_set():
+        silent = False
+        while not process.gone.is_set() and not silent:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(gone.wait(), 0.5)
-            silent = loop.time() - self._sign
-            if silent > (SILENCE if self._heard else STARTING) or self._pulse.stuck > STUCK:
-                break
-        self._transport.abort()
-        self._transport = None
-        self._kill()
-        code = await process.wait()
+                async with asyncio.timeout(0.5):
+                    await process.gone.wait()
+            silent = process.silent > (SILENCE if self._heard else STARTING) or self._pulse.stuck > STUCK
+        self._process = None
+        code = await process.end()
         if not self._stopped:
             logger.warning("uploads: their process was lost (exit code %s)", code)
             self.on_loss()
@@ -176,14 +151,9 @@ class Transcribing:
         for said in self._waiting.values():
             said.put_nowait(failure)
 
-    def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
-
     def _take(self, one: Frame) -> None:
         """A frame came."""
-        self._sign, self._heard = asyncio.get_running_loop().time(), True
+        self._heard = True
         if one.kind is Kind.BEAT:
             self._pulse = Pulse(**one.json())
         elif one.kind is Kind.FATAL:

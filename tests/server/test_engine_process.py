@@ -123,7 +123,10 @@ def engine(folder: Path) -> Iterator[EngineClient]:
     client = EngineClient([f"small={folder}", f"second={folder}"])
     client.until(lambda: client.ready)
     yield client
+    client.wire.close()
+    left = client.process.wait(10)
     client.end()
+    assert left == 0, "it leaves with its front"
 
 
 @pytest.fixture(scope="module")
@@ -303,26 +306,17 @@ def test_a_killed_engine_s_session_goes_on_in_another(engine: EngineClient, fold
     assert committed(before) and committed(events[len(before) :]).startswith(" ")
 
 
-def test_a_model_that_cannot_be_loaded_is_said_in_a_line(tmp_path: Path) -> None:
-    client = EngineClient([f"none={tmp_path / 'nothing'}"])
+def test_it_leaves_when_it_is_told_or_says_in_a_line_why_it_cannot_begin(folder: Path, tmp_path: Path) -> None:
+    clients = [EngineClient([f"small={path}"]) for path in (folder, tmp_path / "nothing")]
+    stopped, failed = clients  # they start side by side
     try:
-        client.until(lambda: client.fatal)
-        assert client.fatal["user"] and "no such model folder" in client.fatal["message"]
-        assert client.process.wait(10) == 2
-        assert client.process.stderr is not None and b"Traceback" not in client.process.stderr.read()
+        stopped.until(lambda: stopped.beats)  # while it loads
+        stopped.send(Kind.STOP)
+        assert stopped.process.wait(10) == 0
+        failed.until(lambda: failed.fatal)
+        assert failed.fatal["user"] and "no such model folder" in failed.fatal["message"]
+        assert failed.process.wait(10) == 2
+        assert failed.process.stderr is not None and b"Traceback" not in failed.process.stderr.read()
     finally:
-        client.end()
-
-
-@pytest.mark.parametrize("stop", [True, False])
-def test_it_leaves_with_its_front(folder: Path, stop: bool) -> None:
-    client = EngineClient([f"small={folder}"])
-    try:
-        client.until(lambda: client.beats)
-        if stop:
-            client.send(Kind.STOP)
-        else:
-            client.wire.close()
-        assert client.process.wait(10) == 0
-    finally:
-        client.end()
+        for client in clients:
+            client.end()

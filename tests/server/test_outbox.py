@@ -1,4 +1,4 @@
-"""Messages that wait for a client who reads slowly."""
+"""Messages that wait for a client that reads slowly."""
 
 import asyncio
 
@@ -6,17 +6,15 @@ from speechmtp.server.messages import Close, Send
 from speechmtp.server.talk import Outbox
 
 
-def test_a_draft_is_dropped_for_a_later_one_of_its_kind_alone() -> None:
-    async def put() -> list[str]:
-        outbox = Outbox()
-        for message in (Send("t1", "tail"), Send("h1", "heard"), Send("word"), Send("t2", "tail"), Send("h2", "heard")):
-            outbox.put(message)
-        assert outbox.size == len("h2t2word") and len(outbox) == 3
-        outbox.put(Close(1000, "over"))
-        found = []
-        while (one := outbox.pop()) is not None:
-            found.append(one.reason if isinstance(one, Close) else str(one.message))
-        assert outbox.size == 0 and not outbox.ready.is_set()
-        return found
+def test_a_later_message_replaces_only_one_of_its_kind() -> None:
+    async def waiting() -> tuple[list[Send | Close | None], int]:
+        box = Outbox()
+        for one in (Send("a tail", "tail"), Send("words"), Send("position", "heard"), Send("a later tail", "tail"),
+                    Send("a later position", "heard"), Close(1000)):  # fmt: skip
+            box.put(one)
+        size = box.size
+        return [box.pop() for _ in range(5)], size
 
-    assert asyncio.run(put()) == ["word", "t2", "h2", "over"]
+    found, size = asyncio.run(waiting())
+    assert [one.message for one in found if isinstance(one, Send)] == ["words", "a later tail", "a later position"]
+    assert found[3:] == [Close(1000), None] and size == len("words") + len("a later tail") + len("a later position")

@@ -106,8 +106,10 @@ def test_a_token_is_asked_for_and_kept_out_of_the_address(browser: Browser) -> N
         begun(browser, server)
         browser.wait(lambda: browser.run("document.activeElement.id") == "token")
         assert browser.text("notice-text") == "This server asks for a token."
-        browser.run("document.getElementById('token').value = 'tell-me'")
-        browser.run("document.getElementById('token-form').requestSubmit()")
+        for given, found in (("wrong", "The server refused this token."), ("tell-me", "")):
+            browser.run(f"document.getElementById('token').value = '{given}'")
+            browser.run("document.getElementById('token-form').requestSubmit()")
+            browser.wait(lambda found=found: browser.text("notice-text") == found)
         browser.wait(lambda: browser.text("state") == "Listening")
         browser.click("main")
         browser.wait(lambda: browser.text("state") == "Ready")

@@ -53,14 +53,17 @@ def test_a_server_like_it_without_extensions_serves_too(capsys: Capture) -> None
 
 def test_events_are_json_lines_and_figures_the_last(capsys: Capture) -> None:
     with StandIn() as server:
-        assert stream(server, "--output", "json", "--language", "en", "--silence", "0.3") == 0
+        assert stream(server, "--output", "json", "--language", "en", "--silence", "0.3", "--model", "m") == 0
         asked = server.sessions[0].messages[0]["session"]
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert "".join(row["text"] for row in rows if row["event"] == "committed") == TEXT
     assert {row["event"] for row in rows} == {"committed", "tail", "final", "figures"}
     assert rows[-1]["audio"] == 7.29 and rows[-1]["finalisation"] >= 0 and rows[-1]["words_median"] is None
     given = asked["audio"]["input"]
-    assert given["transcription"]["language"] == "en" and given["turn_detection"]["silence_duration_ms"] == 300
+    assert (
+        given["transcription"] == {"model": "m", "language": "en"}
+        and given["turn_detection"]["silence_duration_ms"] == 300
+    )
 
 
 def test_standard_input_is_heard_as_it_arrives(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -139,8 +139,8 @@ def test_who_is_alone_is_decoded_alone() -> None:
 
 
 def test_a_fast_sender_does_not_disturb_live_ones() -> None:
-    live = [Speaker(chatter(60, 0.7, first=seed)[0], begin=0.1 * seed, config=PLAIN) for seed in range(3)]
-    long, text = chatter(600, 0.7)
+    live = [Speaker(chatter(40, 0.7, first=seed)[0], begin=0.1 * seed, config=PLAIN) for seed in range(3)]
+    long, text = chatter(300, 0.7)
     model = SpokenModel()
     beside, plain = Room(model, [*live, Speaker(long, begin=3.0, speed=FAST, piece=10.0)]), [
         Speaker(one.audio, one.begin) for one in live
@@ -176,11 +176,11 @@ def test_what_has_waited_takes_in_what_has_come() -> None:
 
 
 def test_overload_loses_no_word_and_starves_nobody() -> None:
-    speakers = [Speaker(chatter(100, 0.7, first=seed)[0], begin=0.3 * seed) for seed in range(14)]
+    speakers = [Speaker(chatter(60, 0.7, first=seed)[0], begin=0.3 * seed) for seed in range(14)]
     room = Room(SpokenModel(fixed=0.05, second=0.01), speakers)  # 14 need 2 s a second at the usual step
     room.run()
     for seed, one in enumerate(speakers):
-        assert one.text == chatter(100, 0.7, first=seed)[1]
+        assert one.text == chatter(60, 0.7, first=seed)[1]
     ends = [one.said[-1][0] - one.comes(len(one.audio)) for one in speakers]
     waits = [wait for one in speakers for wait in one.waits()]
     assert room.crowded and max(ends) < 3.0 and max(waits) < 6.0, "nobody is left behind"

@@ -48,7 +48,7 @@ def record(**more: Any) -> dict[str, Any]:
     """A connection that began at 100 s and said two utterances, of 2 s and 1 s."""
     return {
         "number": 0, "asked": 99.0, "connect": 0.01, "refused": "", "t0": 100.0, "lateness": [0.001] * 99 + [0.015],
-        "blocked": 0.0, "closed": "", "aborted": False,
+        "blocked": 0.0, "closed": "", "aborted": False, "fast": False,
         "slots": [
             {"id": "a", "begin": 0, "end": 32000, "asked": 102.0, "samples": 32000, "check": 1},
             {"id": "b", "begin": 48000, "end": 64000, "asked": 104.0, "samples": 32000, "check": 2},
@@ -142,7 +142,20 @@ def test_the_front_alone_gets_every_sample(tmp_path: Path, capsys: pytest.Captur
     try:
         load = tool("load")
         assert load.main(
-            ["stub", str(data), "--streams", "3", "--minutes", "0.035", "--spread", "0.1", "--out", str(out)]
+            [
+                "run",
+                str(data),
+                "--streams",
+                "3",
+                "--fast",
+                "1",
+                "--minutes",
+                "0.035",
+                "--spread",
+                "0.1",
+                "--out",
+                str(out),
+            ]
         ) in (0, 1)
     finally:
         sys.path.remove(str(ROOT / "tools"))

@@ -1,7 +1,7 @@
 // The page: one button, the transcript, and what goes wrong.
 
 import { Meters } from "./meters.js";
-import { Session } from "./session.js";
+import { Session, models } from "./session.js";
 import { Microphone, Problem, RATE, Recording, microphones } from "./sources.js";
 import { Transcript, clock } from "./transcript.js";
 
@@ -72,8 +72,11 @@ function onClosed({ why, message }) {
   meters.quiet();
   meters.behind(null);
   state("Ready");
-  if (why === "token") notice(message || "This server asks for a token.", { asks: true });
-  else if (why !== "done") notice(message || sentence(why, message));
+  if (why === "token") {
+    const asked = token ? "The server refused this token." : "This server asks for a token.";
+    notice(message || asked, { asks: true });
+  }
+  if (why !== "token" && why !== "done") notice(message || sentence(why, message));
 }
 
 function markGap() {
@@ -103,7 +106,7 @@ function onEvent(message) {
   if (follows) scroller.scrollTop = scroller.scrollHeight;
   find("latest").hidden = follows;
   progress();
-  draw();
+  if (message.type !== "speechmtp.heard") draw();
 }
 
 function progress() {
@@ -118,7 +121,8 @@ function progress() {
 
 function open(more) {
   const silence = Number(find("silence").value);
-  const options = { base: document.baseURI, token, silence, retries: more.recording ? 0 : 1 };
+  const model = find("model").value;
+  const options = { base: document.baseURI, token, silence, model, retries: more.recording ? 0 : 1 };
   run = { ...more };
   run.session = new Session(options, {
     state: (name, detail) => queueMicrotask(() => run && onState(name, detail)),
@@ -231,6 +235,15 @@ async function fillDevices() {
   find("device").value = found.some((one) => one.id === chosen) ? chosen : "";
 }
 
+// The choice of a model, where there are several.
+async function fillModels() {
+  const chosen = find("model").value;
+  const names = await models(document.baseURI, token);
+  find("models").hidden = names.length < 2;
+  find("model").replaceChildren(...(names.length > 1 ? names.map((name) => new Option(name, name)) : []));
+  if (names.includes(chosen)) find("model").value = chosen;
+}
+
 // The transcript's buttons
 
 function save(text, ending, type) {
@@ -285,8 +298,8 @@ function draw() {
   find("main").disabled = stopping;
   find("line").disabled = !run?.session?.live || stopping;
   find("choose").disabled = running;
-  find("device").disabled = running;
-  const words = transcript.text();
+  for (const id of ["device", "model"]) find(id).disabled = running;
+  const words = transcript.spoken;
   find("empty").hidden = !transcript.empty;
   find("empty").classList.toggle("waits", running);
   find("lead").textContent = running ? "Words appear here." : "Speak, and read along.";
@@ -304,6 +317,7 @@ find("file").addEventListener("change", (event) => {
 });
 find("settings-open").addEventListener("click", () => {
   fillDevices();
+  fillModels();
   find("settings").showModal();
 });
 find("silence").addEventListener("change", (event) => run?.session.endAfter(Number(event.target.value)));

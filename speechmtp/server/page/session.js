@@ -19,6 +19,17 @@ export function base64(samples) {
   return btoa(text);
 }
 
+// The names of the server's models; none if it does not say.
+export async function models(base, token) {
+  try {
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    const answer = await fetch(new URL("v1/models", base), { headers });
+    return answer.ok ? ((await answer.json()).data || []).map((one) => one.id) : [];
+  } catch {
+    return [];
+  }
+}
+
 // What the server says of itself over HTTP, since a browser hides why it refused a websocket: `token`, `full`, `gone`, or
 // nothing if all seems well.
 async function reason(base, token) {
@@ -75,9 +86,10 @@ export class Session {
   }
 
   settings() {
-    const { silence } = this.options;
+    const { silence, model } = this.options;
     const turns = silence ? { type: "server_vad", silence_duration_ms: silence } : null;
     const input = { format: { type: "audio/pcm", rate: RATE }, turn_detection: turns };
+    if (model) input.transcription = { model };
     this.asked += 1;
     return { type: "session.update", session: { type: "transcription", include: INCLUDE, audio: { input } } };
   }

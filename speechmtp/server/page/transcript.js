@@ -97,6 +97,11 @@ export class Transcript {
     return !this.said.childElementCount && !this.tail.textContent;
   }
 
+  // Whether there is any text.
+  get spoken() {
+    return Boolean(this.said.querySelector("[data-text]"));
+  }
+
   // All that was said, a line for each segment; gaps are marked.
   text() {
     const lines = [...this.said.children].map((line) => line.dataset.text || "").filter(Boolean);

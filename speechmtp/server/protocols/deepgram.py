@@ -279,7 +279,7 @@ class Deepgram:
             channel={"alternatives": [alternative]},
             metadata=model,
         )
-        return said if final else Send(said.message, draft="interim")
+        return said if final else Send(said.message, droppable="Results")
 
     def _word(self, word: Word) -> dict[str, Any] | None:
         """A word; None for one without times, or of punctuation alone."""

@@ -188,13 +188,15 @@ class OpenAIRealtime:
         """The recogniser says something."""
         if self._closed:
             return []
+        if self._ending is not None:
+            self.wake = now + ANSWER
         if isinstance(event, Committed | Tail | SpeechStarted | SpeechStopped):
             return self._said(event)
         if isinstance(event, Final):
             return self._final(event)
         if isinstance(event, Heard) and HEARD in self._config.include:
             counts = {"audio_ms": milliseconds(event.time), "tokens": event.tokens, "calls": event.calls}
-            return [replace(self._send(HEARD, **counts), draft=HEARD)]
+            return [replace(self._send(HEARD, **counts), droppable=HEARD)]
         if isinstance(event, Cleared) and isinstance(self._queue.head, Clearing):
             self._queue.waiting.popleft()
             return [self._send("input_audio_buffer.cleared")]
@@ -218,7 +220,7 @@ class OpenAIRealtime:
         if head is None:
             head = self._queue.open = self._new_item()
         if isinstance(event, Committed):
-            delta, entries = head.add(event.text, event.words)
+            delta, entries = head.add(event.text, event.words if LOGPROBS in self._config.include else ())
             return [*actions, *self._delta(head, delta, entries)]
         if isinstance(event, Tail):
             return [*actions, *self._show(head, event.text if head.text else event.text.lstrip())]
@@ -248,7 +250,7 @@ class OpenAIRealtime:
         if item.tail == tail or TAIL not in self._config.include:
             return []
         item.tail = tail
-        return [replace(self._send(TAIL, item_id=item.id, text=tail), draft=TAIL if tail else "")]
+        return [replace(self._send(TAIL, item_id=item.id, text=tail), droppable=TAIL if tail else "")]
 
     def _final(self, event: Final) -> list[Action]:
         """A segment ended, and with it perhaps items."""

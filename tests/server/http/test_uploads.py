@@ -22,6 +22,7 @@ from speechmtp.server.http.form import read_form, spooled
 from speechmtp.server.http.messages import Request
 from speechmtp.server.http.transcriptions import read_asked
 from speechmtp.server.protocols.contract import Refused
+from speechmtp.server.uploads import Upload
 
 UPLOAD = "/v1/audio/transcriptions"
 KIND = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -332,6 +333,22 @@ def test_a_server_that_stops_finishes_its_uploads() -> None:
         served.call(served.site.transcribing.stop())
         assert served.idle()
         sender.join()
+
+
+def test_a_client_that_leaves_while_the_process_starts() -> None:
+    with serving() as served:
+
+        async def leave() -> None:
+            task = asyncio.ensure_future(anext(served.site.transcribing.transcribe(Upload("x", "default"))))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+
+        served.call(leave())
+        assert served.upload(b"one").json()["text"] == "one"
+        assert served.site.transcribing._numbers == 1
+        served.call(served.site.transcribing.stop())
+        assert served.upload(b"one").code == "stopping"
 
 
 def test_a_process_that_cannot_be_started() -> None:

@@ -57,7 +57,7 @@ def shown(action: Action) -> str:
     """An action as a line."""
     if isinstance(action, Send):
         text = action.message if isinstance(action.message, str) else repr(action.message)
-        return f"{'draft' if action.draft else 'send'} {re.sub(r'event_[0-9]+', 'event_N', text)}"
+        return f"{'droppable' if action.droppable else 'send'} {re.sub(r'event_[0-9]+', 'event_N', text)}"
     if isinstance(action, Close):
         return f"close {action.code} {action.reason}".rstrip()
     if isinstance(action, Audio):

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_recogniser import PAUSE, SILENCE, SlowRecogniser
 
-from speechmtp.server.messages import Action, Close, Send
-from speechmtp.server.protocols.contract import Adapter
+from speechmtp.server.messages import Action, Close, CoreEvent, Failed, Heard, Send
+from speechmtp.server.protocols.contract import Adapter, EndReason
+from speechmtp.server.protocols.rules import CODES, FAILURES
 
 VAD = {"type": "session.update", "session": {"include": ["speechmtp.tail", "speechmtp.final"], "audio": {
     "input": {"turn_detection": {"type": "server_vad"}}}}}  # fmt: skip
@@ -48,10 +49,14 @@ class Exchange:
         for event in self.core.step():
             self._apply(self.adapter.on_core(event, self.now))
 
-    def end(self) -> None:
+    def hear(self, event: CoreEvent) -> None:
+        """The recogniser says something else."""
+        self._apply(self.adapter.on_core(event, self.now))
+
+    def end(self, reason: EndReason = "too_long") -> None:
         """The server ends the session, and the recogniser catches up."""
-        self._apply(self.adapter.on_end("too_long", "over", self.now))
-        while self.core.waiting:
+        self._apply(self.adapter.on_end(reason, "over", self.now))
+        while self.core.waiting and self.closed is None:
             self.step()
 
     def _apply(self, actions: Any) -> None:
@@ -112,7 +117,7 @@ def numbers(completed: list[dict[str, Any]]) -> list[list[int]]:
 
 
 @given(OPERATIONS)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 def test_commits_are_answered_once_and_in_order_with_their_own_words(operations: list[str]) -> None:
     exchange = Exchange("/v1/realtime")
     commits, cleared = spoken(exchange, operations)
@@ -135,7 +140,7 @@ def test_commits_are_answered_once_and_in_order_with_their_own_words(operations:
 
 
 @given(OPERATIONS)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 def test_turns_that_the_server_finds_have_their_words_once(operations: list[str]) -> None:
     exchange = Exchange("/v1/realtime")
     exchange.client(VAD)
@@ -147,7 +152,7 @@ def test_turns_that_the_server_finds_have_their_words_once(operations: list[str]
 
 
 @given(st.lists(st.sampled_from(["word", "silence", "pause", "flush", "core", "core"]), max_size=60), st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_deepgram_finals_tile_and_have_every_word_once(operations: list[str], interim: bool) -> None:
     exchange = Exchange(f"/v1/listen?encoding=linear16&sample_rate=16000&interim_results={str(interim).lower()}")
     flushes = 0
@@ -178,7 +183,7 @@ def test_deepgram_finals_tile_and_have_every_word_once(operations: list[str], in
 
 
 @given(st.lists(st.sampled_from(["word", "silence", "pause", "reset", "core", "core", "wait"]), max_size=60))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_vosk_answers_every_message_once_and_within_its_time(operations: list[str]) -> None:
     exchange = Exchange("/")
     asked, since = 0, list[float]()
@@ -207,6 +212,29 @@ def test_vosk_answers_every_message_once_and_within_its_time(operations: list[st
     assert exchange.closed is not None and exchange.closed.code == 1000
 
 
+@pytest.mark.parametrize("target", ["/v1/realtime", "/v1/listen?encoding=linear16&sample_rate=24000", "/"])
+@given(st.lists(st.sampled_from(["word", "silence", "core"]), max_size=12), st.sampled_from([*CODES, *FAILURES]))
+@settings(deadline=None, max_examples=60)
+def test_every_end_is_one_close(target: str, operations: list[str], reason: Any) -> None:
+    exchange = Exchange(target)
+    for name in operations:
+        if name == "core":
+            exchange.step()
+        elif target == "/v1/realtime":
+            exchange.append(int(name == "word"))
+        else:
+            exchange.client(np.full(24, int(name == "word"), "<i2").tobytes())
+    if reason in FAILURES:
+        exchange.hear(Failed(reason, "given up"))
+    else:
+        exchange.end(reason)
+    assert exchange.closed is not None and exchange.closed.code == {**CODES, **FAILURES}[reason]
+    exchange.client(b"more")
+    exchange.append(1)
+    exchange.hear(Heard(99.0))
+    exchange.end("stopping")
+
+
 KINDS = [
     "session.update", "input_audio_buffer.append", "input_audio_buffer.commit", "input_audio_buffer.clear", "KeepAlive",
     "Finalize", "Configure", "response.create", "x", 7, None,
@@ -226,7 +254,7 @@ BROKEN = (JSON | UPDATE | KIND).map(json.dumps) | st.text(max_size=20) | st.bina
 
 @pytest.mark.parametrize("target", ["/v1/realtime", "/v1/listen", "/v1/listen?encoding=linear16&sample_rate=8000", "/"])
 @given(st.lists(BROKEN, max_size=12))
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 def test_nothing_that_a_client_sends_raises(target: str, messages: list[str | bytes]) -> None:
     adapter, closed = opened(target), False
     actions: list[Action] = []

@@ -36,7 +36,7 @@ def test_companded_bytes_are_what_libsndfile_makes_of_them(encoding: str, subtyp
 
 
 @given(st.sampled_from(sorted(ENCODINGS)), st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=8))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_cuts_make_no_difference(encoding: str, data: bytes, cuts: list[int]) -> None:
     samples, rate = read(encoding, data, cuts)
     assert samples.dtype == np.int16 and rate == 16000.0

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from exchanges import GOLDEN, replayed, steps_of
 
+from speechmtp.server.protocols.table import PROTOCOLS
+
 FILES = sorted(GOLDEN.glob("*.txt"))
 
 
@@ -20,7 +22,7 @@ def test_every_protocol_has_exchanges() -> None:
     opened = {
         line.split()[1].split("?")[0] for path in FILES for line in path.read_text().splitlines() if "open /" in line
     }
-    assert opened == {"/v1/realtime", "/v1/listen", "/v2/listen", "/"}
+    assert opened == {path for protocol in PROTOCOLS.values() for path in protocol.paths}
 
 
 def test_finals_of_deepgram_follow_each_other_without_a_gap() -> None:
