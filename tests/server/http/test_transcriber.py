@@ -3,6 +3,7 @@ ones, and files that are none."""
 
 import io
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from http_runs import BOUNDARY, Served, form, quick, serving
+from media_files import written
 
 import speechmtp
 from speechmtp.api import Recogniser
@@ -153,3 +155,39 @@ def test_a_client_that_leaves_ends_the_work(served: Served, long_file: Path) -> 
     while served.site.transcribing._pulse.uploads and time.monotonic() < deadline:
         time.sleep(0.05)
     assert served.site.transcribing._pulse.uploads == 0
+
+
+def damaged(chance: random.Random, whole: bytes) -> bytes:
+    """A file with some bytes changed, left out or doubled, or with its end missing."""
+    data = bytearray(whole)
+    for _ in range(chance.randrange(1, 8)):
+        place = chance.randrange(min(len(data), chance.choice([64, 512, len(data)])))
+        span = slice(place, place + chance.choice([1, 2, 4, 64, 2000]))
+        data[span] = chance.choice(
+            [b"", bytes(data[span]) * 2, chance.randbytes(len(data[span])), b"\xff" * 4, b"\0" * 4]
+        )
+        if len(data) < 2:
+            break
+    return bytes(data[: chance.randrange(len(data))] if chance.random() < 0.2 and data else data)
+
+
+def damaged_files(served: Served, folder: Path, count: int, seed: int) -> None:
+    chance, wholes = random.Random(seed), list[bytes]()
+    samples, _ = read_audio(speechmtp.example("digits"))
+    for name in ("a.wav", "a.flac", "a.mp3", "a.ogg", "a.aiff", "a.opus"):
+        kind = {"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}
+        soundfile.write(folder / name, samples, 16000, **kind)
+        wholes.append((folder / name).read_bytes())
+    wholes += [written("mp4", "aac"), written("webm", "libopus")]
+    for _ in range(count):
+        content = damaged(chance, chance.choice(wholes))
+        found = served.upload(content)
+        assert found.status in (200, 400), (found.body, content[:64])
+        assert found.status == 200 or (found.code == "invalid_audio" and b"\\n" not in found.body), found.body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_files(served: Served, tmp_path: Path, seed: int) -> None:
+    """Each has a transcript or a refusal, and the process lives."""
+    damaged_files(served, tmp_path, 250, seed)
