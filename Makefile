@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
 		> $(VENV)/torch.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c $(VENV)/torch.txt \
-		-e '.[dev,plot,train]'
+		-e '.[dev,plot,server,train]'
 	@touch $@
 
 demo: setup
