@@ -18,6 +18,8 @@ from media_files import written
 import speechmtp
 from speechmtp.api import Recogniser
 from speechmtp.audio.io import read_audio
+from speechmtp.server.config import Limits
+from speechmtp.server.transcribing import Transcribing
 
 EXAMPLES = ("reading", "digits", "date")
 
@@ -29,7 +31,9 @@ def recogniser() -> Recogniser:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with quick(), serving(command=(), upload_seconds=200.0) as one:
+    ours = Transcribing([("default", "default")], "cpu", Limits(upload_seconds=200.0))._command
+    assert ours[1:3] == ["-m", "speechmtp.server.transcriber"]
+    with quick(), serving(command=[*ours, "--nice", "0"]) as one:  # beside other tests it would get no time
         one.site.transcribing.on_loss = lambda: pytest.fail("the process was lost")
         yield one
 
