@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from load_figures import Measured, lines, measured
 from load_streams import Plan
-from load_watch import Watch, metrics, quantile
+from load_watch import Levels, Watch, metrics, quantile
 
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.errors import SpeechMTPError
@@ -115,6 +115,7 @@ def load(args: argparse.Namespace) -> int:
         base = address(args.url).replace("ws", "http", 1).partition("/v1/")[0]
         before, began = metrics(base, args.token), os.getloadavg()
         watch = stack.enter_context(Watch(args.pid)) if args.pid else None
+        levels = stack.enter_context(Levels(base, args.token))
         records = offer(args)
         after = metrics(base, args.token)
     found = measured(
@@ -123,6 +124,7 @@ def load(args: argparse.Namespace) -> int:
     )  # fmt: skip
     report = found.figures() | {
         "machine": machine(began), "options": {key: value for key, value in vars(args).items() if key != "token"},
+        "levels": levels.row(),
         "processes": watch.rows() if watch else [],
         "event_loop_delay_p99": quantile(before, after, LOOP_DELAY, 0.99),
     }  # fmt: skip
@@ -153,6 +155,9 @@ def _lines_of_server(report: dict[str, Any]) -> list[str]:
         )
     if report["event_loop_delay_p99"] is not None:
         found.append(f"event-loop delay of the front: 99 % at most {1000 * report['event_loop_delay_p99']:g} ms")
+    if report["levels"]:
+        load, grown, full = (report["levels"][name] for name in ("load", "grown", "full"))
+        found.append(f"load {load:.2f}, steps grown {100 * grown:.0f} % of the time, full {100 * full:.0f} %")
     facts = report["machine"]
     return [*found, f"{facts['processor']}, {facts['cores']} cores, load average {facts['load_average']}"]
 

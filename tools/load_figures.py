@@ -120,8 +120,8 @@ class Measured:
     )  # fmt: skip
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
-            ("connections", "refused", "closed", "aborted", "commits", "lost", "failed", "wrong", "errors", "words",
-             "retracted"), 0
+            ("connections", "refused", "closed", "aborted", "commits", "lost", "failed", "wrong", "wrong words",
+             "errors", "words", "retracted"), 0
         )
     )  # fmt: skip
     times: dict[str, list[float]] = field(default_factory=lambda: {"emission": [], "heard": []})
@@ -180,6 +180,7 @@ class Measured:
         self.delays["fast" if one.fast else "finalisation"].append(one.answered - asked)
         if expected is not None and one.text.split() != expected.split():
             counts["wrong"] += 1
+            counts["wrong words"] += normalise(one.text) != normalise(expected)
             self.wrong.append({"id": one.id, "expected": expected, "found": one.text})
         if not reference or one.fast:
             return

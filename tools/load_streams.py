@@ -182,7 +182,7 @@ class Stream:
             over = time.monotonic() if self.fast else record.t0 + (sent + slot.spoken) / RATE
             if over > self.end:
                 return False
-            leaves = draw.random() < 1 - (1 - plan.aborts) ** (len(slot.samples) / RATE / 60)
+            leaves = not self.fast and draw.random() < 1 - (1 - plan.aborts) ** (len(slot.samples) / RATE / 60)
             note: dict[str, Any] = {"id": slot.id, "begin": sent, "end": sent + slot.spoken}
             for start, stop in pieces(slot, plan.piece * RATE // 1000):
                 if leaves and start > slot.spoken // 2:

@@ -84,6 +84,45 @@ class Watch:
                 for pid in dict.fromkeys(one.pid for one in self.samples)]  # fmt: skip
 
 
+@dataclass
+class Levels:
+    """Asks a server every few seconds how loaded it is. `loads` are its level (1: steps have grown, 2: it is full) and
+    the busiest engine's seconds of work a second."""
+
+    base: str
+    token: str = ""
+    loads: list[tuple[float, float]] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Levels":
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(2.0):
+            text = metrics(self.base, self.token)
+            found = [
+                re.search(rf"^speechmtp_{name} (\S+)$", text, re.M) for name in ("load_level", "engine_load_ratio")
+            ]
+            if all(found):
+                self.loads.append((float(found[0][1]), float(found[1][1])))  # type: ignore[index]
+
+    def row(self) -> dict[str, float] | None:
+        """The shares of the time in which steps had grown and in which it was full, and the mean load."""
+        if not self.loads:
+            return None
+        levels = [level for level, _ in self.loads]
+        return {
+            "grown": round(levels.count(1) / len(levels), 3), "full": round(levels.count(2) / len(levels), 3),
+            "load": round(sum(load for _, load in self.loads) / len(levels), 3),
+        }  # fmt: skip
+
+
 def used(samples: Sequence[Sample]) -> dict[str, Any]:
     """What a process used: its share of a core, memory in MB at the beginning, at the end and at most, by how much that
     grows in a minute (over the last two thirds), descriptors and threads at first, at last and at most."""

@@ -80,7 +80,8 @@ def test_delays_are_behind_the_words_and_the_commit(figures: ModuleType) -> None
 def test_what_differs_from_alone_is_wrong_and_what_is_late_is_void(figures: ModuleType) -> None:
     late = record(lateness=[0.001] * 98 + [0.03] * 2)
     found = figures.measured([late], "commit", {"a": "one too."}, {}, PLAIN)
-    assert found.counts["wrong"] == 1 and found.wrong == [{"id": "a", "expected": "one too.", "found": "one two."}]
+    assert found.counts["wrong"] == found.counts["wrong words"] == 1
+    assert found.wrong == [{"id": "a", "expected": "one too.", "found": "one two."}]
     assert found.void and any(line.startswith("VOID") for line in figures.lines(found.figures()))
 
 

@@ -6,6 +6,7 @@ import { Microphone, Problem, RATE, Recording, microphones } from "./sources.js"
 import { Transcript, clock } from "./transcript.js";
 
 const TOKEN = "speechmtp.token";
+const HELD = 10 * RATE; // samples that wait for a connection; older ones are lost
 const find = (id) => document.getElementById(id);
 const meters = new Meters(find);
 const transcript = new Transcript(find("said"), find("tail"));
@@ -14,6 +15,7 @@ let run = null; // what goes on: { session, microphone, recording }
 let recorded = 0; // milliseconds of sound so far, whether it was sent or not
 let from = 0; // of them before the connection
 let away = null; // milliseconds of sound before which nothing was lost; null while connected
+let opening = false; // the microphone
 let again = null; // starts what was refused for want of a token
 let token = sessionStorage.getItem(TOKEN) || "";
 
@@ -27,8 +29,10 @@ function notice(text, { error = true, asks = false } = {}) {
   if (asks) find("token").focus();
 }
 
-function state(text) {
+// `quiet` leaves screen readers alone, as with what counts.
+function state(text, quiet = false) {
   find("state").textContent = text;
+  if (!quiet) find("told").textContent = text;
 }
 
 const SEEN = { full: "The server is full", gone: "The server does not answer", lost: "The connection was lost" };
@@ -57,7 +61,7 @@ function onWaiting({ seconds, why, message }) {
   notice(`${sentence(why, message)} The page tries again by itself.`, { error: why !== "full" });
   const count = () => {
     if (run !== mine || !run.session.waits) return;
-    state(`Trying again in ${Math.max(1, Math.ceil((until - performance.now()) / 1000))} s`);
+    state(`Trying again in ${Math.max(1, Math.ceil((until - performance.now()) / 1000))} s`, true);
     setTimeout(count, 250);
   };
   count();
@@ -68,7 +72,7 @@ function onClosed({ why, message }) {
   run = null;
   microphone?.close();
   transcript.settle();
-  markGap();
+  markGap(recorded);
   meters.quiet();
   meters.behind(null);
   state("Ready");
@@ -79,23 +83,36 @@ function onClosed({ why, message }) {
   if (why !== "token" && why !== "done") notice(message || sentence(why, message));
 }
 
-function markGap() {
+// Sound between `away` and `until` was not heard.
+function markGap(until) {
   if (away === null) return;
-  const seconds = Math.max(1, Math.round((recorded - away) / 1000));
-  transcript.gap(`The connection was lost; about ${seconds} s are missing here`);
+  const seconds = Math.max(1, Math.round((until - away) / 1000));
+  transcript.gap(`No connection: about ${seconds} s are missing here`);
   away = null;
 }
 
 function onConnected() {
-  markGap();
-  from = recorded;
+  if (!run) return;
+  const held = run.held.splice(0);
+  from = recorded - held.reduce((sum, piece) => sum + piece.length, 0) / (RATE / 1000);
+  if (away === null && from - run.began > 500) away = run.began;
+  markGap(from);
+  run.began = Infinity; // what was lost before the first connection is told
   transcript.begin(from);
-  if (run?.recording) pump(run);
+  held.forEach((piece) => run.session.push(piece));
+  if (run.recording) pump(run);
 }
 
 function onLost() {
   away = from + (run ? run.session.heard : 0);
   transcript.settle();
+}
+
+// A microphone's sound waits to be sent; a file's may.
+function onSlow(late) {
+  if (!run?.microphone || Boolean(late) === run.slow) return;
+  run.slow = Boolean(late);
+  notice(late ? "The network is slow: sound is waiting to be sent." : "", { error: false });
 }
 
 function onEvent(message) {
@@ -115,7 +132,7 @@ function progress() {
   const { session, recording } = run;
   if (session.live) meters.behind(session.sent / (RATE / 1000) / 1000 - session.heard / 1000);
   if (recording && session.live) {
-    state(`${clock(session.heard)} of ${clock(1000 * recording.seconds)} heard`);
+    state(`${clock(session.heard)} of ${clock(1000 * recording.seconds)} heard`, true);
   }
 }
 
@@ -123,13 +140,13 @@ function open(more) {
   const silence = Number(find("silence").value);
   const model = find("model").value;
   const options = { base: document.baseURI, token, silence, model, retries: more.recording ? 0 : 1 };
-  run = { ...more };
+  run = { ...more, slow: false, held: [], began: recorded };
   run.session = new Session(options, {
     state: (name, detail) => queueMicrotask(() => run && onState(name, detail)),
     event: onEvent,
     connected: onConnected,
     lost: onLost,
-    slow: (late) => late && notice(`The network is slow: ${late.toFixed(1)} s of sound are waiting.`, { error: false }),
+    slow: onSlow,
   });
 }
 
@@ -138,7 +155,7 @@ function open(more) {
 async function listen() {
   notice("");
   again = listen;
-  find("main").disabled = true;
+  opening = true;
   state("Opening the microphone …");
   try {
     const microphone = await Microphone.open(find("device").value, onPiece, (message) => {
@@ -152,15 +169,22 @@ async function listen() {
   } catch (error) {
     report(error);
   }
-  find("main").disabled = false;
+  opening = false;
   draw();
 }
 
 function onPiece(samples, level) {
   recorded += samples.length / (RATE / 1000);
   meters.loudness(level);
-  run?.session.push(samples);
+  if (run && !run.session.push(samples) && !run.session.finishing) hold(samples);
   progress();
+}
+
+// Keep what is said while there is no connection.
+function hold(samples) {
+  const { held } = run;
+  held.push(samples);
+  while (held.reduce((sum, piece) => sum + piece.length, 0) > HELD) held.shift();
 }
 
 async function play(file) {
@@ -198,7 +222,7 @@ function pump(mine) {
 }
 
 async function stop() {
-  if (!run) return;
+  if (!run || run.stopping) return;
   const { microphone, session } = run;
   run.stopping = true;
   draw();
@@ -281,7 +305,7 @@ function clear() {
 }
 
 const ACTIONS = {
-  main: () => (run ? stop() : listen()),
+  main: () => (run ? stop() : opening || listen()),
   line: () => run?.session.line(),
   copy,
   text: () => save(transcript.text(), ".txt", "text/plain"),
@@ -295,7 +319,8 @@ function draw() {
   const stopping = Boolean(run?.stopping || run?.session?.finishing);
   document.body.classList.toggle("running", running);
   find("main-label").textContent = stopping ? "Finishing" : running ? "Stop" : "Start";
-  find("main").disabled = stopping;
+  find("main").setAttribute("aria-disabled", String(stopping)); // not `disabled`, which would take the focus away
+  document.title = running ? "● speechmtp: live transcript" : "speechmtp: live transcript";
   find("line").disabled = !run?.session?.live || stopping;
   find("choose").disabled = running;
   for (const id of ["device", "model"]) find(id).disabled = running;
