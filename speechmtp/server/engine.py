@@ -6,6 +6,7 @@ It computes in one thread; two others read and give signs of life. The front sta
 """
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -321,8 +322,9 @@ def main(given: Sequence[str] | None = None) -> int:
     process = EngineProcess(wire, models)
     gc.collect()
     gc.freeze()  # models are not searched for garbage again
-    wire.send(Kind.READY, 0, asdict(ready))
-    process.serve()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the front is gone
+        wire.send(Kind.READY, 0, asdict(ready))
+        process.serve()
     return 0
 
 

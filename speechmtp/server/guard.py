@@ -35,8 +35,8 @@ class Guard:
 
     `tokens` are those that are accepted; without any, no request needs one. `loopback` says that the server is bound to
     this machine only: then requests must name it as their host, against pages that let their own name point here, and a
-    token may stand in the query. `origins` are pages' origins that are allowed besides the server's own. ConfigError
-    for tokens that no header can carry.
+    token may stand in the query. `origins` are pages' origins that are allowed besides the server's own, and with them
+    their hosts, for a proxy on this machine. ConfigError for tokens that no header can carry.
     """
 
     def __init__(self, tokens: Sequence[str], origins: Sequence[str], loopback: bool, limits: Limits) -> None:
@@ -48,6 +48,7 @@ class Guard:
                 )
         self._digests = [_digest(token) for token in tokens]
         self._origins = {_origin(origin) or origin for origin in origins}
+        self._hosts = {*_LOOPBACK, *(host[0] for origin in self._origins if (host := _authority_of(origin)))}
         self._loopback, self._limits = loopback, limits
         self._failures: dict[str, deque[float]] = {}
         self._all = 0
@@ -122,15 +123,17 @@ class Guard:
             failures.popleft()
         if len(failures) >= self._limits.failures:
             raise Refused(503, "too_many_failures", "too many wrong tokens from this address; wait a minute")
-        for given in self._given(headers, offered, query):
-            found = _digest(given)
+        given = list(self._given(headers, offered, query))
+        for one in given:
+            found = _digest(one)
             # All are compared, so that the time tells nothing.
-            if sum([hmac.compare_digest(found, one) for one in self._digests]):
+            if sum([hmac.compare_digest(found, known) for known in self._digests]):
                 return hashlib.sha256(found).hexdigest()[:16]
-        failures.append(now)
-        if place not in self._failures and len(self._failures) >= _ADDRESSES:
-            del self._failures[next(iter(self._failures))]
-        self._failures[place] = failures
+        if given:
+            failures.append(now)
+            if place not in self._failures and len(self._failures) >= _ADDRESSES:
+                del self._failures[next(iter(self._failures))]
+            self._failures[place] = failures
         raise Refused(401, "invalid_api_key", "no valid token; give one as `Authorization: Bearer TOKEN`")
 
     def _given(self, headers: Headers, offered: Sequence[str], query: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -154,7 +157,7 @@ class Guard:
         host = _authority(hosts[0]) if len(hosts) == 1 else None
         if host is None and hosts:
             raise Refused(400, "bad_host", "Host: expected one name, with a port or without; send one")
-        if self._loopback and host is not None and host[0] not in _LOOPBACK:
+        if self._loopback and host is not None and host[0] not in self._hosts:
             raise Refused(
                 403, "foreign_host", "Host: expected localhost, since the server is bound to it; ask for that"
             )

@@ -271,15 +271,16 @@ def _logprobs(found: "Transcript", ends: set[int], recogniser: "Recogniser") -> 
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run the process: `--fd N --model NAME=MODEL ... --device D --seconds S`."""
+    """Run the process: `--fd N --model NAME=MODEL ... --device D --seconds S --nice N`."""
     parser = argparse.ArgumentParser(prog="speechmtp.server.transcriber", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the socket to the front")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=MODEL", help="a model; may be repeated")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seconds", type=float, default=7200.0, help="the most seconds of a recording")
+    parser.add_argument("--nice", type=int, default=NICE, help=f"by how much others go first (default {NICE})")
     args = parser.parse_args(given)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    os.nice(NICE)
+    os.nice(args.nice)
     torch.set_num_threads(1)
     models = dict(one.split("=", 1) for one in args.model)
     Transcriber(socket.socket(fileno=args.fd), models, args.device, args.seconds).run()

@@ -37,7 +37,7 @@ class Transcribing:
         self._command, self._most = command or ours, limits.uploads
         self.on_loss: Callable[[], None] = lambda: None  # called when the process was lost
         self._process: Process | None = None
-        self._starting = asyncio.Lock()
+        self._launching: asyncio.Task[Refused | None] | None = None
         self._waiting: dict[int, asyncio.Queue[_Said]] = {}
         self._numbers = 0
         self._taken = 0
@@ -96,7 +96,10 @@ class Transcribing:
                 self._tell(frame(Kind.CLOSE, number))
 
     async def stop(self) -> None:
-        """End the process, and with it what is being transcribed."""
+        """End the process, and with it what is being transcribed; no other is started."""
+        self._stopping = self._stopped = True
+        if self._launching is not None:
+            await asyncio.wait([self._launching])
         process, task = self._process, self._task
         if process is not None:
             await process.leave(LEAVING)
@@ -109,31 +112,39 @@ class Transcribing:
             self._process.tell(data)
 
     async def _start(self) -> None:
-        """Start the process unless it runs."""
-        async with self._starting:
-            if self._process is not None:
-                return
-            if self._task is not None:
-                await self._task
+        """Start the process unless it runs. It is started to the end even if whoever waits for it leaves."""
+        if self._launching is None or self._launching.done():
+            self._launching = asyncio.create_task(self._launch())
+        if problem := await asyncio.shield(self._launching):
+            raise problem
+
+    async def _launch(self) -> Refused | None:
+        """Start the process unless it runs; why it cannot be started."""
+        if self._task is not None and self._process is None:
+            await self._task
+        if self._stopped:
+            return Refused(503, "stopping", "the server stops; send the file again")
+        if self._process is None:
             self._heard, self._pulse, self._why = False, Pulse(), ""
             try:
                 self._process = await Process.start(self._command, self._take)
             except OSError as error:
                 logger.error("uploads: their process cannot be started (%s)", error.strerror or error)
-                raise Refused(500, "transcription_failed", "uploads cannot be transcribed now; try later") from None
-            self._task = asyncio.get_running_loop().create_task(self._watch(self._process))
+                return Refused(500, "transcription_failed", "uploads cannot be transcribed now; try later")
+            self._task = asyncio.create_task(self._watch(self._process))
+        return None
 
     async def _watch(self, process: Process) -> None:
         """Wait until the process is gone, and kill it when it gives no sign of life."""
-        stopped = False
-        while not process.gone.is_set() and not stopped:
+        silent = False
+        while not process.gone.is_set() and not silent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await process.gone.wait()
-            stopped = process.silent > (SILENCE if self._heard else STARTING) or self._pulse.stuck > STUCK
+            silent = process.silent > (SILENCE if self._heard else STARTING) or self._pulse.stuck > STUCK
         self._process = None
         code = await process.end()
-        if stopped or code:
+        if not self._stopped:
             logger.warning("uploads: their process was lost (exit code %s)", code)
             self.on_loss()
         failure = Failure(self._why or "the process that transcribes uploads was lost; send the file again", False)

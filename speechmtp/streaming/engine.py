@@ -136,13 +136,17 @@ class _Open:
         growing = self.due is not None and self.due.reason is None
         return growing and (self.session.marked or self.session.received > self.session.position + FRAME / RATE)
 
+    def hurried(self, now: float) -> bool:
+        """Whether a flush or the end has come while the pass waited."""
+        return self.session.marked and now - self.due_at > self.config.prompt / 2
+
     def lateness(self, now: float) -> float:
         """Seconds that the pass has waited, beyond what it may if the session is behind."""
         return 0.0 if self.due is None else max(0.0, now - (self.deadline if self.behind else self.due_at))
 
-    def late(self, now: float) -> bool:
-        """Whether the pass has waited for more than half a step."""
-        return self.due is not None and not self.behind and now - self.due_at > self.session.config.step / 2
+    def late(self, now: float, steps: float) -> bool:
+        """Whether the pass has waited for more than so many steps."""
+        return self.due is not None and not self.behind and now - self.due_at > steps * self.session.config.step
 
 
 class SessionEngine:
@@ -150,16 +154,17 @@ class SessionEngine:
 
     `open` gives a handle, by which audio, flushes and the end are given. `step` decodes up to `together` of the passes
     that are due and returns events; call it after feeding, again while any pass is `waiting`. The events of a session
-    are those that it would have alone, unless the engine was crowded or the session behind.
+    are those that it would have alone, unless passes had to wait.
 
     The earliest deadline comes first. A pass is due when its audio has come, or would have in real time; the last pass
     of a segment should be done `prompt` seconds later, a growing one within its step. Only passes of one kind are
     decoded together, so that an end does not wait for long windows.
 
-    When a pass has waited for more than half a step, it takes in the audio that has come since, and the engine is
-    `crowded`: the steps of all sessions grow to `crowded_step`, so that they need fewer passes, and fall back after
-    `calm` seconds without such a pass. A session that is `behind` is decoded a whole segment at a time until all its
-    audio was looked at. What is said stays complete, it is only said later.
+    A growing pass that has waited when a flush comes is left out for the last one, and one that has waited for half a
+    step takes in the audio that has come since. When a pass has waited for more than a step, the engine is `crowded`:
+    the steps of all sessions grow to `crowded_step`, so that they need fewer passes, and fall back after `calm` seconds
+    without such a pass. A session that is `behind` is decoded a whole segment at a time until all its audio was looked
+    at. What is said stays complete, it is only said later.
 
     After `reset` or `close` a handle is refused with a ConfigError, and nothing is touched.
     """
@@ -343,16 +348,15 @@ class SessionEngine:
         """Become crowded, or end it, and renew what has waited too long."""
         due = [one for one in self._open() if one.due is not None]
         self.lateness = max((one.lateness(now) for one in due), default=0.0)
-        late = [one for one in due if one.late(now)]
-        if late:
+        if any(one.late(now, 1.0) for one in due):
             self.crowded, self._late_at = True, now
         elif self.crowded and now - self._late_at >= self.config.calm:
             self.crowded = False
         for one in self._open():
             one.crowded = self.crowded
             one.pace()
-        for one in late:
-            if one.stale:
+        for one in due:
+            if one.stale and (one.late(now, 0.5) or one.hurried(now)):
                 self._guard(one, one.renew)
 
     def _spend(self, now: float, seconds: float) -> None:

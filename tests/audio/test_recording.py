@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from container_files import RATE, sound, written
 
+from speechmtp.audio.files import OpenAudio
 from speechmtp.audio.inputs import Recording, read_input
 from speechmtp.errors import AudioWarning, ConfigError, DataError
 
@@ -152,3 +153,19 @@ def test_a_long_file_takes_hardly_any_memory(tmp_path: Path, as_stream: bool, mo
             most, count = max(most, resident() - before), count + len(block)
     assert count == SECONDS * RATE
     assert most < size // 3
+
+
+def test_a_check_sees_the_open_file_before_it_is_read() -> None:
+    def refuse(file: OpenAudio) -> None:
+        raise DataError(f"{file.samplerate} Hz, {file.channels} channels, {file.most} samples")
+
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((800, 2)), 8000, format="WAV")
+    with pytest.raises(DataError, match=r"^8000 Hz, 2 channels, 800 samples$"):
+        list(Recording(file.getvalue(), 16000, check=refuse))
+
+
+def test_without_programs_none_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechmtp.audio.files.convert", lambda *given: pytest.fail("a program was started"))
+    with pytest.raises(DataError, match="unreadable"):
+        list(Recording(b"no audio at all", 16000, programs=False))

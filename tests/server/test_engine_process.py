@@ -171,6 +171,13 @@ def test_sizes_of_frames_do_not_matter(engine: EngineClient, folder: Path, speec
         heard = [event.time for event in events if isinstance(event, Heard)]
         assert heard == sorted(set(heard))
     assert len(committed(alone)) > 3
+    said = list[Any]()
+    for number, size in enumerate([24, 1200, 30011], 15):  # at a rate that is resampled
+        engine.open(number, rate=24000)
+        engine.audio(number, np.repeat(speech, 2)[:90000], size)
+        events = engine.finish(number)
+        said.append((finals(events), committed(events), events[-1].time))
+    assert said[0] == said[1] == said[2] and said[0][2] == pytest.approx(90000 / 24000) and said[0][1]
 
 
 def test_fifty_flushes_in_a_burst_are_answered_in_order(engine: EngineClient, speech: np.ndarray) -> None:

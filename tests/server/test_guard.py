@@ -12,6 +12,7 @@ from speechmtp.server.protocols.contract import Refused
 KEY = "sk-right"
 LIMITS = Limits(connections=6, connections_address=3, connections_token=2, failures=3)
 HOST = ("Host", "localhost:8765")
+WRONG = ("xi-api-key", "sk-wrong")
 OPEN = Guard((), (), True, LIMITS)
 
 
@@ -116,6 +117,12 @@ def test_hosts(host: str, local: int, others: int) -> None:
         assert found == expected
 
 
+def test_the_host_of_a_listed_page_is_one_of_the_server() -> None:
+    one = Guard((), ["https://voice.example"], True, LIMITS)
+    for host, origin in (("voice.example", "https://voice.example"), ("localhost", "https://voice.example")):
+        assert one.check([("Host", host), ("Origin", origin)], {}, "10.0.0.1", 0.0) == Passed()
+
+
 def test_two_hosts_are_none() -> None:
     with pytest.raises(Refused, match="one name"):
         OPEN.check([HOST, ("host", "localhost")], {}, "10.0.0.1", 0.0)
@@ -123,7 +130,8 @@ def test_two_hosts_are_none() -> None:
 
 def test_failures_of_an_address_end_after_a_minute() -> None:
     one, right = guard(), ("Authorization", f"Bearer {KEY}")
-    assert [status(one, now=float(second)) for second in range(4)] == [401, 401, 401, 503]
+    assert [status(one, now=float(second)) for second in range(9)] == 9 * [401], "none is no wrong one"
+    assert [status(one, WRONG, now=float(second)) for second in range(4)] == [401, 401, 401, 503]
     assert status(one, right, now=4.0) == 503, "the right one is not told apart, so that guessing gains nothing"
     assert status(one, right, now=4.0, address="10.0.0.2") == 200
     assert status(one, right, now=60.5) == 200
@@ -132,16 +140,18 @@ def test_failures_of_an_address_end_after_a_minute() -> None:
 
 def test_a_network_of_ipv6_is_one_address() -> None:
     one = guard()
-    assert [status(one, address=f"2001:db8::{k}") for k in range(4)] == [401, 401, 401, 503]
-    assert status(one, address="2001:db8:0:1::1") == 401
-    assert [status(one, address=a) for a in ("::ffff:10.0.0.9", "10.0.0.9", "::ffff:10.0.0.9", "10.0.0.9")][-1] == 503
+    assert [status(one, WRONG, address=f"2001:db8::{k}") for k in range(4)] == [401, 401, 401, 503]
+    assert status(one, WRONG, address="2001:db8:0:1::1") == 401
+    assert [status(one, WRONG, address=a) for a in ("::ffff:10.0.0.9", "10.0.0.9", "::ffff:10.0.0.9", "10.0.0.9")][
+        -1
+    ] == 503
 
 
 def test_failures_are_remembered_of_so_many_addresses_only() -> None:
     one = guard()
     for number in range(5000):
-        status(one, address=f"10.1.{number // 256}.{number % 256}")
-    assert len(one._failures) <= 4096
+        status(one, WRONG, address=f"10.1.{number // 256}.{number % 256}")
+    assert len(one._failures) == 4096
 
 
 def test_free_requests_need_no_token_but_the_right_origin() -> None:

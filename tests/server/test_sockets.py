@@ -106,12 +106,14 @@ def test_bytes_may_be_cut_anywhere(server: Running) -> None:
         assert completed(client).split()[-1] == checked(NOISE[:8000])
 
 
-def test_fifty_commits_in_a_burst_are_answered_in_order(clean: Running) -> None:
+def test_two_hundred_commits_in_a_burst_are_answered_in_order_with_their_last_samples(clean: Running) -> None:
+    lengths = [1 + 97 * number for number in range(200)]
     with open_session(clean) as client:
-        for number in range(50):
-            client.send(append(NOISE[: 10 * number + 1]))
+        for length in lengths:
+            client.send(append(NOISE[: max(0, length - 1920)]))
+            client.send(append(NOISE[max(0, length - 1920) : length]))  # the last 80 ms come just before the commit
             client.send(COMMIT)
-        assert [completed(client) for _ in range(50)] == [checked(NOISE[: 10 * number + 1]) for number in range(50)]
+        assert [completed(client) for _ in lengths] == [checked(NOISE[:length]) for length in lengths]
 
 
 def test_a_client_that_leaves_frees_its_place(clean: Running) -> None:

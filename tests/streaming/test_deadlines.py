@@ -175,6 +175,22 @@ def test_what_has_waited_takes_in_what_has_come() -> None:
         assert final.flush == 1 and final.text.split() == [f"w{k}" for k in range(1, 12)]
 
 
+def test_a_flush_does_not_wait_for_a_growing_pass_that_has_not_begun() -> None:
+    for waited, passes in ((0.01, 2), (0.08, 1)):
+        model = SpokenModel()
+        with plain_activity():
+            engine = SessionEngine(model, EngineConfig(together=1))  # type: ignore[arg-type]
+            handle = engine.open(PLAIN)
+            engine.feed(handle, np.concatenate([word(1), word(2), word(3)])[:11500], RATE, 0.0)
+            engine.look(0.0)
+            assert engine._find(handle).due is not None
+            engine.flush(handle, 0.0)
+            due_at = engine._find(handle).due_at
+            events = [event for _ in range(2) for _, event in engine.step(due_at + waited)]
+        [final] = [event for event in events if isinstance(event, Final)]
+        assert final.text == "w1 w2 w3" and len(model.windows) == passes and not engine.crowded
+
+
 def test_overload_loses_no_word_and_starves_nobody() -> None:
     speakers = [Speaker(chatter(60, 0.7, first=seed)[0], begin=0.3 * seed) for seed in range(14)]
     room = Room(SpokenModel(fixed=0.05, second=0.01), speakers)  # 14 need 2 s a second at the usual step

@@ -198,7 +198,7 @@ def test_a_crowd_makes_steps_longer_and_no_word_is_lost() -> None:
     for start in range(0, len(audio), 1600):
         for handle in handles:
             engine.feed(handle, audio[start : start + 1600], RATE, start / RATE)
-        now = start / RATE + (0.3 if 1.0 < start / RATE < 3.0 else 0.0)  # the steps of that time come late
+        now = start / RATE + (0.6 if 1.0 < start / RATE < 3.0 else 0.0)  # the steps of that time come late
         for handle, event in engine.step(now):
             said[handle].append(event)
         steps.append(sessions[0].step)

@@ -1,5 +1,6 @@
 """`POST /v1/listen`: Deepgram's way of sending a file, as its body."""
 
+import asyncio
 import datetime
 import struct
 import uuid
@@ -53,7 +54,10 @@ async def listen(site: Site, request: Request) -> Reply:
         settings = asked.settings
         upload = Upload(spool.path, settings.model, settings.language, words=True)
         found = await collected(site, site.transcribing.transcribe(upload))
-        return json_reply(_answer(site, asked, found, spool.digest, utterances, request.query.get("tag", ())))
+        tags = request.query.get("tag", ())
+        return await asyncio.to_thread(
+            lambda: json_reply(_answer(site, asked, found, spool.digest, utterances, tags))
+        )  # two hours of words take a while
 
 
 async def _receive(site: Site, request: Request, spool: Spool, asked: Listening) -> None:

@@ -16,6 +16,8 @@ from speechmtp.server.protocols.contract import Refused
 
 logger = logging.getLogger("speechmtp.server")
 
+_GONE = 499  # what requests whose client left are counted as
+
 Handler = Callable[[Site, Request], Awaitable[Reply]]
 
 
@@ -64,9 +66,10 @@ def route_of(site: Site, path: str) -> Route:
 @asynccontextmanager
 async def serve(site: Site, request: Request) -> AsyncIterator[Reply]:
     """Answer a request; the reply is closed with the context. Whatever goes wrong becomes an answer too."""
-    route = route_of(site, request.path)
-    began = time.monotonic()
+    route, began = route_of(site, request.path), time.monotonic()
     async with AsyncExitStack() as stack:
+        status = [_GONE]
+        stack.callback(_note, site, route, began, status)
         try:
             passed = site.guard.check(request.headers, request.query, request.address, time.monotonic(), route.free)
             site.guard.enter(passed)
@@ -78,10 +81,15 @@ async def serve(site: Site, request: Request) -> AsyncIterator[Reply]:
         except Exception:
             logger.exception("http: %s failed", route.name)
             reply = route.refuse(site, Refused(500, "server_error", "the server failed; see its log"))
-        site.metrics.count("http_requests_total", route=route.name, code=str(reply.status))
         yield reply
+        status[0] = reply.status
+
+
+def _note(site: Site, route: Route, began: float, status: list[int]) -> None:
+    """Count a request that is over, and log those of files."""
+    site.metrics.count("http_requests_total", route=route.name, code=str(status[0]))
     if route.logged:
-        logger.info("http: %s, %.1f s: %d", route.name, time.monotonic() - began, reply.status)
+        logger.info("http: %s, %.1f s: %d", route.name, time.monotonic() - began, status[0])
 
 
 def _refused(site: Site, route: Route, request: Request, refused: Refused) -> Reply:

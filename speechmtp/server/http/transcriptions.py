@@ -56,7 +56,7 @@ async def transcriptions(site: Site, request: Request) -> Reply:
             first = await anext(items, None)
             return Reply(200, _STREAM, Owned(_events(site, asked, first, items), stack.pop_all()))
         found = await collected(site, parts)
-    return _whole(asked, found)
+    return await asyncio.to_thread(_whole, asked, found)  # two hours of words take a while
 
 
 async def collected(site: Site, parts: AsyncGenerator[Part, None]) -> Collected:

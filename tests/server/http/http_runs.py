@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from speechmtp.server.config import Limits
 from speechmtp.server.guard import Guard
 from speechmtp.server.http.connection import HttpConnection
@@ -129,6 +131,15 @@ def rest(sock: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return found
+
+
+@contextmanager
+def quick(**seconds: float) -> Iterator[None]:
+    """Nobody is waited for as long as usual."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"LINGER": 0.05, "GONE": 0.1, **seconds}.items():
+            patch.setattr(f"speechmtp.server.http.connection.{name}", value)
+        yield
 
 
 @contextmanager

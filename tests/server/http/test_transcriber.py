@@ -3,6 +3,7 @@ ones, and files that are none."""
 
 import io
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -11,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from http_runs import BOUNDARY, Served, form, serving
+from http_runs import BOUNDARY, Served, form, quick, serving
+from media_files import written
 
 import speechmtp
 from speechmtp.api import Recogniser
 from speechmtp.audio.io import read_audio
+from speechmtp.server.config import Limits
+from speechmtp.server.transcribing import Transcribing
 
 EXAMPLES = ("reading", "digits", "date")
 
@@ -27,17 +31,19 @@ def recogniser() -> Recogniser:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    with serving(command=(), upload_seconds=200.0) as one:
+    ours = Transcribing([("default", "default")], "cpu", Limits(upload_seconds=200.0))._command
+    assert ours[1:3] == ["-m", "speechmtp.server.transcriber"]
+    with quick(), serving(command=[*ours, "--nice", "0"]) as one:  # beside other tests it would get no time
         one.site.transcribing.on_loss = lambda: pytest.fail("the process was lost")
         yield one
 
 
 @pytest.fixture(scope="module")
 def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A minute of speech in two channels at 22,050 Hz: several parts."""
+    """Forty seconds of speech in two channels at 22,050 Hz: several parts."""
     samples, _ = read_audio(speechmtp.example("reading"), rate=22050)
     path = tmp_path_factory.mktemp("long") / "long.flac"
-    joined = np.tile(np.concatenate([samples, np.zeros(4000, np.float32)]), 8)
+    joined = np.tile(np.concatenate([samples, np.zeros(4000, np.float32)]), 5)
     soundfile.write(path, np.stack([joined, 0.9 * joined], 1), 22050)
     return path
 
@@ -64,10 +70,10 @@ def test_the_text_is_that_of_python(served: Served, recogniser: Recogniser, long
         times = np.array([(one["start"], one["end"]) for one in found["words"]])
         assert np.abs(times - [(one.start, one.end) for one in expected.words]).max() < 0.001
         assert found["duration"] == pytest.approx(expected.audio_seconds, abs=0.001)
-    assert len(expected.segments) > 10
+    assert len(expected.segments) > 6
     streamed = served.upload(long_file.read_bytes(), stream="true", include=["logprobs"])
     events = [json.loads(line[6:]) for line in streamed.body.split(b"\n\n") if line.startswith(b"data: {")]
-    assert len(events) > 3 and "".join(one["delta"] for one in events[:-1]) == expected.text
+    assert len(events) == 3 and "".join(one["delta"] for one in events[:-1]) == expected.text
     assert "".join(one["token"] for one in events[-1]["logprobs"]) == expected.text
 
 
@@ -153,3 +159,39 @@ def test_a_client_that_leaves_ends_the_work(served: Served, long_file: Path) -> 
     while served.site.transcribing._pulse.uploads and time.monotonic() < deadline:
         time.sleep(0.05)
     assert served.site.transcribing._pulse.uploads == 0
+
+
+def damaged(chance: random.Random, whole: bytes) -> bytes:
+    """A file with some bytes changed, left out or doubled, or with its end missing."""
+    data = bytearray(whole)
+    for _ in range(chance.randrange(1, 8)):
+        place = chance.randrange(min(len(data), chance.choice([64, 512, len(data)])))
+        span = slice(place, place + chance.choice([1, 2, 4, 64, 2000]))
+        data[span] = chance.choice(
+            [b"", bytes(data[span]) * 2, chance.randbytes(len(data[span])), b"\xff" * 4, b"\0" * 4]
+        )
+        if len(data) < 2:
+            break
+    return bytes(data[: chance.randrange(len(data))] if chance.random() < 0.2 and data else data)
+
+
+def damaged_files(served: Served, folder: Path, count: int, seed: int) -> None:
+    chance, wholes = random.Random(seed), list[bytes]()
+    samples, _ = read_audio(speechmtp.example("digits"))
+    for name in ("a.wav", "a.flac", "a.mp3", "a.ogg", "a.aiff", "a.opus"):
+        kind = {"format": "OGG", "subtype": "OPUS"} if name == "a.opus" else {}
+        soundfile.write(folder / name, samples, 16000, **kind)
+        wholes.append((folder / name).read_bytes())
+    wholes += [written("mp4", "aac"), written("webm", "libopus")]
+    for _ in range(count):
+        content = damaged(chance, chance.choice(wholes))
+        found = served.upload(content)
+        assert found.status in (200, 400), (found.body, content[:64])
+        assert found.status == 200 or (found.code == "invalid_audio" and b"\\n" not in found.body), found.body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_files(served: Served, tmp_path: Path, seed: int) -> None:
+    """Each has a transcript or a refusal, and the process lives."""
+    damaged_files(served, tmp_path, 250, seed)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from http_runs import BOUNDARY, Served, form, part, rest, serving
+from http_runs import BOUNDARY, Served, form, part, quick, rest, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from speechmtp.server.http.form import read_form, spooled
 from speechmtp.server.http.messages import Request
 from speechmtp.server.http.transcriptions import read_asked
 from speechmtp.server.protocols.contract import Refused
+from speechmtp.server.uploads import Upload
 
 UPLOAD = "/v1/audio/transcriptions"
 KIND = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def served(folder: Path) -> Iterator[Served]:
-    with serving(languages={"base": ("de", "en"), "small": ("en",)}, upload=100_000, uploads=3) as one:
+    with quick(), serving(languages={"base": ("de", "en"), "small": ("en",)}, upload=100_000, uploads=3) as one:
         yield one
 
 
@@ -219,7 +220,7 @@ class _Pieces:
             yield one
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=40), st.text(max_size=10), st.lists(st.integers(0, 1000), max_size=12))
 def test_forms_do_not_depend_on_their_pieces(served: Served, content: bytes, value: str, cuts: list[int]) -> None:
     content = content.replace(b"--", b"-") + b"\r\n--b0undar\r\n-"
@@ -332,6 +333,22 @@ def test_a_server_that_stops_finishes_its_uploads() -> None:
         served.call(served.site.transcribing.stop())
         assert served.idle()
         sender.join()
+
+
+def test_a_client_that_leaves_while_the_process_starts() -> None:
+    with serving() as served:
+
+        async def leave() -> None:
+            task = asyncio.ensure_future(anext(served.site.transcribing.transcribe(Upload("x", "default"))))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+
+        served.call(leave())
+        assert served.upload(b"one").json()["text"] == "one"
+        assert served.site.transcribing._numbers == 1
+        served.call(served.site.transcribing.stop())
+        assert served.upload(b"one").code == "stopping"
 
 
 def test_a_process_that_cannot_be_started() -> None:
