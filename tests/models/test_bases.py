@@ -14,7 +14,7 @@ from small_audio_lm import write_audio_lm
 from small_lm import LINES, write_lm
 
 import speechmtp
-import speechmtp.bundle as bundle_module
+import speechmtp.models.locate as locate_module
 from speechmtp.api import Recogniser
 from speechmtp.audio.endpoint import ActivityConfig
 from speechmtp.audio.features import FbankConfig
@@ -102,7 +102,7 @@ def test_a_folder_is_that_of_its_kind_and_comes_back_as_saved(
 def test_what_it_reads_is_known_of_folders_and_hub_names_before_it_is_loaded(
     kind: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_module, "_download", lambda name: folders[kind])
+    monkeypatch.setattr(locate_module, "_download", lambda name: folders[kind])
     for name in (str(folders[kind]), "owner/model"):
         assert reads_text(name) == (KINDS[kind].input_kind == "texts")
     assert load_bundle("owner/model").model.kind == kind
