@@ -60,8 +60,7 @@ class Journal:
         self._entries: deque[_Entry] = deque()
         self._sent = 0  # entries
         self._opened = False
-        self._flushed = self._cleared = 0  # answered
-        self._clears = 0  # taken
+        self._flushed = self._cleared = 0  # answered: the last flush, and how many clears that are still kept
 
     @property
     def waiting(self) -> float:
@@ -103,8 +102,6 @@ class Journal:
             self.received += len(command.samples) / command.rate
             self._entries.append(_Entry(command, start, self.received, command.rate))
             return
-        elif isinstance(command, Clear):
-            self._clears += 1
         self.ended = isinstance(command, End)
         self._entries.append(_Entry(command, self.received, self.received, self._now_rate))
 
@@ -160,7 +157,6 @@ class Journal:
 
     def _forget(self) -> None:
         """Drop what no engine needs any more."""
-        cleared = self._cleared - (self._clears - sum(isinstance(one.command, Clear) for one in self._entries))
         while self._sent and self._entries:
             entry = self._entries[0]
             command = entry.command
@@ -169,8 +165,8 @@ class Journal:
             elif isinstance(command, Flush):
                 done = self._answered(command)
             elif isinstance(command, Clear):
-                done = cleared > 0
-                cleared -= done
+                done = self._cleared > 0
+                self._cleared -= done
             else:
                 done = isinstance(command, Configure) and entry.start <= self._keep + NEAR
             if not done:
