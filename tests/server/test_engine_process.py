@@ -266,7 +266,8 @@ def test_closed_sessions_say_nothing_and_leave_memory(engine: EngineClient, spee
         return resident() if Path("/proc").is_dir() else 0
 
     before = lives(1000, 200)
-    assert lives(2000, 200) - before < 2_000_000
+    # What waits to be collected goes up and down by some megabytes; a leak would stay.
+    assert min(lives(first, 200) for first in (2000, 3000, 4000, 5000)) - before < 2_000_000
     engine.beats.clear()
     engine.until(lambda: engine.beats and engine.beats[-1].sessions == 0)
 
