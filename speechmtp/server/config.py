@@ -32,7 +32,7 @@ class Limits:
     controls: Number = 50  # a second that carry no audio
     control_burst: Number = 200
     first_audio: Seconds = 60.0
-    session: Seconds = 3600.0  # of audio
+    session: Seconds = 3600.0  # that one may last
     silent: Seconds = 60.0  # without a byte of the client, which is asked for one every 20 s
     waiting: Seconds = 300.0  # of a session's audio that is not listened to yet; then reading pauses
     waiting_all: Seconds = 1800.0  # of all sessions together; then those above `credit` pause

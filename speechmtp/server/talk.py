@@ -256,5 +256,5 @@ class Talk:
             self.end("idle", "nothing came for a minute; connect again")
         elif not journal.begun and not journal.received and now - self._began > limits.first_audio:
             self.end("idle", "no audio came in the first minute; connect again")
-        elif journal.received > limits.session and not self.ending:
+        elif now - self._began > limits.session and not self.ending:
             self.end("too_long", "the longest session is over; connect again")

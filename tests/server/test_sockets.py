@@ -324,6 +324,43 @@ def test_more_audio_than_may_wait_ends_with_the_way_out() -> None:
         assert code == 1008 and "/v1/audio/transcriptions" in reason
 
 
+def test_a_session_that_lasts_too_long_gets_its_last_words() -> None:
+    with running(limits=Limits(session=1.0)) as server, open_session(server) as client:
+        client.send(append(NOISE))
+        said, code, reason = rest(client)
+        assert code == 1000 and checked(NOISE) in said and "longest session" in reason
+
+
+NO_ROOM = """
+import os, resource, time
+from server_client import healthy
+from stub import descriptors, running
+
+with running() as server:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    clients = []
+    try:
+        while True:
+            clients.append(server.connect(1))
+    except OSError:
+        pass
+    before = time.process_time()
+    time.sleep(1)
+    assert time.process_time() - before < 0.5, "it spins"
+    for one in clients:
+        one.close()
+    time.sleep(1.5)  # the loop accepts again after a second
+    healthy(server)
+"""
+
+
+def test_no_room_for_more_files_is_survived() -> None:
+    folder = str(Path(__file__).parent)
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", NO_ROOM], capture_output=True, text=True, check=False, env=given)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_front_never_imports_torch() -> None:
     code = "import sys, speechmtp.server.app, speechmtp.cli.serve; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
