@@ -1,17 +1,16 @@
 """A live session in an engine process: what was asked of it, and what its recogniser says, on the session's clock."""
 
 from collections import deque
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from speechmtp.audio.activity import FRAME, RATE
 from speechmtp.audio.endpoint import ActivityConfig
-from speechmtp.server import messages
 from speechmtp.server.link import Frame
 from speechmtp.server.messages import CoreEvent, Heard, Settings
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.engine import Handle, SessionEngine
-from speechmtp.streaming.events import Final, StreamEvent
+from speechmtp.streaming.events import Committed, Failed, Final, StreamEvent
 
 HEARD = 0.05  # seconds between two Heard of a session, unless something else is said
 SILENCE = (0.1, 60.0)  # seconds that settings may say
@@ -61,18 +60,17 @@ class Live:
     changed: bool = True  # whether anything came since
 
     def take(self, event: StreamEvent) -> None:
-        """Take what the recogniser says."""
+        """Take what the recogniser says, but for that it has failed."""
+        assert not isinstance(event, Failed)
         times = {name: getattr(event, name) for name in ("start", "end", "time") if hasattr(event, name)}
-        values = {one.name: getattr(event, one.name) for one in fields(event)}
-        values |= {name: value + self.offset for name, value in times.items()}
-        if "words" in values:
-            values["words"] = tuple(word.moved(self.offset) for word in values["words"])
+        values: dict[str, Any] = {name: value + self.offset for name, value in times.items()}
+        if isinstance(event, Committed | Final):
+            values["words"] = tuple(word.moved(self.offset) for word in event.words)
         if isinstance(event, Final) and event.flush is not None:
             values["flush"] = self.flushes.popleft()
             if values["flush"] is None and event.start == event.end and not event.words:
                 return  # a new configuration where nothing was going on
-        made: Any = getattr(messages, type(event).__name__)
-        self.said.append(made(**values))
+        self.said.append(replace(event, **values))
 
     def counts(self) -> tuple[int, int]:
         """Tokens and calls since the session began."""

@@ -5,14 +5,10 @@ The times are those of the audio that was sent, from its first sample on, cleare
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
-from speechmtp.words.word import Word
-
-# Why a segment ended: silence after speech, a pause in a long one, a full one, a flush, or the end.
-Reason = Literal["endpoint", "pause", "full", "flush", "finish"]
+from speechmtp.streaming.events import Committed, Ended, Final, SpeechStarted, SpeechStopped, Tail
 
 
 @dataclass(frozen=True)
@@ -75,54 +71,8 @@ Command = Configure | Audio | Flush | Clear | End
 # From a recogniser to its protocol
 
 
-@dataclass(frozen=True)
-class SpeechStarted:
-    """Speech began at `start`."""
-
-    start: float
-    time: float
-
-
-@dataclass(frozen=True)
-class SpeechStopped:
-    """Speech ended at `end`."""
-
-    end: float
-    time: float
-
-
-@dataclass(frozen=True)
-class Committed:
-    """Words that stay. `text` is what they add to the transcript, the space before them included: all these texts
-    joined are the transcript, but for what is cleared."""
-
-    text: str
-    words: tuple[Word, ...]
-    time: float
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The words behind the committed ones that may still change; each replaces the one before."""
-
-    text: str
-    time: float
-
-
-@dataclass(frozen=True)
-class Final:
-    """A segment from `start` to `end` ended; all its words are committed. `flush` is the number of the flush that it
-    answers, which may have no words. `dropped`: its words were doubted and are left out, with those of the last
-    Tail."""
-
-    text: str
-    words: tuple[Word, ...]
-    start: float
-    end: float
-    reason: Reason
-    time: float
-    flush: int | None = None
-    dropped: bool = False
+# What a stream says (`streaming/events.py`), on the session's clock: Committed texts joined are the transcript, but for
+# what is cleared, and the flush of a Final is the number of its Flush.
 
 
 @dataclass(frozen=True)
@@ -149,13 +99,6 @@ class Failed:
 
     code: str
     message: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The answer to End: nothing follows."""
-
-    time: float
 
 
 CoreEvent = SpeechStarted | SpeechStopped | Committed | Tail | Final | Heard | Cleared | Failed | Ended

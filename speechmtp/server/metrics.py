@@ -18,7 +18,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "outcome": ("ended", "closed", "lost", "failed", *get_args(EndReason)),
     "reason": (
         "full", "starting", "stopping", "invalid_api_key", "foreign_origin", "foreign_host", "too_many_connections",
-        "too_many_failures", "crash", "stuck", "stopped",
+        "too_many_failures", "crash", "stuck",
     ),
     "trigger": ("endpoint", "pause", "full", "flush", "finish"),
     "code": (

@@ -51,7 +51,7 @@ class Engine:
         self._process: Process | None = None
         self._running: list[int] = []
         self._up = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._stuck = False
         self._task: asyncio.Task[None] | None = None
 
     # Life
@@ -126,7 +126,7 @@ class Engine:
             seconds = max(process.silent, self.load.stuck)
             if process.silent > (SILENCE if self.readiness is not None else STARTING) or self.load.stuck > STUCK:
                 logger.warning("engine %d: no sign of life for %.1f s, killed", self.index, seconds)
-                self._restarted("stuck")
+                self._stuck = True
                 process.kill()
                 return
 
@@ -194,7 +194,9 @@ class Engine:
     def _lose(self) -> None:
         """The process is gone. Sessions that it was decoding wait for the next one, but for those that have broken too
         many; the others go on elsewhere."""
-        self._restarted("stopped" if self._stopping else "crash")
+        if not self._stopping:
+            self._restarted("stuck" if self._stuck else "crash")
+        self._stuck = False
         suspects, self._running, self.load = set(self._running), [], Load()
         for session in list(self.sessions.values()):
             session.journal.crashes += session.number in suspects

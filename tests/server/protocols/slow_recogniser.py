@@ -16,11 +16,11 @@ from speechmtp.server.messages import (
     Final,
     Flush,
     Heard,
-    Reason,
     SpeechStarted,
     SpeechStopped,
     Tail,
 )
+from speechmtp.streaming.events import Reason
 from speechmtp.words.word import Word
 
 SILENCE, PAUSE = 0, 3  # values of a first sample: silence ends speech; a pause ends a segment; others are words
