@@ -1,0 +1,1 @@
+"""From written text to units: the phones, blanks and punctuation that a voice reads."""
