@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
 COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
-    "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
+    "audio", "text", "g2p", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
     "recognition", "words", "streaming", "server", "transcripts", "listening", "progress", "crew", "heap", "cores",
     "devices", "evaluation", "training",
 }  # fmt: skip
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collector": set(),
     "audio": set(),
     "text": set(),
+    "g2p": set(),
     "kernels": set(),
     "data": {"audio", "text"},
     "scoring": {"audio", "text"},
