@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
 COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
-    "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
-    "recognition", "words", "streaming", "server", "transcripts", "loaded_model", "synthesis", "g2p", "listening", "progress", "crew", "heap", "cores",
+    "audio", "text", "g2p", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
+    "loaded_model", "recognition", "synthesis", "words", "streaming", "server", "transcripts", "listening", "progress",
+    "crew", "heap", "cores",
     "devices", "evaluation", "training",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
