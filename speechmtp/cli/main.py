@@ -29,6 +29,8 @@ VERBS = {
     "latency": "live recognition of a data directory: delays of words, error rates, calls, times",
     "strategies": "the strategies and presets there are, their options and what they promise",
     "transcribe": "text of audio files",
+    "speak": "speech of a text, to a file or the loudspeaker",
+    "voices": "the voices inside the package",
     "serve": "a live server: websocket and HTTP clients of OpenAI, Deepgram and vosk, and a page to talk to",
     "stream": "words of a server as they are spoken: a file, the microphone, or what arrives",
     "kernels": "the kernels that decoding uses on this machine, and why; compile them",
