@@ -1,5 +1,6 @@
 """Codec folders: `config.yaml` and `model.safetensors`."""
 
+from importlib import resources
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -12,9 +13,9 @@ from speechmtp.models.storage import Storage, load_state, pack, read_weights, un
 CONFIG, WEIGHTS, CARD = "config.yaml", "model.safetensors", "card.md"
 
 
-def is_codec(folder: Path) -> bool:
-    """Whether a folder looks like a codec's."""
-    return (folder / CONFIG).is_file() and "network" in read_yaml(folder / CONFIG)
+def default_codec() -> Path:
+    """The folder of the codec of the voice `heart`, which is installed with the package."""
+    return Path(str(resources.files("speechmtp"))) / "assets" / "models" / "heart" / "codec"
 
 
 def load_codec(folder: Path) -> Unit25Codec:

@@ -23,13 +23,13 @@ LOUDEST = 7.0  # the largest log magnitude
 HANN = 0.5 - 0.5 * torch.cos(2 * math.pi * torch.arange(WINDOW, dtype=torch.float64) / WINDOW)
 _SYNTHESIS = HANN.float()
 _ANALYSIS = (HANN / (WINDOW / 4)).float()  # a harmonic of amplitude 1 has magnitude 1
-_FULL = 1.5  # the sum of the squared windows over a sample
+FULL = 1.5  # the sum of the squared windows over a sample
 
 
 def to_samples(curve: Tensor) -> Tensor:
     """A curve with one value before its frames and one behind them [..., F + 2], at each sample [..., F x 300]: between
     the middles of frames, on a line."""
-    at = (torch.arange(HOP, dtype=torch.float32) + 0.5) / HOP - 0.5
+    at = (torch.arange(HOP, dtype=torch.float32, device=curve.device) + 0.5) / HOP - 0.5
     early, late = at[: HOP // 2] + 1, at[HOP // 2 :]
     before, here, after = curve[..., :-2, None], curve[..., 1:-1, None], curve[..., 2:, None]
     first = before * (1 - early) + here * early
@@ -47,13 +47,13 @@ def pulse_train(hertz: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
     order = torch.floor(TOP_HZ / hertz) + 0.5
     below = 2 * torch.sin(angle * 0.5)
     at_peak = below.abs() <= 2e-3  # where the quotient has its limit
-    train = torch.where(at_peak, order, torch.sin(order * angle) / torch.where(at_peak, torch.ones(()), below)) - 0.5
+    train = torch.where(at_peak, order, torch.sin(order * angle) / below.masked_fill(at_peak, 1.0)) - 0.5
     return train * voiced, cycles[..., -1:]
 
 
 def analyse(samples: Tensor) -> Tensor:
     """Spectra [..., F, 601] of samples [..., 300 (F + 3)], of which frame i reads 1200 from 300 i on."""
-    return torch.fft.rfft(samples.unfold(-1, WINDOW, HOP) * _ANALYSIS)
+    return torch.fft.rfft(samples.unfold(-1, WINDOW, HOP) * _ANALYSIS.to(samples.device))
 
 
 def spectra(parts: Tensor, source: Tensor, noise: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def spectra(parts: Tensor, source: Tensor, noise: Tensor) -> Tensor:
 def overlap_add(spectrum: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
     """Blocks of samples [..., F, 300] from spectra [..., F, 601] and the three blocks [..., 3, 300] begun by the frames
     before; and the three that the next frames complete. The first block lies two frames before the first spectrum."""
-    frames = torch.fft.irfft(spectrum, WINDOW) * _SYNTHESIS
+    frames = torch.fft.irfft(spectrum, WINDOW) * _SYNTHESIS.to(spectrum.device)
     blocks = frames.unflatten(-1, (OVERLAP, HOP))
     count = blocks.shape[-3]
     total = torch.cat([before, before.new_zeros((*before.shape[:-2], count, HOP))], -2)
