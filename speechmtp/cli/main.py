@@ -33,6 +33,7 @@ VERBS = {
     "voices": "the voices inside the package",
     "serve": "a live server: websocket and HTTP clients of OpenAI, Deepgram and vosk, and a page to talk to",
     "stream": "words of a server as they are spoken: a file, the microphone, or what arrives",
+    "codec": "speech tokens of audio whose units are known, and audio of speech tokens",
     "kernels": "the kernels that decoding uses on this machine, and why; compile them",
     "results": "write the table of an experiment into its RESULTS.md",
     "export": "write a model folder again, as 8-bit integers or in float32",
