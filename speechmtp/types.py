@@ -246,11 +246,14 @@ class CtcCharacters(CtcSource):
 @dataclass(frozen=True)
 class TokenRules:
     """Which tokens a model may emit: any of `eos` ends a text, and drafters use the first of them; ids in `suppress`
-    are never emitted, ids in `begin_suppress` never first (transformers' names)."""
+    are never emitted, ids in `begin_suppress` never first (transformers' names). Without end tokens a text ends at its
+    request's limit, its known length. Repetitions of ids in `may_repeat` alone, such as a held silence, are no
+    error."""
 
     eos: tuple[int, ...]
     suppress: tuple[int, ...] = ()
     begin_suppress: tuple[int, ...] = ()
+    may_repeat: tuple[int, ...] = ()
 
 
 S = TypeVar("S", bound=Source)
@@ -264,8 +267,9 @@ class Request:
     are the prompt's token ids, if it has any that drafters and logits processors should see; fixed ones in front of
     every text (Whisper's special tokens) are `start_tokens` instead. `sources` are for drafters; `noise_key` selects
     the row's noise if tokens are sampled. `audio_seconds` of audio were encoded in `listen_seconds`; `empty` says that
-    there was no speech, so that the text is empty. `language` is the language code, if known. `first` is the position
-    of the first output token. ShapeError for a prompt of several rows, ConfigError for a negative limit.
+    there was no speech, so that the text is empty. `language` is the language code, if known. If it is `open`, it waits
+    at its limit, which `Engine.extend` raises. `first` is the position of the first output token. ShapeError for a
+    prompt of several rows, ConfigError for a negative limit, or an open request without one.
     """
 
     prompt: Prompt
@@ -279,6 +283,7 @@ class Request:
     empty: bool = False
     language: str | None = None
     start_tokens: tuple[int, ...] = ()
+    open: bool = False
     first: int = field(init=False, repr=False, compare=False)  # on the host, so that no step reads the device
 
     def __post_init__(self) -> None:
@@ -287,6 +292,8 @@ class Request:
             raise ShapeError(f"request: a prompt of {at.numel()} rows, expected one; take Prompt.row")
         if self.limit is not None and self.limit < 0:
             raise ConfigError(f"request: limit {self.limit}, expected 0 or more")
+        if self.open and not self.limit:
+            raise ConfigError(f"request: open at limit {self.limit}, expected 1 or more; give the length known so far")
         object.__setattr__(self, "first", int(at[0]) if at.numel() else 0)
 
     def source(self, kind: type[S]) -> S | None:
@@ -340,7 +347,7 @@ class Trace:
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
     # Log probability of each emitted token under the trunk's distribution, processors applied, if recorded.
     logprobs: list[float] = field(default_factory=list)
-    finished: bool = False  # ended by an end token, not by the limit
+    finished: bool = False  # ended by an end token or at its known length, not by the limit
     flags: tuple[str, ...] = ()  # warnings about the output: `empty`, `limit`, `repetition`
     examined: int = 0  # drafted tokens up to a row's first rejected one, if overlaps are recorded
     overlap: float = 0.0  # sum over them of min(p, q), the expected acceptance
