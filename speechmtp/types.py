@@ -16,24 +16,7 @@ from torch import Tensor
 
 from speechmtp.ancestors import ancestors_of
 from speechmtp.errors import ConfigError, ShapeError
-
-
-@dataclass(frozen=True)
-class OutputPositions:
-    """Positions of output tokens, relative to the prompt's `next_position`: token k = 0, 1, .. is at `stride` * k or
-    `table`[k]; after the table's end positions grow by `stride` per token. Tokens may share or skip positions."""
-
-    stride: int = 1
-    table: tuple[int, ...] = ()
-
-    def offset(self, index: int) -> int:
-        """Return the relative position of output token `index`; ShapeError if it is negative."""
-        if index < 0:
-            raise ShapeError(f"positions: output token {index}, expected 0 or more")
-        if not self.table:
-            return self.stride * index
-        last = len(self.table) - 1
-        return self.table[index] if index <= last else self.table[-1] + self.stride * (index - last)
+from speechmtp.outputs import ONE_APART, OutputPositions, RowProcessor
 
 
 @dataclass(frozen=True)
@@ -53,7 +36,7 @@ class Prompt:
     next_position: Tensor
     memory: Tensor | None = None
     memory_lengths: Tensor | None = None
-    output_positions: OutputPositions = OutputPositions()
+    output_positions: OutputPositions = ONE_APART
     hints: Tensor | None = None
     hint_lengths: Tensor | None = None
 
@@ -99,7 +82,7 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
         torch.cat(lengths) if lengths else None,
         prompts[0].output_positions
         if all(p.output_positions == prompts[0].output_positions for p in prompts)
-        else OutputPositions(),
+        else ONE_APART,
         pad(hints, batch_first=True) if hints else None,
         torch.tensor([len(own) for own in hints], device=prompts[0].lengths.device) if hints else None,
     )
@@ -268,8 +251,9 @@ class Request:
     every text (Whisper's special tokens) are `start_tokens` instead. `sources` are for drafters; `noise_key` selects
     the row's noise if tokens are sampled. `audio_seconds` of audio were encoded in `listen_seconds`; `empty` says that
     there was no speech, so that the text is empty. `language` is the language code, if known. If it is `open`, it waits
-    at its limit, which `Engine.extend` raises. `first` is the position of the first output token. ShapeError for a
-    prompt of several rows, ConfigError for a negative limit, or an open request without one.
+    at its limit, which `Engine.extend` raises. `processors` change the logits of its tokens. `first` is the position of
+    the first output token. ShapeError for a prompt of several rows, ConfigError for a negative limit, or for an open
+    request without one.
     """
 
     prompt: Prompt
@@ -284,6 +268,7 @@ class Request:
     language: str | None = None
     start_tokens: tuple[int, ...] = ()
     open: bool = False
+    processors: tuple[RowProcessor, ...] = ()
     first: int = field(init=False, repr=False, compare=False)  # on the host, so that no step reads the device
 
     def __post_init__(self) -> None:

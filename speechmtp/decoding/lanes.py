@@ -9,6 +9,7 @@ from torch import Tensor
 from speechmtp.clock import clock
 from speechmtp.decoding.layout import allowed, committed, path_prefixes, trim
 from speechmtp.decoding.noise import TARGET
+from speechmtp.decoding.sampling import processed
 from speechmtp.decoding.state import Batch, DecodeState
 from speechmtp.decoding.step import Stepped
 from speechmtp.decoding.traces import CallOutcome, record_logprobs, record_overlap, record_scores
@@ -47,13 +48,14 @@ def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tu
         return accepted, choices
     assert stepped.logits is not None
     target = stepped.logits if at is None else stepped.logits[at][:, : size + 1]
-    if lane.processors is not None:
-        target = lane.processors(target, lambda: path_prefixes([row.prefix for row in lane.rows], draft))
+    steps = torch.arange(size + 1, device=target.device) if draft.chain else F.pad(draft.depth + 1, (1, 0))
+    if lane.processes:
+        prefixes = lambda: path_prefixes([row.prefix for row in lane.rows], draft)  # noqa: E731
+        target = processed(lane.rows, lane.processors, target, steps, prefixes)
     drawn = target
     index = lane.base_index if lane.noise is not None else None
     if lane.noise is not None and rule.draws == "shared":
         assert index is not None
-        steps = torch.arange(size + 1, device=index.device) if draft.chain else F.pad(draft.depth + 1, (1, 0))
         drawn = target + lane.noise.gumbel(index[:, None] + steps, target.shape[-1], TARGET).to(target.dtype)
     accepted = rule.accept(drawn, draft, lane.noise, index)
     record_scores(lane, target, draft, accepted)

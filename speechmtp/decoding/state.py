@@ -207,9 +207,9 @@ class DecodeState:
     """State of the rows of a batch that share one strategy (a lane); finished rows leave it. Drafters and draft lengths
     get this object.
 
-    `places` are the rows' indices in the batch. `noise` is None in greedy decoding, `processors` is None if logits are
-    not processed. `drafter_state` and `length_state` are what the drafter and the draft length keep for all rows
-    together.
+    `places` are the rows' indices in the batch. `noise` is None in greedy decoding, `processors` is None if no more
+    than the requests' own processors change the logits. `drafter_state` and `length_state` are what the drafter and the
+    draft length keep for all rows together.
     """
 
     bound: "BoundStrategy"
@@ -235,8 +235,19 @@ class DecodeState:
     def by_argmax(self) -> bool:
         """Whether the trunk's argmax tokens are all that is needed of its logits, besides those of chosen tokens."""
         kept = self.batch.recorded
-        plain = self.noise is None and self.processors is None
+        plain = self.noise is None and not self.processes
         return plain and self.rule.by_argmax and not (kept.gaps or kept.overlap)
+
+    @property
+    def processes(self) -> bool:
+        """Whether any logits are processed."""
+        return self.processors is not None or any(row.request.processors for row in self.rows)
+
+    @property
+    def reads_prefix(self) -> bool:
+        """Whether any processor reads the tokens before a choice."""
+        whole = self.processors is not None and self.processors.reads_prefix
+        return whole or any(own.reads_prefix for row in self.rows for own in row.request.processors)
 
     @property
     def heads(self) -> HeadSet | None:
