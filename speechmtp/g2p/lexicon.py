@@ -74,7 +74,7 @@ class Lexicon:
         if _INITIALS.match(word):
             return self.spell(word)
         if lower == "a":
-            return "ɐ" if tag == "DT" else "ˈA"
+            return "ɐ" if tag == "DT" and vowel is not None else "ˈA"
         if lower in ("am", "an") and capitals and tag.startswith("NN"):
             return self.spell(word)
         if lower == "an" or (word == "am" and vowel is not None):

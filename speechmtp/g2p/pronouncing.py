@@ -12,6 +12,7 @@ _ENDINGS = {"'d": "d", "'ll": "əl", "'s": "s", "'m": "m", "'re": "ɹ", "'ve": "
 _PIECES = re.compile(
     r"'n'|'(?:ll|d|s|m|re|ve)(?![a-z])|n't(?![a-z])|[A-Z]+(?![a-z])|[A-Z]?(?:(?!n't(?![a-z]))[a-z])+|'|-+",
 )
+_MOST = 6  # pieces that are looked up as one word
 _VOWEL = re.compile("[aeiouyAEIOUY]")
 _SOUNDS = accent.VOWELS | accent.CONSONANTS
 
@@ -24,7 +25,8 @@ class Pronouncing:
     """
 
     def __init__(self, own: Mapping[str, str]) -> None:
-        self.lexicon = Lexicon(*(assets.lexicon(name) for name in ("gold", "silver", "bronze")), own)
+        gold, silver, bronze = (assets.lexicon(name) for name in ("gold", "silver", "bronze"))
+        self.lexicon = Lexicon(gold, silver, bronze, own)
         self.tagger = assets.tagger()
 
     def __call__(self, found: list[Token]) -> None:
@@ -57,21 +59,22 @@ class Pronouncing:
         cuts = [match.start() for match in _PIECES.finditer(text)]
         parts: list[tuple[str, str]] = []
         end = len(text)
-        while end > 0:
+        while end > 0 and cuts:
             said: str | None = ""
-            for start in (cut for cut in cuts if cut < end):
+            for start in cuts[-_MOST:]:
                 piece = text[start:end].strip("-")
                 said = _ENDINGS.get(piece) or (self.lexicon.say(piece, tag, vowel) if piece.strip("'") else "")
                 if said is not None:
                     break
             else:
-                start = max((cut for cut in cuts if cut < end), default=0)
+                start = cuts[-1]
                 piece = text[start:end].strip("-")
                 said = self._unknown(piece)
             if said:
                 parts.append((piece, said))
                 vowel = said[0] in accent.VOWELS
             end = start
+            cuts = cuts[: cuts.index(start)]
         return _compound(parts[::-1]) if parts else self.lexicon.spell(text)
 
     def _unknown(self, word: str) -> str:
