@@ -153,7 +153,7 @@ RULES: list[Rule] = [
     _rule(r"(?<![\w.:])(?P<low>\d{1,3}):(?P<high>\d{1,3})(?![\w:])", _range),
     _rule(r"(?<![\w.])(?P<feet>\d)'(?: ?(?P<inches>\d{1,2})(?:\"|''))?(?!\w)", _feet),
     _rule(r"(?<![\w.,-])(?P<low>\d{1,4}(?:,\d{3})*)\s?-\s?(?P<high>\d{1,4}(?:,\d{3})*)(?![\w-]|[.,]\d)", _range),
-    _rule(r"\b[A-Z]\w+ (?P<it>St\.?)(?! ?[A-Z])", "Street"),
+    _rule(r"\b[A-Z]\w+ (?P<it>St\b\.?)(?! ?[A-Z])", "Street"),
     _rule(r"(?<=\w )[A-Z]\w+ (?P<it>St\.)(?= [A-Z])", "Street"),
     _rule(r"\b[A-Z]\w+ (?P<it>Dr\.)(?! ?[A-Z])", "Drive"),
     _rule(rf"\b(?:{either(TITLES)})\.?(?= ?[A-Z])", lambda match: TITLES[match[0].rstrip(".")]),

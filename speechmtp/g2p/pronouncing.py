@@ -8,6 +8,7 @@ from speechmtp.g2p import stress as accent
 from speechmtp.g2p.lexicon import Lexicon
 from speechmtp.g2p.tokens import Token
 
+_SPOKEN = {"an'": "ən", "o'": "ə", "th'": "ðə", "t'": "tə", "i'": "ɪ", "wi'": "wɪ", "missus": "mˈɪsɪz"}  # misaki has none
 _ENDINGS = {"'d": "d", "'ll": "əl", "'s": "s", "'m": "m", "'re": "ɹ", "'ve": "v", "n't": "ᵊnt", "'n'": "ən"}
 _PIECES = re.compile(
     r"'n'|'(?:ll|d|s|m|re|ve)(?![a-z])|n't(?![a-z])|[A-Z]+(?![a-z])|[A-Z]?(?:(?!n't(?![a-z]))[a-z])+|'|-+",
@@ -49,7 +50,7 @@ class Pronouncing:
 
     def word(self, text: str, tag: str, vowel: bool | None, to_next: bool = False) -> str:
         """Phones of a word, never none; see `Lexicon.say` for the arguments."""
-        said = self.lexicon.say(text, tag, vowel, to_next)
+        said = self.lexicon.own.get(text) or _SPOKEN.get(text.lower()) or self.lexicon.say(text, tag, vowel, to_next)
         if said is None:
             said = self._parts(text, tag, vowel)
         return said.replace("ɾ", "T").replace("ʔ", "t")
@@ -63,6 +64,8 @@ class Pronouncing:
             said: str | None = ""
             for start in cuts[-_MOST:]:
                 piece = text[start:end].strip("-")
+                if piece == "a":
+                    tag = "DT"  # a-fishing, now-a-days
                 said = _ENDINGS.get(piece) or (self.lexicon.say(piece, tag, vowel) if piece.strip("'") else "")
                 if said is not None:
                     break
