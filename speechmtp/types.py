@@ -14,25 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.errors import ConfigError, ShapeError
-
-
-@dataclass(frozen=True)
-class OutputPositions:
-    """Positions of output tokens, relative to the prompt's `next_position`: token k = 0, 1, .. is at `stride` * k or
-    `table`[k]; after the table's end positions grow by `stride` per token. Tokens may share or skip positions."""
-
-    stride: int = 1
-    table: tuple[int, ...] = ()
-
-    def offset(self, index: int) -> int:
-        """Return the relative position of output token `index`; ShapeError if it is negative."""
-        if index < 0:
-            raise ShapeError(f"positions: output token {index}, expected 0 or more")
-        if not self.table:
-            return self.stride * index
-        last = len(self.table) - 1
-        return self.table[index] if index <= last else self.table[-1] + self.stride * (index - last)
+from speechmtp.outputs import ONE_APART, OutputPositions, RowProcessor
 
 
 @dataclass(frozen=True)
@@ -42,6 +26,8 @@ class Prompt:
     `embeddings` [B, P, C], `positions` [B, P] and `lengths` [B], with zeros past the lengths. `next_position` [B] is
     the position of the first output token; `output_positions` gives those of later ones. `memory` [B, S, E] with
     `memory_lengths` [B] are the encoder outputs that the layers of an encoder-decoder trunk attend to; else None.
+    `hints` [B, T, C] with `hint_lengths` [B], zeros past them, say what the output is to be like: vector i is added to
+    the entry that output token i is predicted from, the last one of the prompt (`entries`) or that of token i - 1.
     """
 
     embeddings: Tensor
@@ -50,7 +36,18 @@ class Prompt:
     next_position: Tensor
     memory: Tensor | None = None
     memory_lengths: Tensor | None = None
-    output_positions: OutputPositions = OutputPositions()
+    output_positions: OutputPositions = ONE_APART
+    hints: Tensor | None = None
+    hint_lengths: Tensor | None = None
+
+    @property
+    def entries(self) -> Tensor:
+        """What the trunk reads: the embeddings, with the first hint added to each row's last entry."""
+        if self.hints is None or not self.hints.shape[1] or not self.embeddings.shape[1]:
+            return self.embeddings
+        rows, entries = torch.arange(len(self.lengths), device=self.lengths.device), self.embeddings.clone()
+        entries[rows, self.lengths - 1] += self.hints[:, 0].to(entries.dtype)
+        return entries
 
     def row(self, index: int) -> "Prompt":
         """Return one row without padding."""
@@ -59,8 +56,13 @@ class Prompt:
         memory, lengths = self.memory, self.memory_lengths
         if memory is not None and lengths is not None:
             memory, lengths = memory[one, : int(lengths[index])], lengths[one]
+        hints, known = self.hints, self.hint_lengths
+        if hints is not None:
+            hints = hints[one, : None if known is None else int(known[index])]
+        if known is not None:
+            known = known[one]
         return Prompt(self.embeddings[one, :size], self.positions[one, :size], self.lengths[one],
-                      self.next_position[one], memory, lengths, self.output_positions)  # fmt: skip
+                      self.next_position[one], memory, lengths, self.output_positions, hints, known)  # fmt: skip
 
 
 def stack_prompts(prompts: list[Prompt]) -> Prompt:
@@ -69,6 +71,8 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
     pad = torch.nn.utils.rnn.pad_sequence
     encoder_outputs = [p.memory[0] for p in prompts if p.memory is not None]
     lengths = [p.memory_lengths for p in prompts if p.memory_lengths is not None]
+    like = next((p.hints for p in prompts if p.hints is not None), None)
+    hints = [] if like is None else [like[0, :0] if p.hints is None else p.hints[0] for p in prompts]
     return Prompt(
         pad([p.embeddings[0] for p in prompts], batch_first=True),
         pad([p.positions[0] for p in prompts], batch_first=True),
@@ -78,7 +82,9 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
         torch.cat(lengths) if lengths else None,
         prompts[0].output_positions
         if all(p.output_positions == prompts[0].output_positions for p in prompts)
-        else OutputPositions(),
+        else ONE_APART,
+        pad(hints, batch_first=True) if hints else None,
+        torch.tensor([len(own) for own in hints], device=prompts[0].lengths.device) if hints else None,
     )
 
 
@@ -88,37 +94,6 @@ class States:
 
     hidden: Tensor
     taps: Tensor | None = None
-
-
-def ancestors_of(parent: Tensor) -> Tensor:
-    """Return bool [B, P, P], true in row i at i and at all its ancestors. `parent` [B, P] are indices of parents, -1
-    for none; parents come before their children."""
-    return _ancestors_on_host(parent) if parent.device.type == "cpu" else ancestors_by_products(parent)
-
-
-def ancestors_by_products(parent: Tensor) -> Tensor:
-    """Return the same as `ancestors_of` by matrix products, without reading values from the device."""
-    rows, size = parent.shape
-    seen = torch.zeros(rows, size, size + 1, device=parent.device)
-    seen.scatter_(2, parent.remainder(size + 1)[..., None], 1.0)  # -1 goes to the last column, which is dropped
-    seen = seen[..., :size] + torch.eye(size, device=parent.device)
-    reach = 1
-    while reach < size:  # paths of up to 2, 4, 8 .. steps
-        seen, reach = (seen @ seen).clamp_(max=1.0), 2 * reach
-    return seen > 0
-
-
-def _ancestors_on_host(parent: Tensor) -> Tensor:
-    """Keep each row as the bits of an integer, which takes a fifth of the time."""
-    (rows, size), width = parent.shape, -(-parent.shape[1] // 8)
-    packed: list[bytes] = []
-    for parents in parent.tolist():
-        seen: list[int] = []
-        for node, above in enumerate(parents):
-            seen.append((seen[above] if above >= 0 else 0) | 1 << node)
-        packed += [bits.to_bytes(width, "little") for bits in seen]
-    found = np.frombuffer(b"".join(packed), np.uint8).reshape(rows, size, width)
-    return torch.from_numpy(np.unpackbits(found, axis=2, count=size, bitorder="little").view(np.bool_))
 
 
 @dataclass(frozen=True)
@@ -254,11 +229,14 @@ class CtcCharacters(CtcSource):
 @dataclass(frozen=True)
 class TokenRules:
     """Which tokens a model may emit: any of `eos` ends a text, and drafters use the first of them; ids in `suppress`
-    are never emitted, ids in `begin_suppress` never first (transformers' names)."""
+    are never emitted, ids in `begin_suppress` never first (transformers' names). Without end tokens a text ends at its
+    request's limit, its known length. Repetitions of ids in `may_repeat` alone, such as a held silence, are no
+    error."""
 
     eos: tuple[int, ...]
     suppress: tuple[int, ...] = ()
     begin_suppress: tuple[int, ...] = ()
+    may_repeat: tuple[int, ...] = ()
 
 
 S = TypeVar("S", bound=Source)
@@ -272,8 +250,10 @@ class Request:
     are the prompt's token ids, if it has any that drafters and logits processors should see; fixed ones in front of
     every text (Whisper's special tokens) are `start_tokens` instead. `sources` are for drafters; `noise_key` selects
     the row's noise if tokens are sampled. `audio_seconds` of audio were encoded in `listen_seconds`; `empty` says that
-    there was no speech, so that the text is empty. `language` is the language code, if known. `first` is the position
-    of the first output token. ShapeError for a prompt of several rows, ConfigError for a negative limit.
+    there was no speech, so that the text is empty. `language` is the language code, if known. If it is `open`, it waits
+    at its limit, which `Engine.extend` raises. `processors` change the logits of its tokens. `first` is the position of
+    the first output token. ShapeError for a prompt of several rows, ConfigError for a negative limit, or for an open
+    request without one.
     """
 
     prompt: Prompt
@@ -287,6 +267,8 @@ class Request:
     empty: bool = False
     language: str | None = None
     start_tokens: tuple[int, ...] = ()
+    open: bool = False
+    processors: tuple[RowProcessor, ...] = ()
     first: int = field(init=False, repr=False, compare=False)  # on the host, so that no step reads the device
 
     def __post_init__(self) -> None:
@@ -295,6 +277,8 @@ class Request:
             raise ShapeError(f"request: a prompt of {at.numel()} rows, expected one; take Prompt.row")
         if self.limit is not None and self.limit < 0:
             raise ConfigError(f"request: limit {self.limit}, expected 0 or more")
+        if self.open and not self.limit:
+            raise ConfigError(f"request: open at limit {self.limit}, expected 1 or more; give the length known so far")
         object.__setattr__(self, "first", int(at[0]) if at.numel() else 0)
 
     def source(self, kind: type[S]) -> S | None:
@@ -348,7 +332,7 @@ class Trace:
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
     # Log probability of each emitted token under the trunk's distribution, processors applied, if recorded.
     logprobs: list[float] = field(default_factory=list)
-    finished: bool = False  # ended by an end token, not by the limit
+    finished: bool = False  # ended by an end token or at its known length, not by the limit
     flags: tuple[str, ...] = ()  # warnings about the output: `empty`, `limit`, `repetition`
     examined: int = 0  # drafted tokens up to a row's first rejected one, if overlaps are recorded
     overlap: float = 0.0  # sum over them of min(p, q), the expected acceptance

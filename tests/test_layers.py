@@ -10,15 +10,18 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
 
 # Every room may import these, and itself.
-COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
+COMMON = {"errors", "ancestors", "outputs", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
     "audio", "text", "g2p", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
-    "recognition", "words", "streaming", "server", "transcripts", "listening", "progress", "crew", "heap", "cores",
+    "loaded_model", "recognition", "synthesis", "words", "streaming", "server", "transcripts", "listening", "progress",
+    "crew", "heap", "cores",
     "devices", "evaluation", "training",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "ancestors": set(),
+    "outputs": set(),
     "types": set(),
     "config": set(),
     "clock": set(),
@@ -26,11 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collector": set(),
     "audio": set(),
     "text": set(),
-    "g2p": set(),
     "kernels": set(),
     "data": {"audio", "text"},
     "scoring": {"audio", "text"},
-    "codec": {"audio", "kernels"},
+    "codec": {"audio", "kernels", "models"},
     "models": {"audio", "kernels", "text"},
     "heads": {"models", "kernels"},
     "bundle": {"audio", "text", "models", "heads", "codec"},
@@ -38,12 +40,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "words": {"models", "text", "kernels"},
     "training": {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "codec", "kernels", "decoding", "evaluation",
+        "g2p",
     },
     "evaluation": {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "kernels", "decoding", "words", "listening",
         "progress", "api", "devices", "recognition", "streaming",
     },
-    "recognition": {"audio", "bundle", "models", "heads", "heap", "kernels", "words", "decoding", "devices"},
+    "loaded_model": {"bundle", "models", "heads", "heap", "kernels", "decoding", "devices"},
+    "recognition": {"loaded_model", "audio", "models", "words"},
+    "synthesis": {"loaded_model", "audio", "g2p", "bundle", "models", "codec", "decoding"},
+    "g2p": set(),
     "streaming": {
         "audio", "text", "bundle", "models", "decoding", "codec", "recognition", "words", "transcripts", "heap",
     },

@@ -13,6 +13,7 @@ from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.sampling import Processors
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.cache import RaggedCache
+from speechmtp.models.hints import hinted, hints_from
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, Request, TokenRules, Trace
 
@@ -27,7 +28,8 @@ Draws = Literal["shared", "own", "best"]
 @dataclass(eq=False)
 class Row:
     """A request in a slot of the engine, with its emitted tokens and its trace. `kept` is the state of its drafter and
-    `adapted` the state of its draft length, as far as they concern this row alone."""
+    `adapted` the state of its draft length, as far as they concern this row alone. An `open` row waits at its limit,
+    which may be raised, with more `hints` [T, C]."""
 
     slot: int
     request: Request
@@ -37,6 +39,13 @@ class Row:
     trace: Trace = field(default_factory=Trace)
     kept: Any = None
     adapted: Any = None
+    open: bool = field(init=False)
+    hints: Tensor | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        given = self.request.prompt.hints
+        self.hints = None if given is None else given[0]
+        self.open = self.request.open
 
     @property
     def prefix(self) -> list[int]:
@@ -45,8 +54,29 @@ class Row:
 
     @property
     def done(self) -> bool:
-        """Whether the row has emitted an end token or reached its limit."""
-        return self.trace.finished or len(self.tokens) >= self.limit
+        """Whether the row has emitted an end token, or reached a limit that will not be raised."""
+        return self.trace.finished or (self.left <= 0 and not self.open)
+
+    @property
+    def left(self) -> int:
+        """Number of tokens that the row may still emit."""
+        return self.limit - len(self.tokens)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the row cannot go on before its limit is raised."""
+        return self.open and self.left <= 0 and not self.trace.finished
+
+    @property
+    def bounded(self) -> bool:
+        """Whether drafts must end at the limit: a state that goes on from there must not hold more."""
+        return self.open or not self.request.rules.eos
+
+    @property
+    def complete(self) -> bool:
+        """Whether the row has reached its known length."""
+        known = not self.request.rules.eos and self.request.limit is not None
+        return known and not self.open and self.left <= 0 and self.limit >= (self.request.limit or 0)
 
     def position(self, index: int) -> int:
         """Position of output token `index`, counted from 0."""
@@ -69,6 +99,19 @@ def positions_of(rows: Sequence[Row], begin: int, count: int, device: torch.devi
         return (start + steps).expand(len(rows), count)
     tables = [[row.position(len(row.tokens) + begin + i) for i in range(count)] for row in rows]
     return torch.tensor(tables, dtype=torch.long, device=device).view(len(rows), count)
+
+
+def hints_of(rows: Sequence[Row], begin: int, count: int) -> Tensor | None:
+    """The hints [B, count, C] of the entries of output tokens, starting `begin` tokens after each row's next one (-1:
+    at its last one); zeros past the end of a row's hints, None if no row has any."""
+    known = next((row.hints for row in rows if row.hints is not None), None)
+    if known is None:
+        return None
+    parts = []
+    for row in rows:
+        own = known[:0] if row.hints is None else row.hints
+        parts.append(hints_from(own, len(row.tokens) + begin + 1, count))
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
 @dataclass(frozen=True)
@@ -137,15 +180,21 @@ class Batch:
         if (self.cache.first, self.cache.last) != (self.first, self.first + len(self.rows)):
             self.cache.focus(self.first, self.first + len(self.rows))
 
-    def pending(self) -> Prompt:
+    def embed(self, tokens: Tensor, begin: int = 0, depth: Tensor | None = None) -> Tensor:
+        """Embeddings [B, P, C], hints included, of output tokens [B, P]: those after the pending entries, from `begin`
+        on. `depth` [B, P] counts each token from there (None: 0, 1, ..)."""
+        embedded = self.trunk.embed(tokens)
+        return hinted(embedded, hints_of(self.rows, begin, tokens.shape[1]), depth)
+
+    def pending(self, depth: int = 0) -> Prompt:
         """The entries that the next call feeds before its draft: the prompts, or the base tokens as a prompt of one
-        entry."""
+        entry, with the hints of drafts of up to `depth` tokens."""
         if self.prompt is not None:
             return self.prompt
         assert self.base is not None
-        embedded = self.trunk.embed(self.base)[:, None]
-        positions = self.ahead(2, -1)
-        return Prompt(embedded, positions[:, :1], torch.ones_like(self.base), positions[:, 1])
+        embedded, positions = self.trunk.embed(self.base)[:, None], self.ahead(2, -1)
+        hints = hints_of(self.rows, -1, 1 + depth)
+        return Prompt(embedded, positions[:, :1], torch.ones_like(self.base), positions[:, 1], hints=hints)
 
     def ahead(self, count: int, begin: int = 0) -> Tensor:
         """Positions [B, count] of the tokens after the pending entries; a negative `begin` starts that many tokens
@@ -158,9 +207,9 @@ class DecodeState:
     """State of the rows of a batch that share one strategy (a lane); finished rows leave it. Drafters and draft lengths
     get this object.
 
-    `places` are the rows' indices in the batch. `noise` is None in greedy decoding, `processors` is None if logits are
-    not processed. `drafter_state` and `length_state` are what the drafter and the draft length keep for all rows
-    together.
+    `places` are the rows' indices in the batch. `noise` is None in greedy decoding, `processors` is None if no more
+    than the requests' own processors change the logits. `drafter_state` and `length_state` are what the drafter and the
+    draft length keep for all rows together.
     """
 
     bound: "BoundStrategy"
@@ -186,8 +235,19 @@ class DecodeState:
     def by_argmax(self) -> bool:
         """Whether the trunk's argmax tokens are all that is needed of its logits, besides those of chosen tokens."""
         kept = self.batch.recorded
-        plain = self.noise is None and self.processors is None
+        plain = self.noise is None and not self.processes
         return plain and self.rule.by_argmax and not (kept.gaps or kept.overlap)
+
+    @property
+    def processes(self) -> bool:
+        """Whether any logits are processed."""
+        return self.processors is not None or any(row.request.processors for row in self.rows)
+
+    @property
+    def reads_prefix(self) -> bool:
+        """Whether any processor reads the tokens before a choice."""
+        whole = self.processors is not None and self.processors.reads_prefix
+        return whole or any(own.reads_prefix for row in self.rows for own in row.request.processors)
 
     @property
     def heads(self) -> HeadSet | None:
@@ -244,6 +304,24 @@ class DecodeState:
         """Positions [B, count] of the base token and of the tokens after it."""
         return positions_of(self.rows, -1, count, self.device)
 
+    def hints_ahead(self, count: int) -> Tensor | None:
+        """The hints [B, count, C] of the entries of the base token and of the tokens after it; None if there are
+        none."""
+        return hints_of(self.rows, -1, count)
+
+    def ask(self, head_state: Any) -> Any:
+        """Let a head state ask for positions and hints. It refers to this state weakly, since this state holds it."""
+        mine = weakref.ref(self)
+
+        def hints(count: int) -> Tensor | None:
+            state = mine()
+            assert state is not None
+            return state.hints_ahead(count)
+
+        head_state.ahead = self.asked_ahead()
+        head_state.hints = hints if any(row.hints is not None for row in self.rows) else None
+        return head_state
+
     def asked_ahead(self) -> Callable[[int], Tensor]:
         """`ahead` as a function for the head state. It refers to this state weakly, since this state holds the head
         state."""
@@ -288,8 +366,7 @@ class DecodeState:
         other = DecodeState(self.bound, self.rule, [self.rows[i] for i in kept], [], self.batch, self.key)
         other.processors, other.length_state = self.processors, self.length_state
         if self.head_state is not None:
-            other.head_state = self.head_state.take(kept)
-            other.head_state.ahead = other.asked_ahead()
+            other.head_state = other.ask(self.head_state.take(kept))
         if self.noise is not None:
             other.noise = self.noise.select(kept)
         other.drafter_state = self.bound.drafter.take(self.drafter_state, kept)
