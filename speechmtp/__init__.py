@@ -6,22 +6,24 @@ TYPE_CHECKING = False  # for type checkers, as that of typing, whose import woul
 if TYPE_CHECKING:
     from typing import Any
 
-    from speechmtp.api import Recogniser, load
+    from speechmtp.api import Recogniser, load, load_voice
     from speechmtp.errors import SpeechMTPError
     from speechmtp.examples import example
     from speechmtp.shared import transcribe, transcribe_many
+    from speechmtp.synthesis import Speech, Synthesiser
     from speechmtp.transcripts import Segment, Transcript
     from speechmtp.words.word import Word
 
 __version__ = "0.1.0"
 __all__ = [
-    "Recogniser", "Segment", "SpeechMTPError", "Transcript", "Word", "__version__", "example", "load", "transcribe",
-    "transcribe_many",
+    "Recogniser", "Segment", "Speech", "SpeechMTPError", "Synthesiser", "Transcript", "Word", "__version__", "example",
+    "load", "load_voice", "transcribe", "transcribe_many",
 ]  # fmt: skip
 
 _MODULES = {
     "SpeechMTPError": "errors", "Segment": "transcripts", "Transcript": "transcripts", "transcribe": "shared",
-    "transcribe_many": "shared", "example": "examples", "Word": "words.word",
+    "transcribe_many": "shared", "example": "examples", "Word": "words.word", "Speech": "synthesis",
+    "Synthesiser": "synthesis",
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The main Python interface: `load` gives a `Recogniser`, which encodes, decodes and transcribes audio."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,19 +12,22 @@ import torch
 from speechmtp.audio.cut import LONGEST, SHORTEST, Cutter, cut_points
 from speechmtp.audio.inputs import Audio, input_name
 from speechmtp.batching import default_rows
-from speechmtp.bundle import Drafts, load_bundle, load_draft_model
+from speechmtp.bundle import Bundle, Drafts, load_bundle, load_draft_model
 from speechmtp.cores import cores
 from speechmtp.crew import Crew
 from speechmtp.decoding.engine import Recorded
 from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.decoding.strategies import Strategy, parse_strategy
 from speechmtp.devices import find_device, int8_problem, parse_dtype
-from speechmtp.errors import ConfigError, DataError
+from speechmtp.errors import CheckpointError, ConfigError, DataError
+from speechmtp.g2p.frontend import FrontEnd
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
+from speechmtp.models.bases.voice import Voice
 from speechmtp.progress import AudioProgress, Told
 from speechmtp.recognition import RecognitionModel
 from speechmtp.streaming.config import StreamConfig
 from speechmtp.streaming.stream import RecognitionStream
+from speechmtp.synthesis import Synthesiser
 from speechmtp.transcripts import TimedWords, Timing, Transcript, decode_each, join_parts
 from speechmtp.types import Request, Result
 from speechmtp.words.group import group_words
@@ -218,11 +221,40 @@ def load(
     named = [heads] if isinstance(heads, (str, Path)) else heads
     bundle = load_bundle(str(model), allow_stale_heads, [str(item) for item in named], str(ctc))
     draft = load_draft_model(str(draft_model), bundle) if draft_model else None
+    if isinstance(bundle.model, Voice):
+        raise CheckpointError(f"{model}: a voice, expected a recogniser; load it by `speechmtp.load_voice`")
+    device = find_device(device)
+    int8 = _int8(drafts, bundle, device, number_type)
+    return Recogniser(bundle, torch.device(device), number_type, draft=draft, int8_drafts=int8)
+
+
+def load_voice(
+    voice: str | Path = "heart", device: str | torch.device = "auto", dtype: str | torch.dtype = "float32",
+    heads: str | Path | Sequence[str | Path] = (), allow_stale_heads: bool = False, drafts: str = "",
+    lexicon: str | Path | Mapping[str, str] = "",
+) -> Synthesiser:  # fmt: skip
+    """Load a voice from a model folder, a hub name, or the name of an embedded voice (`heart`).
+
+    `lexicon` is a file of pronunciations, or a mapping of words to phones; they are used in place of the front end's
+    own. The other arguments are those of `load`. CheckpointError for a model that is no voice, DataError for a lexicon
+    that cannot be read.
+    """
+    number_type = parse_dtype(dtype)
+    named = [heads] if isinstance(heads, (str, Path)) else heads
+    bundle = load_bundle(str(voice), allow_stale_heads, [str(item) for item in named])
+    if not isinstance(bundle.model, Voice) or bundle.codec is None:
+        raise CheckpointError(f"{voice}: {bundle.model.title}, expected a voice; load it by `speechmtp.load`")
+    device = find_device(device)
+    int8 = _int8(drafts, bundle, device, number_type)
+    frontend = FrontEnd(lexicon) if lexicon else FrontEnd()
+    return Synthesiser(bundle, torch.device(device), number_type, int8_drafts=int8, frontend=frontend)
+
+
+def _int8(drafts: str, bundle: Bundle, device: str, dtype: torch.dtype) -> bool:
+    """Whether heads compute in 8 bits. ConfigError for a precision that cannot be used."""
     if drafts not in ("", *get_args(Drafts)):
         raise ConfigError(f"drafts={drafts!r}: expected one of {', '.join(get_args(Drafts))}")
-    device = find_device(device)
-    problem = int8_problem(device, number_type)
+    problem = int8_problem(device, dtype)
     if drafts == "int8" and problem:
         raise ConfigError(f"drafts='int8': needs a CPU and float32, found {problem}; leave it out")
-    int8 = (drafts or bundle.config.drafts) == "int8" and not problem
-    return Recogniser(bundle, torch.device(device), number_type, draft=draft, int8_drafts=int8)
+    return (drafts or bundle.config.drafts) == "int8" and not problem

@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
 COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
-    "audio", "text", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
-    "recognition", "words", "streaming", "server", "transcripts", "listening", "progress", "crew", "heap", "cores",
+    "audio", "text", "g2p", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
+    "loaded_model", "recognition", "synthesis", "words", "streaming", "server", "transcripts", "listening", "progress",
+    "crew", "heap", "cores",
     "devices", "evaluation", "training",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
@@ -37,12 +38,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "words": {"models", "text", "kernels"},
     "training": {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "codec", "kernels", "decoding", "evaluation",
+        "g2p",
     },
     "evaluation": {
         "audio", "text", "data", "scoring", "bundle", "models", "heads", "kernels", "decoding", "words", "listening",
         "progress", "api", "devices", "recognition", "streaming",
     },
-    "recognition": {"audio", "bundle", "models", "heads", "heap", "kernels", "words", "decoding", "devices"},
+    "loaded_model": {"bundle", "models", "heads", "heap", "kernels", "decoding", "devices"},
+    "recognition": {"loaded_model", "audio", "models", "words"},
+    "synthesis": {"loaded_model", "audio", "g2p", "bundle", "models", "codec", "decoding"},
+    "g2p": set(),
     "streaming": {
         "audio", "text", "bundle", "models", "decoding", "codec", "recognition", "words", "transcripts", "heap",
     },

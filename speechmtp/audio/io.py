@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from speechmtp.audio.files import AudioSource, OpenAudio, one_line, opened
+from speechmtp.audio.files import AudioSource, OpenAudio, opened
 from speechmtp.audio.levels import Levels, check_floats, mix
 from speechmtp.audio.names import shown
 from speechmtp.audio.pipes import run_pipe
 from speechmtp.audio.resampling import resampled_length
+from speechmtp.audio.writer import AudioWriter, check_samples
 from speechmtp.errors import DataError, ShapeError
 
 WHOLE = 60  # seconds: a file that is no longer is read at once
 BLOCK = 10  # seconds of a longer one that are read at a time
-_WRITE_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -152,21 +152,6 @@ def write_audio(path: str | Path, audio: np.ndarray, rate: int) -> None:
     DataError for samples that are not finite, an unknown extension, a rate that the codec lacks, or a path that cannot
     be written; ShapeError for several channels.
     """
-    import soundfile
-
-    if audio.ndim != 1:
-        raise ShapeError(f"{path}: audio of shape {audio.shape}, expected [N]")
-    if not np.isfinite(audio).all():
-        raise DataError(f"{path}: samples that are not finite, expected numbers in [-1, 1]")
-    suffix = Path(path).suffix.lower()
-    kind = {"format": "OGG", "subtype": "OPUS"} if suffix == ".opus" else {}
-    try:
-        with soundfile.SoundFile(str(path), "w", samplerate=rate, channels=1, **kind) as file:
-            # One large write to Ogg overflows the stack of libsndfile.
-            for begin in range(0, len(audio), _WRITE_BLOCK):
-                file.write(np.asarray(audio[begin : begin + _WRITE_BLOCK], dtype=np.float32))
-    except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: not writable at {rate} Hz ({one_line(error)}), "
-            "expected a known extension and a rate the codec has; try .wav"
-        ) from error
+    check_samples(path, audio)
+    with AudioWriter(path, rate) as file:
+        file.write(audio)

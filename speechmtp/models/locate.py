@@ -8,7 +8,8 @@ from speechmtp.models.files import check_files
 
 OTHER_FORMATS = ["*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt"]  # the same weights in other formats
 PICKLED = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]  # weights of old models that have no others
-EMBEDDED = ("default", "an4")  # models inside the package
+EMBEDDED = ("default", "an4")  # recognisers inside the package
+VOICES = ("heart",)  # voices inside the package
 
 
 def locate(name: str) -> Path:
@@ -24,14 +25,15 @@ def locate(name: str) -> Path:
 def _folder(name: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    if name in EMBEDDED:
+    if name in (*EMBEDDED, *VOICES):
         folder = Path(str(resources.files("speechmtp"))) / "assets" / "models" / name
         if folder.is_dir():
             return folder
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name)
     raise CheckpointError(
-        f"{name}: no such model folder; give a folder, a hub name (owner/model) or one of {', '.join(EMBEDDED)}"
+        f"{name}: no such model folder; give a folder, a hub name (owner/model) or one of "
+        f"{', '.join((*EMBEDDED, *VOICES))}"
     )
 
 

@@ -22,8 +22,8 @@ from speechmtp.types import Prompt, Request, TokenRules, TokenSpelling
 
 # What a model reads, and so what training computes once and caches. `features`: our own filterbank frames, which may be
 # augmented before the encoder; `encoder_outputs`: encoder states that cross-attention reads; `prompts`: embeddings in
-# front of the text, made from whole recordings; `texts`: token ids only.
-InputKind = Literal["features", "encoder_outputs", "prompts", "texts"]
+# front of the text, made from whole recordings; `texts`: token ids only; `units`: phones and their durations, to speak.
+InputKind = Literal["features", "encoder_outputs", "prompts", "texts", "units"]
 
 
 class SpeechModel(nn.Module):

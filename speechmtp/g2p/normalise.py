@@ -1,0 +1,170 @@
+"""Written forms to words: a list of rules, each a pattern and what a reader says for its matches.
+
+The order matters: what is longer or surer comes first. Every rule sees the text as the rules before it left it.
+"""
+
+import re
+from collections.abc import Callable
+
+from speechmtp.g2p import calendar, money, numbers, web
+from speechmtp.g2p.abbreviations import (
+    FRACTIONS,
+    GREEK,
+    NUMBERED,
+    REGNAL,
+    SYMBOLS,
+    TITLES,
+    UNITS,
+    WORDS,
+)
+from speechmtp.g2p.folding import fold
+from speechmtp.g2p.patterns import NUM, either
+from speechmtp.g2p.traced import Fixed, Traced
+
+_PAIRS = {(24, 7), (9, 11)}
+Rule = tuple["re.Pattern[str]", Callable[["re.Match[str]"], str | Fixed | None]]
+
+
+def _unit(match: "re.Match[str]") -> str:
+    one, many = UNITS[match["unit"]]
+    single = match["number"] in ("1", "-1") or match["joint"] == "-"
+    return f" {one if single else many}"
+
+
+def _abbreviation(match: "re.Match[str]") -> str:
+    last = match.end() == len(match.string.rstrip()) and match[0].endswith(".")
+    return WORDS[match[0]] + ("." if last else "")
+
+
+def _roman(match: "re.Match[str]") -> str | None:
+    number = numbers.roman(match["it"])
+    return None if number is None else numbers.cardinal(number)
+
+
+def _regnal(match: "re.Match[str]") -> str | None:
+    number = numbers.roman(match["it"])
+    # A lone "I" is more often the pronoun, unless a title stands before or the clause ends after it.
+    if number is None or (
+        number == 1 and not match["title"] and not re.match(r"\s*(?:[,.;:!?)]|$|of )", match.string[match.end() :])
+    ):
+        return None
+    return f"the {numbers.ordinal(number)}"
+
+
+def _fraction(match: "re.Match[str]") -> str | None:
+    """Common fractions by their names, a few fixed pairs, and "over" between other numbers."""
+    whole, over, under = match["whole"], int(match["over"]), int(match["under"])
+    first = numbers.cardinal(over)
+    if not (0 < over < under and under in FRACTIONS):
+        between = " " if (over, under) in _PAIRS else " over "
+        return None if whole else f"{first}{between}{numbers.cardinal(under)}"
+    name = FRACTIONS[under]
+    if over > 1:
+        name = "halves" if under == 2 else f"{name}s"
+    elif whole:
+        first = "a"
+    said = f"{first} {name}"
+    return f"{numbers.cardinal(int(whole))} and {said}" if whole else said
+
+
+def _range(match: "re.Match[str]") -> str:
+    """Two numbers with "to" between them; four digits each, or four and two, are years."""
+    return f"{integer(match['low'])} to {integer(match['high'])}"
+
+
+def integer(text: str) -> str:
+    """A number without a point, as it is read alone: four digits in pairs, a leading zero digit by digit."""
+    if "," in text:
+        return numbers.cardinal(int(text.replace(",", "")))
+    if len(text) > 1 and text[0] == "0":
+        return numbers.digits(text)
+    if len(text) == 4:
+        return numbers.year(int(text))
+    return numbers.cardinal(int(text)) if len(text) <= numbers.LONGEST else numbers.digits(text)
+
+
+def _number(match: "re.Match[str]") -> str:
+    text = match[0]
+    before, after = match.string[match.start() - 1 : match.start()], match.string[match.end() : match.end() + 1]
+    if text.count(".") > 1:
+        said = " point ".join(integer(part) for part in text.split("."))
+    elif "." in text:
+        said = numbers.decimal(text)
+    else:
+        said = numbers.code(text) if before.isalpha() and "," not in text else integer(text)
+    return f"{' ' if before.isalpha() else ''}{said}{' ' if after.isalpha() else ''}"
+
+
+def _ordinal(match: "re.Match[str]") -> str:
+    return numbers.ordinal(int(match[1].replace(",", "")))
+
+
+def _decade(match: "re.Match[str]") -> str:
+    text = match[1]
+    return numbers.plural(numbers.year(int(text)) if len(text) == 4 else numbers.cardinal(int(text)))
+
+
+def _phone(match: "re.Match[str]") -> str:
+    return ", ".join(numbers.digits(part) for part in re.findall(r"\d+", match[0]))
+
+
+def _symbol(match: "re.Match[str]") -> str:
+    return f" {SYMBOLS[match[0]]} "
+
+
+def _rule(pattern: str, reading: Callable[["re.Match[str]"], str | Fixed | None] | str) -> Rule:
+    said = reading
+    return re.compile(pattern), (lambda match: said) if isinstance(said, str) else said
+
+
+_ROMAN = r"(?P<it>[IVXLCDM]+)\b(?!['’]\w|\.\w)"
+_LETTERS = "[A-Za-z]"
+RULES: list[Rule] = [
+    *web.RULES,
+    _rule(r"(?<=[.!?…])(?:\s*\.)+(?=\s|$)|\.{3,}|(?<=\s)\.(?: \.)+", "…"),
+    _rule(r"(?<=\d)\s?–\s?(?=[$£€]?\d)", "-"),
+    _rule(r"\s?--+\s?|\s?–\s?(?=\D)", "—"),
+    _rule(r"(?<=\s)-+(?=\s|$)", "—"),
+    *calendar.RULES,
+    _rule(r"(?<![\w.-])(?:\+?\d{1,3}[ .-])?(?:\(\d{3}\) ?|\d{3}[-.])?\d{3}[-.]\d{4}(?![\w-]|\.\d)", _phone),
+    *money.RULES,
+    _rule(r"(?<![\w.,])'?(\d{4}|\d0)'?s\b", _decade),
+    _rule(r"(?<![\w.,/])(?:(?P<whole>\d+)[ -])?(?P<over>\d{1,3})/(?P<under>\d{1,3})(?![\w/]|\.\d)", _fraction),
+    _rule(rf"(?<![\w.])(?P<number>-?{NUM})(?P<it>(?P<joint>[ -]?)(?P<unit>{either(UNITS)}))(?![\w'°]|/\w)", _unit),
+    _rule(r"(?<=[\s\d])(?<!\w )[x×](?=\s?\d)|(?<=\d) ?[x×*] ?(?=\d)", " times "),
+    _rule(r"(?<=\d)[x×]\b", " times"),
+    _rule(r"(?<![\w.,-])(?P<low>\d{1,4}(?:,\d{3})*)\s?-\s?(?P<high>\d{1,4}(?:,\d{3})*)(?![\w-]|[.,]\d)", _range),
+    _rule(rf"\b(?:{either(TITLES)})\.?(?= ?[A-Z])", lambda match: TITLES[match[0].rstrip(".")]),
+    _rule(rf"(?<![\w.])(?:{either(WORDS)})(?![\w])", _abbreviation),
+    _rule(r"\bNos\.? ?(?=\d)", "numbers "),
+    _rule(r"\bNo\. ?(?=\d)", "number "),
+    _rule(r"\bp\. ?(?=\d)", "page "),
+    _rule(r"\b([A-Z])\.(?= ?[A-Z][\w.])", lambda match: None if match.string[match.end()] != " " else match[1]),
+    _rule(rf"(?P<title>\b(?:King|Queen|Pope|Emperor|Tsar|Czar|Prince)\s)?\b(?:{either(REGNAL)}) {_ROMAN}", _regnal),
+    _rule(rf"(?i:\b(?:{either(NUMBERED)})) {_ROMAN}", _roman),
+    _rule(r"\b[A-Z][a-z]+ (?P<it>[IVX]{2,})\b(?!['’]\w|\.\w)", _roman),
+    _rule(r"(?<![\w&])#\s?(?=\d)", "number "),
+    _rule(r"(?<![\w.,])(\d{1,3}(?:,\d{3})+|\d+)(?:st|nd|rd|th|ST|ND|RD|TH)\b", _ordinal),
+    _rule(r"(?<![\w.,)-])[-−](?=[.\d])", "minus "),
+    _rule(r"(?<!\w)\+(?=\d)", "plus "),
+    _rule(r"(?<!\w)~(?=\d)", "about "),
+    _rule(r"\b(?P<it>-)\d", " "),
+    _rule(r"(?<=\d)-(?=[A-Za-z])", " "),
+    _rule(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)+|(?<![\w.])\.\d+|\d+", _number),
+    _rule(r"\*+(?=\w)|(?<=\w)\*+|(?<=[.!?,;:])\*+|_+", " "),
+    _rule("[αβγδεζηθικλμνξοπρστυφχψω](?![α-ω])(?<![α-ω]{2})", lambda match: f" {GREEK[match[0]]} "),
+    _rule(r"(?<=\w)['](?=\s?[&+=])", ""),
+    _rule(f"[{re.escape(''.join(SYMBOLS))}]", _symbol),
+    _rule(r"[\[{]", "("),
+    _rule(r"[\]}]", ")"),
+    _rule(r" {2,}", " "),
+    _rule(r" +(?=[,.;:!?…])", ""),
+]
+
+
+def normalise(traced: Traced) -> Traced:
+    """A sentence in words and punctuation alone: no digits, no symbols; other scripts stay as they are."""
+    traced = fold(traced)
+    for pattern, reading in RULES:
+        traced = traced.rewrite(pattern, reading)
+    return traced

@@ -1,0 +1,94 @@
+"""Where sentences end in a text."""
+
+import re
+from collections.abc import Iterator
+
+from speechmtp.g2p.abbreviations import ENDING, MONTH, NUMBERED, TITLES, WORDS
+
+LONGEST = 1500  # characters; a longer sentence is cut at a blank
+_WRAPPED = 50  # lines are taken as wrapped if the widest of a paragraph has so many characters
+_STOP = re.compile(r"[.!?…。！？]+[\"'“”’»)\]]*(?=\s|$|[。！？]|(?<=[。！？]))|\n")
+_BEFORE = re.compile(r"[^\s(\[\"'“”‘’—]+$")
+_AFTER = re.compile(r"[\s\"'“‘«(\[]*(\S?)(\S*)")
+_DOTS = re.compile(r"\.{2,}|…")
+
+
+def sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Places [start, end) of the sentences of a text, without the blanks around them; lazily."""
+    start = 0
+    for paragraph_start, paragraph_end in _paragraphs(text):
+        start = paragraph_start
+        widest = -1
+        for match in _STOP.finditer(text, paragraph_start, paragraph_end):
+            if match[0] == "\n":
+                if widest < 0:
+                    widest = _widest(text, paragraph_start, paragraph_end)
+                if _wrapped(text, match.start(), paragraph_start, paragraph_end, widest):
+                    continue
+            elif not _ends(text, match, start, paragraph_end):
+                continue
+            yield from _pieces(text, start, match.end())
+            start = match.end()
+        yield from _pieces(text, start, paragraph_end)
+
+
+def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for match in re.finditer(r"\n[^\S\n]*\n\s*", text):
+        yield start, match.start()
+        start = match.end()
+    yield start, len(text)
+
+
+def _widest(text: str, start: int, end: int) -> int:
+    return max(len(line) for line in text[start:end].split("\n"))
+
+
+def _wrapped(text: str, place: int, start: int, end: int, widest: int) -> bool:
+    """Whether a line ends only because the next word had no room in it."""
+    line = place - max(start, text.rfind("\n", start, place) + 1)
+    rest = re.compile(r"\s*(\S*)").match(text, place, end)
+    word = len(rest[1]) if rest else 0
+    return widest >= _WRAPPED and line + 1 + word > widest
+
+
+def _ends(text: str, match: "re.Match[str]", start: int, end: int) -> bool:
+    """Whether a sentence ends at a mark that could end one."""
+    after = _AFTER.match(text, match.end(), end)
+    first = after[1] if after else ""
+    if not first:
+        return True
+    mark = match[0].rstrip("\"'“”’»)]")
+    if first.islower():
+        return False
+    if mark != ".":
+        return not (_DOTS.fullmatch(mark) and first.isdigit())
+    before = _BEFORE.search(text, max(start, match.start() - 24), match.start())
+    word = before[0] if before else ""
+    written = f"{word}."
+    if written in ENDING:
+        return first.isupper()
+    if word in TITLES or written in WORDS or word in ("No", "Nos", "p", "pp"):
+        return False
+    if word in MONTH or word in NUMBERED:
+        return not first.isdigit() or word in MONTH.values()
+    if re.fullmatch(r"(?:[A-Za-z]\.)+[A-Za-z]", word):  # U.S. Army
+        return False
+    return not re.fullmatch(r"[A-HJ-Z]", word)
+
+
+def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """A sentence without blanks around it, cut at blanks where it is too long."""
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    while end - start > LONGEST:
+        cut = max(text.rfind(mark, start + LONGEST // 2, start + LONGEST) for mark in (", ", "; ", " ", "\n"))
+        cut = cut + 1 if cut > 0 else start + LONGEST
+        yield start, cut
+        start = cut
+        while start < end and text[start].isspace():
+            start += 1
+    if start < end:
+        yield start, end
