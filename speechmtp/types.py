@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.errors import ConfigError, ShapeError
 
 
@@ -42,6 +43,8 @@ class Prompt:
     `embeddings` [B, P, C], `positions` [B, P] and `lengths` [B], with zeros past the lengths. `next_position` [B] is
     the position of the first output token; `output_positions` gives those of later ones. `memory` [B, S, E] with
     `memory_lengths` [B] are the encoder outputs that the layers of an encoder-decoder trunk attend to; else None.
+    `hints` [B, T, C] with `hint_lengths` [B], zeros past them, say what the output is to be like: vector i is added to
+    the entry that output token i is predicted from, the last one of the prompt (`entries`) or that of token i - 1.
     """
 
     embeddings: Tensor
@@ -51,6 +54,17 @@ class Prompt:
     memory: Tensor | None = None
     memory_lengths: Tensor | None = None
     output_positions: OutputPositions = OutputPositions()
+    hints: Tensor | None = None
+    hint_lengths: Tensor | None = None
+
+    @property
+    def entries(self) -> Tensor:
+        """What the trunk reads: the embeddings, with the first hint added to each row's last entry."""
+        if self.hints is None or not self.hints.shape[1] or not self.embeddings.shape[1]:
+            return self.embeddings
+        rows, entries = torch.arange(len(self.lengths), device=self.lengths.device), self.embeddings.clone()
+        entries[rows, self.lengths - 1] += self.hints[:, 0].to(entries.dtype)
+        return entries
 
     def row(self, index: int) -> "Prompt":
         """Return one row without padding."""
@@ -59,8 +73,13 @@ class Prompt:
         memory, lengths = self.memory, self.memory_lengths
         if memory is not None and lengths is not None:
             memory, lengths = memory[one, : int(lengths[index])], lengths[one]
+        hints, known = self.hints, self.hint_lengths
+        if hints is not None:
+            hints = hints[one, : None if known is None else int(known[index])]
+        if known is not None:
+            known = known[one]
         return Prompt(self.embeddings[one, :size], self.positions[one, :size], self.lengths[one],
-                      self.next_position[one], memory, lengths, self.output_positions)  # fmt: skip
+                      self.next_position[one], memory, lengths, self.output_positions, hints, known)  # fmt: skip
 
 
 def stack_prompts(prompts: list[Prompt]) -> Prompt:
@@ -69,6 +88,8 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
     pad = torch.nn.utils.rnn.pad_sequence
     encoder_outputs = [p.memory[0] for p in prompts if p.memory is not None]
     lengths = [p.memory_lengths for p in prompts if p.memory_lengths is not None]
+    like = next((p.hints for p in prompts if p.hints is not None), None)
+    hints = [] if like is None else [like[0, :0] if p.hints is None else p.hints[0] for p in prompts]
     return Prompt(
         pad([p.embeddings[0] for p in prompts], batch_first=True),
         pad([p.positions[0] for p in prompts], batch_first=True),
@@ -79,6 +100,8 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
         prompts[0].output_positions
         if all(p.output_positions == prompts[0].output_positions for p in prompts)
         else OutputPositions(),
+        pad(hints, batch_first=True) if hints else None,
+        torch.tensor([len(own) for own in hints], device=prompts[0].lengths.device) if hints else None,
     )
 
 
@@ -88,37 +111,6 @@ class States:
 
     hidden: Tensor
     taps: Tensor | None = None
-
-
-def ancestors_of(parent: Tensor) -> Tensor:
-    """Return bool [B, P, P], true in row i at i and at all its ancestors. `parent` [B, P] are indices of parents, -1
-    for none; parents come before their children."""
-    return _ancestors_on_host(parent) if parent.device.type == "cpu" else ancestors_by_products(parent)
-
-
-def ancestors_by_products(parent: Tensor) -> Tensor:
-    """Return the same as `ancestors_of` by matrix products, without reading values from the device."""
-    rows, size = parent.shape
-    seen = torch.zeros(rows, size, size + 1, device=parent.device)
-    seen.scatter_(2, parent.remainder(size + 1)[..., None], 1.0)  # -1 goes to the last column, which is dropped
-    seen = seen[..., :size] + torch.eye(size, device=parent.device)
-    reach = 1
-    while reach < size:  # paths of up to 2, 4, 8 .. steps
-        seen, reach = (seen @ seen).clamp_(max=1.0), 2 * reach
-    return seen > 0
-
-
-def _ancestors_on_host(parent: Tensor) -> Tensor:
-    """Keep each row as the bits of an integer, which takes a fifth of the time."""
-    (rows, size), width = parent.shape, -(-parent.shape[1] // 8)
-    packed: list[bytes] = []
-    for parents in parent.tolist():
-        seen: list[int] = []
-        for node, above in enumerate(parents):
-            seen.append((seen[above] if above >= 0 else 0) | 1 << node)
-        packed += [bits.to_bytes(width, "little") for bits in seen]
-    found = np.frombuffer(b"".join(packed), np.uint8).reshape(rows, size, width)
-    return torch.from_numpy(np.unpackbits(found, axis=2, count=size, bitorder="little").view(np.bool_))
 
 
 @dataclass(frozen=True)

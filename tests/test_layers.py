@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
 
 # Every room may import these, and itself.
-COMMON = {"errors", "types", "config", "clock", "batching", "collector"}
+COMMON = {"errors", "ancestors", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
     "audio", "text", "g2p", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
@@ -20,6 +20,7 @@ _ALL = {
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "ancestors": set(),
     "types": set(),
     "config": set(),
     "clock": set(),

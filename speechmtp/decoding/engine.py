@@ -242,7 +242,7 @@ class Engine:
             if len(places) < len(new) and memory is not None and sizes is not None:
                 memory, sizes = memory[torch.tensor(places, device=batch.device)], [sizes[place] for place in places]
             depth = getattr(bound.drafter, "depth", None)
-            state.head_state = state.heads.start(len(rows), self.trunk, depth, memory, sizes, state.asked_ahead())
+            state.head_state = state.ask(state.heads.start(len(rows), self.trunk, depth, memory, sizes))
         state.drafter_state = bound.drafter.start(state)
         state.count_draft_seconds(lane_clock(state) - began)
         if bound.length is not None:
@@ -377,6 +377,7 @@ def _alike(new: Sequence[_Waiting]) -> dict[object, list[int]]:
             row_sampling.processors,
             row_sampling.seed is not None,
             one.bound.drafter.apart(request),
+            request.prompt.hints is not None,
         )
         found.setdefault(key, []).append(place)
     return found

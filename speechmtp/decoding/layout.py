@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.decoding.state import Batch
-from speechmtp.types import Accepted, Draft, TokenRules, ancestors_of
+from speechmtp.types import Accepted, Draft, TokenRules
 
 
 def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -20,18 +21,20 @@ def lay_out(batch: Batch, draft: Draft) -> tuple[Tensor, Tensor, Tensor | None]:
         return _behind_base(batch, draft, size)
     prompt, entries = batch.prompt, batch.entries
     if size == 0:
-        return prompt.embeddings, prompt.positions, None
-    tokens = batch.trunk.embed(draft.tokens.clamp_min(0)).to(prompt.embeddings.dtype)
+        return prompt.entries, prompt.positions, None
+    known = prompt.entries
+    depth = None if draft.chain else draft.depth
+    tokens = batch.embed(draft.tokens.clamp_min(0), 0, depth).to(known.dtype)
     places = _places(batch.ahead, draft)
-    longest = prompt.embeddings.shape[1]
+    longest = known.shape[1]
     if min(entries) == longest:  # no padding: the draft begins at the same index in all rows
-        inputs, positions = torch.cat([prompt.embeddings, tokens], 1), torch.cat([prompt.positions, places], 1)
+        inputs, positions = torch.cat([known, tokens], 1), torch.cat([prompt.positions, places], 1)
         return inputs, positions, None if draft.chain else _behind(draft.ancestors, longest)
-    rows, _, width = prompt.embeddings.shape
+    rows, _, width = known.shape
     queries = longest + size
     nodes = prompt.lengths[:, None] + torch.arange(size, device=tokens.device)
-    inputs = prompt.embeddings.new_zeros(rows, queries, width)
-    inputs[:, :longest] = prompt.embeddings
+    inputs = known.new_zeros(rows, queries, width)
+    inputs[:, :longest] = known
     inputs.scatter_(1, nodes[..., None].expand(-1, -1, width), tokens)
     positions = prompt.positions.new_zeros(rows, queries)
     positions[:, :longest] = prompt.positions
@@ -57,10 +60,10 @@ def _behind_base(batch: Batch, draft: Draft, size: int) -> tuple[Tensor, Tensor,
     base = batch.base[:, None]
     tokens = torch.cat([base, draft.tokens.clamp_min(0)], 1) if size else base
     if draft.chain:
-        return batch.trunk.embed(tokens), batch.ahead(1 + size, -1), None
-    ahead = batch.ahead(1 + size, -1)
-    positions = torch.cat([ahead[:, :1], ahead.gather(1, draft.depth + 1)], 1)
-    return batch.trunk.embed(tokens), positions, _behind(draft.ancestors, 1)
+        return batch.embed(tokens, -1), batch.ahead(1 + size, -1), None
+    depth = F.pad(draft.depth + 1, (1, 0))
+    positions = batch.ahead(1 + size, -1).gather(1, depth)
+    return batch.embed(tokens, -1, depth), positions, _behind(draft.ancestors, 1)
 
 
 def _places(ahead: Callable[[int], Tensor], draft: Draft) -> Tensor:

@@ -13,6 +13,7 @@ from speechmtp.decoding.noise import Noise
 from speechmtp.decoding.sampling import Processors
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.cache import RaggedCache
+from speechmtp.models.hints import hinted, hints_from
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Prompt, Request, TokenRules, Trace
 
@@ -37,6 +38,11 @@ class Row:
     trace: Trace = field(default_factory=Trace)
     kept: Any = None
     adapted: Any = None
+    hints: Tensor | None = field(init=False, repr=False)  # [T, C]
+
+    def __post_init__(self) -> None:
+        given = self.request.prompt.hints
+        self.hints = None if given is None else given[0]
 
     @property
     def prefix(self) -> list[int]:
@@ -69,6 +75,19 @@ def positions_of(rows: Sequence[Row], begin: int, count: int, device: torch.devi
         return (start + steps).expand(len(rows), count)
     tables = [[row.position(len(row.tokens) + begin + i) for i in range(count)] for row in rows]
     return torch.tensor(tables, dtype=torch.long, device=device).view(len(rows), count)
+
+
+def hints_of(rows: Sequence[Row], begin: int, count: int) -> Tensor | None:
+    """The hints [B, count, C] of the entries of output tokens, starting `begin` tokens after each row's next one (-1:
+    at its last one); zeros past the end of a row's hints, None if no row has any."""
+    known = next((row.hints for row in rows if row.hints is not None), None)
+    if known is None:
+        return None
+    parts = []
+    for row in rows:
+        own = known[:0] if row.hints is None else row.hints
+        parts.append(hints_from(own, len(row.tokens) + begin + 1, count))
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
 @dataclass(frozen=True)
@@ -137,15 +156,21 @@ class Batch:
         if (self.cache.first, self.cache.last) != (self.first, self.first + len(self.rows)):
             self.cache.focus(self.first, self.first + len(self.rows))
 
-    def pending(self) -> Prompt:
+    def embed(self, tokens: Tensor, begin: int = 0, depth: Tensor | None = None) -> Tensor:
+        """Embeddings [B, P, C], hints included, of output tokens [B, P]: those after the pending entries, from `begin`
+        on. `depth` [B, P] counts each token from there (None: 0, 1, ..)."""
+        embedded = self.trunk.embed(tokens)
+        return hinted(embedded, hints_of(self.rows, begin, tokens.shape[1]), depth)
+
+    def pending(self, depth: int = 0) -> Prompt:
         """The entries that the next call feeds before its draft: the prompts, or the base tokens as a prompt of one
-        entry."""
+        entry, with the hints of drafts of up to `depth` tokens."""
         if self.prompt is not None:
             return self.prompt
         assert self.base is not None
-        embedded = self.trunk.embed(self.base)[:, None]
-        positions = self.ahead(2, -1)
-        return Prompt(embedded, positions[:, :1], torch.ones_like(self.base), positions[:, 1])
+        embedded, positions = self.trunk.embed(self.base)[:, None], self.ahead(2, -1)
+        hints = hints_of(self.rows, -1, 1 + depth)
+        return Prompt(embedded, positions[:, :1], torch.ones_like(self.base), positions[:, 1], hints=hints)
 
     def ahead(self, count: int, begin: int = 0) -> Tensor:
         """Positions [B, count] of the tokens after the pending entries; a negative `begin` starts that many tokens
@@ -244,6 +269,24 @@ class DecodeState:
         """Positions [B, count] of the base token and of the tokens after it."""
         return positions_of(self.rows, -1, count, self.device)
 
+    def hints_ahead(self, count: int) -> Tensor | None:
+        """The hints [B, count, C] of the entries of the base token and of the tokens after it; None if there are
+        none."""
+        return hints_of(self.rows, -1, count)
+
+    def ask(self, head_state: Any) -> Any:
+        """Let a head state ask for positions and hints. It refers to this state weakly, since this state holds it."""
+        mine = weakref.ref(self)
+
+        def hints(count: int) -> Tensor | None:
+            state = mine()
+            assert state is not None
+            return state.hints_ahead(count)
+
+        head_state.ahead = self.asked_ahead()
+        head_state.hints = hints if any(row.hints is not None for row in self.rows) else None
+        return head_state
+
     def asked_ahead(self) -> Callable[[int], Tensor]:
         """`ahead` as a function for the head state. It refers to this state weakly, since this state holds the head
         state."""
@@ -288,8 +331,7 @@ class DecodeState:
         other = DecodeState(self.bound, self.rule, [self.rows[i] for i in kept], [], self.batch, self.key)
         other.processors, other.length_state = self.processors, self.length_state
         if self.head_state is not None:
-            other.head_state = self.head_state.take(kept)
-            other.head_state.ahead = other.asked_ahead()
+            other.head_state = other.ask(self.head_state.take(kept))
         if self.noise is not None:
             other.noise = self.noise.select(kept)
         other.drafter_state = self.bound.drafter.take(self.drafter_state, kept)

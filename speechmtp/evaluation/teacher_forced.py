@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from speechmtp.heads.contract import HeadSet, TrainBatch, Unembed
+from speechmtp.models.hints import hints_by_entry
 from speechmtp.models.trunk import Trunk
 from speechmtp.scoring.acceptance import OUTSIDE, Forced
 from speechmtp.types import Prompt, stack_prompts
@@ -39,12 +40,16 @@ def teacher_forced(
 def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Sequence[Sequence[int]]) -> TrainBatch:
     """One row per prompt with all output tokens but the last; the anchors of a row are its starts 0, 1, ..."""
     device = prompts[0].embeddings.device
-    inputs, ids, positions, anchors = [], [], [], []
+    inputs, ids, positions, anchors, hints = [], [], [], [], list[Tensor]()
     for prompt, output in zip(prompts, outputs):
         tokens = torch.tensor(output[:-1], dtype=torch.long, device=device)
         steps = torch.arange(len(tokens), device=device)
         entries = prompt.embeddings.shape[1]
-        inputs.append(torch.cat([prompt.embeddings[0], trunk.embed(tokens).to(prompt.embeddings.dtype)]))
+        row = torch.cat([prompt.embeddings[0], trunk.embed(tokens).to(prompt.embeddings.dtype)])
+        if prompt.hints is not None:
+            hints.append(hints_by_entry(prompt.hints, prompt.lengths, len(row))[0])
+            row = row + hints[-1].to(row.dtype)
+        inputs.append(row)
         ids.append(torch.cat([tokens.new_full((entries,), -1), tokens]))
         offsets = torch.tensor(
             [prompt.output_positions.offset(i) for i in range(len(tokens))], dtype=torch.long, device=device
@@ -62,7 +67,7 @@ def _batch(trunk: Trunk, heads: HeadSet, prompts: Sequence[Prompt], outputs: Seq
     return TrainBatch(
         states, embedded, pad_sequence(ids, batch_first=True, padding_value=-1), places,
         torch.where(valid, 0, -1), trunk.embed, heads.narrow(trunk), memory, memory_lengths,
-        pad_sequence(anchors, batch_first=True),
+        pad_sequence(anchors, batch_first=True), pad_sequence(hints, batch_first=True) if hints else None,
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """Block-parallel drafting: one pass over the known next token and D masks predicts D tokens.
 
 DFlash (arXiv 2602.06036). The block [x_{t+1}, mask, ..., mask] has the positions of entries t + 1 to t + 1 + D. Slot d
-of the block predicts its own token x_{t+1+d}, without a shift. In each draft layer the queries come only from the
-block; keys and values come from the trunk's states of entries up to t, through the layer's own projections, and from
-the block. Revealed prefixes (D2SD, arXiv 2606.04446) put true tokens into the first slots, so that the same head can
-draft again after a partly accepted block.
+of the block predicts its own token x_{t+1+d}, without a shift; its mask has the hint of that token, if there are hints.
+In each draft layer the queries come only from the block; keys and values come from the trunk's states of entries up to
+t, through the layer's own projections, and from the block. Revealed prefixes (D2SD, arXiv 2606.04446) put true tokens
+into the first slots, so that the same head can draft again after a partly accepted block.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +31,7 @@ from speechmtp.heads.contract import (
 from speechmtp.heads.decoder_layer import DecoderLayer, Memory, norm_of, start_norm
 from speechmtp.heads.layered import LayeredState, take_fresh
 from speechmtp.models.cache import RaggedCache
+from speechmtp.models.hints import hinted
 from speechmtp.models.masks import drafting_block_mask, training_block_mask
 from speechmtp.models.rotary import rotary
 from speechmtp.models.shape import TrunkShape
@@ -197,7 +198,8 @@ class BlockHeads(HeadSet):
         index = (anchors[..., None] + 1 + places).clamp(max=size - 1)
         tokens = batch.inputs[torch.arange(rows, device=anchors.device)[:, None, None], index]
         known = (places <= revealed[..., None])[..., None]
-        x = torch.where(known, tokens, self.mask.to(tokens.dtype)).flatten(1, 2)
+        hints = batch.hints_behind(anchors, self.depth + 1)
+        x = torch.where(known, tokens, self._masks(tokens, hints)).flatten(1, 2)
         positions = batch.positions_behind(anchors, self.depth + 1)
         turn = rotary(positions.flatten(1), self.shape, x.dtype)
 
@@ -261,7 +263,7 @@ class BlockHeads(HeadSet):
             before = state.serial.expand(-1, nodes, -1)
         else:
             before = state.serial[torch.arange(len(parent), device=parent.device)[:, None], parent]
-        state.serial = self.correction.step(state.embed(tokens).to(features.dtype), before)
+        state.serial = self.correction.step(state.embedded(tokens, d).to(features.dtype), before)
         added: Tensor = self.correction.out(state.serial)
         return features + added
 
@@ -295,5 +297,12 @@ class BlockHeads(HeadSet):
         assert state.fresh is not None
         ids = anchor if given is None else torch.cat([anchor, given], 1)
         ids = F.pad(ids[:, :width], (0, max(0, width - ids.shape[1])), value=-1)
-        dtype = state.fresh.hidden.dtype
-        return torch.where(ids[..., None] >= 0, state.embed(ids.clamp_min(0)).to(dtype), self.mask.to(dtype))
+        dtype, hints = state.fresh.hidden.dtype, state.hints_ahead(width)
+        known = hinted(state.embed(ids.clamp_min(0)), hints).to(dtype)
+        return torch.where(ids[..., None] >= 0, known, self._masks(known, hints))
+
+    def _masks(self, like: Tensor, hints: Tensor | None) -> Tensor:
+        """Return the masks [..., K, C] of blocks whose slots have the hints [..., K, C]: each has the hint that its
+        token is predicted with, that of the slot before."""
+        mask = self.mask.to(like.dtype)
+        return mask if hints is None else mask + F.pad(hints[..., :-1, :], (0, 0, 1, 0)).to(like.dtype)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from speechmtp.ancestors import ancestors_by_products
 from speechmtp.errors import ConfigError
 from speechmtp.heads.chain_parts import ChainModule, ChainState, attend_with_chain
 from speechmtp.heads.contract import Ahead, FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
@@ -29,7 +30,7 @@ from speechmtp.models.cache import RaggedCache, RaggedLayer
 from speechmtp.models.masks import causal_mask, ragged_mask
 from speechmtp.models.rotary import rotary
 from speechmtp.models.shape import TrunkShape
-from speechmtp.types import States, ancestors_by_products
+from speechmtp.types import States
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ class ChainHeads(HeadSet):
         """See `HeadSet.draft_chain`; only with attention `ttt` natively. Each level's keys stand behind the fresh
         ones, so that a level sees what `_test` lets it see."""
         fresh, cache = state.fresh, state.cache
-        native = None if fresh is None or state.level else self._usable(fresh.hidden)
+        native = None if fresh is None or state.level or state.hints else self._usable(fresh.hidden)
         if native is None or fresh is None:
             return None
         cache.begin(fresh.hidden.shape[1] + depth)
@@ -277,7 +278,7 @@ class ChainHeads(HeadSet):
         """Return features [B, P, C] of level d; its keys are provisional."""
         assert state.fresh is not None
         state.level = max(state.level, d)
-        embedded = state.embed(tokens).to(state.fresh.hidden.dtype)
+        embedded = state.embedded(tokens, d).to(state.fresh.hidden.dtype)
         if d == 1:
             z = at(self._fresh_level(state, 1, embedded[:, 0]), state.fresh.last)[:, None]
             state.draft, state.drafted, state.own = z[:, :, None], None, []

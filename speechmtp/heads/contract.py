@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechmtp.config import Range, Share, check_fields
-from speechmtp.heads.decoder_layer import norm_of
+from speechmtp.heads.reader import FeatureReader
 from speechmtp.kernels.cpu.chain import NativeChain
 from speechmtp.kernels.cpu.int8_linear import Int8Linear, in_int8
 from speechmtp.models.agreement import Tail
+from speechmtp.models.hints import hinted
 from speechmtp.models.shape import TrunkShape
 from speechmtp.types import States
 
@@ -73,7 +74,7 @@ class TrainBatch:
 
     `states` of the trunk; `inputs` [B, L, C], the embeddings that the trunk read; `ids` [B, L], -1 for entries without
     a token; `positions` [B, L]; `segments` [B, L], the sample that an entry belongs to, -1 for padding; `anchors`
-    [B, A], the indices to predict from, None for all.
+    [B, A], the indices to predict from, None for all. `hints` [B, L, C] are the hints that `inputs` contain.
     """
 
     states: States
@@ -86,6 +87,7 @@ class TrainBatch:
     memory: Tensor | None = None
     memory_lengths: Tensor | None = None
     anchors: Tensor | None = None
+    hints: Tensor | None = None
 
     def at_anchors(self, values: Tensor) -> Tensor:
         """Return values [B, A, ...] at the anchors of values [B, L, ...]."""
@@ -97,12 +99,24 @@ class TrainBatch:
     def positions_behind(self, anchors: Tensor, count: int) -> Tensor:
         """Return the positions [B, A, count] of the entries after each of `anchors` [B, A]; past the sample's end, the
         anchor's position plus 1, 2, .."""
-        steps = torch.arange(1, count + 1, device=anchors.device)
-        index = anchors[..., None] + steps
+        steps, (rows, inside, same) = torch.arange(1, count + 1, device=anchors.device), self._behind(anchors, count)
+        return torch.where(same, self.positions[rows, inside], self.positions.gather(1, anchors)[..., None] + steps)
+
+    def hints_behind(self, anchors: Tensor, count: int) -> Tensor | None:
+        """Return the hints [B, A, count, C] of the entries after each of `anchors` [B, A], zeros past the sample's end;
+        None if there are no hints."""
+        if self.hints is None:
+            return None
+        rows, inside, same = self._behind(anchors, count)
+        return self.hints[rows, inside] * same[..., None]
+
+    def _behind(self, anchors: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows and indices [B, A, count] of the entries after anchors, and whether they belong to the same sample."""
+        index = anchors[..., None] + torch.arange(1, count + 1, device=anchors.device)
         inside = index.clamp(max=self.positions.shape[1] - 1)
         rows = torch.arange(len(anchors), device=anchors.device)[:, None, None]
         same = (inside == index) & (self.segments[rows, inside] == self.segments.gather(1, anchors)[..., None])
-        return torch.where(same, self.positions[rows, inside], self.positions.gather(1, anchors)[..., None] + steps)
+        return rows, inside, same
 
     def ahead(self, values: Tensor, steps: int) -> Tensor:
         """Shift `values` [B, L, ...] so that index t holds the value at t + steps; values at the edge repeat."""
@@ -113,13 +127,16 @@ class TrainBatch:
 Ahead = Callable[[int], Tensor]  # n -> positions [B, n] of the entries after each row's last committed one
 
 
+Hints = Callable[[int], Tensor | None]  # n -> hints [B, n, C] of the same entries
+
+
 @dataclass
 class HeadState:
     """The decoding state of a batch of rows; families add to it. Rows can be removed (`select`), copied (`take`) and
     appended (`join`) between an `advance` and the next `expand`.
 
     `depth` is the deepest level that will be drafted; `ahead` gives the positions of the next tokens (None: each one
-    position after the last).
+    position after the last), `hints` what is added to their embeddings (None: nothing).
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -128,6 +145,17 @@ class HeadState:
     hidden: Tensor | None = None  # fused trunk state [B, C] of the last committed entry
     features: Tensor | None = field(default=None, repr=False)  # [B, D, F] of one-pass families
     ahead: Ahead | None = field(default=None, repr=False)
+    hints: Hints | None = field(default=None, repr=False)
+
+    def hints_ahead(self, count: int) -> Tensor | None:
+        """Return the hints [B, count, C] of the entries after each row's last committed one; None if there are none."""
+        return None if self.hints is None else self.hints(count)
+
+    def embedded(self, tokens: Tensor, d: int) -> Tensor:
+        """Return the embeddings [B, P, C] of tokens [B, P] of level d - 1 as the trunk reads them, with the hint of
+        their entry."""
+        hints = self.hints_ahead(d)
+        return hinted(self.embed(tokens), None if hints is None else hints[:, d - 1 :])
 
     def select(self, rows: Tensor | Sequence[int]) -> None:
         """Keep only these rows, in this order."""
@@ -160,31 +188,6 @@ def joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return None if first is None or second is None else torch.cat([first, second])
 
 
-class FeatureReader(nn.Module):
-    """The heads' input: the trunk's last state plus a learned mix of other layers, initialised to zero."""
-
-    def __init__(self, config: FamilyConfig, shape: TrunkShape) -> None:
-        super().__init__()
-        self.count, self.mix = len(config.taps), config.mix
-        self.dropout = nn.Dropout(config.dropout)
-        if self.count:
-            self.norms = nn.ModuleList(norm_of(shape) for _ in config.taps)
-            size = shape.width * self.count if config.mix == "linear" else self.count
-            self.weight = nn.Parameter(torch.zeros(shape.width, size) if config.mix == "linear" else torch.zeros(size))
-
-    def forward(self, base: Tensor, taps: Tensor | None) -> Tensor:
-        """Return [..., C] for the base state [..., C] and taps [..., n, C]."""
-        if self.count:
-            assert taps is not None
-            read = [norm(taps[..., i, :]) for i, norm in enumerate(self.norms)]
-            if self.mix == "linear":
-                base = base + F.linear(torch.cat(read, -1), self.weight)
-            else:
-                base = base + (torch.stack(read, -2) * self.weight[:, None]).sum(-2)
-        out: Tensor = self.dropout(base)
-        return out
-
-
 class HeadSet(nn.Module):
     """Base class of head sets of depth D; `taps` are the trunk layers that are read besides the last state."""
 
@@ -198,7 +201,7 @@ class HeadSet(nn.Module):
         self.config, self.shape = config, shape
         self.depth: int = config.depth
         self.taps: tuple[int, ...] = (*config.taps, *([shape.layers] if self.reads_raw else []))
-        self.reads = FeatureReader(config, shape)
+        self.reads = FeatureReader(len(config.taps), config.mix, config.dropout, shape)
         self.vocab_size: int = config.shortlist or shape.vocab_size
         self.shortlist: Tensor | None
         self.register_buffer("shortlist", torch.arange(config.shortlist) if config.shortlist else None)

@@ -101,7 +101,7 @@ class HydraHeads(OneStateHeads):
         """Return features [B, P, C] of level d, one for each node's path."""
         assert state.hidden is not None
         rows, nodes = tokens.shape
-        path = state.embed(tokens).to(state.hidden.dtype)[:, :, None]
+        path = state.embedded(tokens, d).to(state.hidden.dtype)[:, :, None]
         if d > 1:
             assert state.paths is not None
             index = torch.arange(rows, device=tokens.device)[:, None]

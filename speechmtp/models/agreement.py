@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.errors import ConfigError
-from speechmtp.types import ancestors_of
 
 if TYPE_CHECKING:
     from speechmtp.models.trunk import Trunk

@@ -1,54 +1,55 @@
-"""Hints: one vector for each speech token, which says what is spoken there. They are added to the embeddings that the
-trunk and its heads read (`types.Prompt.hints`), so that speech tokens need no attention to text."""
+"""Hints: one vector for every output token, added to the entry that the token is predicted from (`types.Prompt`).
+
+Everything that embeds output tokens adds them here: trunk calls, drafters, heads, training and evaluation.
+"""
+
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from speechmtp.models.unit_encoder import UnitEncoder, UnitEncoderConfig
-
-SCALARS = 5
+from speechmtp.types import Prompt
 
 
-class Hints(nn.Module):
-    """Hints from units and their durations. The hint of a token depends on the units that it covers, the unit after
-    them, and where in its unit the token lies."""
+def hinted(embedded: Tensor, hints: Tensor | None, depth: Tensor | None = None) -> Tensor:
+    """Return embeddings [B, P, C] with the hints [B, N, C] of their entries, in order, or those at `depth` [B, P];
+    unchanged if there are no hints."""
+    if hints is None:
+        return embedded
+    if depth is not None:
+        hints = hints.gather(1, depth[..., None].expand(-1, -1, hints.shape[-1]))
+    return embedded + hints.to(embedded.dtype)
 
-    def __init__(self, config: UnitEncoderConfig, symbols: int, width: int) -> None:
-        super().__init__()
-        self.units = UnitEncoder(config, symbols)
-        self.following = nn.Embedding(symbols, config.width)
-        self.join = nn.Sequential(
-            nn.Linear(3 * config.width + SCALARS, 2 * config.width), nn.GELU(), nn.Dropout(config.dropout),
-            nn.Linear(2 * config.width, width),
-        )  # fmt: skip
 
-    def forward(self, ids: Tensor, words: Tensor, frames: Tensor, tokens: int, frames_per_token: float) -> Tensor:
-        """Return hints [B, tokens, C] for units `ids`, `words` and durations `frames` [B, P], 0 in padding; a token
-        is `frames_per_token` frames long."""
-        states = self.units(ids, words)
-        ends = frames.cumsum(1).to(states.dtype)  # [B, P]
-        edges = torch.arange(tokens + 1, device=ids.device, dtype=states.dtype) * frames_per_token
-        centre = (edges[:-1] + edges[1:]) / 2
-        unit = torch.searchsorted(ends, centre.expand(len(ids), -1).contiguous(), right=True)
-        unit = torch.minimum(unit, (frames > 0).sum(1, keepdim=True) - 1)  # behind the end: the last unit
-        rows = torch.arange(len(ids), device=ids.device)[:, None]
-        own, length = states[rows, unit], frames.to(states.dtype)[rows, unit]
-        end = ends[rows, unit]
-        begin = end - length
-        after = ids[rows, (unit + 1).clamp_max(ids.shape[1] - 1)]
-        scalars = torch.stack(
-            [
-                (centre - begin) / length.clamp_min(1), length.clamp_min(1).log() / 2, (centre - begin) / 16,
-                (end - centre) / 16, begin.clamp_max(800) / 800,
-            ], -1,
-        )  # fmt: skip
-        mixed = self._covered(states, ends, frames, edges)
-        out: Tensor = self.join(torch.cat([own, mixed, self.following(after), scalars], -1))
-        return out
+def hints_after(prompt: Prompt, count: int) -> Tensor | None:
+    """Return the hints [B, count, C] of the entries after a batch of prompts; None if they have none."""
+    if prompt.hints is None:
+        return None
+    part = prompt.hints[:, 1 : 1 + count]
+    return F.pad(part, (0, 0, 0, count - part.shape[1]))
 
-    def _covered(self, states: Tensor, ends: Tensor, frames: Tensor, edges: Tensor) -> Tensor:
-        """Return the mean state [B, T, H] over the time that each token covers, between its `edges` [T + 1]."""
-        starts = ends - frames
-        overlap = torch.minimum(ends[:, None], edges[1:, None]) - torch.maximum(starts[:, None], edges[:-1, None])
-        share = overlap.clamp_min(0)  # [B, T, P]
-        return (share / share.sum(-1, keepdim=True).clamp_min(1e-3)) @ states
+
+def hints_from(hints: Tensor, first: int, count: int) -> Tensor:
+    """Return `count` hints [count, C] from hints [T, C], from number `first` on; zeros past the end."""
+    part = hints[first : first + count]
+    return part if len(part) == count else F.pad(part, (0, 0, 0, count - len(part)))
+
+
+def hints_behind(prompts: Sequence[Prompt], begin: Sequence[int], count: int) -> Tensor | None:
+    """Return the hints [B, count, C] of the entries of output tokens from `begin` [B] on, of single-row prompts; None
+    if no prompt has any."""
+    like = next((prompt.hints for prompt in prompts if prompt.hints is not None), None)
+    if like is None:
+        return None
+    own = [like[0, :0] if prompt.hints is None else prompt.hints[0] for prompt in prompts]
+    return torch.stack([hints_from(hints, first + 1, count) for hints, first in zip(own, begin)])
+
+
+def hints_by_entry(hints: Tensor, lengths: Tensor, size: int) -> Tensor:
+    """Return what is added to each of `size` entries of a row, [B, size, C]: vector i of hints [B, T, C] to the entry
+    `lengths` - 1 + i, where `lengths` [B] are the entries of the prompts; zeros elsewhere."""
+    index = torch.arange(size, device=hints.device) - (lengths[:, None] - 1)
+    inside = (index >= 0) & (index < hints.shape[1])
+    at = index.clamp(0, max(0, hints.shape[1] - 1))[..., None].expand(-1, -1, hints.shape[2])
+    return hints.gather(1, at) * inside[..., None]

@@ -7,6 +7,7 @@ import torch
 
 from speechmtp.errors import ConfigError
 from speechmtp.models.draft_prompt import DraftPrompt
+from speechmtp.models.hints import hinted, hints_after
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import OutputPositions, Prompt, Request
 
@@ -32,9 +33,14 @@ def _extended(prompt: Prompt, tokens: Sequence[int], trunk: Trunk) -> Prompt:
     count, places, like = len(tokens), prompt.output_positions, prompt.positions
     ids = torch.tensor([list(tokens)], device=like.device)
     steps = like.new_tensor([[places.offset(i) for i in range(count)]])
+    hints, own = prompt.hints, trunk.embed(ids)
+    if hints is not None:  # the last entry's hint is added where the prompt is read
+        own[:, :-1] = hinted(own[:, :-1], hints_after(prompt, count - 1))
     return replace(
         prompt,
-        embeddings=torch.cat([prompt.embeddings, trunk.embed(ids).to(prompt.embeddings.dtype)], 1),
+        embeddings=torch.cat([prompt.entries, own.to(prompt.embeddings.dtype)], 1),
+        hints=None if hints is None else hints[:, count:],
+        hint_lengths=None if prompt.hint_lengths is None else (prompt.hint_lengths - count).clamp_min(0),
         positions=torch.cat([prompt.positions, prompt.next_position[:, None] + steps], 1),
         lengths=prompt.lengths + count,
         next_position=prompt.next_position + places.offset(count),

@@ -21,7 +21,8 @@ class Sequences:
 
     `embeddings` [B, L, C]; `positions`, `ids` (-1: no token), `segments` (-1: padding) [B, L]; `starts` [B, L] marks
     entries at which a decoder call can start; `wanted` [B, L] is the loss mask over target tokens, None for all.
-    `memory` [B, S, E] with `memory_lengths` [B] are the encoder outputs for an encoder-decoder trunk.
+    `memory` [B, S, E] with `memory_lengths` [B] are the encoder outputs for an encoder-decoder trunk. `hints` [B, L, C]
+    are the hints that `embeddings` contain (`models/hints.py`), None if there are none.
     """
 
     embeddings: Tensor
@@ -32,6 +33,7 @@ class Sequences:
     wanted: Tensor | None = None
     memory: Tensor | None = None
     memory_lengths: Tensor | None = None
+    hints: Tensor | None = None
 
 
 def pad_text(texts: Sequence[Sequence[int]], bos: int, eos: int) -> tuple[Tensor, Tensor]:
@@ -98,12 +100,13 @@ def multi_token_loss(
     if not heads.depth:
         return total, values
     chosen = anchors_of(labels[..., 1:], anchors)
-    inputs, embed = sequences.embeddings, trunk.embed
+    inputs, embed, hints = sequences.embeddings, trunk.embed, sequences.hints
     if frozen:
         inputs, embed = inputs.detach(), lambda ids: trunk.embed(ids).detach()
+        hints = None if hints is None else hints.detach()
     batch = TrainBatch(
         states, inputs, sequences.ids, sequences.positions, sequences.segments, embed,
-        heads.narrow(trunk, frozen), sequences.memory, sequences.memory_lengths, chosen,
+        heads.narrow(trunk, frozen), sequences.memory, sequences.memory_lengths, chosen, hints,
     )  # fmt: skip
     asked = batch.at_anchors(labels)[..., 1:]
     heads_loss = _HeadsLoss(trunk, heads, batch, asked, weights[1:], config, base)

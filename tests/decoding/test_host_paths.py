@@ -5,9 +5,10 @@ import tiny
 import torch
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_by_products, ancestors_of
 from speechmtp.decoding.rules.ratio import Ratio
 from speechmtp.decoding.sampling import SamplingConfig
-from speechmtp.types import Draft, ancestors_by_products, ancestors_of
+from speechmtp.types import Draft
 
 
 def forest(rows: int, size: int, rng: torch.Generator) -> Tensor:

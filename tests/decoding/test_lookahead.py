@@ -12,11 +12,12 @@ from engine_runs import Setup, generate_mixed
 from test_lookup import count, cycling
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.decoding.drafters.lookahead import GuessWindow, Lookahead
 from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Draft, States, ancestors_of
+from speechmtp.types import Draft, States
 
 
 def unfolded(window: GuessWindow) -> tuple[list[list[int]], list[int]]:

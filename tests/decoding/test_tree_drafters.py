@@ -13,12 +13,13 @@ from families import CONFIGS, NAMES, D
 from random_trees import random_shape, trees
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.decoding.drafters.tree import DynamicTree, HeadTree
 from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import TreeShape
 from speechmtp.errors import ConfigError
-from speechmtp.types import Accepted, Draft, ancestors_of
+from speechmtp.types import Accepted, Draft
 
 SMALL = "0.1.2.00.01.10.000.001.010.100"
 

@@ -5,6 +5,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.heads.contract import HeadSet, TrainBatch
 from speechmtp.heads.hydra import HydraHeadsConfig
 from speechmtp.heads.layer import LayerHeadsConfig
@@ -13,7 +14,6 @@ from speechmtp.heads.table import HeadsConfig, build_heads
 from speechmtp.heads.vocalnet import VocalnetHeadsConfig
 from speechmtp.models.shape import TrunkShape
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import ancestors_of
 
 DEPTH = 3
 MEMORY = 6

@@ -10,11 +10,12 @@ import tiny
 import torch
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.kernels.cpu.decoder import NativeDecoder
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.seq2seq import Seq2SeqTrunk
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Prompt, States, ancestors_of
+from speechmtp.types import Prompt, States
 
 CLOSE = 1e-4  # largest difference from the model's own modules, relative to the largest number
 

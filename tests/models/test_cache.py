@@ -6,10 +6,10 @@ import tiny
 import torch
 from torch import Tensor
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.errors import ShapeError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import ancestors_of
 
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 

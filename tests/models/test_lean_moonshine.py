@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import MoonshineConfig
 
 import speechmtp
+from speechmtp.ancestors import ancestors_of
 from speechmtp.bundle import load_bundle, save_bundle
 from speechmtp.models.bases.generation_settings import folder_settings, plain_settings
 from speechmtp.models.bases.moonshine_model import LeanMoonshine, WaveConv
@@ -21,7 +22,7 @@ from speechmtp.models.bases.moonshine_sizes import sizes_of
 from speechmtp.models.config_settings import computing_settings
 from speechmtp.models.lean_model import transformers_model
 from speechmtp.models.seq2seq import Seq2SeqTrunk
-from speechmtp.types import Prompt, ancestors_of
+from speechmtp.types import Prompt
 from tests import tiny
 
 SIZES: dict[str, Any] = {

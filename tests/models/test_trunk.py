@@ -19,6 +19,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.errors import CheckpointError, ConfigError, ShapeError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.masks import additive_ragged_mask
@@ -28,7 +29,6 @@ from speechmtp.models.trunk import (
     Trunk,
     build_trunk,
 )
-from speechmtp.types import ancestors_of
 
 SIZES: dict[str, Any] = {
     "vocab_size": 11, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -47,7 +47,7 @@ class BeamSample(ByModel):
         if depth == 0:
             return empty_draft(state)
         mine: DraftCache = state.drafter_state
-        logits, pending = mine.catch_up(state), mine.behind()
+        logits, pending = mine.catch_up(state), mine.behind(depth)
         paths, index = Paths.none(len(state.rows), state.device), torch.arange(len(state.rows), device=state.device)
         score = torch.zeros(len(state.rows), 1, device=state.device)
         chances = score[..., None][..., :0]  # probabilities of each beam's tokens [B, n, d]

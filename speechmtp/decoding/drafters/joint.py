@@ -58,7 +58,7 @@ class Joint(Drafter):
 
     def _likeliest(self, state: DecodeState, depth: int) -> Tensor:
         """The most probable path [B, depth] of every row of the batch."""
-        batch, pending = state.batch, state.batch.pending()
+        batch, pending = state.batch, state.batch.pending(depth)
         width = min(self.top or batch.trunk.vocab_size, batch.trunk.vocab_size)
         paths = Paths.none(len(batch.rows), state.device)
         score = torch.zeros(len(batch.rows), 1, dtype=torch.float32, device=state.device)
@@ -78,7 +78,7 @@ class Joint(Drafter):
     def _drawn(self, state: DecodeState, depth: int) -> Draft:
         """Sample a chain token by token."""
         batch, places = state.batch, torch.tensor(state.places, device=state.device)
-        pending = batch.pending()
+        pending = batch.pending(depth)
         paths, found = Paths.none(len(batch.rows), state.device), []
         for d in range(1, depth + 1):
             logits = logits_behind(batch.trunk, batch.cache, pending, paths, batch.ahead, batch.rules)[places]

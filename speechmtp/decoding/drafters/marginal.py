@@ -48,7 +48,7 @@ class Marginal(Drafter):
             return empty_draft(state)
         batch = state.batch
         distributions = next_probs(
-            batch.trunk, batch.cache, batch.pending(), depth - 1, self.top, batch.ahead, batch.rules
+            batch.trunk, batch.cache, batch.pending(depth), depth - 1, self.top, batch.ahead, batch.rules
         )[state.places]  # fmt: skip
         state.count_trunk_drafts(tree_sizes(depth, self.top, batch.trunk.vocab_size))
         ends, found = torch.zeros(len(distributions), 1, 0, dtype=torch.long, device=distributions.device), []

@@ -18,6 +18,7 @@ from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.errors import ConfigError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.models.draft_prompt import DraftPrompt
+from speechmtp.models.hints import hinted, hints_behind
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Prompt, Request, Source, chain_draft, stack_prompts
 
@@ -73,7 +74,7 @@ class DraftCache:
         self.waiting = False
         prompt = stack_prompts(self.prompts)
         self.trunk.join(self.cache, prompt)
-        return self._run(state, prompt.embeddings, prompt.positions, [p.embeddings.shape[1] for p in self.prompts])
+        return self._run(state, prompt.entries, prompt.positions, [p.embeddings.shape[1] for p in self.prompts])
 
     def catch_up(self, state: DecodeState) -> Tensor:
         """Logits [B, 1, V] after all tokens that each row has emitted. Accepted draft tokens are in the cache already;
@@ -94,24 +95,30 @@ class DraftCache:
         self.true, self.drafted = [len(text) for text in texts], [[] for _ in texts]
         size = max(map(len, new))
         tokens = torch.tensor([row + [0] * (size - len(row)) for row in new], device=self.cache.device)
-        return self._run(state, self.trunk.embed(tokens), self._positions(begin, size), list(map(len, new)))
+        return self._run(state, self._embed(tokens, begin), self._positions(begin, size), list(map(len, new)))
 
     def draft(self, state: DecodeState, tokens: Tensor) -> Tensor:
         """Feed one drafted token per row, `tokens` [B, 1], and return the logits [B, 1, V] after it."""
         begin = [n + len(drafted) for n, drafted in zip(self.true, self.drafted)]
         for drafted, token in zip(self.drafted, tokens[:, 0].tolist()):
             drafted.append(token)
-        return self._run(state, self.trunk.embed(tokens), self._positions(begin, 1), [1] * len(begin))
+        return self._run(state, self._embed(tokens, begin), self._positions(begin, 1), [1] * len(begin))
 
-    def behind(self) -> Prompt:
-        """A prompt without entries, which follows the committed entries."""
+    def behind(self, depth: int) -> Prompt:
+        """A prompt without entries, which follows the committed entries, with the hints of drafts of up to `depth`
+        tokens."""
         none = torch.zeros(len(self.true), 0, dtype=torch.long, device=self.cache.device)
         zeros = none.new_zeros(len(none))
-        return Prompt(self.trunk.embed(none), none, zeros, zeros)
+        hints = hints_behind(self.prompts, [n + len(own) - 1 for n, own in zip(self.true, self.drafted)], 1 + depth)
+        return Prompt(self.trunk.embed(none), none, zeros, zeros, hints=hints)
 
     def ahead(self, count: int) -> Tensor:
         """Positions [B, count] of the tokens after the emitted and drafted ones."""
         return self._positions([n + len(drafted) for n, drafted in zip(self.true, self.drafted)], count)
+
+    def _embed(self, tokens: Tensor, begin: Sequence[int]) -> Tensor:
+        """Embeddings [B, P, C] of the rows' output tokens [B, P] from index `begin` on, with their hints."""
+        return hinted(self.trunk.embed(tokens), hints_behind(self.prompts, begin, tokens.shape[1]))
 
     def _positions(self, begin: Sequence[int], count: int) -> Tensor:
         """Positions [B, count] of the rows' output tokens from index `begin` on."""

@@ -12,6 +12,7 @@ from speechmtp.decoding.state import DecodeState, Row
 from speechmtp.decoding.step import in_float32, ruled
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
+from speechmtp.models.hints import hinted, hints_after
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, Prompt, TokenRules
 
@@ -80,10 +81,11 @@ def logits_behind(
     draft, lengths, device = paths.draft, pending.lengths, pending.embeddings.device
     size, last = draft.tokens.shape[1], paths.ends.shape[1]
     slots = lengths[:, None] + torch.arange(size, device=device)
-    inputs, positions, ancestors = pending.embeddings, pending.positions, None
+    inputs, positions, ancestors = pending.entries, pending.positions, None
     if size:
         inputs = torch.nn.functional.pad(inputs, (0, 0, 0, size))
-        nodes = trunk.embed(draft.tokens).to(inputs.dtype)
+        hints = hints_after(pending, paths.ends.shape[2])
+        nodes = hinted(trunk.embed(draft.tokens), hints, draft.depth).to(inputs.dtype)
         inputs = inputs.scatter(1, slots[..., None].expand(-1, -1, trunk.width), nodes)
         positions = torch.nn.functional.pad(positions, (0, size))
         if ahead is None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechmtp.ancestors import ancestors_of
 from speechmtp.errors import ShapeError
 from speechmtp.kernels.cpu.decoder import NativeDecoder, RotaryTable
 from speechmtp.kernels.cpu.library import native_library, native_reason
@@ -18,7 +19,7 @@ from speechmtp.kernels.cpu.structs import Builder, bind
 from speechmtp.models.native_layers import LayerForm, LayerParts
 from speechmtp.models.norms import final_norm
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Prompt, ancestors_of
+from speechmtp.types import Prompt
 
 MAX_WEIGHTS = 100_000_000  # of layers and unembedding; larger trunks are left to PyTorch, unmeasured
 TOLERANCE = 1e-4  # largest difference of states on a short text, relative to the largest state

@@ -14,7 +14,7 @@ from speechmtp.config import Size, check_fields
 from speechmtp.errors import ConfigError
 from speechmtp.models.bases.contract import InputKind, SpeechModel
 from speechmtp.models.durations import Durations
-from speechmtp.models.hints import Hints
+from speechmtp.models.unit_hints import UnitHints
 from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack
 from speechmtp.models.trunk import ScratchTrunkConfig, build_trunk
 from speechmtp.models.unit_encoder import UnitEncoderConfig
@@ -54,7 +54,7 @@ class Voice(SpeechModel):
         self.config = config
         self.trunk = build_trunk(config.trunk, config.tokens)
         self.start = nn.Parameter(0.02 * torch.randn(config.trunk.width))
-        self.hints = Hints(config.units, config.symbols, config.trunk.width)
+        self.hints = UnitHints(config.units, config.symbols, config.trunk.width)
         self.durations = Durations(config.units, config.symbols)
 
     @classmethod
