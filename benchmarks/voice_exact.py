@@ -192,8 +192,9 @@ def compare(args: argparse.Namespace) -> int:
         text += render_markdown(differing, [*(Column(key) for key in keys), Column("gap", digits=8), Column("edge")])
         text += "\n"
     text += render_markdown(lines, [
-        Column("strategy"), Column("rule"), Column("per call", "tokens a call"), Column("depths", "accepted to depth 1, 2, ..."),
-        Column("seconds", "decoder s"), Column("of ar", "times as fast as ar"), Column("calls"), Column("emitted", "tokens"),
+        Column("strategy"), Column("rule"), Column("per call", "tokens a call"),
+        Column("depths", "accepted to depth 1, 2, ..."), Column("seconds", "decoder s"),
+        Column("of ar", "times as fast as ar"), Column("calls"), Column("emitted", "tokens"),
     ])  # fmt: skip
     facts = {
         "command": shlex.join(["python", *sys.argv]), "commit": commit_of(HERE.parent), "voice": repr(voice),
@@ -211,15 +212,19 @@ def compare(args: argparse.Namespace) -> int:
     return int(any(one["gap"] >= args.near for one in differing))
 
 
+def numbers(text: str) -> list[int]:
+    """Whole numbers between commas."""
+    return [int(part) for part in text.split(",")]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--voice", default="", help="name or folder (default: the embedded one)")
     parser.add_argument("--texts", action="append", required=True, metavar="FILE", help="lines `id text`")
     parser.add_argument("--number", type=int, default=200, metavar="N", help="sentences")
-    numbers = {"type": lambda text: [int(part) for part in text.split(",")], "metavar": "N,..."}
-    parser.add_argument("--seeds", default=[0, 1, 2], **numbers)
-    parser.add_argument("--rows", default=[1, 8], **numbers)
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], metavar="N,...")
+    parser.add_argument("--rows", type=numbers, default=[1, 8], metavar="N,...", help="decoded together")
     parser.add_argument("--strategy", action="append", default=[], help=f"default: {', '.join(STRATEGIES)}")
     parser.add_argument("--near", type=float, default=1e-4, metavar="GAP", help="below it a gap is a near-tie")
     parser.add_argument("--timed", type=int, default=0, metavar="N", help="sentences that are timed (default: all)")
