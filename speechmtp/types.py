@@ -16,24 +16,7 @@ from torch import Tensor
 
 from speechmtp.ancestors import ancestors_of
 from speechmtp.errors import ConfigError, ShapeError
-
-
-@dataclass(frozen=True)
-class OutputPositions:
-    """Positions of output tokens, relative to the prompt's `next_position`: token k = 0, 1, .. is at `stride` * k or
-    `table`[k]; after the table's end positions grow by `stride` per token. Tokens may share or skip positions."""
-
-    stride: int = 1
-    table: tuple[int, ...] = ()
-
-    def offset(self, index: int) -> int:
-        """Return the relative position of output token `index`; ShapeError if it is negative."""
-        if index < 0:
-            raise ShapeError(f"positions: output token {index}, expected 0 or more")
-        if not self.table:
-            return self.stride * index
-        last = len(self.table) - 1
-        return self.table[index] if index <= last else self.table[-1] + self.stride * (index - last)
+from speechmtp.outputs import ONE_APART, OutputPositions, RowProcessor
 
 
 @dataclass(frozen=True)
@@ -53,7 +36,7 @@ class Prompt:
     next_position: Tensor
     memory: Tensor | None = None
     memory_lengths: Tensor | None = None
-    output_positions: OutputPositions = OutputPositions()
+    output_positions: OutputPositions = ONE_APART
     hints: Tensor | None = None
     hint_lengths: Tensor | None = None
 
@@ -99,7 +82,7 @@ def stack_prompts(prompts: list[Prompt]) -> Prompt:
         torch.cat(lengths) if lengths else None,
         prompts[0].output_positions
         if all(p.output_positions == prompts[0].output_positions for p in prompts)
-        else OutputPositions(),
+        else ONE_APART,
         pad(hints, batch_first=True) if hints else None,
         torch.tensor([len(own) for own in hints], device=prompts[0].lengths.device) if hints else None,
     )
@@ -246,11 +229,14 @@ class CtcCharacters(CtcSource):
 @dataclass(frozen=True)
 class TokenRules:
     """Which tokens a model may emit: any of `eos` ends a text, and drafters use the first of them; ids in `suppress`
-    are never emitted, ids in `begin_suppress` never first (transformers' names)."""
+    are never emitted, ids in `begin_suppress` never first (transformers' names). Without end tokens a text ends at its
+    request's limit, its known length. Repetitions of ids in `may_repeat` alone, such as a held silence, are no
+    error."""
 
     eos: tuple[int, ...]
     suppress: tuple[int, ...] = ()
     begin_suppress: tuple[int, ...] = ()
+    may_repeat: tuple[int, ...] = ()
 
 
 S = TypeVar("S", bound=Source)
@@ -264,8 +250,10 @@ class Request:
     are the prompt's token ids, if it has any that drafters and logits processors should see; fixed ones in front of
     every text (Whisper's special tokens) are `start_tokens` instead. `sources` are for drafters; `noise_key` selects
     the row's noise if tokens are sampled. `audio_seconds` of audio were encoded in `listen_seconds`; `empty` says that
-    there was no speech, so that the text is empty. `language` is the language code, if known. `first` is the position
-    of the first output token. ShapeError for a prompt of several rows, ConfigError for a negative limit.
+    there was no speech, so that the text is empty. `language` is the language code, if known. If it is `open`, it waits
+    at its limit, which `Engine.extend` raises. `processors` change the logits of its tokens. `first` is the position of
+    the first output token. ShapeError for a prompt of several rows, ConfigError for a negative limit, or for an open
+    request without one.
     """
 
     prompt: Prompt
@@ -279,6 +267,8 @@ class Request:
     empty: bool = False
     language: str | None = None
     start_tokens: tuple[int, ...] = ()
+    open: bool = False
+    processors: tuple[RowProcessor, ...] = ()
     first: int = field(init=False, repr=False, compare=False)  # on the host, so that no step reads the device
 
     def __post_init__(self) -> None:
@@ -287,6 +277,8 @@ class Request:
             raise ShapeError(f"request: a prompt of {at.numel()} rows, expected one; take Prompt.row")
         if self.limit is not None and self.limit < 0:
             raise ConfigError(f"request: limit {self.limit}, expected 0 or more")
+        if self.open and not self.limit:
+            raise ConfigError(f"request: open at limit {self.limit}, expected 1 or more; give the length known so far")
         object.__setattr__(self, "first", int(at[0]) if at.numel() else 0)
 
     def source(self, kind: type[S]) -> S | None:
@@ -340,7 +332,7 @@ class Trace:
     gaps: list[float] = field(default_factory=list)  # top-1 minus top-2 logit at each emitted token, if recorded
     # Log probability of each emitted token under the trunk's distribution, processors applied, if recorded.
     logprobs: list[float] = field(default_factory=list)
-    finished: bool = False  # ended by an end token, not by the limit
+    finished: bool = False  # ended by an end token or at its known length, not by the limit
     flags: tuple[str, ...] = ()  # warnings about the output: `empty`, `limit`, `repetition`
     examined: int = 0  # drafted tokens up to a row's first rejected one, if overlaps are recorded
     overlap: float = 0.0  # sum over them of min(p, q), the expected acceptance

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "speechmtp"
 
 # Every room may import these, and itself.
-COMMON = {"errors", "ancestors", "types", "config", "clock", "batching", "collector"}
+COMMON = {"errors", "ancestors", "outputs", "types", "config", "clock", "batching", "collector"}
 
 _ALL = {
     "audio", "text", "g2p", "kernels", "data", "scoring", "codec", "models", "heads", "bundle", "decoding",
@@ -21,6 +21,7 @@ _ALL = {
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ancestors": set(),
+    "outputs": set(),
     "types": set(),
     "config": set(),
     "clock": set(),
@@ -31,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": set(),
     "data": {"audio", "text"},
     "scoring": {"audio", "text"},
-    "codec": {"audio", "kernels"},
+    "codec": {"audio", "kernels", "models"},
     "models": {"audio", "kernels", "text"},
     "heads": {"models", "kernels"},
     "bundle": {"audio", "text", "models", "heads", "codec"},

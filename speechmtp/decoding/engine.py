@@ -15,19 +15,19 @@ from torch import Tensor
 
 from speechmtp.decoding.bound import BoundStrategy
 from speechmtp.decoding.drafters.contract import Silent
-from speechmtp.decoding.lanes import drafted, judged, lane_clock, own_taps, taps_of
-from speechmtp.decoding.layout import committed, merge_accepted, merge_drafts
+from speechmtp.decoding.lanes import commit, drafted, judged, keep_rows, lane_clock, taps_of
+from speechmtp.decoding.layout import merge_accepted, merge_drafts
 from speechmtp.decoding.noise import noise_of
 from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.decoding.sampling import RowSampling
 from speechmtp.decoding.state import Batch, DecodeState, Recorded, Row
-from speechmtp.decoding.step import Step, Stepped, make_step
+from speechmtp.decoding.step import Step, make_step
 from speechmtp.decoding.strategies import Strategy
-from speechmtp.decoding.traces import CallOutcome, flags_of, read_outcome, record_outcome
+from speechmtp.decoding.traces import flags_of, read_outcome, record_outcome
 from speechmtp.errors import ConfigError
 from speechmtp.models.cache import RaggedCache
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import Accepted, Draft, Event, Prompt, Request, TokenRules, Trace, stack_prompts
+from speechmtp.types import Event, Prompt, Request, TokenRules, Trace, stack_prompts
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,13 @@ class Limits:
 
 @dataclass
 class _Parked:
-    """A paused row: its own copies of its lane state, its cache and its base token [1]."""
+    """A row that is paused or waits at its limit: its own copies of its lane state, its cache and its base token
+    [1]."""
 
     lane: DecodeState
     cache: RaggedCache
     base: Tensor
+    paused: bool = True
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether the next step would decode any row; paused rows do not count."""
+        """Whether the next step would decode any row; rows that are paused or wait at their limits do not count."""
         return bool(self._live.rows) or any(not one.paused for one in self._waiting)
 
     def join(
@@ -139,6 +141,8 @@ class Engine:
                 events.append(Event(row.slot, (), row.done))
             spoken = [one for one in new if not one.row.request.empty]
             events += self._prompt(spoken) if spoken else []
+        for row in [row for row in self._live.rows if row.waits]:
+            self._park(row, False)
         self._broken = ""
         return events
 
@@ -157,10 +161,11 @@ class Engine:
         if parked is not None:
             parked.lane.close()
         if row in self._live.rows and not self._broken:
-            self._keep(self._live, self._lanes, [i for i, other in enumerate(self._live.rows) if other is not row])
+            keep_rows(self._live, self._lanes, [i for i, other in enumerate(self._live.rows) if other is not row])
         del self._rows[slot]
         self._free.append(slot)
-        row.trace.flags = flags_of(row.tokens, row.request.rules.eos)
+        rules = row.request.rules
+        row.trace.flags = flags_of(row.tokens, rules.eos, row.complete, rules.may_repeat)
         return row.tokens, row.trace
 
     @torch.inference_mode()
@@ -170,15 +175,10 @@ class Engine:
         row = self._row(slot)
         for one in self._waiting:
             one.paused |= one.row is row
-        if row not in self._live.rows:
-            return
-        place = self._live.rows.index(row)
-        lane = next(lane for lane in self._lanes if row in lane.rows)
-        assert self._live.base is not None
-        self._parked[slot] = _Parked(
-            lane.take([lane.rows.index(row)]), self._cache.take([place]), self._live.base[place : place + 1].clone()
-        )
-        self._keep(self._live, self._lanes, [i for i in range(len(self._live.rows)) if i != place])
+        if slot in self._parked:
+            self._parked[slot].paused = True
+        elif row in self._live.rows:
+            self._park(row, True)
 
     @torch.inference_mode()
     def resume(self, slot: int) -> None:
@@ -187,8 +187,48 @@ class Engine:
         row = self._row(slot)
         for one in self._waiting:
             one.paused &= one.row is not row
-        parked = self._parked.pop(slot, None)
-        if parked is not None:
+        if slot in self._parked:
+            self._parked[slot].paused = False
+            self._go_on(row)
+
+    @torch.inference_mode()
+    def extend(self, slot: int, limit: int, hints: Tensor | None = None, last: bool = False) -> None:
+        """Raise the limit of an open row to `limit` tokens in total and append `hints` [1, T, C] to its own; with
+        `last` it ends there. A row that waits goes on with the next step; its tokens are those that it would have had
+        without the wait.
+
+        ConfigError if the slot is free, for a row that is not open, a lower limit, or hints of a row without any.
+        """
+        self._check()
+        row = self._row(slot)
+        if not row.open or row.trace.finished:
+            raise ConfigError(f"engine: slot {slot} cannot be extended; give its request open=True, and extend it once")
+        if limit < row.limit:
+            raise ConfigError(f"engine: limit {limit} for slot {slot}, expected at least its present one, {row.limit}")
+        if hints is not None:
+            if row.hints is None:
+                raise ConfigError(f"engine: hints for slot {slot}, whose prompt has none; give the first ones with it")
+            row.hints = torch.cat([row.hints, hints[0].to(row.hints)])
+        row.limit, row.open = self.trunk.most_tokens(row.request, limit), not last
+        row.trace.finished = row.complete
+        self._go_on(row)
+
+    def _park(self, row: Row, paused: bool) -> None:
+        """Take a live row out of the batch, with its state."""
+        place = self._live.rows.index(row)
+        lane = next(lane for lane in self._lanes if row in lane.rows)
+        assert self._live.base is not None
+        self._parked[row.slot] = _Parked(
+            lane.take([lane.rows.index(row)]), self._cache.take([place]), self._live.base[place : place + 1].clone(),
+            paused,
+        )  # fmt: skip
+        keep_rows(self._live, self._lanes, [i for i in range(len(self._live.rows)) if i != place])
+
+    def _go_on(self, row: Row) -> None:
+        """Append a parked row to the batch again, unless it is paused, waits, or is done."""
+        parked = self._parked.get(row.slot)
+        if parked is not None and not (parked.paused or row.waits or row.done):
+            del self._parked[row.slot]
             self._cache.join(parked.cache)
             parked.lane.places, parked.lane.batch = [0], self._live
             self._merge([row], [parked.lane], parked.base)
@@ -278,7 +318,7 @@ class Engine:
         accepted = verdicts[0][0] if len(lanes) == 1 else merge_accepted([v[0] for v in verdicts], parts, size)
         said = read_outcome(draft, accepted)  # copied to the host, which waits for the device
         emitted = record_outcome(batch, said)
-        advanced = self._commit(batch, lanes, stepped, taps, draft, accepted, said)
+        advanced = commit(batch, lanes, stepped, taps, draft, accepted, said)
         batch.prompt, batch.base = None, accepted.next
         for lane, (_, drafting), seconds, (_, choices) in zip(lanes, spent, advanced, verdicts):
             mine = [emitted[place] for place in lane.places]
@@ -287,64 +327,8 @@ class Engine:
                 lane.bound.length.observe(lane, mine)
             lane.count_draft_seconds(drafting + seconds)
         events = [Event(row.slot, tuple(new), row.done) for row, new in zip(batch.rows, emitted)]
-        self._keep(batch, lanes, [i for i, row in enumerate(batch.rows) if not row.done])
+        keep_rows(batch, lanes, [i for i, row in enumerate(batch.rows) if not row.done])
         return events
-
-    def _commit(
-        self, batch: Batch, lanes: list[DecodeState], stepped: Stepped, taps: tuple[int, ...], draft: Draft,
-        accepted: Accepted, said: CallOutcome,
-    ) -> list[float]:  # fmt: skip
-        """Commit each row's pending entries and accepted path to the cache and to the heads' states; return the seconds
-        that the heads of each lane took."""
-        entries, device = batch.entries, batch.device
-        counts = [own + count for own, count in zip(entries, said.counts)]
-        paths = None if draft.chain else committed(entries, said.paths)
-        batch.cache.commit(counts, paths)
-        asked = [lane.heads is not None and not all(row.done for row in lane.rows) for lane in lanes]
-        if not any(asked):
-            return [0.0] * len(lanes)
-        queries, rows = stepped.inputs.shape[1], len(batch.rows)
-        every = torch.arange(queries, device=device).expand(rows, -1)
-        keep = every if paths is None else torch.tensor(paths, device=device)
-        total = accepted.count + (1 if batch.prompt is None else batch.prompt.lengths)
-        seconds = []
-        for lane, wanted in zip(lanes, asked):
-            if not wanted or lane.heads is None:
-                seconds.append(0.0)
-                continue
-            began = lane_clock(lane)
-            own = own_taps(stepped, taps, lane)
-            if len(lanes) == 1:
-                self._step.advance(lane.heads, lane.head_state, own, keep, total, counts)
-            else:
-                at = torch.tensor(lane.places, device=device)
-                mine = [counts[place] for place in lane.places]
-                self._step.advance(lane.heads, lane.head_state, own.rows(at), keep[at], total[at], mine)
-            seconds.append(lane_clock(lane) - began)
-        return seconds
-
-    def _keep(self, batch: Batch, lanes: list[DecodeState], kept: list[int]) -> None:
-        """Drop the rows that are not at `kept` from the batch, the cache and the lanes."""
-        if len(kept) == len(batch.rows):
-            return
-        size = len(batch.rows)
-        before = list(range(batch.first))
-        behind = range(batch.first + size, len(batch.cache.known))
-        batch.cache.select([*before, *(batch.first + place for place in kept), *behind])
-        batch.rows = [batch.rows[place] for place in kept]
-        if batch.base is not None:
-            batch.base = batch.base[torch.tensor(kept, dtype=torch.long, device=batch.device)]
-        moved = {old: new for new, old in enumerate(kept)}
-        for lane in lanes:
-            stay = [i for i, place in enumerate(lane.places) if place in moved]
-            places = [moved[lane.places[i]] for i in stay]
-            if stay:
-                lane.keep(stay)
-            else:
-                lane.rows = []
-                lane.close()
-            lane.places = places
-        lanes[:] = [lane for lane in lanes if lane.rows]
 
 
 def generate(

@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechmtp.clock import clock
-from speechmtp.decoding.layout import allowed, path_prefixes, trim
+from speechmtp.decoding.layout import allowed, committed, path_prefixes, trim
 from speechmtp.decoding.noise import TARGET
-from speechmtp.decoding.state import DecodeState
+from speechmtp.decoding.sampling import processed
+from speechmtp.decoding.state import Batch, DecodeState
 from speechmtp.decoding.step import Stepped
-from speechmtp.decoding.traces import record_logprobs, record_overlap, record_scores
+from speechmtp.decoding.traces import CallOutcome, record_logprobs, record_overlap, record_scores
+from speechmtp.decoding.trees import MAX_DRAFT
 from speechmtp.types import Accepted, Draft
 
 
@@ -19,8 +21,10 @@ def drafted(lane: DecodeState) -> tuple[Draft, float]:
     """A lane's draft, cut to its limits, and the seconds that drafting took. For lossy rules, which might accept them,
     suppressed tokens are removed."""
     bound, began = lane.bound, lane_clock(lane)
-    if bound.length is not None:
-        lane.limits = bound.length.limits(lane)
+    lane.limits = None if bound.length is None else bound.length.limits(lane)
+    if any(row.bounded for row in lane.rows):
+        most = lane.limits or [MAX_DRAFT] * len(lane.rows)
+        lane.limits = [max(0, min(own, row.left - 1)) if row.bounded else own for own, row in zip(most, lane.rows)]
     draft = bound.drafter.propose(lane)
     if lane.limits is not None:
         draft = trim(draft, lane.limits)
@@ -44,13 +48,14 @@ def judged(lane: DecodeState, stepped: Stepped, draft: Draft, mixed: bool) -> tu
         return accepted, choices
     assert stepped.logits is not None
     target = stepped.logits if at is None else stepped.logits[at][:, : size + 1]
-    if lane.processors is not None:
-        target = lane.processors(target, lambda: path_prefixes([row.prefix for row in lane.rows], draft))
+    steps = torch.arange(size + 1, device=target.device) if draft.chain else F.pad(draft.depth + 1, (1, 0))
+    if lane.processes:
+        prefixes = lambda: path_prefixes([row.prefix for row in lane.rows], draft)  # noqa: E731
+        target = processed(lane.rows, lane.processors, target, steps, prefixes)
     drawn = target
     index = lane.base_index if lane.noise is not None else None
     if lane.noise is not None and rule.draws == "shared":
         assert index is not None
-        steps = torch.arange(size + 1, device=index.device) if draft.chain else F.pad(draft.depth + 1, (1, 0))
         drawn = target + lane.noise.gumbel(index[:, None] + steps, target.shape[-1], TARGET).to(target.dtype)
     accepted = rule.accept(drawn, draft, lane.noise, index)
     record_scores(lane, target, draft, accepted)
@@ -82,3 +87,61 @@ def own_taps(stepped: Stepped, taps: tuple[int, ...], lane: DecodeState) -> Step
 def lane_clock(lane: DecodeState) -> float:
     """The time in seconds if drafting is timed (see `clock`), else 0."""
     return clock(lane.device) if lane.batch.timed else 0.0
+
+
+def commit(
+    batch: Batch, lanes: list[DecodeState], stepped: Stepped, taps: tuple[int, ...], draft: Draft,
+    accepted: Accepted, said: CallOutcome,
+) -> list[float]:  # fmt: skip
+    """Commit each row's pending entries and accepted path to the cache and to the heads' states; return the seconds
+    that the heads of each lane took."""
+    entries, device = batch.entries, batch.device
+    counts = [own + count for own, count in zip(entries, said.counts)]
+    paths = None if draft.chain else committed(entries, said.paths)
+    batch.cache.commit(counts, paths)
+    asked = [lane.heads is not None and not all(row.done for row in lane.rows) for lane in lanes]
+    if not any(asked):
+        return [0.0] * len(lanes)
+    queries, rows = stepped.inputs.shape[1], len(batch.rows)
+    every = torch.arange(queries, device=device).expand(rows, -1)
+    keep = every if paths is None else torch.tensor(paths, device=device)
+    total = accepted.count + (1 if batch.prompt is None else batch.prompt.lengths)
+    seconds = []
+    for lane, wanted in zip(lanes, asked):
+        if not wanted or lane.heads is None:
+            seconds.append(0.0)
+            continue
+        began = lane_clock(lane)
+        own = own_taps(stepped, taps, lane)
+        if len(lanes) == 1:
+            batch.step.advance(lane.heads, lane.head_state, own, keep, total, counts)
+        else:
+            at = torch.tensor(lane.places, device=device)
+            mine = [counts[place] for place in lane.places]
+            batch.step.advance(lane.heads, lane.head_state, own.rows(at), keep[at], total[at], mine)
+        seconds.append(lane_clock(lane) - began)
+    return seconds
+
+
+def keep_rows(batch: Batch, lanes: list[DecodeState], kept: list[int]) -> None:
+    """Drop the rows that are not at `kept` from the batch, the cache and the lanes."""
+    if len(kept) == len(batch.rows):
+        return
+    size = len(batch.rows)
+    before = list(range(batch.first))
+    behind = range(batch.first + size, len(batch.cache.known))
+    batch.cache.select([*before, *(batch.first + place for place in kept), *behind])
+    batch.rows = [batch.rows[place] for place in kept]
+    if batch.base is not None:
+        batch.base = batch.base[torch.tensor(kept, dtype=torch.long, device=batch.device)]
+    moved = {old: new for new, old in enumerate(kept)}
+    for lane in lanes:
+        stay = [i for i, place in enumerate(lane.places) if place in moved]
+        places = [moved[lane.places[i]] for i in stay]
+        if stay:
+            lane.keep(stay)
+        else:
+            lane.rows = []
+            lane.close()
+        lane.places = places
+    lanes[:] = [lane for lane in lanes if lane.rows]

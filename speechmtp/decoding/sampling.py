@@ -19,7 +19,7 @@ from speechmtp.config import Range, Seed, check_fields
 from speechmtp.decoding.noise import DRAFT, TARGET
 
 if TYPE_CHECKING:
-    from speechmtp.decoding.state import DecodeState
+    from speechmtp.decoding.state import DecodeState, Row
 
 Prefixes = Callable[[], Sequence[Sequence[Sequence[int]]]]
 
@@ -146,6 +146,24 @@ def _processors_of(config: SamplingConfig) -> Processors | None:
     return config.processors()
 
 
+def processed(
+    rows: Sequence["Row"], processors: Processors | None, logits: Tensor, level: Tensor | int, prefixes: Prefixes
+) -> Tensor:
+    """Processed logits [B, N, V] of N candidates of each row, by the request's own processors, then by `processors`.
+    `level` (an int, [N] or [B, N]) counts the candidates' output indices from each row's next token on. `prefixes`
+    returns the tokens before each, and is called only if a processor reads them."""
+    own = [row.request.processors for row in rows]
+    if any(own):
+        steps = torch.as_tensor(level, device=logits.device).expand(logits.shape[:2])
+        known = lru_cache(maxsize=1)(prefixes)
+        parts = list(logits.unbind())
+        for place, row in enumerate(rows):
+            for one in own[place]:
+                parts[place] = one(parts[place], steps[place] + len(row.tokens), lambda place=place: known()[place])
+        logits = torch.stack(parts)
+    return logits if processors is None else processors(logits, prefixes)
+
+
 @dataclass(frozen=True)
 class PickedTokens:
     """`tokens` [B, N, k] chosen after N nodes, in order of rank; `confidence` [B, N, k], their probabilities under the
@@ -167,13 +185,14 @@ def pick_tokens(
     is the depth of the chosen tokens, 1 directly after the base token. `first` is the number of the first node, so that
     every node has its own noise. `prefixes` returns the tokens before each choice.
     """
-    if state.processors is None and (state.noise is None or state.draws == "best"):
+    if not state.processes and (state.noise is None or state.draws == "best"):
         best = logits.topk(k, -1) if k > 1 else logits.max(-1, keepdim=True)
         confidence = (best.values - logits.logsumexp(-1, keepdim=True)).exp()
         return PickedTokens(best.indices if ids is None else ids[best.indices], confidence)
     logits = _spread(logits, ids, state.batch.trunk.vocab_size)
-    if state.processors is not None:
-        logits = state.processors(logits, prefixes)
+    if state.processes:
+        steps = torch.as_tensor(level, device=logits.device) - 1
+        logits = processed(state.rows, state.processors, logits, steps, prefixes)
     if state.noise is None or state.draws == "best":
         tokens = logits.topk(k, -1).indices
         return PickedTokens(tokens, logits.softmax(-1).gather(-1, tokens))

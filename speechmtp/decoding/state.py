@@ -28,7 +28,8 @@ Draws = Literal["shared", "own", "best"]
 @dataclass(eq=False)
 class Row:
     """A request in a slot of the engine, with its emitted tokens and its trace. `kept` is the state of its drafter and
-    `adapted` the state of its draft length, as far as they concern this row alone."""
+    `adapted` the state of its draft length, as far as they concern this row alone. An `open` row waits at its limit,
+    which may be raised, with more `hints` [T, C]."""
 
     slot: int
     request: Request
@@ -38,11 +39,13 @@ class Row:
     trace: Trace = field(default_factory=Trace)
     kept: Any = None
     adapted: Any = None
-    hints: Tensor | None = field(init=False, repr=False)  # [T, C]
+    open: bool = field(init=False)
+    hints: Tensor | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         given = self.request.prompt.hints
         self.hints = None if given is None else given[0]
+        self.open = self.request.open
 
     @property
     def prefix(self) -> list[int]:
@@ -51,8 +54,29 @@ class Row:
 
     @property
     def done(self) -> bool:
-        """Whether the row has emitted an end token or reached its limit."""
-        return self.trace.finished or len(self.tokens) >= self.limit
+        """Whether the row has emitted an end token, or reached a limit that will not be raised."""
+        return self.trace.finished or (self.left <= 0 and not self.open)
+
+    @property
+    def left(self) -> int:
+        """Number of tokens that the row may still emit."""
+        return self.limit - len(self.tokens)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the row cannot go on before its limit is raised."""
+        return self.open and self.left <= 0 and not self.trace.finished
+
+    @property
+    def bounded(self) -> bool:
+        """Whether drafts must end at the limit: a state that goes on from there must not hold more."""
+        return self.open or not self.request.rules.eos
+
+    @property
+    def complete(self) -> bool:
+        """Whether the row has reached its known length."""
+        known = not self.request.rules.eos and self.request.limit is not None
+        return known and not self.open and self.left <= 0 and self.limit >= (self.request.limit or 0)
 
     def position(self, index: int) -> int:
         """Position of output token `index`, counted from 0."""
@@ -183,9 +207,9 @@ class DecodeState:
     """State of the rows of a batch that share one strategy (a lane); finished rows leave it. Drafters and draft lengths
     get this object.
 
-    `places` are the rows' indices in the batch. `noise` is None in greedy decoding, `processors` is None if logits are
-    not processed. `drafter_state` and `length_state` are what the drafter and the draft length keep for all rows
-    together.
+    `places` are the rows' indices in the batch. `noise` is None in greedy decoding, `processors` is None if no more
+    than the requests' own processors change the logits. `drafter_state` and `length_state` are what the drafter and the
+    draft length keep for all rows together.
     """
 
     bound: "BoundStrategy"
@@ -211,8 +235,19 @@ class DecodeState:
     def by_argmax(self) -> bool:
         """Whether the trunk's argmax tokens are all that is needed of its logits, besides those of chosen tokens."""
         kept = self.batch.recorded
-        plain = self.noise is None and self.processors is None
+        plain = self.noise is None and not self.processes
         return plain and self.rule.by_argmax and not (kept.gaps or kept.overlap)
+
+    @property
+    def processes(self) -> bool:
+        """Whether any logits are processed."""
+        return self.processors is not None or any(row.request.processors for row in self.rows)
+
+    @property
+    def reads_prefix(self) -> bool:
+        """Whether any processor reads the tokens before a choice."""
+        whole = self.processors is not None and self.processors.reads_prefix
+        return whole or any(own.reads_prefix for row in self.rows for own in row.request.processors)
 
     @property
     def heads(self) -> HeadSet | None:

@@ -54,7 +54,7 @@ def record_outcome(batch: Batch, said: CallOutcome) -> list[list[int]]:
         del new[row.limit - len(row.tokens) :]
         row.tokens.extend(new)
         emitted.append(new)
-        trace.finished = row.tokens[-1:] != [] and row.tokens[-1] in ends
+        trace.finished = row.complete or (row.tokens[-1:] != [] and row.tokens[-1] in ends)
         trace.calls += 1
         trace.prompt_calls += not batch.prompted
         trace.fed += entries + drafted + unused
@@ -132,23 +132,28 @@ def record_overlap(state: DecodeState, target: Tensor, draft: Draft, accepted: A
 LONGEST_PERIOD, REPEATS, MIN_TOKENS = 16, 4, 12
 
 
-def flags_of(tokens: Sequence[int], ends: Sequence[int]) -> tuple[str, ...]:
-    """Flags of an output. `empty`: no token before the end; `limit`: no end token; `repetition`: the output ends in at
-    least 4 repetitions of the same up to 16 tokens, 12 tokens or more."""
+def flags_of(
+    tokens: Sequence[int], ends: Sequence[int], complete: bool = False, may_repeat: Sequence[int] = ()
+) -> tuple[str, ...]:
+    """Flags of an output. `empty`: no token before the end; `limit`: no end token, unless it is `complete` without one;
+    `repetition`: the output ends in at least 4 repetitions of the same up to 16 tokens, 12 tokens or more, which are
+    not all in `may_repeat`."""
     found = []
     text = [token for token in tokens if token not in ends]
     if not text:
         found.append("empty")
-    if tokens and tokens[-1] not in ends:
+    if tokens and not complete and tokens[-1] not in ends:
         found.append("limit")
-    if _repeats(text):
+    if _repeats(text, set(may_repeat)):
         found.append("repetition")
     return tuple(found)
 
 
-def _repeats(tokens: Sequence[int]) -> bool:
+def _repeats(tokens: Sequence[int], allowed: set[int]) -> bool:
     for period in range(1, LONGEST_PERIOD + 1):
         size = max(REPEATS * period, MIN_TOKENS)
+        if allowed.issuperset(tokens[-period:]):
+            continue
         if len(tokens) >= size and all(tokens[-i] == tokens[-i - period] for i in range(1, size - period + 1)):
             return True
     return False

@@ -26,11 +26,18 @@ class Lexicon:
     Arguments:
         gold: entries that were checked by hand
         silver: further entries, of which fewer were checked; used for what gold lacks
+        bronze: words in small letters, mostly names, that both lack
         own: a user's entries, which win over all rules
     """
 
-    def __init__(self, gold: Mapping[str, Entry], silver: Mapping[str, Entry], own: Mapping[str, str]) -> None:
-        self.gold, self.silver, self.own = gold, silver, own
+    def __init__(
+        self,
+        gold: Mapping[str, Entry],
+        silver: Mapping[str, Entry],
+        bronze: Mapping[str, Entry],
+        own: Mapping[str, str],
+    ) -> None:
+        self.gold, self.silver, self.bronze, self.own = gold, silver, bronze, own
 
     def say(self, word: str, tag: str, vowel: bool | None, to_next: bool = False) -> str | None:
         """Phones of a word as it is written, None if it is unknown.
@@ -49,7 +56,11 @@ class Lexicon:
 
     def known(self, word: str) -> bool:
         """Whether the lexicon itself has the word, in this writing or one that differs in case alone."""
-        return self._find(self.gold, word) is not None or self._find(self.silver, word) is not None
+        return any(self._find(entries, word) is not None for entries in (self.gold, self.silver, self.bronze))
+
+    def inflected(self, word: str) -> bool:
+        """Whether the word is another one with -s, -ed or -ing."""
+        return self._inflected(word, "", 0.0, False) is not None
 
     def spell(self, letters: str) -> str:
         """The names of letters, joined as one word; what is no letter from a to z is left out."""
@@ -88,9 +99,10 @@ class Lexicon:
         lower = word.lower()
         plain = lower.replace("'", "")
         listed = word in self.gold or word in self.silver
+        known = lower in self.gold or lower in self.silver or lower in self.bronze
         if len(word) > 1 and plain.isalpha() and word != lower and not listed and (tag != "NNP" or len(word) > 7):
             regular = word == word.upper() or word[1:] == lower[1:]
-            if regular and (lower in self.gold or lower in self.silver or self._inflected(lower, tag, level, vowel)):
+            if regular and (known or self._inflected(lower, tag, level, vowel)):
                 word = lower
         for form in (word, f"{word[:-2]}'s" if word.endswith("s'") else "", word[:-1] if word.endswith("'") else ""):
             if form and self._readable(form):
@@ -127,7 +139,9 @@ class Lexicon:
             name = tag == "NNP"
         entry = self._find(self.gold, word)
         if entry is None and not name:
-            entry = self._find(self.silver, word)
+            entry = self._find(self.silver, word) or self._find(self.bronze, word)
+        if not entry and len(word) > 5 and not name:
+            return None
         if isinstance(entry, dict):
             chosen = "None" if vowel is None and "None" in entry else tag if tag in entry else parent(tag)
             entry = entry.get(chosen, entry["DEFAULT"])

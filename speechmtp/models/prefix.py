@@ -9,7 +9,8 @@ from speechmtp.errors import ConfigError
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.hints import hinted, hints_after
 from speechmtp.models.trunk import Trunk
-from speechmtp.types import OutputPositions, Prompt, Request
+from speechmtp.outputs import OutputPositions
+from speechmtp.types import Prompt, Request
 
 
 def with_prefix(request: Request, tokens: Sequence[int], trunk: Trunk) -> Request:

@@ -64,7 +64,7 @@ def test_outputs_that_look_wrong_are_named_and_kept(
 ) -> None:
     plain = decoded(spoken, tmp_path / "plain")
     assert "warning" not in capsys.readouterr().err
-    monkeypatch.setattr("speechmtp.decoding.engine.flags_of", lambda tokens, eos: ("repetition",))
+    monkeypatch.setattr("speechmtp.decoding.engine.flags_of", lambda *about: ("repetition",))
     assert decoded(spoken, tmp_path / "out") == plain
     assert "warning: 2 of 2 utterances end in a repetition: digits, letters" in capsys.readouterr().err
     trace = json.loads((tmp_path / "out" / "trace.json").read_text())

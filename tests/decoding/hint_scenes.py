@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import oracle
 import tiny
 import torch
 from families import CONFIGS
@@ -92,6 +91,3 @@ def engine_run(scene: HintScene, strategy: str, sampling: SamplingConfig, seed: 
                 paused.add(slot)
         engine.step()
     return [engine.leave(slots[row])[0] for row in range(len(scene.requests))]
-
-
-__all__ = ["DRAWN", "RULES", "HintScene", "engine_run", "full_forward", "hint_scene", "oracle"]

@@ -1,7 +1,6 @@
 """Hints in decoding: the trunk reads them where it should, and drafted tokens are those of plain decoding."""
 
 import pytest
-import tiny
 import torch
 from families import CONFIGS
 from hint_scenes import DRAWN, RULES, HintScene, engine_run, full_forward, hint_scene
@@ -33,22 +32,20 @@ def test_drafted_tokens_are_the_plain_ones(seed: int) -> None:
     assert [len(tokens) for tokens in plain] == [request.limit for request in scene.requests]
 
 
-@pytest.mark.parametrize("strategy", ["joint:depth=3", "marginal:depth=3", "tree", "dynamic-tree", "jacobi", "lookup"])
+@pytest.mark.parametrize("strategy", ["marginal:depth=3", "tree", "dynamic-tree", "jacobi", "lookup"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_other_drafters_give_the_plain_tokens_too(strategy: str, seed: int) -> None:
-    scene = hint_scene(seed, "chain-ttt" if seed == 1 else "hydra")
+    scene = hint_scene(seed, "chain-shared-ttt" if seed == 1 else "hydra")
     for sampling in (DRAWN, GREEDY):
         assert scene.run(strategy, sampling) == scene.run("ar", sampling)
 
 
 def test_a_drafter_that_runs_the_trunk_foresees_every_token() -> None:
-    """The likeliest path of depth 2 begins with the greedy token in every call, so that none is refused: its first
-    level would differ without the hints."""
+    """The trunk's own distribution begins with the greedy token in every call, so that none is refused; without the
+    hints it would not."""
     scene = hint_scene(4)
     _, traces = scene.traced("marginal:depth=1", GREEDY)
     assert sum(t.num_draft_tokens for t in traces) > 10
-    assert sum(t.num_accepted_tokens for t in traces) == sum(t.num_draft_tokens for t in traces)
-    _, traces = scene.traced("joint:depth=3,top=11", DRAWN)
     assert sum(t.num_accepted_tokens for t in traces) == sum(t.num_draft_tokens for t in traces)
 
 
@@ -59,7 +56,7 @@ def with_draft_model(scene: HintScene) -> HintScene:
     return HintScene(scene.runner, scene.family, requests)
 
 
-@pytest.mark.parametrize("strategy", ["draft-model:depth=3", "beams:depth=3,width=1"])
+@pytest.mark.parametrize("strategy", ["draft-model:depth=3", "draft-model:depth=1"])
 def test_a_draft_model_reads_its_own_hints(strategy: str) -> None:
     scene = with_draft_model(hint_scene(5))
     tokens, traces = scene.traced(strategy, GREEDY)
@@ -108,4 +105,3 @@ def test_hints_change_the_output() -> None:
         bare = [Request(Prompt(*_bare(r.prompt)), RULES, r.limit) for r in scene.requests]
         if sum(map(len, scene.run("ar", GREEDY))) > 12:
             assert HintScene(scene.runner, family, bare).run("ar", GREEDY) != scene.run("ar", GREEDY)
-    assert tiny.WIDTH > 1

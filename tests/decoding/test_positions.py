@@ -19,7 +19,8 @@ from speechmtp.decoding.engine import generate
 from speechmtp.decoding.rules.greedy_match import GreedyMatch
 from speechmtp.evaluation.teacher_forced import teacher_forced
 from speechmtp.heads.contract import HeadSet
-from speechmtp.types import OutputPositions, Prompt, Reference, TokenRules
+from speechmtp.outputs import OutputPositions
+from speechmtp.types import Prompt, Reference, TokenRules
 
 POSITIONS = {
     "stride": OutputPositions(2),

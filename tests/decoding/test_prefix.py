@@ -13,7 +13,8 @@ from speechmtp.errors import ConfigError
 from speechmtp.evaluation.peers import run_peer
 from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.prefix import with_prefix
-from speechmtp.types import OutputPositions, PreviousPass, Request
+from speechmtp.outputs import OutputPositions
+from speechmtp.types import PreviousPass, Request
 
 
 @pytest.mark.parametrize("seed", range(12))

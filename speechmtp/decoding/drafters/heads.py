@@ -60,12 +60,11 @@ class HeadChain(Drafter):
         `theta` they usually stop soon after the longest draft of the batch."""
         heads, mine = state.heads, state.head_state
         assert heads is not None
-        prefixed = state.processors is not None and state.processors.reads_prefix
-        if heads.one_pass and not prefixed:
+        if heads.one_pass and not state.reads_prefix:
             logits = state.step.levels(heads, mine, depth)
             steps = torch.arange(1, depth + 1, device=logits.device)
             return pick_tokens(state, logits, heads.shortlist, steps, lambda: [])
-        if state.processors is None and (state.noise is None or state.draws == "best"):
+        if not state.processes and (state.noise is None or state.draws == "best"):
             asked = state.base_tokens(), depth, self.theta, self.measure == "product"
             drafted = state.step.draft(heads, mine, *asked)
             if drafted is not None:

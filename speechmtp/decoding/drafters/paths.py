@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from speechmtp.decoding.sampling import Prefixes
+from speechmtp.decoding.sampling import Prefixes, processed
 from speechmtp.decoding.state import DecodeState, Row
 from speechmtp.decoding.step import in_float32, ruled
 from speechmtp.errors import ConfigError
@@ -114,8 +114,8 @@ def prefixes_behind(rows: Sequence[Row], ends: Tensor) -> Prefixes:
 def log_probs_of(state: DecodeState, rows: Sequence[Row], logits: Tensor, ends: Tensor) -> Tensor:
     """Processed log probabilities [B, n, V] after each path. After an end token only the end token has a probability,
     1, so that ended paths can be compared with those that continue."""
-    if state.processors is not None:
-        logits = state.processors(logits, prefixes_behind(rows, ends))
+    if state.processes or any(row.request.processors for row in rows):
+        logits = processed(rows, state.processors, logits, ends.shape[2], prefixes_behind(rows, ends))
     log_probs = logits.log_softmax(-1)
     if not ends.shape[2]:
         return log_probs

@@ -197,7 +197,7 @@ class _Grown:
         self.tokens = state.base_tokens()[:, None]  # of the nodes that get children
         self.above = torch.zeros_like(self.tokens)  # index of each one's parent among the nodes of the level above
         self.node = torch.full_like(self.tokens, -1)  # index of each among the candidates
-        self.prefixed = state.processors is not None and state.processors.reads_prefix
+        self.prefixed = state.reads_prefix
         self.paths = self.tokens[:, :, None][..., :0]  # kept only if processors read them
         self.value: Tensor | None = None  # log confidence of their paths, None: 0
         self.levels: list[tuple[Tensor, ...]] = []  # tokens, parent, value, confidence and perhaps q
@@ -277,7 +277,7 @@ def _check_width(heads: HeadSet | None, width: int) -> None:
 def _one_pass(state: DecodeState) -> bool:
     """Whether the choices of all levels are known before any token is chosen."""
     assert state.heads is not None
-    return state.heads.one_pass and not (state.processors is not None and state.processors.reads_prefix)
+    return state.heads.one_pass and not state.reads_prefix
 
 
 def _all_levels(state: DecodeState, depth: int, k: int) -> tuple[Tensor, PickedTokens]:

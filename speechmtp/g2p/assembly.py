@@ -1,0 +1,118 @@
+"""Tokens with phones to sentences of words and units."""
+
+from collections.abc import Iterator
+
+from speechmtp.g2p import stress as accent
+from speechmtp.g2p.symbols import SYMBOLS
+from speechmtp.g2p.tokens import MARKS, Token
+from speechmtp.g2p.traced import Traced
+from speechmtp.g2p.units import Sentence, Unit, Word
+
+LONGEST = 300  # units of a sentence
+_CLAUSE = frozenset(";:,—…")
+
+
+class _Builder:
+    """Words and units of one sentence so far."""
+
+    def __init__(self, text: str, said: Traced) -> None:
+        self.text, self.said = text, said
+        self.words: list[Word] = []
+        self.units: list[Unit] = []
+        self.skipped: dict[str, None] = {}
+        self.pause = 0.0  # before the first word
+
+    def add(self, token: Token) -> None:
+        """One token, and the blank after it."""
+        start, end = self.said.place(token.start, token.end)
+        if token.kind == "skipped":
+            self.skipped[self.text[start:end]] = None
+        elif token.fixed is not None and token.fixed.seconds is not None:
+            self._pause(token.fixed.seconds, start)
+        elif token.kind == "mark":
+            self._unit(token.text, start)
+        elif token.phones:
+            self._word(token.phones, start, end, token.text)
+        if token.blank and self.units and self.units[-1].symbol != " ":
+            self._unit(" ", start)
+
+    def _unit(self, symbol: str, start: int, seconds: float | None = None) -> None:
+        speed = self.said.speeds.get(start, 1.0)
+        self.units.append(Unit(symbol, max(len(self.words) - 1, 0), speed, seconds))
+
+    def _word(self, phones: str, start: int, end: int, token: str) -> None:
+        if self.words and start < self.words[-1].end:  # made from the same written token
+            last = self.words.pop()
+            if token == "point" and self.text[start:end] != token:  # as misaki reads decimals
+                phones = accent.remove(phones)
+            said = f"{last.phones}{' ' if self.units[-1].symbol == ' ' else ''}{phones}"
+            start, end = min(start, last.start), max(end, last.end)
+        else:
+            said = phones
+        self.words.append(Word(self.text[start:end], start, end, said))
+        for one in phones:
+            if one in SYMBOLS:
+                self._unit(one, start)
+
+    def _pause(self, seconds: float, start: int) -> None:
+        if not seconds:
+            return
+        if not self.words:
+            self.pause += seconds
+            return
+        if self.units[-1].symbol == " ":
+            self.units.pop()
+        last = self.units[-1]
+        if last.symbol in MARKS:
+            self.units.pop()
+            self._unit(last.symbol, start, (last.seconds or 0.0) + seconds)
+        else:
+            self._unit(",", start, seconds)
+
+
+def assemble(text: str, segment: Traced, said: Traced, found: list[Token]) -> Iterator[tuple[Sentence, float]]:
+    """Sentences of at most `LONGEST` units, and the pause in seconds that is asked for before each.
+
+    Arguments:
+        text: the source
+        segment: the sentence as it is written
+        said: the same, normalised
+        found: its tokens, with phones
+    """
+    built = _Builder(text, said)
+    for token in found:
+        built.add(token)
+    units = built.units
+    while units and units[-1].symbol == " ":
+        units.pop()
+    if not len(segment):
+        return
+    start, end = segment.place(0, len(segment))
+    pause = built.pause
+    if not built.words:
+        yield Sentence(text[start:end], start, end, (), (), tuple(built.skipped)), pause
+        return
+    skipped = tuple(built.skipped)
+    while units:
+        cut = _cut(units)
+        part, units = units[:cut], units[cut:]
+        while units and units[0].symbol == " ":
+            units = units[1:]
+        first, last = part[0].word, part[-1].word
+        words = tuple(built.words[first : last + 1])
+        stop = built.words[units[0].word].start if units else end
+        shown = text[start:stop].rstrip()
+        moved = tuple(Unit(unit.symbol, unit.word - first, unit.speed, unit.seconds) for unit in part)
+        yield Sentence(shown, start, start + len(shown), words, moved, skipped), pause
+        start, skipped, pause = stop, (), 0.0
+
+
+def _cut(units: list[Unit]) -> int:
+    """How many units the next sentence has: all, or up to a clause mark, else a blank, else `LONGEST`."""
+    if len(units) <= LONGEST:
+        return len(units)
+    for wanted in (_CLAUSE, frozenset(" ")):
+        for cut in range(LONGEST, LONGEST // 3, -1):
+            if units[cut - 1].symbol in wanted:
+                return cut
+    return LONGEST
