@@ -26,39 +26,26 @@ import torch
 from sides import HERE, commit_of, facts_below, processor
 
 import speechmtp
+from speechmtp.config import read_yaml
 from speechmtp.errors import SpeechMTPError
 from speechmtp.progress import track
 from speechmtp.scoring.tables import Column, render_markdown
 
 WORDS = (
-    "the a of reading river seven Martin Reykjavik strengths e-mail don't O'Neill naïve café USA Dr. Mr. No. St. vs. etc. "
-    "I'm we'd it's queue rhythm xyzzy pneumonoultramicroscopicsilicovolcanoconiosis a I o"
+    "the a of reading river seven Martin Reykjavik strengths e-mail don't O'Neill naïve café USA Dr. Mr. No. St. vs. "
+    "etc. I'm we'd it's queue rhythm xyzzy pneumonoultramicroscopicsilicovolcanoconiosis a I o"
 ).split()
-FIXED = {
-    "nothing": ["", " ", "\n", "\t \n \r\n", "\u200b", "\ufeff", "\u00a0"],
-    "one letter": [*"abcdefghijklmnopqrstuvwxyzIA", *"0123456789"],
-    "punctuation": [".", "...", "?!", "—", "…", "\"", "''", "()", ",;:", "!!!!!!!!!!", "-", "–––", "«»", "/\\|", "[]{}<>", "*_*"],
-    "emoji": ["😀", "👩‍👩‍👧‍👦", "I ❤ NY", "🇩🇰", "ok 👍🏽!", "☃", "1️⃣2️⃣"],
-    "other scripts": ["你好,世界。", "Привет, мир", "مرحبا", "こんにちは", "שלום", "नमस्ते", "Ελλάδα", "the word 猫 means cat", "Zażółć gęślą"],
-    "numbers": ["0", "-1", "3.14159", "1,234,567.89", "10^100", "1e-5", "1/2", "0x1F", "007", "12345678901234567890123456789",
-                "$3.50", "€1.5bn", "50%", "12:30", "25:99", "2026-12-01", "13/13/2013", "1st 2nd 3rd 100th", "IV", "1990s",
-                "5'11\"", "20°C", "100 km/h", "+44 20 7946 0958", "1..2", "1,2,3", "--5", "∞", "½", "²"],
-    "addresses": ["https://example.com/a/b?c=d&e=%20#f", "www.example.co.uk", "someone.else+tag@example.org", "C:\\Windows\\x.dll",
-                  "/usr/local/bin", "192.168.0.1", "::1", "#hashtag @name", "foo_bar_baz", "a.b.c.d.e.f"],
-    "markup": ["[word](/wˈɜɹd/)", "[pause 300ms]", "before [pause 1.5s] after", "[x](/)", "[word](/§/)", "[pause -1s]", "[pause 1e9s]",
-               "<speak>Hello <break time=\"300ms\"/> there.</speak>", "<speak>broken", "<speak><voice>x</voice></speak>", "a < b > c",
-               "&amp; &lt; &bogus;", "[[[[", "](/", "[a](/b/)[c](/d/)"],
-    "control": ["\x00", "a\x00b", "\x1b[31mred\x1b[0m", "a\u202eb", "a\u0301\u0301\u0301\u0301", "\ud83d", "\U000e0001"],
-}  # fmt: skip
+LINES = HERE / "voice_hostile.yaml"
 
 
 def lines_of(number: int, seed: int) -> list[tuple[str, str]]:
     """Kinds and texts: the fixed ones, then long and random ones up to `number`."""
     draw = random.Random(seed)
-    found = [(kind, text) for kind, texts in FIXED.items() for text in texts]
-    found += [("long", "a" * 5000), ("long", "A" * 5000), ("long", "word " * 1000), ("long", "1" * 5000), ("long", "." * 5000),
-              ("long", "".join(draw.choice("abcdefgh ,.") for _ in range(5000)))]  # fmt: skip
-    parts = [text for texts in FIXED.values() for text in texts if "pause 1e9" not in text]
+    fixed: dict[str, list[str]] = read_yaml(LINES)
+    found = [(kind, text) for kind, texts in fixed.items() for text in texts]
+    found += [("long", one * 5000) for one in "aA1."] + [("long", "word " * 1000)]
+    found.append(("long", "".join(draw.choice("abcdefgh ,.") for _ in range(5000))))
+    parts = [text for texts in fixed.values() for text in texts if "pause 1e9" not in text]
     while len(found) < number:
         kind = draw.choice(("words", "words", "mixed", "letters", "long word"))
         if kind == "words":

@@ -44,8 +44,8 @@ def block(args: argparse.Namespace) -> str:
         told = f"Spread of F0 over the seeds: a sentence's mean {spread['sentence_st']:.2f} st{frame}.\n"
     facts = f"{processor()}, PyTorch {torch.__version__}, Python {platform.python_version()}"
     return (
-        f"## {args.name}\n\n{date.today()}, commit {commit_of(ROOT)}; {facts}. Command: `{args.run.strip()}`. {spoken}; "
-        f"normaliser {teacher.read_back['normalizer']['id']}; 95 % intervals by sentence, differences from the teacher "
+        f"## {args.name}\n\n{date.today()}, commit {commit_of(ROOT)}; {facts}. Command: `{args.run.strip()}`. "
+        f"{spoken}; normaliser {teacher.read_back['normalizer']['id']}; 95 % intervals by sentence, differences from the teacher "
         f"paired.\n\n{table(teacher, rows)}{told}\n### Temperature and top-k, on dev\n\n"
         f"{Path(args.tune).read_text(encoding='utf-8')}"
     )
