@@ -59,6 +59,8 @@ def _ends(text: str, match: "re.Match[str]", start: int, end: int) -> bool:
     if not first:
         return True
     mark = match[0].rstrip("\"'“”’»)]")
+    if mark[-1] in "。！？":
+        return True
     if first.islower():
         return False
     if mark != ".":
