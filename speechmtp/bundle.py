@@ -15,8 +15,7 @@ import torch
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.codec.contract import Codec
-from speechmtp.codec.folder import load_codec, save_codec
-from speechmtp.codec.unit25 import Unit25Codec
+from speechmtp.codec.folder import load_codec
 from speechmtp.collector import paused_collector
 from speechmtp.config import from_dict, read_yaml, to_dict, write_yaml
 from speechmtp.errors import CheckpointError
