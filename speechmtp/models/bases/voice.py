@@ -14,10 +14,10 @@ from speechmtp.config import Size, check_fields
 from speechmtp.errors import ConfigError
 from speechmtp.models.bases.contract import InputKind, SpeechModel
 from speechmtp.models.durations import Durations
-from speechmtp.models.unit_hints import UnitHints
 from speechmtp.models.storage import Storage, load_state, pack, read_weights, unpack
 from speechmtp.models.trunk import ScratchTrunkConfig, build_trunk
 from speechmtp.models.unit_encoder import UnitEncoderConfig
+from speechmtp.models.unit_hints import UnitHints
 from speechmtp.types import Prompt, Request, TokenRules
 
 
