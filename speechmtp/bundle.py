@@ -15,6 +15,8 @@ import torch
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.codec.contract import Codec
+from speechmtp.codec.folder import load_codec, save_codec
+from speechmtp.codec.unit25 import Unit25Codec
 from speechmtp.collector import paused_collector
 from speechmtp.config import from_dict, read_yaml, to_dict, write_yaml
 from speechmtp.errors import CheckpointError
@@ -209,6 +211,8 @@ def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str]
     }
     if bundle.heads:
         bundle.trunk_sha256 = digests.trunk
+    if (bundle.folder / "codec" / "config.yaml").exists():
+        bundle.codec = load_codec(bundle.folder / "codec")
     where = Path(ctc) if ctc else bundle.folder / "ctc"
     if ctc or (where / "config.yaml").exists():
         bundle.ctc = load_ctc_head(where, bundle.model, allow_stale_heads, digests)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-
 from make_g2p import cmudict_words, read
+from torch import nn
 
 from speechmtp.g2p.student import LETTERS, LONGEST, PHONES, SLOTS
 
@@ -31,7 +30,9 @@ def read_pairs(lexicon: Path, cmudict: Path) -> list[tuple[str, str]]:
             if phones and (word[1:] == word[1:].lower()):  # words of capitals are often spelled
                 known.setdefault(word.lower(), phones.replace("ɾ", "T").replace("ʔ", "t"))
     known = cmudict_words(cmudict) | known
-    good = [(w, p) for w, p in known.items() if 1 < len(w) <= LONGEST and set(w) <= set(LETTERS) and set(p) <= set(PHONES)]
+    good = [
+        (w, p) for w, p in known.items() if 1 < len(w) <= LONGEST and set(w) <= set(LETTERS) and set(p) <= set(PHONES)
+    ]
     return sorted(pair for pair in good if len(pair[1]) <= SLOTS * len(pair[0]))
 
 

@@ -22,7 +22,7 @@ WORDS = {
     "Eq.": "Equation", "pp.": "pages", "ch.": "chapter", "Ch.": "Chapter", "sec.": "section", "Sec.": "Section",
     "ed.": "edition", "eds.": "editors", "trans.": "translated", "dept.": "department", "ext.": "extension",
     "Ext.": "Extension", "tel.": "telephone", "Tel.": "Telephone", "max.": "maximum", "min.": "minimum",
-    "misc.": "miscellaneous", "incl.": "including", "etc.": "et cetera", "Etc.": "Et cetera", "cf.": "compare",
+    "misc.": "miscellaneous", "incl.": "including", "etc.": "etc", "Etc.": "Etc", "cf.": "compare", "al.": "al",
     "viz.": "namely", "ca.": "circa", "et al.": "et al", "i.e.": "that is", "e.g.": "for example",
     "I.e.": "That is", "E.g.": "For example", "a.k.a.": "also known as", "w/o": "without", "w/": "with",
     "vs": "versus", "Mon.": "Monday", "Tue.": "Tuesday", "Tues.": "Tuesday", "Wed.": "Wednesday",
@@ -37,7 +37,9 @@ ENDING = frozenset(
 )
 UNITS = {
     "km": ("kilometer", "kilometers"), "m": ("meter", "meters"), "cm": ("centimeter", "centimeters"),
-    "mm": ("millimeter", "millimeters"), "nm": ("nanometer", "nanometers"), "mi": ("mile", "miles"),
+    "mm": ("millimeter", "millimeters"), "nm": ("nanometer", "nanometers"), "µm": ("micrometer", "micrometers"),
+    "μm": ("micrometer", "micrometers"), "µg": ("microgram", "micrograms"), "μg": ("microgram", "micrograms"),
+    "µs": ("microsecond", "microseconds"), "μs": ("microsecond", "microseconds"), "mi": ("mile", "miles"),
     "ft": ("foot", "feet"), "yd": ("yard", "yards"), "yds": ("yard", "yards"), "kg": ("kilogram", "kilograms"),
     "g": ("gram", "grams"), "mg": ("milligram", "milligrams"), "lb": ("pound", "pounds"), "lbs": ("pound", "pounds"),
     "oz": ("ounce", "ounces"), "L": ("liter", "liters"), "l": ("liter", "liters"),

@@ -1,6 +1,7 @@
 """Tokens with phones to sentences of words and units."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from speechmtp.g2p import stress as accent
 from speechmtp.g2p.symbols import SYMBOLS
@@ -30,6 +31,8 @@ class _Builder:
         elif token.fixed is not None and token.fixed.seconds is not None:
             self._pause(token.fixed.seconds, start)
         elif token.kind == "mark":
+            if token.text in ",.;:!?…" and self.units and self.units[-1].symbol == " ":
+                self.units.pop()  # what stood between was skipped
             self._unit(token.text, start)
         elif token.phones:
             self._word(token.phones, start, end, token.text)
@@ -96,14 +99,20 @@ def assemble(text: str, segment: Traced, said: Traced, found: list[Token]) -> It
     while units:
         cut = _cut(units)
         part, units = units[:cut], units[cut:]
+        while part[-1].symbol == " ":
+            part.pop()
         while units and units[0].symbol == " ":
             units = units[1:]
         first, last = part[0].word, part[-1].word
-        words = tuple(built.words[first : last + 1])
-        stop = built.words[units[0].word].start if units else end
-        shown = text[start:stop].rstrip()
-        moved = tuple(Unit(unit.symbol, unit.word - first, unit.speed, unit.seconds) for unit in part)
-        yield Sentence(shown, start, start + len(shown), words, moved, skipped), pause
+        words = built.words[first : last + 1]
+        following = built.words[units[0].word] if units else None
+        stop = following.start if following else end
+        if following is words[-1]:  # a very long word goes on in the next sentence
+            words[-1] = replace(words[-1], phones="".join(unit.symbol for unit in part if unit.word == last))
+            built.words[last] = replace(following, phones="".join(unit.symbol for unit in units if unit.word == last))
+        shown = text[start : max(stop, words[-1].end)].rstrip()
+        moved = tuple(replace(unit, word=unit.word - first) for unit in part)
+        yield Sentence(shown, start, start + len(shown), tuple(words), moved, skipped), pause
         start, skipped, pause = stop, (), 0.0
 
 

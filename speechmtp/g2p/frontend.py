@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from speechmtp.errors import ConfigError, DataError
-from speechmtp.g2p import assets, markup, ssml
+from speechmtp.g2p import markup, ssml
 from speechmtp.g2p.assembly import assemble
 from speechmtp.g2p.normalise import normalise
 from speechmtp.g2p.patterns import either
@@ -52,7 +52,9 @@ class FrontEnd:
             for sentence, pause in self._read(text, segment):
                 if pause and last is not None and last.units:
                     last, pause = _paused(last, pause), 0.0
-                if last is not None and (last.units or last.skipped):
+                    if not sentence.units and not sentence.skipped:
+                        continue
+                if last is not None:
                     yield last
                 last = _paused(sentence, pause, first=True) if pause else sentence
         if last is not None:

@@ -9,7 +9,9 @@ from speechmtp.g2p.sentences import sentences
 from speechmtp.g2p.traced import FIXED, Fixed, Traced
 
 LONGEST_PAUSE = 30.0  # seconds
-_MARKUP = re.compile(r"\[(?P<word>[^\[\]]+)\]\(/(?P<phones>[^)]*?)/\)|\[pause\s+(?P<pause>[\d.]+\s?m?s)\s*\]")
+_MARKUP = re.compile(
+    r"\[(?P<word>[^\[\]]{1,99})\]\(/(?P<phones>[^)\n]{0,199}?)/\)|\[pause\s+(?P<pause>[\d.]+\s?m?s)\s*\]"
+)
 _SECONDS = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s?(ms|s)")
 
 

@@ -36,6 +36,21 @@ def _abbreviation(match: "re.Match[str]") -> str:
     return WORDS[match[0]] + ("." if last else "")
 
 
+def _title(match: "re.Match[str]") -> str:
+    return TITLES[match[0].rstrip(".")] + ("." if match.end() == len(match.string.rstrip()) else "")
+
+
+def _letters(match: "re.Match[str]") -> str:
+    """AT&T: each side letter by letter."""
+    return " and ".join(".".join(part) for part in match[0].split("&"))
+
+
+def _feet(match: "re.Match[str]") -> str:
+    feet, inches = match["feet"], match["inches"]
+    said = f"{numbers.cardinal(int(feet))} {'foot' if feet == '1' else 'feet'}"
+    return f"{said} {numbers.cardinal(int(inches))}" if inches else said
+
+
 def _roman(match: "re.Match[str]") -> str | None:
     number = numbers.roman(match["it"])
     return None if number is None else numbers.cardinal(number)
@@ -118,7 +133,7 @@ def _rule(pattern: str, reading: Callable[["re.Match[str]"], str | Fixed | None]
 
 
 _ROMAN = r"(?P<it>[IVXLCDM]+)\b(?!['’]\w|\.\w)"
-_LETTERS = "[A-Za-z]"
+_GREEK = "α-ωΑ-Ω"
 RULES: list[Rule] = [
     *web.RULES,
     _rule(r"(?<=[.!?…])(?:\s*\.)+(?=\s|$)|\.{3,}|(?<=\s)\.(?: \.)+", "…"),
@@ -127,15 +142,26 @@ RULES: list[Rule] = [
     _rule(r"(?<=\s)-+(?=\s|$)", "—"),
     *calendar.RULES,
     _rule(r"(?<![\w.-])(?:\+?\d{1,3}[ .-])?(?:\(\d{3}\) ?|\d{3}[-.])?\d{3}[-.]\d{4}(?![\w-]|\.\d)", _phone),
+    _rule(r"(?<=[A-Za-z])-(?=\d)", " "),
     *money.RULES,
     _rule(r"(?<![\w.,])'?(\d{4}|\d0)'?s\b", _decade),
     _rule(r"(?<![\w.,/])(?:(?P<whole>\d+)[ -])?(?P<over>\d{1,3})/(?P<under>\d{1,3})(?![\w/]|\.\d)", _fraction),
+    _rule(r"(?<![\w.])\d+\.\d+(?P<it>/)\d+(?![\w/])", " out of "),
     _rule(rf"(?<![\w.])(?P<number>-?{NUM})(?P<it>(?P<joint>[ -]?)(?P<unit>{either(UNITS)}))(?![\w'°]|/\w)", _unit),
     _rule(r"(?<=[\s\d])(?<!\w )[x×](?=\s?\d)|(?<=\d) ?[x×*] ?(?=\d)", " times "),
     _rule(r"(?<=\d)[x×]\b", " times"),
+    _rule(r"(?<![\w.:])(?P<low>\d{1,3}):(?P<high>\d{1,3})(?![\w:])", _range),
+    _rule(r"(?<![\w.])(?P<feet>\d)'(?: ?(?P<inches>\d{1,2})(?:\"|''))?(?!\w)", _feet),
     _rule(r"(?<![\w.,-])(?P<low>\d{1,4}(?:,\d{3})*)\s?-\s?(?P<high>\d{1,4}(?:,\d{3})*)(?![\w-]|[.,]\d)", _range),
+    _rule(r"\b[A-Z]\w+ (?P<it>St\b\.?)(?! ?[A-Z])", "Street"),
+    _rule(r"(?<=\w )[A-Z]\w+ (?P<it>St\.)(?= [A-Z])", "Street"),
+    _rule(r"\b[A-Z]\w+ (?P<it>Dr\.)(?! ?[A-Z])", "Drive"),
     _rule(rf"\b(?:{either(TITLES)})\.?(?= ?[A-Z])", lambda match: TITLES[match[0].rstrip(".")]),
+    _rule(r"\b(?:Mr|Mrs|Ms|Dr|Prof|Rev|Capt|Sgt|Lt|Col|Gen|Gov|Sen)\.(?=[ ,;]|$)", _title),
     _rule(rf"(?<![\w.])(?:{either(WORDS)})(?![\w])", _abbreviation),
+    _rule(r"\b[A-Z]{1,3}(?:&[A-Z]{1,3})+\b", _letters),
+    _rule(r"\b[A-Z](?P<it>#)(?!\w)", " sharp"),
+    _rule(r"(?<=[a-z\d])\.(?=[a-z]{2,})", " dot "),
     _rule(r"\bNos\.? ?(?=\d)", "numbers "),
     _rule(r"\bNo\. ?(?=\d)", "number "),
     _rule(r"\bp\. ?(?=\d)", "page "),
@@ -148,15 +174,15 @@ RULES: list[Rule] = [
     _rule(r"(?<![\w.,)-])[-−](?=[.\d])", "minus "),
     _rule(r"(?<!\w)\+(?=\d)", "plus "),
     _rule(r"(?<!\w)~(?=\d)", "about "),
-    _rule(r"\b(?P<it>-)\d", " "),
     _rule(r"(?<=\d)-(?=[A-Za-z])", " "),
-    _rule(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d+(?:\.\d+)+|(?<![\w.])\.\d+|\d+", _number),
+    _rule(r"\d{1,3}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?|\d+(?:\.\d+)+|(?<![\w.])\.\d+|\d+", _number),
     _rule(r"\*+(?=\w)|(?<=\w)\*+|(?<=[.!?,;:])\*+|_+", " "),
-    _rule("[αβγδεζηθικλμνξοπρστυφχψω](?![α-ω])(?<![α-ω]{2})", lambda match: f" {GREEK[match[0]]} "),
-    _rule(r"(?<=\w)['](?=\s?[&+=])", ""),
+    _rule(f"(?<![{_GREEK}])[{_GREEK}](?![{_GREEK}])", lambda match: f" {GREEK[match[0].lower()]} "),
     _rule(f"[{re.escape(''.join(SYMBOLS))}]", _symbol),
     _rule(r"[\[{]", "("),
     _rule(r"[\]}]", ")"),
+    _rule(r"(?<![A-Za-z'])-+|-+(?![A-Za-z'])", " "),
+    _rule(r"^ +", ""),
     _rule(r" {2,}", " "),
     _rule(r" +(?=[,.;:!?…])", ""),
 ]

@@ -57,5 +57,3 @@ def read_lexicon(path: str | Path) -> dict[str, str]:
             raise DataError(f"{where}: {text!r}, expected a word and its phones; write `word<TAB>phones`")
         words[word.strip()] = checked(phones.strip(), where)
     return words
-
-

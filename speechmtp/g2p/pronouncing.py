@@ -8,10 +8,12 @@ from speechmtp.g2p import stress as accent
 from speechmtp.g2p.lexicon import Lexicon
 from speechmtp.g2p.tokens import Token
 
+_SPOKEN = {"an'": "ən", "o'": "ə", "th'": "ðə", "t'": "tə", "i'": "ɪ", "wi'": "wɪ", "missus": "mˈɪsɪz"}  # misaki has none
 _ENDINGS = {"'d": "d", "'ll": "əl", "'s": "s", "'m": "m", "'re": "ɹ", "'ve": "v", "n't": "ᵊnt", "'n'": "ən"}
 _PIECES = re.compile(
     r"'n'|'(?:ll|d|s|m|re|ve)(?![a-z])|n't(?![a-z])|[A-Z]+(?![a-z])|[A-Z]?(?:(?!n't(?![a-z]))[a-z])+|'|-+",
 )
+_MOST = 6  # pieces that are looked up as one word
 _VOWEL = re.compile("[aeiouyAEIOUY]")
 _SOUNDS = accent.VOWELS | accent.CONSONANTS
 
@@ -24,7 +26,8 @@ class Pronouncing:
     """
 
     def __init__(self, own: Mapping[str, str]) -> None:
-        self.lexicon = Lexicon(*(assets.lexicon(name) for name in ("gold", "silver", "bronze")), own)
+        gold, silver, bronze = (assets.lexicon(name) for name in ("gold", "silver", "bronze"))
+        self.lexicon = Lexicon(gold, silver, bronze, own)
         self.tagger = assets.tagger()
 
     def __call__(self, found: list[Token]) -> None:
@@ -47,7 +50,7 @@ class Pronouncing:
 
     def word(self, text: str, tag: str, vowel: bool | None, to_next: bool = False) -> str:
         """Phones of a word, never none; see `Lexicon.say` for the arguments."""
-        said = self.lexicon.say(text, tag, vowel, to_next)
+        said = self.lexicon.own.get(text) or _SPOKEN.get(text.lower()) or self.lexicon.say(text, tag, vowel, to_next)
         if said is None:
             said = self._parts(text, tag, vowel)
         return said.replace("ɾ", "T").replace("ʔ", "t")
@@ -57,21 +60,24 @@ class Pronouncing:
         cuts = [match.start() for match in _PIECES.finditer(text)]
         parts: list[tuple[str, str]] = []
         end = len(text)
-        while end > 0:
+        while end > 0 and cuts:
             said: str | None = ""
-            for start in (cut for cut in cuts if cut < end):
+            for start in cuts[-_MOST:]:
                 piece = text[start:end].strip("-")
+                if piece == "a":
+                    tag = "DT"  # a-fishing, now-a-days
                 said = _ENDINGS.get(piece) or (self.lexicon.say(piece, tag, vowel) if piece.strip("'") else "")
                 if said is not None:
                     break
             else:
-                start = max((cut for cut in cuts if cut < end), default=0)
+                start = cuts[-1]
                 piece = text[start:end].strip("-")
                 said = self._unknown(piece)
             if said:
                 parts.append((piece, said))
                 vowel = said[0] in accent.VOWELS
             end = start
+            cuts = cuts[: cuts.index(start)]
         return _compound(parts[::-1]) if parts else self.lexicon.spell(text)
 
     def _unknown(self, word: str) -> str:

@@ -19,7 +19,7 @@ class Student:
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self.embed = weights["embed.weight"]
-        self.blocks = []
+        self.blocks: list[tuple[np.ndarray, ...]] = []
         while (name := f"blocks.{len(self.blocks)}.weight") in weights:
             number = len(self.blocks)
             kernel = weights[name].transpose(2, 1, 0).reshape(-1, self.embed.shape[1])

@@ -125,7 +125,7 @@ class Crops:
             frames = self._recordings[recording].spans.total
             last = max(0, -(-(frames - self._quanta * QUANTUM) // QUANTUM))
             rows.append((recording, int(seeded("crop", self._seed, place).integers(last + 1))))
-        return self._collate(rows)
+        return self.cut(rows)
 
     def _load(self, index: int) -> np.ndarray:
         one = self._recordings[index]
@@ -137,7 +137,8 @@ class Crops:
             )
         return np.round(samples * 32767).astype(np.int16)
 
-    def _collate(self, rows: Sequence[tuple[int, int]]) -> CodecBatch:
+    def cut(self, rows: Sequence[tuple[int, int]]) -> CodecBatch:
+        """The batch of the crops of these recordings, by their index, from these quanta on."""
         views, units, masks, tokens, samples = [], [], [], [], []
         window, size = QUANTUM + self._ahead, self._quanta * QUANTUM
         for index, first in rows:
