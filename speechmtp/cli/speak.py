@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechmtp.cli.options import add_device_options, add_loading_options, add_strategy_options
+from speechmtp.cli.options import add_loading_options, add_strategy_options
 from speechmtp.collector import paused_collector
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.locate import VOICES
@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="draw from the K likeliest tokens (default: the voice's)"
     )
-    parser.add_argument("--heads", action="append", metavar="NAME|DIR", default=[], help="head set (default: its own)")
-    add_device_options(parser)
-    add_loading_options(parser)
+    add_loading_options(parser, listens=False)
 
 
 def run(args: argparse.Namespace) -> int:
