@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +69,7 @@ def run_tts(args: argparse.Namespace) -> int:
         bundle = Bundle(BundleConfig(kind="voice", model=config.model), voice.cpu(), codec=codec)
         bundle.card = _card(args, config, voice, figures, len(sets[0]))
         save_bundle(bundle, out / "model", args.storage)
+        shutil.copytree(codec_folder, out / "model" / "codec", dirs_exist_ok=True)  # with its notice
         print(f"model: {out / 'model'}")
     return 0
 
