@@ -8,7 +8,15 @@ from speechmtp.g2p import stress as accent
 from speechmtp.g2p.lexicon import Lexicon
 from speechmtp.g2p.tokens import Token
 
-_SPOKEN = {"an'": "ən", "o'": "ə", "th'": "ðə", "t'": "tə", "i'": "ɪ", "wi'": "wɪ", "missus": "mˈɪsɪz"}  # misaki has none
+_SPOKEN = {
+    "an'": "ən",
+    "o'": "ə",
+    "th'": "ðə",
+    "t'": "tə",
+    "i'": "ɪ",
+    "wi'": "wɪ",
+    "missus": "mˈɪsɪz",
+}  # misaki has none
 _ENDINGS = {"'d": "d", "'ll": "əl", "'s": "s", "'m": "m", "'re": "ɹ", "'ve": "v", "n't": "ᵊnt", "'n'": "ən"}
 _PIECES = re.compile(
     r"'n'|'(?:ll|d|s|m|re|ve)(?![a-z])|n't(?![a-z])|[A-Z]+(?![a-z])|[A-Z]?(?:(?!n't(?![a-z]))[a-z])+|'|-+",

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from families import CONFIGS
-from hint_scenes import DRAWN, RULES, HintScene, engine_run, full_forward, hint_scene
+from hint_scenes import DRAWN, RULES, HintScene, engine_run, full_forward, hint_scene, with_draft_model
 
 from speechmtp.decoding.sampling import SamplingConfig
-from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.models.prefix import with_prefix
 from speechmtp.types import Prompt, Request, stack_prompts
 
@@ -47,13 +46,6 @@ def test_a_drafter_that_runs_the_trunk_foresees_every_token() -> None:
     _, traces = scene.traced("marginal:depth=1", GREEDY)
     assert sum(t.num_draft_tokens for t in traces) > 10
     assert sum(t.num_accepted_tokens for t in traces) == sum(t.num_draft_tokens for t in traces)
-
-
-def with_draft_model(scene: HintScene) -> HintScene:
-    """The same with the trunk as its own draft model, hints included."""
-    requests = [r.knowing(DraftPrompt(scene.runner.trunk, r.prompt)) for r in scene.requests]
-    scene.runner.draft = scene.runner.trunk
-    return HintScene(scene.runner, scene.family, requests)
 
 
 @pytest.mark.parametrize("strategy", ["draft-model:depth=3", "draft-model:depth=1"])
