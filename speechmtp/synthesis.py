@@ -115,14 +115,14 @@ class Synthesiser(LoadedModel):
 
     def stream(
         self, text: str, strategy: str | Strategy | None = None, *, seed: int = 0, speed: float = 1.0,
-        markup: Markup = "text", sampling: SamplingConfig | None = None,
+        markup: Markup = "text", sampling: SamplingConfig | None = None, batch: int = 1,
     ) -> Iterator[Speech]:  # fmt: skip
         """Speak a text sentence by sentence, each as soon as it is ready; joined they are what `synthesize` gives.
 
         `strategy` is a string as on the command line (default: the voice's own); `sampling` replaces the voice's
-        temperature and truncation, `seed` its seed.
+        temperature and truncation. `batch` sentences are decoded together, which is faster and makes the first wait.
         """
-        return self._parts(text, strategy, seed, speed, markup, sampling, 1)
+        return self._parts(text, strategy, seed, speed, markup, sampling, batch)
 
     def plan(self, text: str, *, speed: float = 1.0, markup: Markup = "text") -> Iterator[Planned]:
         """The sentences of a text with their spans and decoding requests, lazily; a sentence without units has a

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": set(),
     "data": {"audio", "text"},
     "scoring": {"audio", "text"},
-    "codec": {"audio", "kernels"},
+    "codec": {"audio", "kernels", "models"},
     "models": {"audio", "kernels", "text"},
     "heads": {"models", "kernels"},
     "bundle": {"audio", "text", "models", "heads", "codec", "decoding"},

@@ -1,6 +1,6 @@
 """Train the network that reads unknown words (`speechmtp/g2p/student.py`): letters to phones, by CTC.
 
-    python -m tools.g2p_student LEXICON_FOLDER CMUDICT.gz OUT.npz [--epochs 6]
+    python tools/g2p_student.py LEXICON_FOLDER CMUDICT.gz OUT.npz [--epochs 6]
 
 It learns from misaki's lexicon (us_gold.json and us_silver.json, gzipped or not, in LEXICON_FOLDER) and from the words
 of CMUdict that misaki's lexicon lacks, in misaki's symbols. Every hundredth word is held out, and the phone error on
@@ -8,42 +8,17 @@ these is printed after each epoch. `tools/make_g2p.py` packs OUT.npz into the as
 """
 
 import argparse
-import gzip
 import random
-import re
 from pathlib import Path
 
 import numpy as np
 import torch
+from make_g2p import cmudict_words, read
 from torch import nn
 
-from tools.make_g2p import read
+from speechmtp.g2p.student import LETTERS, LONGEST, PHONES, SLOTS
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz'"  # the letters' ids start at 1
-PHONES = "AIOQTWYabdfhijklmnpstuvwzæðŋɑɔəɛɜɡɪɹʃʊʌʒʤʧˈˌθᵊᵻ"  # the ids start at 1; 0 is CTC's blank
-SLOTS = 3  # phones that one letter may have
 WIDTH, BLOCKS, KERNEL = 128, 5, 5
-VOWELS = {
-    "AA": "ɑ", "AE": "æ", "AH": "ʌ", "AO": "ɔ", "AW": "W", "AY": "I", "EH": "ɛ", "ER": "ɜɹ", "EY": "A", "IH": "ɪ",
-    "IY": "i", "OW": "O", "OY": "Y", "UH": "ʊ", "UW": "u",
-}  # fmt: skip
-CONSONANTS = {
-    "B": "b", "CH": "ʧ", "D": "d", "DH": "ð", "F": "f", "G": "ɡ", "HH": "h", "JH": "ʤ", "K": "k", "L": "l", "M": "m",
-    "N": "n", "NG": "ŋ", "P": "p", "R": "ɹ", "S": "s", "SH": "ʃ", "T": "t", "TH": "θ", "V": "v", "W": "w", "Y": "j",
-    "Z": "z", "ZH": "ʒ",
-}  # fmt: skip
-
-
-def misaki_phones(arpabet: list[str]) -> str:
-    """Misaki's symbols for a pronunciation in ARPAbet: stress before the vowel, weak vowels, flapped t."""
-    text = ""
-    for phone in arpabet:
-        name, stress = (phone[:-1], phone[-1]) if phone[-1].isdigit() else (phone, "")
-        weak = stress == "0" and {"AH": "ə", "ER": "əɹ"}.get(name)
-        text += {"1": "ˈ", "2": "ˌ"}.get(stress, "") + (weak or VOWELS.get(name) or CONSONANTS[name])
-    text = re.sub(r"(?<=[AIOWYiuæɑəɛɪɹʊʌ])t(?=[əiɪOuʌ])", "T", text)
-    text = re.sub(r"(?<=[bdfkpstvzʃT])əl$", "ᵊl", text)
-    return re.sub(r"(?<=[dst])ən$", "ᵊn", text)
 
 
 def read_pairs(lexicon: Path, cmudict: Path) -> list[tuple[str, str]]:
@@ -54,11 +29,10 @@ def read_pairs(lexicon: Path, cmudict: Path) -> list[tuple[str, str]]:
             phones = value if isinstance(value, str) else value["DEFAULT"]
             if phones and (word[1:] == word[1:].lower()):  # words of capitals are often spelled
                 known.setdefault(word.lower(), phones.replace("ɾ", "T").replace("ʔ", "t"))
-    for line in gzip.decompress(cmudict.read_bytes()).decode().splitlines():
-        word, *arpabet = line.split("#")[0].split()
-        if "(" not in word and word not in known:
-            known[word] = misaki_phones(arpabet)
-    good = [(w, p) for w, p in known.items() if 1 < len(w) <= 24 and set(w) <= set(LETTERS) and set(p) <= set(PHONES)]
+    known = cmudict_words(cmudict) | known
+    good = [
+        (w, p) for w, p in known.items() if 1 < len(w) <= LONGEST and set(w) <= set(LETTERS) and set(p) <= set(PHONES)
+    ]
     return sorted(pair for pair in good if len(pair[1]) <= SLOTS * len(pair[0]))
 
 

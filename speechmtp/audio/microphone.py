@@ -22,7 +22,7 @@ def open_microphone(rate: int) -> Iterator[np.ndarray]:
     ConfigError if the package sounddevice or the library PortAudio is missing; DataError if there is no microphone, if
     it cannot be opened, or if it stops.
     """
-    sounddevice = _sounddevice()
+    sounddevice = find_sounddevice("microphone")
     heard: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
     lost = queue.SimpleQueue[str]()
 
@@ -59,16 +59,14 @@ def _next(heard: "queue.SimpleQueue[np.ndarray | None]") -> np.ndarray | None:
             return heard.get(timeout=WAIT)
 
 
-def _sounddevice() -> Any:
-    """The package; ConfigError if it, or the library that it needs, is missing."""
+def find_sounddevice(what: str) -> Any:
+    """The package sounddevice, for `what`; ConfigError if it, or the library that it needs, is missing."""
     try:
         import sounddevice
     except ImportError:
-        raise ConfigError("microphone: needs sounddevice, not installed; pip install 'speechmtp[mic]'") from None
+        raise ConfigError(f"{what}: needs sounddevice, not installed; pip install 'speechmtp[mic]'") from None
     except OSError as error:
-        raise ConfigError(
-            f"microphone: needs PortAudio ({_line(error)}); install it, on Debian as libportaudio2"
-        ) from None
+        raise ConfigError(f"{what}: needs PortAudio ({_line(error)}); install it, on Debian as libportaudio2") from None
     return sounddevice
 
 

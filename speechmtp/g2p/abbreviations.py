@@ -13,6 +13,7 @@ TITLES = {
 }  # fmt: skip
 # With their period, anywhere. `ENDING` ones may also end a sentence.
 WORDS = {
+    "tsp": "teaspoon", "tbsp": "tablespoon", "tsp.": "teaspoon", "tbsp.": "tablespoon",
     "Jr.": "Junior", "Sr.": "Senior", "Esq.": "Esquire", "Ave.": "Avenue", "Blvd.": "Boulevard", "Rd.": "Road",
     "Ln.": "Lane", "Hwy.": "Highway", "Pkwy.": "Parkway", "St.": "Street", "Apt.": "Apartment", "Bldg.": "Building",
     "Ltd.": "Limited", "Inc.": "Incorporated", "Corp.": "Corporation", "Co.": "Company", "Bros.": "Brothers",
@@ -22,7 +23,7 @@ WORDS = {
     "Eq.": "Equation", "pp.": "pages", "ch.": "chapter", "Ch.": "Chapter", "sec.": "section", "Sec.": "Section",
     "ed.": "edition", "eds.": "editors", "trans.": "translated", "dept.": "department", "ext.": "extension",
     "Ext.": "Extension", "tel.": "telephone", "Tel.": "Telephone", "max.": "maximum", "min.": "minimum",
-    "misc.": "miscellaneous", "incl.": "including", "etc.": "et cetera", "Etc.": "Et cetera", "cf.": "compare",
+    "misc.": "miscellaneous", "incl.": "including", "etc.": "etc", "Etc.": "Etc", "cf.": "compare", "al.": "al",
     "viz.": "namely", "ca.": "circa", "et al.": "et al", "i.e.": "that is", "e.g.": "for example",
     "I.e.": "That is", "E.g.": "For example", "a.k.a.": "also known as", "w/o": "without", "w/": "with",
     "vs": "versus", "Mon.": "Monday", "Tue.": "Tuesday", "Tues.": "Tuesday", "Wed.": "Wednesday",
@@ -37,7 +38,9 @@ ENDING = frozenset(
 )
 UNITS = {
     "km": ("kilometer", "kilometers"), "m": ("meter", "meters"), "cm": ("centimeter", "centimeters"),
-    "mm": ("millimeter", "millimeters"), "nm": ("nanometer", "nanometers"), "mi": ("mile", "miles"),
+    "mm": ("millimeter", "millimeters"), "nm": ("nanometer", "nanometers"), "µm": ("micrometer", "micrometers"),
+    "μm": ("micrometer", "micrometers"), "µg": ("microgram", "micrograms"), "μg": ("microgram", "micrograms"),
+    "µs": ("microsecond", "microseconds"), "μs": ("microsecond", "microseconds"), "mi": ("mile", "miles"),
     "ft": ("foot", "feet"), "yd": ("yard", "yards"), "yds": ("yard", "yards"), "kg": ("kilogram", "kilograms"),
     "g": ("gram", "grams"), "mg": ("milligram", "milligrams"), "lb": ("pound", "pounds"), "lbs": ("pound", "pounds"),
     "oz": ("ounce", "ounces"), "L": ("liter", "liters"), "l": ("liter", "liters"),
@@ -48,7 +51,8 @@ UNITS = {
     "m3": ("cubic meter", "cubic meters"), "cm3": ("cubic centimeter", "cubic centimeters"),
     "hr": ("hour", "hours"), "hrs": ("hour", "hours"), "h": ("hour", "hours"), "min": ("minute", "minutes"),
     "mins": ("minute", "minutes"), "sec": ("second", "seconds"), "secs": ("second", "seconds"),
-    "s": ("second", "seconds"), "ms": ("millisecond", "milliseconds"), "Hz": ("hertz", "hertz"),
+    "tsp": ("teaspoon", "teaspoons"), "tbsp": ("tablespoon", "tablespoons"),
+    "ms": ("millisecond", "milliseconds"), "Hz": ("hertz", "hertz"),
     "kHz": ("kilohertz", "kilohertz"), "MHz": ("megahertz", "megahertz"), "GHz": ("gigahertz", "gigahertz"),
     "KB": ("kilobyte", "kilobytes"), "kB": ("kilobyte", "kilobytes"), "MB": ("megabyte", "megabytes"),
     "GB": ("gigabyte", "gigabytes"), "TB": ("terabyte", "terabytes"), "W": ("watt", "watts"),
@@ -58,7 +62,7 @@ UNITS = {
     "psi": ("P S I", "P S I"), "rpm": ("R P M", "R P M"), "bpm": ("beat per minute", "beats per minute"),
     "°C": ("degree Celsius", "degrees Celsius"), "°F": ("degree Fahrenheit", "degrees Fahrenheit"),
     "°": ("degree", "degrees"), "%": ("percent", "percent"), "‰": ("per mille", "per mille"),
-    "¢": ("cent", "cents"), "p": ("pence", "pence"),
+    "¢": ("cent", "cents"),
 }  # fmt: skip
 # One unit, many, one part and many parts of it.
 MONEY = {

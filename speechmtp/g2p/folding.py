@@ -42,4 +42,6 @@ def fold(traced: Traced) -> Traced:
             continue
         text += new
         places += [place] * len(new)
-    return Traced("".join(text), places, traced.fixed)
+    folded = Traced("".join(text), places, traced.fixed)
+    folded.speeds = traced.speeds
+    return folded

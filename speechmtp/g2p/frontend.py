@@ -2,144 +2,95 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from speechmtp.g2p import assets
-from speechmtp.g2p import stress as accent
-from speechmtp.g2p.lexicon import Lexicon
+from speechmtp.errors import ConfigError, DataError
+from speechmtp.g2p import markup, ssml
+from speechmtp.g2p.assembly import assemble
 from speechmtp.g2p.normalise import normalise
-from speechmtp.g2p.sentences import sentences
-from speechmtp.g2p.symbols import SYMBOLS
-from speechmtp.g2p.tokens import Token, tokens
-from speechmtp.g2p.traced import Traced
-from speechmtp.g2p.units import Sentence, Unit, Word
-
-LONGEST = 300  # units of a sentence
-_PIECES = re.compile(r"'(?:ll|d|s|m|re|ve)\b|[A-Z]+(?![a-z])|[A-Z]?(?:[a-z]|'(?!(?:ll|d|s|m|re|ve)\b))+|'")
-_TAGS = {"in": "IN", "a": "DT", "i": "PRP"}
-_CLAUSE = frozenset(";:,—…")
+from speechmtp.g2p.patterns import either
+from speechmtp.g2p.phones import checked, read_lexicon
+from speechmtp.g2p.pronouncing import Pronouncing
+from speechmtp.g2p.tokens import tokens
+from speechmtp.g2p.traced import Fixed, Traced
+from speechmtp.g2p.units import Sentence, Unit
 
 
 class FrontEnd:
-    """Text to sentences of units. The data files are read at the first sentence.
+    """Text to sentences of units. The data files are read at the first sentence, once for all front ends.
 
     Arguments:
-        lexicon: words and their phones (misaki's symbols), which win over all rules
+        lexicon: words and their phones in misaki's symbols, or a file of lines `word<TAB>phones`; they win over all
+            rules, and a word in small letters stands for all its writings. Wrong phones are a `ConfigError` (a
+            `DataError` in a file)
     """
 
     def __init__(self, lexicon: Mapping[str, str] | str | Path | None = None) -> None:
-        self._own = dict(lexicon) if isinstance(lexicon, Mapping) else {}
+        if isinstance(lexicon, str | Path):
+            self._own = read_lexicon(lexicon)
+        else:
+            self._own = {word: _own_phones(word, phones) for word, phones in (lexicon or {}).items()}
+        # Words that the rules for numbers and symbols would take apart.
+        odd = [word for word in self._own if not re.fullmatch(r"[A-Za-z]+(?:'[A-Za-z]+)*", word)]
+        self._odd = re.compile(rf"(?<!\w)(?:{either(odd)})(?!\w)") if odd else None
 
     def sentences(self, text: str, markup: Literal["text", "ssml"] = "text") -> Iterator[Sentence]:
-        """The sentences of a text, one at a time.
+        """The sentences of a text, one at a time; those without units are silent.
 
         Arguments:
-            text: any text; what cannot be read is named in `Sentence.skipped`
-            markup: "ssml" reads the text as SSML
+            text: any text; `[word](/wˈɜɹd/)` and `[pause 300ms]` are obeyed, what cannot be read is in `skipped`
+            markup: "ssml" for a document with speak, p, s, break, sub, phoneme and prosody's rate
+
+        Wrong markup is a `DataError` that names the place, before the first sentence. A pause between two sentences
+        belongs to the end of the first.
         """
-        for start, end in sentences(text):
-            yield from self._read(text[start:end], Traced.of(text[start:end], start))
+        last: Sentence | None = None
+        for segment in _segments(text, markup):
+            for sentence, pause in self._read(text, segment):
+                if pause and last is not None and last.units:
+                    last, pause = _paused(last, pause), 0.0
+                    if not sentence.units and not sentence.skipped:
+                        continue
+                if last is not None:
+                    yield last
+                last = _paused(sentence, pause, first=True) if pause else sentence
+        if last is not None:
+            yield last
 
     @cached_property
-    def _lexicon(self) -> Lexicon:
-        return Lexicon(assets.lexicon("gold"), assets.lexicon("silver"), self._own)
+    def _pronouncing(self) -> Pronouncing:
+        return Pronouncing(self._own)
 
-    def _read(self, written: str, traced: Traced) -> Iterator[Sentence]:
-        said = normalise(traced)
+    def _read(self, text: str, segment: Traced) -> Iterator[tuple[Sentence, float]]:
+        if self._odd is not None:
+            segment = segment.rewrite(self._odd, lambda match: Fixed(self._own[match[0]]))
+        said = normalise(segment)
         found = tokens(said)
-        self._pronounce(found)
-        offset = traced.places[0][0] if traced.places else 0
-        yield from _sentences(written, offset, said, found)
-
-    def _pronounce(self, found: list[Token]) -> None:
-        """Give every word its phones, from the last to the first: some depend on what follows."""
-        vowel: bool | None = None
-        to_next = False
-        for token in reversed(found):
-            if token.kind == "mark":
-                vowel = vowel if token.text in "“”()" else None
-                to_next = False
-                continue
-            if token.kind == "fixed" and token.fixed is not None:
-                token.phones = token.fixed.phones
-            elif token.kind == "word":
-                token.phones = self._word(token, vowel, to_next).replace("ɾ", "T").replace("ʔ", "t")
-            vowel = next(
-                (one in accent.VOWELS for one in token.phones if one in accent.VOWELS | accent.CONSONANTS), vowel
-            )
-            to_next = token.text.lower() == "to"
-
-    def _word(self, token: Token, vowel: bool | None, to_next: bool) -> str:
-        tag = _TAGS.get(token.text.lower(), token.tag)
-        said = self._lexicon.say(token.text, tag, vowel, to_next)
-        if said:
-            return said
-        return self._parts(token.text, token.tag, vowel)
-
-    def _parts(self, text: str, tag: str, vowel: bool | None) -> str:
-        """A compound from its parts, the longest listed ones from the right."""
-        cuts = [match.start() for match in _PIECES.finditer(text)] + [len(text)]
-        parts: list[tuple[str, str]] = []
-        end = len(text)
-        while end > 0:
-            for start in (cut for cut in cuts if cut < end):
-                piece = text[start:end].strip("-'")
-                said = self._lexicon.say(piece, tag, vowel) if piece else ""
-                if said is not None:
-                    break
-            else:
-                start = max(cut for cut in cuts if cut < end)
-                piece = text[start:end].strip("-'")
-                said = self._unknown(piece)
-            if said:
-                parts.append((piece, said))
-                vowel = said[0] in accent.VOWELS
-            end = start
-        return _compound(parts[::-1])
-
-    def _unknown(self, word: str) -> str:
-        return self._lexicon.spell(word)
+        self._pronouncing(found)
+        return assemble(text, segment, said, found)
 
 
-def _compound(parts: list[tuple[str, str]]) -> str:
-    """Phones of a word of several parts: about half of them, the lighter ones, lose their primary stress."""
-    said = [phones for _, phones in parts]
-    stressed = sum(accent.PRIMARY in phones for phones in said)
-    if len(parts) == 2 and len(parts[0][0]) == 1:
-        said[1] = accent.weaken(said[1])
-    elif len(parts) > 1 and stressed > (len(parts) + 1) // 2:
-        order = sorted(range(len(said)), key=lambda i: (accent.PRIMARY in said[i], accent.weight(said[i]), i))
-        for i in order[: len(said) // 2]:
-            said[i] = accent.weaken(said[i])
-    return "".join(said)
+def _segments(text: str, kind: str) -> Iterator[Traced]:
+    if kind == "ssml":
+        return ssml.segments(text)
+    if kind == "text":
+        return markup.segments(text)
+    raise ConfigError(f"markup: {kind!r}, expected 'text' or 'ssml'; choose one of these")
 
 
-def _sentences(written: str, offset: int, said: Traced, found: list[Token]) -> Iterator[Sentence]:
-    """Sentences of at most `LONGEST` units from tokens with phones."""
-    words: list[Word] = []
-    units: list[Unit] = []
-    skipped: dict[str, None] = {}
-    for token in found:
-        start, end = said.place(token.start, token.end)
-        if token.kind == "skipped":
-            skipped[token.text] = None
-        elif token.kind == "mark":
-            units.append(Unit(token.text, max(len(words) - 1, 0)))
-        elif token.phones:
-            if words and start < words[-1].end:  # made from the same written token
-                last = words.pop()
-                phones = f"{last.phones}{' ' if units[-1].symbol == ' ' else ''}{token.phones}"
-                word = Word(last.text, last.start, max(end, last.end), phones)
-                words.append(Word(written[word.start - offset : word.end - offset], word.start, word.end, phones))
-            else:
-                words.append(Word(written[start - offset : end - offset], start, end, token.phones))
-            units += [Unit(one, len(words) - 1) for one in token.phones if one in SYMBOLS]
-        if token.blank and units and units[-1].symbol != " ":
-            units.append(Unit(" ", max(len(words) - 1, 0)))
-    if units and units[-1].symbol == " ":
-        units.pop()
-    if not words:
-        units = []
-    yield Sentence(written, offset, offset + len(written), tuple(words), tuple(units), tuple(skipped))
+def _paused(sentence: Sentence, pause: float, first: bool = False) -> Sentence:
+    """A sentence with a pause at its end, or before it."""
+    if first:
+        return replace(sentence, units=(Unit(",", 0, seconds=pause), *sentence.units))
+    last = sentence.units[-1]
+    return replace(sentence, units=(*sentence.units[:-1], replace(last, seconds=(last.seconds or 0.0) + pause)))
+
+
+def _own_phones(word: str, phones: str) -> str:
+    try:
+        return checked(phones, f"lexicon, {word!r}")
+    except DataError as error:
+        raise ConfigError(str(error)) from None

@@ -9,7 +9,6 @@ Entry = str | dict[str, str]  # phones, or phones by part of speech with a `DEFA
 _TAUS = frozenset("AIOWYiuæɑəɛɪɹʊʌ")  # a t after these is flapped before a weak vowel
 _ENDING_ING = re.compile(r"([bcdgklmnprstvxz])\1ing$|cking$")
 _INITIALS = re.compile(r"(?:[A-Za-z]{1,2}\.)+[A-Za-z]{1,2}\.?$")
-_SPELLED_RULES = {"am": "ɐm", "an": "ɐn"}
 
 
 def parent(tag: str) -> str:
@@ -26,11 +25,18 @@ class Lexicon:
     Arguments:
         gold: entries that were checked by hand
         silver: further entries, of which fewer were checked; used for what gold lacks
+        bronze: words in small letters, mostly names, that both lack
         own: a user's entries, which win over all rules
     """
 
-    def __init__(self, gold: Mapping[str, Entry], silver: Mapping[str, Entry], own: Mapping[str, str]) -> None:
-        self.gold, self.silver, self.own = gold, silver, own
+    def __init__(
+        self,
+        gold: Mapping[str, Entry],
+        silver: Mapping[str, Entry],
+        bronze: Mapping[str, Entry],
+        own: Mapping[str, str],
+    ) -> None:
+        self.gold, self.silver, self.bronze, self.own = gold, silver, bronze, own
 
     def say(self, word: str, tag: str, vowel: bool | None, to_next: bool = False) -> str | None:
         """Phones of a word as it is written, None if it is unknown.
@@ -47,9 +53,14 @@ class Lexicon:
         said = self._function_word(word, tag, vowel, to_next)
         return said if said is not None else self._word(word, tag, level, vowel)
 
-    def known(self, word: str) -> bool:
-        """Whether the lexicon itself has the word, in this writing or one that differs in case alone."""
-        return self._find(self.gold, word) is not None or self._find(self.silver, word) is not None
+    def known(self, word: str, names: bool = True) -> bool:
+        """Whether there is an entry for this writing or one that differs in case alone; `names` looks in bronze too."""
+        layers = (self.gold, self.silver, self.bronze) if names else (self.gold, self.silver)
+        return any(self._find(entries, word) is not None for entries in layers)
+
+    def inflected(self, word: str) -> bool:
+        """Whether the word is another one with -s, -ed or -ing."""
+        return self._inflected(word, "", 0.0, False) is not None
 
     def spell(self, letters: str) -> str:
         """The names of letters, joined as one word; what is no letter from a to z is left out."""
@@ -63,11 +74,13 @@ class Lexicon:
         if _INITIALS.match(word):
             return self.spell(word)
         if lower == "a":
-            return "ɐ" if tag == "DT" else "ˈA"
+            return "ɐ" if tag == "DT" and vowel is not None else "ˈA"
         if lower in ("am", "an") and capitals and tag.startswith("NN"):
             return self.spell(word)
         if lower == "an" or (word == "am" and vowel is not None):
-            return _SPELLED_RULES[lower]
+            return f"ɐ{lower[1]}"
+        if lower == "am":
+            return str(self.gold["am"])
         if word == "I" and tag == "PRP":
             return "ˌI"
         if lower == "by" and parent(tag) == "ADV":
@@ -88,14 +101,18 @@ class Lexicon:
         lower = word.lower()
         plain = lower.replace("'", "")
         listed = word in self.gold or word in self.silver
+        known = lower in self.gold or lower in self.silver or lower in self.bronze
         if len(word) > 1 and plain.isalpha() and word != lower and not listed and (tag != "NNP" or len(word) > 7):
             regular = word == word.upper() or word[1:] == lower[1:]
-            if regular and (lower in self.gold or lower in self.silver or self._inflected(lower, tag, level, vowel)):
+            if regular and (known or self._inflected(lower, tag, level, vowel)):
                 word = lower
         for form in (word, f"{word[:-2]}'s" if word.endswith("s'") else "", word[:-1] if word.endswith("'") else ""):
             if form and self._readable(form):
                 return self._look_up(form, tag, level, vowel)
-        return self._inflected(word, tag, level, vowel)
+        said = self._inflected(word, tag, level, vowel)
+        if said is None and word not in (lower, word.upper()):  # McDonald, O'Keefe's
+            said = self._word(lower, tag, level, vowel)
+        return said
 
     @staticmethod
     def _find(entries: Mapping[str, Entry], word: str) -> Entry | None:
@@ -108,9 +125,9 @@ class Lexicon:
                 found = entries.get(word.lower())
         return found
 
-    def _readable(self, word: str) -> bool:
+    def _readable(self, word: str, names: bool = True) -> bool:
         """Whether the word is listed, or letters that are to be spelled."""
-        if word in self.own or self.known(word):
+        if word in self.own or self.known(word, names):
             return True
         if not (word.isascii() and word.isalpha()):
             return False
@@ -127,7 +144,9 @@ class Lexicon:
             name = tag == "NNP"
         entry = self._find(self.gold, word)
         if entry is None and not name:
-            entry = self._find(self.silver, word)
+            entry = self._find(self.silver, word) or self._find(self.bronze, word)
+        if not entry and len(word) > 5 and not name:
+            return None
         if isinstance(entry, dict):
             chosen = "None" if vowel is None and "None" in entry else tag if tag in entry else parent(tag)
             entry = entry.get(chosen, entry["DEFAULT"])
@@ -136,15 +155,18 @@ class Lexicon:
         return accent.raise_to(entry, level)
 
     def _inflected(self, word: str, tag: str, level: float, vowel: bool | None) -> str | None:
-        """A listed stem with the ending -s, -ed or -ing."""
-        for stems, ending in ((self._stems_s(word), _add_s), (self._stems_ed(word), _add_ed)):
-            stem = next((one for one in stems if self._readable(one)), None)
-            if stem is not None:
-                said = self._look_up(stem, tag, level, vowel)
-                return said and ending(said)
-        stem = next((one for one in self._stems_ing(word) if self._readable(one)), None)
-        said = stem and self._look_up(stem, tag, level or 0.5, vowel)
-        return _add_ing(said) if said else None
+        """A listed stem with the ending -s, -ed or -ing; "wanted" is from "want", not from the name "Wante"."""
+        for names in (False, True):
+            for stems, ending in (
+                (self._stems_s(word), _add_s),
+                (self._stems_ed(word), _add_ed),
+                (self._stems_ing(word), _add_ing),
+            ):
+                stem = next((one for one in stems if self._readable(one, names)), None)
+                if stem is not None:
+                    said = self._look_up(stem, tag, level or (0.5 if ending is _add_ing else 0.0), vowel)
+                    return said and ending(said)
+        return None
 
     @staticmethod
     def _stems_s(word: str) -> list[str]:

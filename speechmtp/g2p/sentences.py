@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator
 
-from speechmtp.g2p.abbreviations import ENDING, MONTH, NUMBERED, TITLES, WORDS
+from speechmtp.g2p.abbreviations import ENDING, MONTH, NUMBERED, TITLES, UNITS, WORDS
 
 LONGEST = 1500  # characters; a longer sentence is cut at a blank
 _WRAPPED = 50  # lines are taken as wrapped if the widest of a paragraph has so many characters
-_STOP = re.compile(r"[.!?…。！？]+[\"'“”’»)\]]*(?=\s|$|[。！？]|(?<=[。！？]))|\n")
+_STOP = re.compile(r"(?<![.!?…。！？])[.!?…。！？]++[\"'“”’»)\]]*+(?=\s|$|(?<=[。！？]))|\n")
 _BEFORE = re.compile(r"[^\s(\[\"'“”‘’—]+$")
-_AFTER = re.compile(r"[\s\"'“‘«(\[]*(\S?)(\S*)")
+_AFTER = re.compile(r"[\s\"'“‘«(\[]*(\S?)")
 _DOTS = re.compile(r"\.{2,}|…")
 
 
@@ -59,6 +59,8 @@ def _ends(text: str, match: "re.Match[str]", start: int, end: int) -> bool:
     if not first:
         return True
     mark = match[0].rstrip("\"'“”’»)]")
+    if mark[-1] in "。！？":
+        return True
     if first.islower():
         return False
     if mark != ".":
@@ -66,15 +68,23 @@ def _ends(text: str, match: "re.Match[str]", start: int, end: int) -> bool:
     before = _BEFORE.search(text, max(start, match.start() - 24), match.start())
     word = before[0] if before else ""
     written = f"{word}."
-    if written in ENDING:
+    if written in ENDING and not (word == "St" and _saint(text, match.start(), start)):
         return first.isupper()
     if word in TITLES or written in WORDS or word in ("No", "Nos", "p", "pp"):
+        return False
+    if first.isdigit() and (word in UNITS or word in ("no", "nos", "in")):  # 5 ft. 11 in.
         return False
     if word in MONTH or word in NUMBERED:
         return not first.isdigit() or word in MONTH.values()
     if re.fullmatch(r"(?:[A-Za-z]\.)+[A-Za-z]", word):  # U.S. Army
-        return False
+        return match[0] != "." and first.isupper()
     return not re.fullmatch(r"[A-HJ-Z]", word)
+
+
+def _saint(text: str, place: int, start: int) -> bool:
+    """Whether "St." is a saint's: after a small letter or at the start; after a name it is a street."""
+    before = text[max(start, place - 30) : place - 2].split()
+    return not before or not before[-1][0].isupper()
 
 
 def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -84,8 +94,8 @@ def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     while end > start and text[end - 1].isspace():
         end -= 1
     while end - start > LONGEST:
-        cut = max(text.rfind(mark, start + LONGEST // 2, start + LONGEST) for mark in (", ", "; ", " ", "\n"))
-        cut = cut + 1 if cut > 0 else start + LONGEST
+        marks = (text.rfind(mark, start + LONGEST // 2, start + LONGEST) for mark in ("; ", ", ", " ", "\n"))
+        cut = next((place + 1 for place in marks if place > 0), start + LONGEST)
         yield start, cut
         start = cut
         while start < end and text[start].isspace():

@@ -28,6 +28,7 @@ class Traced:
         self.text = text
         self.places = places
         self.fixed = list(fixed)
+        self.speeds: dict[int, float] = {}  # by places in the source where it is not 1
 
     @classmethod
     def of(cls, text: str, offset: int = 0) -> "Traced":
@@ -47,7 +48,9 @@ class Traced:
         """Characters [start, end)."""
         first = self.text.count(FIXED, 0, start)
         count = self.text.count(FIXED, start, end)
-        return Traced(self.text[start:end], self.places[start:end], self.fixed[first : first + count])
+        part = Traced(self.text[start:end], self.places[start:end], self.fixed[first : first + count])
+        part.speeds = self.speeds
+        return part
 
     def add(self, text: str, place: tuple[int, int], fixed: Sequence[Fixed] = ()) -> None:
         """Append characters that share one place."""
@@ -60,6 +63,7 @@ class Traced:
         self.text += other.text
         self.places.extend(other.places)
         self.fixed.extend(other.fixed)
+        self.speeds.update(other.speeds)
 
     def rewrite(self, pattern: "re.Pattern[str]", reading: Callable[["re.Match[str]"], str | Fixed | None]) -> "Traced":
         """Replace matches of a pattern by what `reading` says of each; None leaves a match as it is.
@@ -87,4 +91,6 @@ class Traced:
             seen = end
         if not parts:
             return self
-        return Traced("".join([*parts, self.text[seen:]]), places + self.places[seen:], fixed + self.fixed[used:])
+        found = Traced("".join([*parts, self.text[seen:]]), places + self.places[seen:], fixed + self.fixed[used:])
+        found.speeds = self.speeds
+        return found

@@ -13,6 +13,7 @@ from speechmtp.models.bases.folders import check_sizes, model_type
 from speechmtp.models.bases.moonshine import Moonshine
 from speechmtp.models.bases.qwen2_audio import Qwen2Audio
 from speechmtp.models.bases.speech_lm import SpeechLM, SpeechLMSettings
+from speechmtp.models.bases.voice import Voice
 from speechmtp.models.bases.whisper import Whisper
 from speechmtp.models.encoder_lm import ModelConfig
 from speechmtp.text.tokenizer import Tokenizer
@@ -25,6 +26,7 @@ KINDS: Mapping[str, type[SpeechModel]] = {
         Whisper,
         Qwen2Audio,
         CausalLM,
+        Voice,
     )
 }
 TRAINED, OTHERS = SpeechLM, CausalLM  # defaults: config.yaml without a kind, transformers folders of no other kind
