@@ -72,13 +72,17 @@ if [[ -z $codec && -n $codec_config ]]; then
   codec_words=(--codec "$exp/codec/model")
 fi
 
-# Collect in `ins` the --in options of data directories: the files that stages read.
+# Collect in `ins` the --in options of data directories: the files that stages read, tokens only with `with_tokens`.
 inputs_of() {
-  local folder name
+  local folder name names=(wav.scp text phones frames utt2speed)
   ins=()
+  if [[ $1 == with_tokens ]]; then
+    names+=(tokens)
+    shift
+  fi
   for folder in "$@"; do
     [[ -e $folder/wav.scp ]] || die "$folder/wav.scp: no such file; run the stages from --stage 1" 1
-    for name in wav.scp text phones frames utt2speed tokens; do
+    for name in "${names[@]}"; do
       [[ ! -e $folder/$name ]] || ins+=(--in "$folder/$name")
     done
   done
@@ -141,16 +145,18 @@ fi
 
 if begin_stage 3 codec "a codec of one's own"; then
   if [[ -n $codec_config ]]; then
-    for set in "${sets[@]}"; do
+    for set in "${sets[@]}"; do # by the levels that it begins with, in directories of their own
       inputs_of "$data/$set"
-      step "${ins[@]}" --out "$data/$set/tokens" -- speechmtp codec encode "$data/$set" --out "$data/$set/tokens"
+      step "${ins[@]}" --out "$data/for_codec/$set" -- cp -R "$data/$set" "$data/for_codec/$set"
+      step --in "$data/for_codec/$set/frames" --out "$data/for_codec/$set/tokens" -- \
+        speechmtp codec encode "$data/for_codec/$set" --out "$data/for_codec/$set/tokens"
     done
-    inputs_of "$data/$train_set" "$data/$dev_set"
+    inputs_of with_tokens "$data/for_codec/$train_set" "$data/for_codec/$dev_set"
     stage_note "the log is $exp/log/codec.log"
     step --resumable "${ins[@]}" --in "$codec_config" --out "$exp/codec" --makes "$exp/codec/model" \
       --via "$train_cmd" --log "$exp/log/codec.log" -- \
-      speechmtp train codec --config "$codec_config" --init "$codec_init" --train "$data/$train_set" \
-      --dev "$data/$dev_set" --out "$exp/codec"
+      speechmtp train codec --config "$codec_config" --init "$codec_init" --train "$data/for_codec/$train_set" \
+      --dev "$data/for_codec/$dev_set" --out "$exp/codec"
   else
     stage_note "${codec:-the codec of the embedded voice} is taken as it is"
   fi
@@ -174,7 +180,7 @@ if begin_stage 7 stats "hours and lengths of every set"; then
 fi
 
 if begin_stage 8 train "durations, hints and trunk"; then
-  inputs_of "$data/$train_set" "$data/$dev_set"
+  inputs_of with_tokens "$data/$train_set" "$data/$dev_set"
   stage_note "the log is $exp/log/train.log"
   record_run "$exp" "${command_line[@]}"
   step --resumable "${ins[@]}" --in "$train_config" --out "$exp/voice" --makes "$exp/voice/model" \
@@ -184,7 +190,7 @@ if begin_stage 8 train "durations, hints and trunk"; then
 fi
 
 if begin_stage 9 heads "heads, trained on tokens that the trunk draws"; then
-  inputs_of "$data/$train_set" "$data/$dev_set"
+  inputs_of with_tokens "$data/$train_set" "$data/$dev_set"
   stage_note "the log is $exp/log/heads.log"
   step --resumable "${ins[@]}" --in "$heads_config" --in "$exp/voice/model" --out "$exp/heads" \
     --makes "$exp/heads/config.yaml" --via "$train_cmd" --log "$exp/log/heads.log" -- \

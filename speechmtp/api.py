@@ -22,7 +22,6 @@ from speechmtp.devices import find_device, int8_problem, parse_dtype
 from speechmtp.errors import CheckpointError, ConfigError, DataError
 from speechmtp.g2p.frontend import FrontEnd
 from speechmtp.listening import AudioSource, OnError, listen_each, sources_of
-from speechmtp.models.bases.voice import Voice
 from speechmtp.progress import AudioProgress, Told
 from speechmtp.recognition import RecognitionModel
 from speechmtp.streaming.config import StreamConfig
@@ -219,10 +218,8 @@ def load(
     """
     number_type = parse_dtype(dtype)
     named = [heads] if isinstance(heads, (str, Path)) else heads
-    bundle = load_bundle(str(model), allow_stale_heads, [str(item) for item in named], str(ctc))
+    bundle = load_bundle(str(model), allow_stale_heads, [str(item) for item in named], str(ctc), "recogniser")
     draft = load_draft_model(str(draft_model), bundle) if draft_model else None
-    if isinstance(bundle.model, Voice):
-        raise CheckpointError(f"{model}: a voice, expected a recogniser; load it by `speechmtp.load_voice`")
     device = find_device(device)
     int8 = _int8(drafts, bundle, device, number_type)
     return Recogniser(bundle, torch.device(device), number_type, draft=draft, int8_drafts=int8)
@@ -241,9 +238,9 @@ def load_voice(
     """
     number_type = parse_dtype(dtype)
     named = [heads] if isinstance(heads, (str, Path)) else heads
-    bundle = load_bundle(str(voice), allow_stale_heads, [str(item) for item in named])
-    if not isinstance(bundle.model, Voice) or bundle.codec is None:
-        raise CheckpointError(f"{voice}: {bundle.model.title}, expected a voice; load it by `speechmtp.load`")
+    bundle = load_bundle(str(voice), allow_stale_heads, [str(item) for item in named], kind="voice")
+    if bundle.codec is None:
+        raise CheckpointError(f"{voice}: a voice without a codec, expected one that comes with the voice")
     device = find_device(device)
     int8 = _int8(drafts, bundle, device, number_type)
     frontend = FrontEnd(lexicon) if lexicon else FrontEnd()

@@ -6,6 +6,7 @@ is a folder in transformers' format, with or without our `config.yaml`.
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +16,10 @@ import torch
 
 from speechmtp.audio.features import FbankConfig
 from speechmtp.codec.contract import Codec
-from speechmtp.codec.folder import load_codec, save_codec
-from speechmtp.codec.unit25 import Unit25Codec
+from speechmtp.codec.folder import load_codec
 from speechmtp.collector import paused_collector
 from speechmtp.config import from_dict, read_yaml, to_dict, write_yaml
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import CheckpointError
 from speechmtp.heads.contract import HeadSet
 from speechmtp.heads.folder import (
@@ -45,19 +46,27 @@ FORMAT = 1
 WEIGHTS = "model.safetensors"  # in our folders, and in most of transformers'
 
 Drafts = Literal["float32", "int8"]
+Kind = Literal["recogniser", "voice"]
+KINDS: dict[Kind, tuple[str, str]] = {  # what a model folder is, and what loads it
+    "recogniser": ("a recogniser", "`speechmtp.load` or `speechmtp transcribe`"),
+    "voice": ("a voice", "`speechmtp.load_voice` or `speechmtp speak`"),
+}
 
 
 @dataclass(frozen=True)
 class BundleConfig:
     """`config.yaml` of a model folder. `model` is the configuration of a kind (`models/bases/table.py`); `features` is
-    for models that read our filterbank frames; an empty `normalizer` leaves texts unchanged."""
+    for models that read our filterbank frames; an empty `normalizer` leaves texts unchanged. `kind` is what the model
+    does (text models count as recognisers); `sampling` is how tokens are drawn if nothing else is asked for."""
 
     format_version: int = FORMAT
+    kind: Kind = "recogniser"
     features: FbankConfig | None = None
     model: Any = None
     normalizer: str = ""
     strategy: str = ""  # the default decoding strategy
     drafts: Drafts = "float32"  # how heads compute on a CPU
+    sampling: SamplingConfig | None = None
 
 
 @dataclass
@@ -74,6 +83,7 @@ class Bundle:
     trunk_sha256: str = ""  # digest of the trunk as loaded, set if heads were loaded
     ctc: CharacterCtcHead | None = None  # draft head on the encoder outputs of a pretrained recogniser
     codec: Codec | None = None  # turns its tokens into audio, if they are speech tokens
+    codec_folder: Path | None = None  # where the codec was read
 
     @property
     def tokenizer(self) -> Any:
@@ -129,19 +139,21 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
     for name, heads in bundle.heads.items():
         settings = trunk_settings(bundle.model)
         save_heads(heads, folder / "heads" / name, base, digest, own, weights_sha256=written, settings=settings)
+    if bundle.codec_folder is not None:  # as it is, with its card and notice
+        shutil.copytree(bundle.codec_folder, folder / "codec", dirs_exist_ok=True)
     if bundle.ctc is not None:
         of_encoder = encoder_digest(bundle.model, rounded)
         settings = encoder_settings(bundle.model)
         save_ctc_head(bundle.ctc, folder / "ctc", base, of_encoder, own, weights_sha256=written, settings=settings)
 
 
-def load_without_heads(name: str) -> Bundle:
+def load_without_heads(name: str, kind: Kind | None = None) -> Bundle:
     """Load a model as `load_bundle` does, but without heads; a PEFT adapter is merged into its base. CheckpointError if
-    it is no model folder."""
+    it is no model folder, or one of another kind than `kind`."""
     folder = locate(name)
     base = adapter_base(folder)
     if base is not None:
-        bundle = load_without_heads(str(base))
+        bundle = load_without_heads(str(base), kind)
         merge_adapter(bundle.model, folder)
         bundle.model.name = name
         return replace(bundle, name=folder.name, folder=folder)
@@ -155,14 +167,17 @@ def load_without_heads(name: str) -> Bundle:
         raw = {"normalizer": kind_in(model, str(where)).normalizer, **raw, "model": settings_in(model, str(where))}
         config = from_dict(BundleConfig, raw, str(where))
     else:
-        kind = claimed(folder)
-        if kind is None:
+        model_kind = claimed(folder)
+        if model_kind is None:
             raise CheckpointError(
                 f"{folder}: not a model folder, it has {_content(folder)} but neither config.yaml nor config.json; "
                 f"give the `model` folder of a training, or a folder as transformers has it of "
                 f"{titles('encoder_outputs', 'prompts', 'texts')}"
             )
-        config = BundleConfig(model=kind.default_settings(), normalizer=kind.normalizer)
+        config = BundleConfig(model=model_kind.default_settings(), normalizer=model_kind.normalizer)
+    if kind is not None and config.kind != kind:
+        found, use = KINDS[config.kind]
+        raise CheckpointError(f"{name}: {found}, expected {KINDS[kind][0]}; use {use}")
     card = folder / "card.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     return Bundle(config, load_model(folder, config.model, config.features, name), {}, text, folder.name, folder)
@@ -195,15 +210,18 @@ def load_draft_model(name: str, base: Bundle) -> SpeechModel:
     return draft.to(device=like.device, dtype=like.dtype)
 
 
-def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str] = (), ctc: str = "") -> Bundle:
+def load_bundle(
+    name: str, allow_stale_heads: bool = False, heads: Sequence[str] = (), ctc: str = "", kind: Kind | None = None
+) -> Bundle:
     """Load a model on the CPU in float32; `name` is that of a folder, an embedded model or a hub model.
 
     `heads` are names in its `heads/` or paths of head folders, the first being the default; if none are given, all of
     its own are loaded. `ctc` is the folder of a CTC draft head (default: its own `ctc/`, if there is one). Heads that
-    were trained on another trunk or encoder are a StaleHeadsError unless `allow_stale_heads`.
+    were trained on another trunk or encoder are a StaleHeadsError unless `allow_stale_heads`. CheckpointError for a
+    model of another kind than `kind`, if that is given.
     """
     with paused_collector():
-        bundle = load_without_heads(name)
+        bundle = load_without_heads(name, kind)
     bundle.head_folders = find_heads(bundle.folder, heads) if heads else own_heads(bundle.folder)
     digests = BaseDigests(bundle.model, bundle.folder / WEIGHTS)
     bundle.heads = {
@@ -211,8 +229,9 @@ def load_bundle(name: str, allow_stale_heads: bool = False, heads: Sequence[str]
     }
     if bundle.heads:
         bundle.trunk_sha256 = digests.trunk
-    if (bundle.folder / "codec" / "config.yaml").exists():
-        bundle.codec = load_codec(bundle.folder / "codec")
+    if (bundle.folder / "codec").is_dir():
+        bundle.codec_folder = bundle.folder / "codec"
+        bundle.codec = load_codec(bundle.codec_folder)
     where = Path(ctc) if ctc else bundle.folder / "ctc"
     if ctc or (where / "config.yaml").exists():
         bundle.ctc = load_ctc_head(where, bundle.model, allow_stale_heads, digests)

@@ -122,8 +122,8 @@ class LoadedModel:
         """Decode a batch of requests, all rows by one strategy or each by its own.
 
         `seconds` of each result is the decoder time of the whole batch. Sampled tokens depend on each request's
-        `noise_key`, not on the batch. `recorded` selects what traces record besides counts. ConfigError where the
-        numbers of strategies and requests differ.
+        `noise_key`, not on the batch; without `sampling` they are drawn as the model's `config.yaml` says. `recorded`
+        selects what traces record besides counts. ConfigError where the numbers of strategies and requests differ.
         """
         each = [strategy] * len(requests) if isinstance(strategy, Strategy) else list(strategy)
         if len(each) != len(requests):
@@ -138,7 +138,7 @@ class LoadedModel:
                 found[i] = labels, Trace(emitted=len(labels), finished=True, flags=flags)
         rows = [i for i in spoken if i not in found]
         if rows:
-            row_sampling = RowSampling.of(sampling or SamplingConfig())
+            row_sampling = RowSampling.of(sampling or self.bundle.config.sampling or SamplingConfig())
             done = self.runner.run([requests[i] for i in rows], [each[i] for i in rows], row_sampling, recorded)
             found |= dict(zip(rows, zip(*done)))
         seconds = clock(self.device) - began

@@ -165,7 +165,7 @@ class Synthesiser(LoadedModel):
 
     def sampling_with(self, seed: int, sampling: SamplingConfig | None = None) -> SamplingConfig:
         """The sampling options, those of the voice if none are given, with this seed."""
-        return replace(sampling or getattr(self.bundle.config, 'sampling', None) or SamplingConfig(), seed=seed)
+        return replace(sampling or self.bundle.config.sampling or SamplingConfig(), seed=seed)
 
     def _parts(
         self, text: str, strategy: str | Strategy | None, seed: int, speed: float, markup: Markup,

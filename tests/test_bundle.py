@@ -15,7 +15,8 @@ from speechmtp.bundle import (
     save_bundle,
 )
 from speechmtp.config import read_yaml, write_yaml
-from speechmtp.errors import CheckpointError
+from speechmtp.decoding.sampling import SamplingConfig
+from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.heads import folder as folder_module
 from speechmtp.heads.folder import BaseDigests, load_heads, trunk_digest
 from speechmtp.heads.latent import LatentHeadsConfig
@@ -262,3 +263,24 @@ def test_pickled_weights_are_downloaded_only_where_there_are_no_others(safe, tmp
     assert locate("owner/model") == tmp_path
     more = [] if safe else [("owner/model", None, PICKLED)]
     assert asked == [("owner/model", OTHER_FORMATS, None), *more]
+
+
+def test_a_folder_is_of_one_kind_and_says_how_its_tokens_are_drawn(bundle, tmp_path):
+    drawn = SamplingConfig(temperature=0.8, top_k=12)
+    bundle.config = replace(bundle.config, sampling=drawn)
+    save_bundle(bundle, tmp_path / "m")
+    assert load_bundle(str(tmp_path / "m"), kind="recogniser").config.sampling == drawn
+    with pytest.raises(CheckpointError) as error:
+        load_bundle(str(tmp_path / "m"), kind="voice")
+    wanted = "a recogniser, expected a voice; use `speechmtp.load` or `speechmtp transcribe`"
+    assert str(error.value) == f"{tmp_path / 'm'}: {wanted}"
+    raw = read_yaml(tmp_path / "m" / "config.yaml")
+    write_yaml(tmp_path / "m" / "config.yaml", {k: v for k, v in raw.items() if k not in ("kind", "sampling")})
+    old = load_bundle(str(tmp_path / "m"))
+    assert old.config.kind == "recogniser" and old.config.sampling is None
+    write_yaml(tmp_path / "m" / "config.yaml", raw | {"kind": "voice"})
+    with pytest.raises(CheckpointError, match=r"a voice, expected a recogniser; use `speechmtp\.load_voice`"):
+        load_bundle(str(tmp_path / "m"), kind="recogniser")
+    write_yaml(tmp_path / "m" / "config.yaml", raw | {"kind": "clock"})
+    with pytest.raises(ConfigError, match="kind: 'clock' is not one of recogniser, voice"):
+        load_bundle(str(tmp_path / "m"))

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "codec": {"audio", "kernels", "models"},
     "models": {"audio", "kernels", "text"},
     "heads": {"models", "kernels"},
-    "bundle": {"audio", "text", "models", "heads", "codec"},
+    "bundle": {"audio", "text", "models", "heads", "codec", "decoding"},
     "decoding": {"heads", "models", "kernels"},
     "words": {"models", "text", "kernels"},
     "training": {

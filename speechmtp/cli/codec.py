@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _encode_file(args: argparse.Namespace, codec: "Unit25Codec") -> int:
     from speechmtp.audio.io import read_audio
-    from speechmtp.training.tasks.codec_data import spans_of
+    from speechmtp.training.tasks.tts_data import spans_of
 
     if args.phones is None or args.frames is None or args.out is None:
         raise ConfigError("codec encode: an audio file needs --phones, --frames and --out; give them")
@@ -86,7 +86,7 @@ def _encode_data(args: argparse.Namespace, codec: "Unit25Codec") -> int:
 
 def _decode_file(args: argparse.Namespace, codec: "Unit25Codec") -> int:
     from speechmtp.audio.io import write_audio
-    from speechmtp.training.tasks.codec_data import spans_of
+    from speechmtp.training.tasks.tts_data import spans_of
 
     path = Path(args.tokens)
     try:
@@ -126,7 +126,7 @@ def _decode_data(args: argparse.Namespace, codec: "Unit25Codec") -> int:
 
 def _data(args: argparse.Namespace, folder: str) -> tuple["DataDir", dict[str, Any]]:
     from speechmtp.data.kaldi import read_data_dir
-    from speechmtp.training.tasks.codec_data import read_spans
+    from speechmtp.training.tasks.tts_data import read_spans
 
     data = read_data_dir(folder, args.root, need_text=False, allow_pipes=args.allow_pipes)
     return data, read_spans(data)

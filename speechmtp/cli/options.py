@@ -44,10 +44,11 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int | None = 1)
                         f"{batch_size or f'{ROWS_ON_CPU} on a CPU, else {ROWS}'})")  # fmt: skip
 
 
-def add_loading_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `add_run_options` but --batch-size."""
+def add_loading_options(parser: argparse.ArgumentParser, listens: bool = True) -> None:
+    """Add the options of `add_run_options` but --batch-size, and --ctc only for a model that `listens`."""
     add_head_options(parser)
-    add_ctc_option(parser, "a CTC draft head (default: the model's own `ctc/`)")
+    if listens:
+        add_ctc_option(parser, "a CTC draft head (default: the model's own `ctc/`)")
     parser.add_argument("--drafts", choices=("float32", "int8"), default="",
                         help="how heads compute: int8 is fast on a CPU (default: as the model says)")  # fmt: skip
     parser.add_argument("--allow-stale-heads", action="store_true", help="use heads that were trained on another trunk")

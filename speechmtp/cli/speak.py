@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechmtp.cli.options import add_device_options, add_loading_options, add_strategy_options
+from speechmtp.cli.options import add_loading_options, add_strategy_options
 from speechmtp.collector import paused_collector
 from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.locate import VOICES
@@ -26,14 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `speechmtp speak`."""
     parser.add_argument("text", metavar="TEXT|FILE|-", help="what to say: a text, a file of text, or standard input")
     parser.add_argument("--voice", metavar="NAME|DIR", default=VOICES[0],
-                        help=f"an embedded voice or a model folder (default {VOICES[0]}); see `speechmtp voices`")  # fmt: skip
+                        help=f"a voice's name or folder (default {VOICES[0]}); see `speechmtp voices`")  # fmt: skip
     parser.add_argument("--out", metavar="FILE",
                         help=f"a .wav, .flac, .mp3, .ogg or .opus file (default {OUT}, unless --play); with --lines a "
                         "folder")  # fmt: skip
     parser.add_argument("--play", action="store_true", help="play it, sentence by sentence")
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="0.7 (slow) to 1.4 (fast); default 1")
     parser.add_argument("--markup", choices=("auto", "text", "ssml"), default="auto",
-                        help="ssml: break, sub, phoneme, prosody rate (default: where a text begins with <speak)")  # fmt: skip
+                        help="ssml: break, sub, phoneme, prosody rate (default: after <speak)")  # fmt: skip
     parser.add_argument("--lexicon", metavar="FILE", default="", help="pronunciations: a word and its phones a line")
     parser.add_argument("--marks", metavar="FILE", help="write the times of all words here, as JSON")
     parser.add_argument("--lines", action="store_true",
@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="draw from the K likeliest tokens (default: the voice's)"
     )
-    parser.add_argument("--heads", action="append", metavar="NAME|DIR", default=[], help="head set (default: its own)")
-    add_device_options(parser)
-    add_loading_options(parser)
+    add_loading_options(parser, listens=False)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""train a tokenizer, a speech model (`asr`), heads (`heads`), a CTC draft head (`ctc`), or a language model or codec"""
+"""train a tokenizer, a speech model (`asr`), heads, a CTC draft head, a language model, a codec or a voice (`tts`)"""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from speechmtp.cli.train_ctc import add_ctc_arguments, run_ctc
 from speechmtp.cli.train_finetune import add_finetune_arguments, run_finetune
 from speechmtp.cli.train_heads import add_heads_arguments, run_heads
 from speechmtp.cli.train_lm import add_lm_arguments, run_lm
+from speechmtp.cli.train_tts import add_tts_arguments, run_tts
 from speechmtp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -42,14 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_heads_arguments(kinds.add_parser("heads", help="multi-token heads for a trained model"))
     add_ctc_arguments(kinds.add_parser("ctc", help="a draft head that spells, for a pretrained recogniser"))
     add_codec_arguments(kinds.add_parser("codec", help="the networks of a speech codec"))
+    add_tts_arguments(kinds.add_parser("tts", help="a voice: durations, hints and trunk"))
     add_lm_arguments(kinds.add_parser("lm", help="a causal language model from plain text"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains what `args.kind` names."""
-    return {"tokenizer": _tokenizer, "asr": _asr, "heads": run_heads, "ctc": run_ctc, "lm": run_lm, "codec": run_codec}[
-        args.kind
-    ](args)
+    runs = {
+        "tokenizer": _tokenizer, "asr": _asr, "heads": run_heads, "ctc": run_ctc, "lm": run_lm, "codec": run_codec,
+        "tts": run_tts,
+    }  # fmt: skip
+    return runs[args.kind](args)
 
 
 def _tokenizer(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from), or not at all.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -96,6 +96,19 @@ class Processors:
             type(p) is transformers.RepetitionPenaltyLogitsProcessor and not getattr(p, "prompt_ignore_length", None)
             for p in readers
         )  # these depend on the set of tokens in the prefix, not on their order or number
+        self.simple = self._simple(processors)
+
+    @staticmethod
+    def _simple(processors: Sequence[Any]) -> tuple[float, int] | None:
+        """Temperature and top-k (0: all), if there is no other processor."""
+        import transformers
+
+        found = {type(one): one for one in processors}
+        heat = found.pop(transformers.TemperatureLogitsWarper, None)
+        most = found.pop(transformers.TopKLogitsWarper, None)
+        if found or (most is not None and most.filter_value != -torch.inf):
+            return None
+        return 1.0 if heat is None else heat.temperature, 0 if most is None else most.top_k
 
     def __call__(self, logits: Tensor, prefixes: Prefixes) -> Tensor:
         """Processed logits [B, N, V]. `prefixes` returns B lists of N token lists; it is called only if a processor
@@ -150,18 +163,24 @@ def processed(
     rows: Sequence["Row"], processors: Processors | None, logits: Tensor, level: Tensor | int, prefixes: Prefixes
 ) -> Tensor:
     """Processed logits [B, N, V] of N candidates of each row, by the request's own processors, then by `processors`.
-    `level` (an int, [N] or [B, N]) counts the candidates' output indices from each row's next token on. `prefixes`
-    returns the tokens before each, and is called only if a processor reads them."""
+    `level` (an int, [N] or [B, N]) counts the candidates' output indices from each row's next token on; those past a
+    row's limit are that of its last token. `prefixes` returns the tokens before each, and is called only if a processor
+    reads them."""
     own = [row.request.processors for row in rows]
     if any(own):
         steps = torch.as_tensor(level, device=logits.device).expand(logits.shape[:2])
         known = lru_cache(maxsize=1)(prefixes)
         parts = list(logits.unbind())
         for place, row in enumerate(rows):
+            index = (steps[place] + len(row.tokens)).clamp_max(max(0, row.limit - 1))
             for one in own[place]:
-                parts[place] = one(parts[place], steps[place] + len(row.tokens), lambda place=place: known()[place])
+                parts[place] = one(parts[place], index, partial(_item, known, place))
         logits = torch.stack(parts)
     return logits if processors is None else processors(logits, prefixes)
+
+
+def _item(prefixes: Prefixes, place: int) -> Sequence[Sequence[int]]:
+    return prefixes()[place]
 
 
 @dataclass(frozen=True)

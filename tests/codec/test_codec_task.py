@@ -18,7 +18,8 @@ from speechmtp.data.kaldi import read_data_dir
 from speechmtp.errors import DataError
 from speechmtp.training.loop import LoopConfig, TrainingStopped
 from speechmtp.training.tasks.codec import CodecTrainConfig, compared, render, spectral_loss, train_codec
-from speechmtp.training.tasks.codec_data import Crops, read_recordings, read_spans
+from speechmtp.training.tasks.codec_data import Crops, read_recordings
+from speechmtp.training.tasks.tts_data import read_spans
 from tests.codec.codec_scenes import TINY, tiny_codec
 
 PHONES = {"a-1": "hˈI ðɛɹ.", "a-2": "jˈɛs,  nˈO.", "a-3": "tˈu ˈA!"}  # the second lost a word

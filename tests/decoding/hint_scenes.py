@@ -12,6 +12,7 @@ from speechmtp.decoding.engine import Engine
 from speechmtp.decoding.runner import Runner
 from speechmtp.decoding.sampling import RowSampling, SamplingConfig
 from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.models.draft_prompt import DraftPrompt
 from speechmtp.types import Request, TokenRules, Trace
 
 RULES = TokenRules(())
@@ -91,3 +92,10 @@ def engine_run(scene: HintScene, strategy: str, sampling: SamplingConfig, seed: 
                 paused.add(slot)
         engine.step()
     return [engine.leave(slots[row])[0] for row in range(len(scene.requests))]
+
+
+def with_draft_model(scene: HintScene) -> HintScene:
+    """The same with the trunk as its own draft model, hints included."""
+    requests = [r.knowing(DraftPrompt(scene.runner.trunk, r.prompt)) for r in scene.requests]
+    scene.runner.draft = scene.runner.trunk
+    return HintScene(scene.runner, scene.family, requests)

@@ -81,7 +81,7 @@ def write_voice(model: Path, heads: Path | None, out: Path, chosen: Try, strateg
         for name in names:
             if (heads / name).exists():
                 shutil.copy(heads / name, target / name)
-    config: dict[str, Any] = read_yaml(out / "config.yaml")
+    config: dict[str, Any] = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
     config["sampling"] = {"temperature": chosen.temperature, "top_k": chosen.top_k}
     if heads is not None and strategy:
         config["strategy"] = strategy

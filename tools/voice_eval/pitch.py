@@ -19,14 +19,16 @@ from speechmtp.progress import track
 
 RATE, HOP = 12000, 300
 LOW, HIGH = 60.0, 600.0  # Hz
+QUIET = 0.05  # of the loudest frame's level: pyin hears voices in the silence below it
 
 
 def f0_of(samples: np.ndarray) -> np.ndarray:
-    """F0 in Hz of samples [N] at 12 kHz, one value in 25 ms, NaN where unvoiced."""
+    """F0 in Hz of samples [N] at 12 kHz, one value in 25 ms, NaN where unvoiced or quiet."""
     import librosa
 
     f0, _, _ = librosa.pyin(samples, fmin=LOW, fmax=HIGH, sr=RATE, frame_length=1024, hop_length=HOP)
-    return np.asarray(f0, dtype=np.float64)
+    level = librosa.feature.rms(y=samples, frame_length=1024, hop_length=HOP)[0, : len(f0)]
+    return np.where(level > QUIET * level.max(), f0, np.nan).astype(np.float64)
 
 
 def semitones(f0: np.ndarray) -> np.ndarray:

@@ -45,8 +45,8 @@ def block(args: argparse.Namespace) -> str:
     facts = f"{processor()}, PyTorch {torch.__version__}, Python {platform.python_version()}"
     return (
         f"## {args.name}\n\n{date.today()}, commit {commit_of(ROOT)}; {facts}. Command: `{args.run.strip()}`. "
-        f"{spoken}; normaliser {teacher.read_back['normalizer']['id']}; 95 % intervals by sentence, differences from the teacher "
-        f"paired.\n\n{table(teacher, rows)}{told}\n### Temperature and top-k, on dev\n\n"
+        f"{spoken}; normaliser {teacher.read_back['normalizer']['id']}; 95 % intervals by sentence, "
+        f"differences from the teacher paired.\n\n{table(teacher, rows)}{told}\n### Temperature and top-k, on dev\n\n"
         f"{Path(args.tune).read_text(encoding='utf-8')}"
     )
 

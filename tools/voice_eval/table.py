@@ -118,8 +118,10 @@ def table(teacher: Row, rows: Sequence[Row]) -> str:
     lines = [line_of(row, teacher) for row in (teacher, *rows)]
     columns = [Column("name", "row")]
     for name, title in RECOGNISERS.items():
+        if name not in teacher.read_back:
+            continue
         columns += [Column(name, f"WER %, {title}"), Column(f"{name} delta", "less the teacher's")]
-    for name, title in OPINIONS.items():
+    for name, title in OPINIONS.items() if teacher.mos else ():
         columns += [Column(name, title), Column(f"{name} delta", "less the teacher's")]
     columns.append(Column("f0", "F0: median Hz, sd, range st"))
     below = seeds_below(rows)

@@ -15,8 +15,7 @@ from speechmtp.codec.unit25 import AHEAD, QUANTUM, TOKENS
 from speechmtp.data.batch import seeded
 from speechmtp.data.kaldi import DataDir, Utterance
 from speechmtp.errors import DataError
-from speechmtp.g2p.symbols import PAD, SYMBOLS
-from speechmtp.training.tasks.tts_data import FRAMES, lost_words, read_value_table, words_of
+from speechmtp.training.tasks.tts_data import read_codes
 
 BEFORE, BEHIND = 160, 80  # frames around a crop whose units its own may see: 2 s and 1 s
 KEPT = 4096  # decoded recordings in memory, as 16-bit integers
@@ -49,55 +48,11 @@ class CodecBatch:
         return CodecBatch(view, *(part.to(device) for part in (self.units, self.mask, self.tokens, self.samples)))
 
 
-def read_spans(data: DataDir) -> dict[str, Spans]:
-    """The spans of a data directory's utterances, by `phones` and `frames` (of 25 ms); those that lost words are left
-    out. DataError for tables that are missing or do not fit each other."""
-    phones, frames = (read_value_table(data.path / name) for name in ("phones", "frames"))
-    found = {}
-    for key in data:
-        if key not in phones or key not in frames:
-            raise DataError(f"{data.path}: {key} has no line in phones or frames; add it or drop the utterance")
-        if not lost_words(phones[key]):
-            found[key] = spans_of(phones[key], frames[key], f"{data.path / 'phones'}: {key}")
-    if not found:
-        raise DataError(f"{data.path}: no utterance with phones and frames, expected at least one")
-    return found
-
-
-def spans_of(phones: str, frames: str, where: str) -> Spans:
-    """The spans of one line of `phones` and of `frames`; DataError if they do not fit, beginning with `where`."""
-    unknown = next((symbol for symbol in phones if symbol not in SYMBOLS), None)
-    if unknown is not None:
-        raise DataError(f"{where}: {unknown!r} is no unit, expected the symbols of speechmtp/g2p/symbols.py")
-    try:
-        lengths = [FRAMES * int(number) for number in frames.split()]
-    except ValueError as error:
-        raise DataError(f"{where}: frames {frames[:40]!r}, expected whole numbers of 25 ms") from error
-    if len(lengths) != len(phones) + 2:
-        raise DataError(
-            f"{where}: {len(lengths)} frames for {len(phones)} phones, expected one more before and one behind"
-        )
-    ids = [PAD, *(SYMBOLS[symbol] for symbol in phones), PAD]
-    return Spans(np.array(ids), np.array(words_of(phones)), np.array(lengths))
-
-
 def read_recordings(data: DataDir, tokens: Path, size: int) -> list[Recording]:
     """The utterances of a data directory that have spans and a line in the table `tokens`, in byte order. DataError for
     lines that do not fit the spans, and for tokens of `size` or more."""
-    codes, found = read_value_table(tokens), []
-    for key, spans in read_spans(data).items():
-        if key not in codes:
-            continue
-        ids = np.array(codes[key].split(), np.int64)
-        if len(ids) != spans.tokens or ids.min() < 0 or ids.max() >= size:
-            raise DataError(
-                f"{tokens}: {key}: {len(ids)} tokens up to {ids.max(initial=0)}, expected {spans.tokens} below {size}; "
-                "encode the directory again"
-            )
-        found.append(Recording(data[key], spans, ids))
-    if not found:
-        raise DataError(f"{tokens}: no tokens of the utterances of {data.path}; encode the directory")
-    return found
+    codes = read_codes(data, size, tokens)
+    return [Recording(data[key], spans, np.array(ids)) for key, (spans, ids) in codes.items()]
 
 
 class Crops:

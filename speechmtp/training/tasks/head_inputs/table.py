@@ -8,12 +8,14 @@ from speechmtp.training.tasks.head_inputs.features import feature_input
 from speechmtp.training.tasks.head_inputs.prompts import prompt_input
 from speechmtp.training.tasks.head_inputs.texts import text_input
 from speechmtp.training.tasks.head_inputs.utterances import utterance_input
+from speechmtp.training.tasks.head_inputs.voices import voice_input
 
 HEAD_INPUTS: Mapping[InputKind, MakeHeadInput] = {
     "features": feature_input,
     "encoder_outputs": utterance_input,
     "prompts": prompt_input,
     "texts": text_input,
+    "units": voice_input,
 }
 
 
