@@ -6,6 +6,7 @@ is a folder in transformers' format, with or without our `config.yaml`.
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,6 +83,7 @@ class Bundle:
     trunk_sha256: str = ""  # digest of the trunk as loaded, set if heads were loaded
     ctc: CharacterCtcHead | None = None  # draft head on the encoder outputs of a pretrained recogniser
     codec: Codec | None = None  # turns its tokens into audio, if they are speech tokens
+    codec_folder: Path | None = None  # where the codec was read
 
     @property
     def tokenizer(self) -> Any:
@@ -137,6 +139,8 @@ def save_bundle(bundle: Bundle, folder: Path, storage: Storage = "float32") -> N
     for name, heads in bundle.heads.items():
         settings = trunk_settings(bundle.model)
         save_heads(heads, folder / "heads" / name, base, digest, own, weights_sha256=written, settings=settings)
+    if bundle.codec_folder is not None:  # as it is, with its card and notice
+        shutil.copytree(bundle.codec_folder, folder / "codec", dirs_exist_ok=True)
     if bundle.ctc is not None:
         of_encoder = encoder_digest(bundle.model, rounded)
         settings = encoder_settings(bundle.model)
@@ -225,8 +229,9 @@ def load_bundle(
     }
     if bundle.heads:
         bundle.trunk_sha256 = digests.trunk
-    if (bundle.folder / "codec" / "config.yaml").exists():
-        bundle.codec = load_codec(bundle.folder / "codec")
+    if (bundle.folder / "codec").is_dir():
+        bundle.codec_folder = bundle.folder / "codec"
+        bundle.codec = load_codec(bundle.codec_folder)
     where = Path(ctc) if ctc else bundle.folder / "ctc"
     if ctc or (where / "config.yaml").exists():
         bundle.ctc = load_ctc_head(where, bundle.model, allow_stale_heads, digests)

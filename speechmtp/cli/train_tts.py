@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,10 +65,11 @@ def run_tts(args: argparse.Namespace) -> int:
     voice, figures = train_voice(config, *sets, out / "training", precision, args.resume, device)
     if rank == 0:
         print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
-        bundle = Bundle(BundleConfig(kind="voice", model=config.model), voice.cpu(), codec=codec)
+        bundle = Bundle(
+            BundleConfig(kind="voice", model=config.model), voice.cpu(), codec=codec, codec_folder=codec_folder
+        )
         bundle.card = _card(args, config, voice, figures, len(sets[0]))
         save_bundle(bundle, out / "model", args.storage)
-        shutil.copytree(codec_folder, out / "model" / "codec", dirs_exist_ok=True)  # with its notice
         print(f"model: {out / 'model'}")
     return 0
 

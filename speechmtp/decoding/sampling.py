@@ -96,6 +96,19 @@ class Processors:
             type(p) is transformers.RepetitionPenaltyLogitsProcessor and not getattr(p, "prompt_ignore_length", None)
             for p in readers
         )  # these depend on the set of tokens in the prefix, not on their order or number
+        self.simple = self._simple(processors)
+
+    @staticmethod
+    def _simple(processors: Sequence[Any]) -> tuple[float, int] | None:
+        """Temperature and top-k (0: all), if there is no other processor."""
+        import transformers
+
+        found = {type(one): one for one in processors}
+        heat = found.pop(transformers.TemperatureLogitsWarper, None)
+        most = found.pop(transformers.TopKLogitsWarper, None)
+        if found or (most is not None and most.filter_value != -torch.inf):
+            return None
+        return 1.0 if heat is None else heat.temperature, 0 if most is None else most.top_k
 
     def __call__(self, logits: Tensor, prefixes: Prefixes) -> Tensor:
         """Processed logits [B, N, V]. `prefixes` returns B lists of N token lists; it is called only if a processor

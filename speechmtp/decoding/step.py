@@ -15,6 +15,7 @@ from torch import Tensor
 from speechmtp.decoding.layout import lay_out, node_counts, slots_behind
 from speechmtp.decoding.state import Batch
 from speechmtp.heads.contract import HeadSet
+from speechmtp.kernels.cpu.chain import Drawn
 from speechmtp.models.masks import ids_of
 from speechmtp.models.trunk import Trunk
 from speechmtp.types import Draft, States, TokenRules
@@ -74,10 +75,11 @@ class Step(Protocol):
         """Logits [B, depth, V'], in float32 at least, of all levels, for heads that read no drafted tokens."""
 
     def draft(
-        self, heads: HeadSet, state: Any, base: Tensor, depth: int, theta: float | None, product: bool
-    ) -> tuple[Tensor, Tensor] | None:
-        """The most probable tokens of up to `depth` levels and their probabilities in one call (`HeadSet.draft_chain`);
-        None if the heads cannot."""
+        self, heads: HeadSet, state: Any, base: Tensor, depth: int, theta: float | None, product: bool,
+        drawn: Drawn | None = None,
+    ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+        """The most probable tokens, or those `drawn`, of up to `depth` levels and their probabilities in one call
+        (`HeadSet.draft_chain`); None if the heads cannot."""
 
     def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
         """Run the levels `first` + 1 to `depth` of a chain one after another; each level follows the token that `pick`
@@ -139,10 +141,11 @@ class EagerStep:
         return in_float32(heads.all_logits(heads.all_features(state)[:, :depth], state.unembed))
 
     def draft(
-        self, heads: HeadSet, state: Any, base: Tensor, depth: int, theta: float | None, product: bool
-    ) -> tuple[Tensor, Tensor] | None:
+        self, heads: HeadSet, state: Any, base: Tensor, depth: int, theta: float | None, product: bool,
+        drawn: Drawn | None = None,
+    ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
         """See `Step.draft`."""
-        return heads.draft_chain(state, base, depth, theta, product)
+        return heads.draft_chain(state, base, depth, theta, product, drawn)
 
     def chain(self, heads: HeadSet, state: Any, base: Tensor, depth: int, first: int, pick: TokenPicker) -> None:
         """See `Step.chain`."""

@@ -13,6 +13,7 @@ TITLES = {
 }  # fmt: skip
 # With their period, anywhere. `ENDING` ones may also end a sentence.
 WORDS = {
+    "tsp": "teaspoon", "tbsp": "tablespoon", "tsp.": "teaspoon", "tbsp.": "tablespoon",
     "Jr.": "Junior", "Sr.": "Senior", "Esq.": "Esquire", "Ave.": "Avenue", "Blvd.": "Boulevard", "Rd.": "Road",
     "Ln.": "Lane", "Hwy.": "Highway", "Pkwy.": "Parkway", "St.": "Street", "Apt.": "Apartment", "Bldg.": "Building",
     "Ltd.": "Limited", "Inc.": "Incorporated", "Corp.": "Corporation", "Co.": "Company", "Bros.": "Brothers",
@@ -50,7 +51,8 @@ UNITS = {
     "m3": ("cubic meter", "cubic meters"), "cm3": ("cubic centimeter", "cubic centimeters"),
     "hr": ("hour", "hours"), "hrs": ("hour", "hours"), "h": ("hour", "hours"), "min": ("minute", "minutes"),
     "mins": ("minute", "minutes"), "sec": ("second", "seconds"), "secs": ("second", "seconds"),
-    "s": ("second", "seconds"), "ms": ("millisecond", "milliseconds"), "Hz": ("hertz", "hertz"),
+    "tsp": ("teaspoon", "teaspoons"), "tbsp": ("tablespoon", "tablespoons"),
+    "ms": ("millisecond", "milliseconds"), "Hz": ("hertz", "hertz"),
     "kHz": ("kilohertz", "kilohertz"), "MHz": ("megahertz", "megahertz"), "GHz": ("gigahertz", "gigahertz"),
     "KB": ("kilobyte", "kilobytes"), "kB": ("kilobyte", "kilobytes"), "MB": ("megabyte", "megabytes"),
     "GB": ("gigabyte", "gigabytes"), "TB": ("terabyte", "terabytes"), "W": ("watt", "watts"),
@@ -60,7 +62,7 @@ UNITS = {
     "psi": ("P S I", "P S I"), "rpm": ("R P M", "R P M"), "bpm": ("beat per minute", "beats per minute"),
     "°C": ("degree Celsius", "degrees Celsius"), "°F": ("degree Fahrenheit", "degrees Fahrenheit"),
     "°": ("degree", "degrees"), "%": ("percent", "percent"), "‰": ("per mille", "per mille"),
-    "¢": ("cent", "cents"), "p": ("pence", "pence"),
+    "¢": ("cent", "cents"),
 }  # fmt: skip
 # One unit, many, one part and many parts of it.
 MONEY = {

@@ -22,6 +22,7 @@ class _Builder:
         self.units: list[Unit] = []
         self.skipped: dict[str, None] = {}
         self.pause = 0.0  # before the first word
+        self.first = 0  # the unit at which the last word starts
 
     def add(self, token: Token) -> None:
         """One token, and the blank after it."""
@@ -44,18 +45,20 @@ class _Builder:
         self.units.append(Unit(symbol, max(len(self.words) - 1, 0), speed, seconds))
 
     def _word(self, phones: str, start: int, end: int, token: str) -> None:
-        if self.words and start < self.words[-1].end:  # made from the same written token
+        more = bool(self.words) and start < self.words[-1].end  # made from the same written token
+        if more and token == "point" and self.text[start:end] != token:  # as misaki reads decimals
+            phones = accent.remove(phones)
+        if more:
             last = self.words.pop()
-            if token == "point" and self.text[start:end] != token:  # as misaki reads decimals
-                phones = accent.remove(phones)
-            said = f"{last.phones}{' ' if self.units[-1].symbol == ' ' else ''}{phones}"
             start, end = min(start, last.start), max(end, last.end)
         else:
-            said = phones
-        self.words.append(Word(self.text[start:end], start, end, said))
+            self.first = len(self.units)
+        self.words.append(Word(self.text[start:end], start, end, ""))
         for one in phones:
             if one in SYMBOLS:
                 self._unit(one, start)
+        said = "".join(unit.symbol for unit in self.units[self.first :])
+        self.words[-1] = Word(self.text[start:end], start, end, said)
 
     def _pause(self, seconds: float, start: int) -> None:
         if not seconds:

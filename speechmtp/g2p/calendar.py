@@ -19,7 +19,7 @@ def _half(match: "re.Match[str]") -> str:
 
 def _time(match: "re.Match[str]") -> str | None:
     hour, minute, second = int(match["hour"]), int(match["minute"]), match["second"]
-    if hour > 24 or minute > 59 or (second and int(second) > 59):
+    if minute > 59 or (second and int(second) > 59):
         return None
     said = numbers.cardinal(hour)
     if minute:
@@ -58,9 +58,24 @@ def _month_day(match: "re.Match[str]") -> str | None:
 
 def _day_month(match: "re.Match[str]") -> str | None:
     day = int(match["day"])
-    return f"the {numbers.ordinal(day)} of {MONTH[match['month']]}" if 1 <= day <= 31 else None
+    if not 1 <= day <= 31:
+        return None
+    period = match[0].endswith(".") and (match["month"] in MONTHS or match.end() == len(match.string.rstrip()))
+    return f"{match['the'] or 'the '}{numbers.ordinal(day)} of {MONTH[match['month']]}{'.' if period else ''}"
 
 
+def _short(match: "re.Match[str]") -> str | None:
+    month, _, day = match["it"].partition("/")
+    if match["it"] == "9/11":  # a name
+        return None
+    return (
+        f"{MONTHS[int(month) - 1]} {numbers.ordinal(int(day))}"
+        if 1 <= int(month) <= 12 and 1 <= int(day) <= 31
+        else None
+    )
+
+
+_BEFORE = "on|by|since|until|till|before|after|from|dated|due"
 _HALF = r"(?:\s?(?P<half>[AaPp])\.?[Mm]\b\.?)"
 _MONTH = f"(?P<month>{either(MONTH)})"
 RULES: list[tuple["re.Pattern[str]", Callable[["re.Match[str]"], str | None]]] = [
@@ -68,6 +83,7 @@ RULES: list[tuple["re.Pattern[str]", Callable[["re.Match[str]"], str | None]]] =
     (re.compile(rf"(?<![\w:.])(?P<hour>\d{{1,2}}){_HALF}(?!\w)"), _hour),
     (re.compile(r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?![\w-])"), lambda m: _date(m[1], int(m[2]), int(m[3]))),
     (re.compile(r"(?<![\w/])(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)(?![\w/])"), _slashes),
+    (re.compile(rf"(?i:\b(?:{_BEFORE})) (?P<it>\d{{1,2}}/\d{{1,2}})(?![\w/]|\.\d)"), _short),
     (re.compile(rf"\b{_MONTH}\.? (?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b(?![\d:%/]|[.,]\d|-\d{{3}})"), _month_day),
-    (re.compile(rf"\b(?:the )?(?P<day>\d{{1,2}})(?:st|nd|rd|th)? (?:of )?{_MONTH}\b\.?(?=\W|$)"), _day_month),
+    (re.compile(rf"\b(?P<the>[Tt]he )?(?P<day>\d{{1,2}})(?:st|nd|rd|th)? (?:of )?{_MONTH}\b\.?(?=\W|$)"), _day_month),
 ]

@@ -21,6 +21,7 @@ from speechmtp.g2p.folding import fold
 from speechmtp.g2p.patterns import NUM, either
 from speechmtp.g2p.traced import Fixed, Traced
 
+_CLOSING = " )'\"”.,;:!?"
 _PAIRS = {(24, 7), (9, 11)}
 Rule = tuple["re.Pattern[str]", Callable[["re.Match[str]"], str | Fixed | None]]
 
@@ -28,7 +29,8 @@ Rule = tuple["re.Pattern[str]", Callable[["re.Match[str]"], str | Fixed | None]]
 def _unit(match: "re.Match[str]") -> str:
     one, many = UNITS[match["unit"]]
     single = match["number"] in ("1", "-1") or match["joint"] == "-"
-    return f" {one if single else many}"
+    period = match["it"].endswith(".") and match.end() == len(match.string.rstrip())
+    return f" {one if single else many}{'.' if period else ''}"
 
 
 def _abbreviation(match: "re.Match[str]") -> str:
@@ -71,7 +73,7 @@ def _fraction(match: "re.Match[str]") -> str | None:
     whole, over, under = match["whole"], int(match["over"]), int(match["under"])
     first = numbers.cardinal(over)
     if not (0 < over < under and under in FRACTIONS):
-        between = " " if (over, under) in _PAIRS else " over "
+        between = " " if (over, under) in _PAIRS or over == under else " over "
         return None if whole else f"{first}{between}{numbers.cardinal(under)}"
     name = FRACTIONS[under]
     if over > 1:
@@ -119,12 +121,27 @@ def _decade(match: "re.Match[str]") -> str:
     return numbers.plural(numbers.year(int(text)) if len(text) == 4 else numbers.cardinal(int(text)))
 
 
+def _plural(match: "re.Match[str]") -> str:
+    """747s, F-16s, 49ers."""
+    said = numbers.code(match[1])
+    return f"{said.removesuffix('e')}ers" if match[2] == "ers" else numbers.plural(said)
+
+
+def _numerals(match: "re.Match[str]") -> str | None:
+    """Chapters I-III."""
+    low, high = numbers.roman(match["low"]), numbers.roman(match["high"])
+    return None if low is None or high is None else f"{numbers.cardinal(low)} to {numbers.cardinal(high)}"
+
+
 def _phone(match: "re.Match[str]") -> str:
     return ", ".join(numbers.digits(part) for part in re.findall(r"\d+", match[0]))
 
 
 def _symbol(match: "re.Match[str]") -> str:
-    return f" {SYMBOLS[match[0]]} "
+    """The name of a symbol, with blanks unless a quote, a bracket or a mark is beside it."""
+    before, after = match.string[match.start() - 1 : match.start()], match.string[match.end() : match.end() + 1]
+    left = "" if before in ("", *" ('\"“") else " "
+    return f"{left}{SYMBOLS[match[0]]}{'' if after in ('', *_CLOSING) else ' '}"
 
 
 def _rule(pattern: str, reading: Callable[["re.Match[str]"], str | Fixed | None] | str) -> Rule:
@@ -133,6 +150,7 @@ def _rule(pattern: str, reading: Callable[["re.Match[str]"], str | Fixed | None]
 
 
 _ROMAN = r"(?P<it>[IVXLCDM]+)\b(?!['’]\w|\.\w)"
+_UNIT = f"(?P<joint>[ -]?)(?P<unit>{either(UNITS)})"
 _GREEK = "α-ωΑ-Ω"
 RULES: list[Rule] = [
     *web.RULES,
@@ -145,11 +163,17 @@ RULES: list[Rule] = [
     _rule(r"(?<=[A-Za-z])-(?=\d)", " "),
     *money.RULES,
     _rule(r"(?<![\w.,])'?(\d{4}|\d0)'?s\b", _decade),
+    _rule(r"(?<![\w.,])(\d+)'?(s|ers)\b", _plural),
+    _rule(r"(?<!\w)(?P<it>')\d\d(?!\d)", ""),
+    _rule(r"\b[A-Z]{2} (?P<it>\d{5}(?:-\d{4})?)(?![\w,.]\d|\w)", lambda match: numbers.digits(match["it"])),
+    _rule(r"(?:llars?|cents?|euros?|pounds?|pence)(?P<it>/)(?=[a-z])", " per "),
     _rule(r"(?<![\w.,/])(?:(?P<whole>\d+)[ -])?(?P<over>\d{1,3})/(?P<under>\d{1,3})(?![\w/]|\.\d)", _fraction),
     _rule(r"(?<![\w.])\d+\.\d+(?P<it>/)\d+(?![\w/])", " out of "),
-    _rule(rf"(?<![\w.])(?P<number>-?{NUM})(?P<it>(?P<joint>[ -]?)(?P<unit>{either(UNITS)}))(?![\w'°]|/\w)", _unit),
+    _rule(rf"(?<![\w.])(?P<number>-?{NUM})(?P<it>{_UNIT}(?:\.(?= [a-z\d]|$))?)(?![\w'°]|/\w)", _unit),
+    _rule(r"(?<=\d)(?P<it>[ -]in\.)(?= [a-z])", " inches"),
+    _rule(r"\bkm/h\b", "kilometers per hour"),
     _rule(r"(?<=[\s\d])(?<!\w )[x×](?=\s?\d)|(?<=\d) ?[x×*] ?(?=\d)", " times "),
-    _rule(r"(?<=\d)[x×]\b", " times"),
+    _rule(r"(?<=\d)[x×](?=[\s,.;:!?)]|$)(?!\s?[+=-])", " times"),
     _rule(r"(?<![\w.:])(?P<low>\d{1,3}):(?P<high>\d{1,3})(?![\w:])", _range),
     _rule(r"(?<![\w.])(?P<feet>\d)'(?: ?(?P<inches>\d{1,2})(?:\"|''))?(?!\w)", _feet),
     _rule(r"(?<![\w.,-])(?P<low>\d{1,4}(?:,\d{3})*)\s?-\s?(?P<high>\d{1,4}(?:,\d{3})*)(?![\w-]|[.,]\d)", _range),
@@ -162,11 +186,12 @@ RULES: list[Rule] = [
     _rule(r"\b[A-Z]{1,3}(?:&[A-Z]{1,3})+\b", _letters),
     _rule(r"\b[A-Z](?P<it>#)(?!\w)", " sharp"),
     _rule(r"(?<=[a-z\d])\.(?=[a-z]{2,})", " dot "),
-    _rule(r"\bNos\.? ?(?=\d)", "numbers "),
-    _rule(r"\bNo\. ?(?=\d)", "number "),
+    _rule(r"\b[Nn]os\. ?(?=\d)", "numbers "),
+    _rule(r"\b[Nn]o\. ?(?=\d)", "number "),
     _rule(r"\bp\. ?(?=\d)", "page "),
     _rule(r"\b([A-Z])\.(?= ?[A-Z][\w.])", lambda match: None if match.string[match.end()] != " " else match[1]),
     _rule(rf"(?P<title>\b(?:King|Queen|Pope|Emperor|Tsar|Czar|Prince)\s)?\b(?:{either(REGNAL)}) {_ROMAN}", _regnal),
+    _rule(rf"(?i:\b(?:{either(NUMBERED)})s?) (?P<it>(?P<low>[IVXLC]+)\s?-\s?(?P<high>[IVXLC]+))\b", _numerals),
     _rule(rf"(?i:\b(?:{either(NUMBERED)})) {_ROMAN}", _roman),
     _rule(r"\b[A-Z][a-z]+ (?P<it>[IVX]{2,})\b(?!['’]\w|\.\w)", _roman),
     _rule(r"(?<![\w&])#\s?(?=\d)", "number "),
@@ -174,7 +199,10 @@ RULES: list[Rule] = [
     _rule(r"(?<![\w.,)-])[-−](?=[.\d])", "minus "),
     _rule(r"(?<!\w)\+(?=\d)", "plus "),
     _rule(r"(?<!\w)~(?=\d)", "about "),
-    _rule(r"(?<=\d)-(?=[A-Za-z])", " "),
+    _rule(r"(?<=\d)-(?=\w)", " "),
+    _rule(r"(?<=\w)\^2(?!\d)", " squared"),
+    _rule(r"(?<=\w)\^3(?!\d)", " cubed"),
+    _rule(r"(?<=\w)\^(?=\w)", " to the "),
     _rule(r"\d{1,3}(?:,\d{3})+(?!\d|,\d)(?:\.\d+)?|\d+(?:\.\d+)+|(?<![\w.])\.\d+|\d+", _number),
     _rule(r"\*+(?=\w)|(?<=\w)\*+|(?<=[.!?,;:])\*+|_+", " "),
     _rule(f"(?<![{_GREEK}])[{_GREEK}](?![{_GREEK}])", lambda match: f" {GREEK[match[0].lower()]} "),

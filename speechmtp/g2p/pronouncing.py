@@ -40,6 +40,12 @@ class Pronouncing:
 
     def __call__(self, found: list[Token]) -> None:
         """Fill in tags and phones of tokens, from the last to the first: some depend on what follows."""
+        words = [token.text for token in found if token.kind == "word" and len(token.text) > 1]
+        if len(words) > 2 and all(word.isupper() for word in words):
+            for token in found:  # shouted: "LET US GO" has no initials in it
+                small = token.text.lower()
+                if token.kind == "word" and (small in self.lexicon.gold or small in self.lexicon.silver):
+                    token.text = small
         for token, tag in zip(found, self.tagger([token.text for token in found]), strict=True):
             token.tag = tag
         vowel: bool | None = None
@@ -91,9 +97,9 @@ class Pronouncing:
     def _unknown(self, word: str) -> str:
         """A word that no lexicon has: read if it looks like a word, else spelled."""
         if len(word) > 2 and _VOWEL.search(word):
-            said = assets.student()(word)
+            said = accent.settled(assets.student()(word))
             if accent.VOWELS & set(said):
-                return said if accent.PRIMARY in said else accent.mark(accent.remove(said), accent.PRIMARY)
+                return said
         return self.lexicon.spell(word)
 
 

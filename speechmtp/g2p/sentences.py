@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from speechmtp.g2p.abbreviations import ENDING, MONTH, NUMBERED, TITLES, WORDS
+from speechmtp.g2p.abbreviations import ENDING, MONTH, NUMBERED, TITLES, UNITS, WORDS
 
 LONGEST = 1500  # characters; a longer sentence is cut at a blank
 _WRAPPED = 50  # lines are taken as wrapped if the widest of a paragraph has so many characters
@@ -59,6 +59,8 @@ def _ends(text: str, match: "re.Match[str]", start: int, end: int) -> bool:
     if not first:
         return True
     mark = match[0].rstrip("\"'“”’»)]")
+    if mark[-1] in "。！？":
+        return True
     if first.islower():
         return False
     if mark != ".":
@@ -69,6 +71,8 @@ def _ends(text: str, match: "re.Match[str]", start: int, end: int) -> bool:
     if written in ENDING and not (word == "St" and _saint(text, match.start(), start)):
         return first.isupper()
     if word in TITLES or written in WORDS or word in ("No", "Nos", "p", "pp"):
+        return False
+    if first.isdigit() and (word in UNITS or word in ("no", "nos", "in")):  # 5 ft. 11 in.
         return False
     if word in MONTH or word in NUMBERED:
         return not first.isdigit() or word in MONTH.values()

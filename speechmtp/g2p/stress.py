@@ -31,6 +31,15 @@ def mark(phones: str, stress: str) -> str:
     return _MARK.sub(r"\2\1", stress + phones, count=1) if VOWELS & set(phones) else phones
 
 
+def settled(phones: str) -> str:
+    """One primary stress, the first; every mark directly before a vowel, and none without one."""
+    if PRIMARY not in phones:
+        phones = mark(remove(phones), PRIMARY)
+    head, _, tail = phones.partition(PRIMARY)
+    phones = _MARK.sub(r"\2\1", head + PRIMARY + tail.replace(PRIMARY, SECONDARY))
+    return re.sub("[ˈˌ](?![AIOQWYaiuæɑɒɔəɛɜɪʊʌᵻ])", "", phones)
+
+
 def raise_to(phones: str, level: float) -> str:
     """At least secondary stress where level is .5 to 1, primary stress where it is more; 0 is no change."""
     bare = PRIMARY not in phones and SECONDARY not in phones

@@ -24,7 +24,7 @@ from speechmtp.heads.chain_parts import ChainModule, ChainState, attend_with_cha
 from speechmtp.heads.contract import Ahead, FamilyConfig, HeadSet, TrainBatch, TrunkFace, Unembed
 from speechmtp.heads.decoder_layer import Memory
 from speechmtp.heads.layered import Fresh, at, take_fresh
-from speechmtp.kernels.cpu.chain import NativeChain
+from speechmtp.kernels.cpu.chain import Drawn, NativeChain
 from speechmtp.kernels.cpu.decoder import fits, slots_of
 from speechmtp.models.cache import RaggedCache, RaggedLayer
 from speechmtp.models.masks import causal_mask, ragged_mask
@@ -255,12 +255,13 @@ class ChainHeads(HeadSet):
         return inputs, positions, ancestors_by_products(parent)
 
     def draft_chain(
-        self, state: ChainState, base: Tensor, depth: int, theta: float | None = None, product: bool = False
-    ) -> tuple[Tensor, Tensor] | None:
+        self, state: ChainState, base: Tensor, depth: int, theta: float | None = None, product: bool = False,
+        drawn: Drawn | None = None,
+    ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
         """See `HeadSet.draft_chain`; only with attention `ttt` natively. Each level's keys stand behind the fresh
         ones, so that a level sees what `_test` lets it see."""
         fresh, cache = state.fresh, state.cache
-        native = None if fresh is None or state.level or state.hints else self._usable(fresh.hidden)
+        native = None if fresh is None or state.level else self._usable(fresh.hidden)
         if native is None or fresh is None:
             return None
         cache.begin(fresh.hidden.shape[1] + depth)
@@ -272,6 +273,7 @@ class ChainHeads(HeadSet):
         return native.draft(
             fresh.hidden, fresh.nexts, fresh.positions, fresh.count, cache.lengths, cache.longest, slots, memory,
             lengths, 0 if audio is None else max(audio.known), base, state.places_ahead(depth), theta, product,
+            state.hints_ahead(depth), drawn,
         )  # fmt: skip
 
     def expand(self, state: ChainState, d: int, tokens: Tensor, parent: Tensor, given: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from speechmtp.config import Range, Share, check_fields
 from speechmtp.heads.reader import FeatureReader
-from speechmtp.kernels.cpu.chain import NativeChain
+from speechmtp.kernels.cpu.chain import Drawn, NativeChain
 from speechmtp.kernels.cpu.int8_linear import Int8Linear, in_int8
 from speechmtp.models.agreement import Tail
 from speechmtp.models.hints import hinted
@@ -310,12 +310,13 @@ class HeadSet(nn.Module):
         raise NotImplementedError
 
     def draft_chain(
-        self, state: Any, base: Tensor, depth: int, theta: float | None = None, product: bool = False
-    ) -> tuple[Tensor, Tensor] | None:
-        """Draft the most probable tokens of up to `depth` levels after the tokens `base` [B] in one call; None if these
-        heads cannot, then nothing has changed. Return tokens and confidences [B, D'], of fewer depths where no row
-        reaches `theta` any more, by its token or by the `product` of all so far. Until the next `advance` there is no
-        other draft."""
+        self, state: Any, base: Tensor, depth: int, theta: float | None = None, product: bool = False,
+        drawn: Drawn | None = None,
+    ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+        """Draft the most probable tokens, or those `drawn`, of up to `depth` levels after the tokens `base` [B] in one
+        call; None if these heads cannot, then nothing has changed. Return tokens and confidences [B, D'], of fewer
+        depths where no row reaches `theta` any more, by its token or by the `product` of all so far. Until the next
+        `advance` there is no other draft."""
         return None
 
     @abstractmethod

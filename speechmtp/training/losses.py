@@ -27,6 +27,8 @@ class MultiTokenConfig:
     with the trunk's distribution p of the same token: `kd` is KL(p, q); `reverse_kl` is KL(q, p); `tv` is 1 - alpha,
     where alpha = sum min(p, q) is the expected acceptance rate; `lk_alpha` is -log alpha; `lk_hybrid` is
     l KL(p, q) + (1 - l) (1 - alpha), where l = exp(-eta alpha) of each row has no gradient (arXiv 2602.23881).
+    `temperature` and `top_k` (0: all) are those that tokens will be drawn with: p is the trunk's law under them, and q
+    has the same temperature. It is not truncated, so that every token that may be drawn has a gradient.
     `smoothing` is the label smoothing of cross-entropies, `chunk` the number of rows whose logits are computed at once.
     """
 
@@ -39,10 +41,17 @@ class MultiTokenConfig:
     smoothing: float = 0.0
     eta: float = 3.0
     chunk: int = 1024
+    temperature: float = 1.0
+    top_k: int = 0
 
     def __post_init__(self) -> None:
         if self.scale < 0 or self.decay < 0 or self.base < 0 or self.chunk < 1 or self.warmup < 0:
             raise ConfigError(f"loss: base, scale, decay and warmup from 0, chunk from 1 expected, found {self}")
+        if self.temperature <= 0 or self.top_k < 0:
+            found = f"temperature {self.temperature}, top_k {self.top_k}"
+            raise ConfigError(f"loss: {found}, expected a temperature above 0 and top_k from 0")
+        if self.top_k and self.kind == "reverse_kl":
+            raise ConfigError("loss: reverse_kl with top_k is infinite; take tv, or leave out top_k")
 
 
 def depth_weights(config: MultiTokenConfig, depth: int, step: int | None = None) -> list[float]:
@@ -75,8 +84,8 @@ def rows_against_teacher(logits: Tensor, target: Tensor, ids: Tensor | None, con
     `ids` [V'] are the head's tokens if it has a shortlist. Divergences then renormalise the trunk's distribution over
     the shortlist; the expected acceptance rate uses it as it is.
     """
-    q = _wide(logits).log_softmax(-1)
-    p = _wide(target).log_softmax(-1)
+    q = (_wide(logits) / config.temperature).log_softmax(-1)
+    p = _truncated(_wide(target) / config.temperature, config.top_k).log_softmax(-1)
     if ids is not None:
         p = p[:, ids]
     inside = p if ids is None else p.log_softmax(-1)
@@ -94,8 +103,16 @@ def rows_against_teacher(logits: Tensor, target: Tensor, ids: Tensor | None, con
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p, q) [R] of log-distributions [R, V]."""
-    return (p.exp() * (p - q)).sum(-1)
+    """KL(p, q) [R] of log-distributions [R, V]; p may have tokens of probability 0, or none at all."""
+    absent = ~(p > -torch.inf)  # NaN too, in rows without a token
+    return (p.exp().masked_fill(absent, 0) * (p - q).masked_fill(absent, 0)).sum(-1)
+
+
+def _truncated(logits: Tensor, top_k: int) -> Tensor:
+    """Logits with -inf below the `top_k` largest of each row (0: all stay), as transformers truncates."""
+    if not 0 < top_k < logits.shape[-1]:
+        return logits
+    return logits.masked_fill(logits < logits.topk(top_k, -1).values[..., -1:], -torch.inf)
 
 
 def _wide(logits: Tensor) -> Tensor:

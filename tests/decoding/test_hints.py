@@ -1,11 +1,15 @@
 """Hints in decoding: the trunk reads them where it should, and drafted tokens are those of plain decoding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from families import CONFIGS
 from hint_scenes import DRAWN, RULES, HintScene, engine_run, full_forward, hint_scene, with_draft_model
 
 from speechmtp.decoding.sampling import SamplingConfig
+from speechmtp.heads.native import use_native as draft_natively
+from speechmtp.models.bases.native import use_native
 from speechmtp.models.prefix import with_prefix
 from speechmtp.types import Prompt, Request, stack_prompts
 
@@ -97,3 +101,22 @@ def test_hints_change_the_output() -> None:
         bare = [Request(Prompt(*_bare(r.prompt)), RULES, r.limit) for r in scene.requests]
         if sum(map(len, scene.run("ar", GREEDY))) > 12:
             assert HintScene(scene.runner, family, bare).run("ar", GREEDY) != scene.run("ar", GREEDY)
+
+
+@pytest.mark.parametrize("seed", [2, 6])
+def test_native_drafts_give_the_plain_tokens(seed: int) -> None:
+    """In float32 with kernels: whole drafts are drawn in one call, under hints."""
+    scene = hint_scene(seed, "chain-shared-ttt")
+    runner, heads = scene.runner, scene.runner.heads["own"].float()
+    runner.trunk.float()
+    requests = [replace(r, prompt=replace(r.prompt, embeddings=r.prompt.embeddings.float())) for r in scene.requests]
+    single = HintScene(runner, scene.family, requests)
+    by_modules = {sampling: single.traced(HEADS, sampling) for sampling in (DRAWN, GREEDY)}
+    use_native(runner.trunk)
+    draft_natively(heads, runner.trunk)
+    if heads.native is None:
+        pytest.skip(heads.native_problem)
+    for sampling, (tokens, traces) in by_modules.items():
+        found, counted = single.traced(HEADS, sampling)
+        assert found == tokens == single.run("ar", sampling)
+        assert [t.num_accepted_tokens for t in counted] == [t.num_accepted_tokens for t in traces]

@@ -94,13 +94,13 @@ def test_a_word_without_end_is_read_in_pieces() -> None:
 
 def test_sentences_are_read_lazily() -> None:
     text = "It was a dark night. " * 50000
-    started = time.perf_counter()
+    started = time.process_time()
     first = next(FRONT_END.sentences(text))
     assert first.text == "It was a dark night."
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=80))
 @example("ǅ ⅷ ²½ ㎏ ﬁ ª 𝟘 Ⅻ ① ٣")
 @example("a.b@c.de #x @y http://z 1/2 3:4 5-6 $7k 8°C 9' 10\" -1 +2 ~3")
@@ -111,7 +111,7 @@ def test_any_text_is_read_and_no_letter_is_lost(text: str) -> None:
     check(text, read(text))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="aB.,'\"-$€%/:1290 [](){}#@&+=*_~^<>|\\\n—…°é½²ß私", max_size=60))
 def test_any_signs_are_read_and_no_letter_is_lost(text: str) -> None:
     check(text, read(text))
@@ -140,10 +140,10 @@ def test_nothing_takes_long() -> None:
         " ",
         "\n",
     ):
-        started = time.perf_counter()
-        for _ in FRONT_END.sentences(piece * (4000 // len(piece))):
+        started = time.process_time()
+        for _ in FRONT_END.sentences(piece * (2500 // len(piece))):
             pass
-        assert time.perf_counter() - started < 3, piece
+        assert time.process_time() - started < 1, piece
 
 
 def test_own_words_win_over_all_rules() -> None:

@@ -117,12 +117,12 @@ def test_ssml_rates_are_speeds() -> None:
 
 
 def test_ssml_of_any_length_is_read_in_order() -> None:
-    inside = "".join(f"<p>Number {i}. It goes on &amp; on.</p>" for i in range(400))
+    inside = "".join(f"<p>Number {i}. It goes on &amp; on.</p>" for i in range(100))
     found = ssml(inside)
-    assert len(found) == 800
+    assert len(found) == 200
     assert all(one.end <= other.start for one, other in itertools.pairwise(found))
-    running = ssml("It was a dark night. " * 1000)
-    assert len(running) == 1000 and {sentence.text for sentence in running} == {"It was a dark night."}
+    running = ssml("It was a dark night. " * 400)
+    assert len(running) == 400 and {sentence.text for sentence in running} == {"It was a dark night."}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_wrong_ssml_is_one_clear_line(text: str, message: str) -> None:
 
 def test_wrong_ssml_at_the_end_is_found_before_the_first_sentence() -> None:
     with pytest.raises(DataError, match="the tag <mark>"):
-        next(FRONT_END.sentences(f"<speak>{'A. ' * 20000}<mark name='x'/></speak>", markup="ssml"))
+        next(FRONT_END.sentences(f"<speak>{'A. ' * 9000}<mark name='x'/></speak>", markup="ssml"))
 
 
 def test_a_lexicon_file_has_words_and_phones(tmp_path: Path) -> None:

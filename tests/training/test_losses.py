@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tiny import generator
 from torch import Tensor
 
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.training.losses import (
     Kind,
@@ -230,3 +231,43 @@ def test_each_view_is_drawn_towards_the_other_held_fixed() -> None:
     assert both.grad is not None
     # d/dz KL(q || softmax(z)) = softmax(z) - q, whatever else z is in.
     assert torch.allclose(both.grad[0], p - q, atol=1e-6) and torch.allclose(both.grad[1], q - p, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TEACHER_KINDS if kind != "reverse_kl"])
+def test_the_target_is_the_law_that_tokens_are_drawn_from(kind: Kind) -> None:
+    """Temperature and top-k as transformers' processors have them, against losses computed a row at a time."""
+    rng = generator(3)
+    heads, trunk = (torch.randn(6, 9, generator=rng, dtype=torch.float64) for _ in range(2))
+    heads.requires_grad_()
+    config = MultiTokenConfig(kind=kind, temperature=0.7, top_k=4)
+    drawn = SamplingConfig(temperature=0.7, top_k=4).processors()
+    assert drawn is not None
+    law = drawn(trunk[None], lambda: [])[0].softmax(-1)
+    expected = torch.zeros((), dtype=torch.float64)
+    for p, logits in zip(law, heads):
+        q = (logits / 0.7).softmax(-1)
+        alpha = torch.minimum(p, q).sum()
+        divergence = sum(a * (a / b).log() for a, b in zip(p, q) if a > 0)
+        share = math.exp(-3.0 * float(alpha.detach()))
+        whole = {"kd": divergence, "tv": 1 - alpha, "lk_alpha": -alpha.log()}
+        expected = expected + whole.get(kind, share * divergence + (1 - share) * (1 - alpha))
+    found = rows_against_teacher(heads, trunk, None, config)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(loss, heads, retain_graph=True)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_shortlist_that_holds_none_of_the_drawn_tokens_has_a_finite_loss() -> None:
+    trunk = torch.arange(8.0).repeat(2, 1)
+    heads = torch.zeros(2, 3, requires_grad=True)
+    for kind in ("kd", "tv", "lk_alpha", "lk_hybrid"):
+        config = MultiTokenConfig(kind=kind, top_k=2)  # type: ignore[arg-type]
+        loss = rows_against_teacher(heads, trunk, torch.tensor([0, 1, 2]), config)
+        assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, heads)[0]).all()
+
+
+def test_sampling_that_no_loss_can_have_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"loss: temperature 0, top_k 0, expected a temperature above 0"):
+        MultiTokenConfig(temperature=0)
+    with pytest.raises(ConfigError, match=r"loss: reverse_kl with top_k is infinite; take tv"):
+        MultiTokenConfig(kind="reverse_kl", top_k=5)

@@ -9,9 +9,11 @@ from torch import Tensor
 from speechmtp.config import Range
 from speechmtp.decoding.drafters.contract import Drafter, empty_draft
 from speechmtp.decoding.layout import path_prefixes
+from speechmtp.decoding.noise import TARGET
 from speechmtp.decoding.sampling import PickedTokens, pick_tokens
 from speechmtp.decoding.state import DecodeState
 from speechmtp.decoding.trees import MAX_DRAFT
+from speechmtp.kernels.cpu.chain import Drawn
 from speechmtp.types import Draft, chain_draft
 
 
@@ -64,9 +66,10 @@ class HeadChain(Drafter):
             logits = state.step.levels(heads, mine, depth)
             steps = torch.arange(1, depth + 1, device=logits.device)
             return pick_tokens(state, logits, heads.shortlist, steps, lambda: [])
-        if not state.processes and (state.noise is None or state.draws == "best"):
+        way = _at_once(state, depth)
+        if way is not None:
             asked = state.base_tokens(), depth, self.theta, self.measure == "product"
-            drafted = state.step.draft(heads, mine, *asked)
+            drafted = state.step.draft(heads, mine, *asked, *way)
             if drafted is not None:
                 return PickedTokens(drafted[0][..., None], drafted[1][..., None])
         found: list[PickedTokens] = []
@@ -93,6 +96,21 @@ class HeadChain(Drafter):
             torch.cat([choice.tokens for choice in found], 1), torch.cat([choice.confidence for choice in found], 1),
             torch.cat(q, 1) if q else None,
         )  # fmt: skip
+
+
+def _at_once(state: DecodeState, depth: int) -> tuple[Drawn | None] | None:
+    """How heads may draft a whole chain in one call: the likeliest tokens (None), or how they are drawn. None if they
+    may not."""
+    if not state.processes and (state.noise is None or state.draws == "best"):
+        return (None,)
+    heads, simple = state.heads, (1.0, 0) if state.processors is None else state.processors.simple
+    own = any(row.request.processors for row in state.rows)
+    if heads is None or heads.native is None or simple is None or own:
+        return None
+    if state.noise is None or state.draws != "shared" or state.batch.recorded.overlap:
+        return None
+    index = state.base_index[:, None] + torch.arange(depth, device=state.device)
+    return (Drawn(state.noise.gumbel(index, state.batch.trunk.vocab_size, TARGET), *simple),)
 
 
 def _confidence(found: list[PickedTokens]) -> Tensor:

@@ -3,12 +3,23 @@
 import ctypes
 from collections.abc import Sequence
 from ctypes import byref
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from speechmtp.kernels.cpu.decoder import RotaryTable, Watched, highest, remembered, working
 from speechmtp.kernels.cpu.structs import Chain, Fresh, Reader
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How a draft is drawn: `noise` [B, D, V] float32 is added to logits that are divided by `temperature` and of which
+    the `top_k` largest stay (0: all)."""
+
+    noise: Tensor
+    temperature: float = 1.0
+    top_k: int = 0
 
 
 class NativeChain:
@@ -53,21 +64,26 @@ class NativeChain:
     def draft(
         self, hidden: Tensor, nexts: Tensor, positions: Tensor, counts: Tensor, lengths: Tensor, longest: int,
         slots: Any, memory: Any, memory_lengths: Tensor | None, memory_longest: int, base: Tensor, ahead: Tensor,
-        theta: float | None, product: bool,
+        theta: float | None, product: bool, hints: Tensor | None = None, drawn: Drawn | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Draft behind `counts` [B] fresh entries of each row: `hidden` and `nexts` [B, A, C], `positions` [B, A],
         which follow `lengths` [B] committed ones. `base` [B] are the base tokens, `ahead` [B, D] the positions of what
-        follows. Return tokens and confidences [B, D'], of fewer depths than D where no row reaches `theta` any more."""
+        follows, `hints` [B, D, C] those of the base token and of what follows it. Return tokens and confidences
+        [B, D'], of fewer depths than D where no row reaches `theta` any more."""
         rows, entries, _ = hidden.shape
         depth = ahead.shape[1]
         kept = [x.contiguous() for x in (hidden, nexts, positions, counts, lengths, base, ahead)]
         hidden, nexts, positions, counts, lengths, base, ahead = kept
         tokens = base.new_empty(rows, depth)
         confidence = hidden.new_empty(rows, depth)
+        hints = None if hints is None else hints.to(hidden.dtype).contiguous()
+        noise = None if drawn is None else drawn.noise.to(hidden.dtype).contiguous()
         fresh = Fresh(
             rows, entries, depth, hidden.data_ptr(), nexts.data_ptr(), positions.data_ptr(), counts.data_ptr(),
             lengths.data_ptr(), None if memory_lengths is None else memory_lengths.data_ptr(), base.data_ptr(),
-            ahead.data_ptr(), -1.0 if theta is None else theta, product,
+            ahead.data_ptr(), None if hints is None else hints.data_ptr(), None if noise is None else noise.data_ptr(),
+            0 if noise is None else noise.shape[2], 0 if drawn is None else drawn.top_k,
+            1.0 if drawn is None else drawn.temperature, -1.0 if theta is None else theta, product,
         )  # fmt: skip
         chain = self._chain
         size = self._library.speechmtp_cpu_chain_work(

@@ -91,7 +91,8 @@ class Fresh(Structure):
     _fields_ = (
         ("rows", c_int64), ("entries", c_int64), ("depth", c_int64), ("hidden", c_void_p), ("nexts", c_void_p),
         ("positions", c_void_p), ("counts", c_void_p), ("lengths", c_void_p), ("memory_lengths", c_void_p),
-        ("base", c_void_p), ("ahead", c_void_p), ("theta", c_float), ("product", c_int32),
+        ("base", c_void_p), ("ahead", c_void_p), ("hints", c_void_p), ("noise", c_void_p), ("tokens", c_int64),
+        ("top", c_int64), ("temperature", c_float), ("theta", c_float), ("product", c_int32),
     )  # fmt: skip
 
 

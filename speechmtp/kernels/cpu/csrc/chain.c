@@ -19,12 +19,16 @@ typedef struct {
 /* `entries` fresh entries of each row, `counts[b]` of them valid: `hidden` are their states and `nexts` the embeddings of
    the entries after them, [rows, entries, width]; the last one's is that of the token `base[b]`. `ahead`
    [rows, depth] are the positions of what follows them. A draft stops once in every row the confidence of a token
-   (`product`: the product of all so far) was below `theta`. */
+   (`product`: the product of all so far) was below `theta`. `hints` [rows, depth, width] are added to the embeddings of
+   the base token and of those drafted after it. With `noise` [rows, depth, tokens] tokens are drawn: it is added to the
+   logits, divided by `temperature`, of which the `top` largest stay (0: all). */
 typedef struct {
     int64_t rows, entries, depth;
     const float *hidden, *nexts;
     const int64_t *positions, *counts, *lengths, *memory_lengths, *base, *ahead;
-    float theta;
+    const float *hints, *noise; /* NULL: none */
+    int64_t tokens, top;
+    float temperature, theta;
     int32_t product;
 } Fresh;
 
@@ -54,9 +58,47 @@ static int64_t best_of(const float *logits, int64_t size, float *confidence) {
     return best;
 }
 
+/* The token of row `row` that the noise draws for level `depth`, and its probability. Divides the logits; `largest` has
+   room for `top` numbers. */
+static int64_t drawn_of(const Chain *chain, const Fresh *fresh, int64_t row, int64_t depth, float *logits,
+                        float *largest, float *confidence) {
+    const int64_t size = chain->unembedding.out, top = fresh->top < size ? fresh->top : 0;
+    const float *noise = fresh->noise + (row * fresh->depth + depth - 1) * fresh->tokens;
+    int64_t best = -1, held = 0;
+    float highest = -INFINITY, sum = 0.0f, value = 0.0f;
+    for (int64_t i = 0; i < size; i++) {
+        logits[i] /= fresh->temperature;
+        highest = logits[i] > highest ? logits[i] : highest;
+        if (!top || (held == top && logits[i] <= largest[top - 1])) continue;
+        int64_t place = held < top ? held++ : top - 1;
+        for (; place > 0 && largest[place - 1] < logits[i]; place--) largest[place] = largest[place - 1];
+        largest[place] = logits[i];
+    }
+    const float least = top ? largest[top - 1] : -INFINITY;
+    for (int64_t i = 0; i < size; i++) {
+        if (!(logits[i] >= least)) continue;
+        const float own = logits[i] + noise[chain->shortlist ? chain->shortlist[i] : i];
+        sum += expf(logits[i] - highest);
+        if (best < 0 || own > value) best = i, value = own;
+    }
+    best = best < 0 ? 0 : best; /* of NaN */
+    *confidence = expf(logits[best] - highest) / sum;
+    return best;
+}
+
+/* x [width]: the embedding of a token of level `depth` - 1 (0: the base token), with its hint. */
+static void embed(const Chain *chain, const Fresh *fresh, int64_t row, int64_t depth, int64_t token, float *x) {
+    const int64_t width = chain->width;
+    memcpy(x, chain->embeddings + token * width, sizeof(float) * width);
+    if (!fresh->hints) return;
+    const float *hint = fresh->hints + (row * fresh->depth + depth) * width;
+    for (int64_t i = 0; i < width; i++) x[i] += hint[i];
+}
+
 int64_t speechmtp_cpu_chain_work(const Chain *chain, int64_t rows, int64_t entries, int64_t seen) {
     const int64_t all = rows * entries, width = chain->width;
-    return all * 4 * width + rows * (2 * width + chain->unembedding.out + 4) + layer_work(&chain->layer, all, seen) + 64;
+    return all * 4 * width + rows * (2 * width + chain->unembedding.out + 4) + chain->unembedding.out +
+           layer_work(&chain->layer, all, seen) + 64;
 }
 
 /* Draft `tokens` and `confidence` [rows, depth]; returns how many depths were drafted, or -1 for a position outside the
@@ -71,12 +113,12 @@ int64_t speechmtp_cpu_chain(const Chain *chain, const Fresh *fresh, const Slots 
         if (fresh->ahead[i] < 0 || fresh->ahead[i] >= chain->rotary.positions) return -1;
     int64_t *last = (int64_t *)work, *lengths = last + rows; /* 8 bytes each */
     float *z = work + 4 * rows, *embedded = z + rows * width, *logits = embedded + rows * width;
-    float *x = logits + rows * chain->unembedding.out;
+    float *largest = logits + rows * chain->unembedding.out, *x = largest + chain->unembedding.out;
     work = x + all * width; /* for `join`, which needs 3 [all, width], and for the layer */
     const Entries first = {rows, size, fresh->positions, fresh->lengths, fresh->memory_lengths, NULL, last, NULL};
     for (int64_t row = 0; row < rows; row++) {
         last[row] = fresh->counts[row] > 0 ? fresh->counts[row] - 1 : 0;
-        memcpy(embedded + row * width, chain->embeddings + fresh->base[row] * width, sizeof(float) * width);
+        embed(chain, fresh, row, 0, fresh->base[row], embedded + row * width);
     }
     memcpy(x, fresh->nexts, sizeof(float) * all * width);
     for (int64_t row = 0; row < rows; row++)
@@ -91,7 +133,9 @@ int64_t speechmtp_cpu_chain(const Chain *chain, const Fresh *fresh, const Slots 
         linear_run(&chain->unembedding, x, rows, logits, chain->unembedding.out, 0);
         for (int64_t row = 0; row < rows; row++) {
             const int64_t at = row * fresh->depth + depth - 1;
-            const int64_t best = best_of(logits + row * chain->unembedding.out, chain->unembedding.out, confidence + at);
+            float *own = logits + row * chain->unembedding.out;
+            const int64_t best = fresh->noise ? drawn_of(chain, fresh, row, depth, own, largest, confidence + at)
+                                              : best_of(own, chain->unembedding.out, confidence + at);
             tokens[at] = chain->shortlist ? chain->shortlist[best] : best;
             float whole = 1.0f;
             int reaches = 1;
@@ -104,7 +148,7 @@ int64_t speechmtp_cpu_chain(const Chain *chain, const Fresh *fresh, const Slots 
         if (depth == fresh->depth || !sure) return depth;
         for (int64_t row = 0; row < rows; row++) {
             const int64_t token = tokens[row * fresh->depth + depth - 1];
-            memcpy(embedded + row * width, chain->embeddings + token * width, sizeof(float) * width);
+            embed(chain, fresh, row, depth, token, embedded + row * width);
             positions[row] = fresh->ahead[row * fresh->depth + depth - 1];
             lengths[row] = fresh->lengths[row] + fresh->counts[row] + depth - 1;
         }
