@@ -131,7 +131,7 @@ def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     asked = next(requests)
     if asked["tool"] not in TOOLS:
         raise ConfigError(f"voice_peers: no tool {asked['tool']!r}, expected one of {', '.join(TOOLS)}")
-    if folder := os.environ.get("PEERS"):
+    if (folder := os.environ.get("PEERS")) and asked["tool"] != "speechmtp":
         sys.path.append(folder)
     if asked["tool"] in ("speechmtp", "pocket"):
         import torch
