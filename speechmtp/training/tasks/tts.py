@@ -121,21 +121,12 @@ def sequences_of(model: Voice, batch: SpokenBatch, corrupt: float = 0.0, dropout
         read = torch.where(wrong, torch.randint_like(read, model.config.tokens), read)
     embedded = model.trunk.embed(read)
     start = model.start.to(embedded.dtype).expand(len(tokens), 1, -1)
-<<<<<<< HEAD
     hints = nn.functional.pad(hints, (0, 0, 0, 1))
     embeddings = torch.cat([start, embedded], 1) + hints
     ids = nn.functional.pad(tokens, (1, 0), value=-1)
     segments = nn.functional.pad(known.long() - 1, (1, 0), value=0)
     positions = torch.arange(size + 1, device=tokens.device).expand(len(tokens), -1)
     return Sequences(embeddings, positions, ids, segments, segments >= 0, hints=hints)
-=======
-    embeddings = torch.cat([start, embedded], 1)
-    added = nn.functional.pad(hints, (0, 0, 0, 1))
-    ids = nn.functional.pad(tokens, (1, 0), value=-1)
-    segments = nn.functional.pad(known.long() - 1, (1, 0), value=0)
-    positions = torch.arange(size + 1, device=tokens.device).expand(len(tokens), -1)
-    return Sequences(embeddings + added, positions, ids, segments, segments >= 0, hints=added)
->>>>>>> core
 
 
 class TtsPhase:
