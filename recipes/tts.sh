@@ -15,7 +15,7 @@ command_line=("${RECIPE_SCRIPT:-$0}" "${typed[@]}")
 help_message="Usage: ${RECIPE_SCRIPT:-$0} [options]
 From recordings with phones and durations to a voice and a table of results. Stages whose inputs and options are unchanged
 are skipped. Opinions are predicted, and rows of other systems made, where the folder PEERS has what tools/voice_eval
-needs; without it the table has this project's recogniser and rows alone."
+needs; without it the table has this project's recogniser and rows alone, on dev."
 # shellcheck disable=SC2034 # options of the stage library
 # begin options
 stage=0                 # first stage to run
@@ -88,23 +88,13 @@ inputs_of() {
   done
 }
 
-# Whether a Python package is there, in the environment or in the folder PEERS.
-has() { PYTHONPATH=${PYTHONPATH:-}:${PEERS:-} "$PYTHON" -c "import importlib.util as u, sys; sys.exit(not u.find_spec('$1'))"; }
-
-# measure NAME LINES: what recognisers hear in a row, its melody, and predicted opinions where packages are there.
+# measure LINES ROW...: what recognisers hear in rows, their melody, and predicted opinions where packages are there.
 measure() {
-  local name=$1 lines=$2 recognisers=moonshine
-  ! has faster_whisper || recognisers+=,whisper
-  step --in "$rows/$name" --in "$lines" --out "$rows/$name.measures/read_back.json" -- \
-    "$PYTHON" "$eval_tools/read_back.py" "$rows/$name" --texts "$lines" --recognisers "$recognisers" \
-    --out "$rows/$name.measures/read_back.json"
-  step --in "$rows/$name" --in "$lines" --out "$rows/$name.measures/pitch.json" -- \
-    "$PYTHON" "$eval_tools/pitch.py" "$rows/$name" --texts "$lines" --out "$rows/$name.measures/pitch.json"
-  if has distillmos && has speechmos; then
-    step --in "$rows/$name" --in "$lines" --out "$rows/$name.measures/mos.json" -- \
-      "$PYTHON" "$eval_tools/mos.py" "$rows/$name" --texts "$lines" --first "$opinions" \
-      --out "$rows/$name.measures/mos.json"
-  fi
+  local lines=$1 row ins=() outs=()
+  shift
+  for row in "$@"; do ins+=(--in "$row") outs+=(--out "$row.measures"); done
+  step "${ins[@]}" --in "$lines" "${outs[@]}" --in-place --record "$exp/.measures_$STAGE_NAME.done.json" -- \
+    "$PYTHON" "$eval_tools/measure.py" "$@" --texts "$lines" --opinions "$opinions"
 }
 
 if begin_stage 0 preflight "tools, disk and configuration"; then
@@ -202,19 +192,19 @@ if begin_stage 10 tune "temperature and top-k, chosen on $dev_set"; then
   lines=$data/tune.txt
   step --in "$data/$dev_set/text" --out "$lines" --out "$rows/tune/recordings" -- \
     "$PYTHON" "$eval_tools/lines.py" "$data/$dev_set" "$lines" --first "$dev_lines" --recordings "$rows/tune/recordings"
-  model=$exp/voice/model options=()
+  model=$exp/voice/model options=() tried=("$rows/tune/recordings")
   for temperature in $temperatures; do
     for top_k in $top_ks; do
       name=tune/t${temperature}_k$top_k
       step --in "$model" --in "$lines" --out "$rows/$name" -- \
         speechmtp speak "$lines" --lines --voice "$model" --out "$rows/$name" --temperature "$temperature" --top-k "$top_k"
-      measure "$name" "$lines"
+      tried+=("$rows/$name")
       options+=(--try "$temperature,$top_k=$rows/$name.measures")
     done
   done
-  measure tune/recordings "$lines"
-  inputs=(--in "$rows/tune/recordings.measures")
-  for try in "${options[@]}"; do [[ $try == --try ]] || inputs+=(--in "${try#*=}"); done
+  measure "$lines" "${tried[@]}"
+  inputs=()
+  for row in "${tried[@]}"; do inputs+=(--in "$row.measures"); done
   step "${inputs[@]}" --in "$model" --in "$exp/heads" --out "$exp/model" --out "$exp/tune.md" -- \
     "$PYTHON" "$eval_tools/choose.py" --model "$model" --heads "$exp/heads" "${options[@]}" \
     --recordings "$rows/tune/recordings.measures" --out "$exp/model" --table "$exp/tune.md"
@@ -249,7 +239,9 @@ if begin_stage 11 speak "rows: the teacher, others, the codec's round trip, the 
 fi
 
 if begin_stage 12 measure "what recognisers hear, predicted opinions, melody"; then
-  for name in teacher "${names[@]}"; do measure "${name#*=}" "$spoken"; done
+  measured=("$rows/teacher")
+  for name in "${names[@]}"; do measured+=("$rows/${name#*=}"); done
+  measure "$spoken" "${measured[@]}"
   inputs=()
   for voice in "${voices[@]}"; do inputs+=(--in "$voice"); done
   step "${inputs[@]}" --in "$spoken" --out "$exp/melody.json" -- \

@@ -59,10 +59,15 @@ class Spans:
 
 
 class Codec(Protocol):
-    """The decoder of a speech codec; `rate` is the sample rate in Hz, `size` the number of token ids."""
+    """The decoder of a speech codec."""
 
-    rate: int
-    size: int
+    @property
+    def rate(self) -> int:
+        """The sample rate in Hz."""
+
+    @property
+    def size(self) -> int:
+        """The number of token ids."""
 
     def decode(self, tokens: Sequence[int], spans: Spans | None = None, seed: int = 0) -> np.ndarray:
         """Decode token ids, without end tokens, to samples [N], float32 in [-1, 1]. Codecs whose tokens do not tell

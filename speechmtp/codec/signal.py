@@ -91,5 +91,5 @@ def level(first: int, count: int, frames: int) -> Tensor:
 
 def gaussian(seed: int, quantum: int, frames: int) -> Tensor:
     """Complex noise [frames, 601] of a quantum: a function of the seed and of nothing else."""
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, quantum], dtype=np.uint64)))
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed % (1 << 64), quantum], dtype=np.uint64)))
     return torch.view_as_complex(torch.from_numpy(generator.standard_normal((frames, BINS, 2), dtype=np.float32)))

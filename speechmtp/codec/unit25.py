@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from speechmtp.codec import signal
 from speechmtp.codec.contract import RATE, Spans
 from speechmtp.codec.curves import measure
+from speechmtp.codec.digits import DigitEncoder, codes_of
 from speechmtp.codec.levels import FRAMES_A_TOKEN, LevelConfig, token_curves
 from speechmtp.codec.network import FrameDecoder, NetworkConfig, UnitEncoder, UnitView, sentence_view, word_view
 from speechmtp.config import Range, check_fields
@@ -77,6 +78,7 @@ class Unit25Codec(nn.Module):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = UnitEncoder(config.network), FrameDecoder(config.network)
+        self.digits = DigitEncoder(config.levels.digits) if config.levels.digits else None
         first, weight = _places(QUANTUM + config.ahead)
         self.register_buffer("first", first, persistent=False)
         self.register_buffer("weight", weight, persistent=False)
@@ -90,8 +92,8 @@ class Unit25Codec(nn.Module):
         return self.config.levels.size
 
     def token(self, f0_level: int, energy_level: int) -> int:
-        """The id of a token with these levels, and 0 for learned digits."""
-        digits = [f0_level, energy_level, *(0 for _ in self.config.levels.digits)]
+        """The id of a token with these levels, and the middle of learned digits."""
+        digits = [f0_level, energy_level, *(size // 2 for size in self.config.levels.digits)]
         return int(self.config.levels.join([np.array(digit) for digit in digits]))
 
     def levels(self, tokens: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,11 +105,11 @@ class Unit25Codec(nn.Module):
         self, f0: np.ndarray, f0_rate: float, energy: np.ndarray, energy_rate: float, spans: Spans
     ) -> np.ndarray:
         """Tokens [T], int64, from F0 in Hz (0: unvoiced) and log energy, whose value i is that at i / rate seconds. All
-        learned digits are 0."""
+        learned digits are in their middle."""
         hertz, loudness = token_curves(f0, f0_rate, energy, energy_rate, spans.tokens)
         table = self.config.levels
         first = [table.quantise_f0(hertz), table.quantise_energy(loudness)]
-        return table.join([*first, *(np.zeros_like(first[0]) for _ in table.digits)])
+        return table.join([*first, *(np.full_like(first[0], size // 2) for size in table.digits)])
 
     def encode(self, samples: np.ndarray, spans: Spans) -> np.ndarray:
         """Tokens [T], int64, of 24 kHz samples [N] that last as long as the spans. DataError for another length, and if
@@ -118,7 +120,13 @@ class Unit25Codec(nn.Module):
                 "have at 24 kHz; resample the audio or check the spans"
             )
         curves = measure(samples)
-        return self.from_curves(curves.f0, curves.f0_rate, curves.energy, curves.energy_rate, spans)
+        tokens = self.from_curves(curves.f0, curves.f0_rate, curves.energy, curves.energy_rate, spans)
+        if self.digits is None:
+            return tokens
+        with torch.inference_mode():
+            _, found = self.digits(torch.from_numpy(samples.astype(np.float32))[None])
+        table = self.config.levels
+        return table.join([*table.split(tokens)[:2], *found[0].T.numpy()])
 
     def decode(self, tokens: Sequence[int], spans: Spans | None = None, seed: int = 0) -> np.ndarray:
         """Samples [N], float32 at 24 kHz, of all tokens of an utterance: 300 a frame. DataError without spans, for
@@ -194,12 +202,12 @@ class Unit25Codec(nn.Module):
         at, last = state.quantum * TOKENS - 1, state.spans.tokens - 1
         return torch.tensor([state.tokens[min(max(i, 0), last)] for i in range(at, at + TOKENS + AHEAD + 1)])
 
-    def curves(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def curves(self, tokens: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """F0 in Hz [..., W] (0: unvoiced) and the features of curves [..., W, C] of the frames of windows, from the
         tokens [..., 8] around them: the one before a quantum, those of it, and the two after.
 
         Curves are read on a line between the middles of tokens, F0 only where both are voiced; a frame is voiced if the
-        token nearest to it is.
+        token nearest to it is. In training learned digits are given as `codes` [..., 8, D].
         """
         digits = self._digits(tokens)
         f0, energy = self.log_f0[digits[0]], self.log_energy[digits[1]]
@@ -212,8 +220,9 @@ class Unit25Codec(nn.Module):
         hertz = torch.where(both, line, one).exp() * sounding
         loud = torch.lerp(energy[..., first], energy[..., second], weight)
         features = [torch.log1p(hertz) / _CURVE_SCALE, loud / _CURVE_SCALE]
-        for digit, size in zip(digits[2:], self.config.levels.digits):
-            value = digit * (2 / (size - 1)) - 1
+        sizes = self.config.levels.digits
+        values = [codes_of(*one) for one in zip(digits[2:], sizes)] if codes is None else codes.unbind(-1)
+        for value in values:
             features.append(torch.lerp(value[..., first], value[..., second], weight))
         return hertz, torch.stack(features, -1)
 
@@ -250,5 +259,6 @@ def _kept(blocks: Tensor, first: int, frames: int) -> np.ndarray:
     """The samples [N] of overlapped blocks, of which the first lies two frames before frame `first`, in an utterance of
     so many frames."""
     first -= signal.OVERLAP // 2
-    samples = blocks / signal.level(first, len(blocks), frames)
+    inside = first >= 2 and first + len(blocks) + 2 <= frames
+    samples = blocks / (signal.FULL if inside else signal.level(first, len(blocks), frames))
     return samples[max(0, -first) : max(0, frames - first)].flatten().clamp(-1, 1).numpy()

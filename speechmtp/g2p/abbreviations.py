@@ -31,6 +31,10 @@ WORDS = {
     "Apr.": "April", "Aug.": "August", "Sept.": "September", "Oct.": "October", "Nov.": "November",
     "Dec.": "December", "Ph.D.": "P.H.D.",
 }  # fmt: skip
+WEEK = {
+    "Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday", "Thurs": "Thursday",
+    "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday",
+}  # fmt: skip
 # After these a capital letter may begin a new sentence.
 ENDING = frozenset(
     "Jr. Sr. Esq. Ave. Blvd. Rd. Ln. Hwy. Pkwy. St. Ltd. Inc. Corp. Co. Bros. Dept. etc. Etc. al. a.m. p.m. A.M. P.M."
@@ -49,6 +53,9 @@ UNITS = {
     "mph": ("mile per hour", "miles per hour"), "m/s": ("meter per second", "meters per second"),
     "km2": ("square kilometer", "square kilometers"), "m2": ("square meter", "square meters"),
     "m3": ("cubic meter", "cubic meters"), "cm3": ("cubic centimeter", "cubic centimeters"),
+    "m^2": ("square meter", "square meters"), "km^2": ("square kilometer", "square kilometers"),
+    "m^3": ("cubic meter", "cubic meters"), "cm^3": ("cubic centimeter", "cubic centimeters"),
+    "m/s^2": ("meter per second squared", "meters per second squared"),
     "hr": ("hour", "hours"), "hrs": ("hour", "hours"), "h": ("hour", "hours"), "min": ("minute", "minutes"),
     "mins": ("minute", "minutes"), "sec": ("second", "seconds"), "secs": ("second", "seconds"),
     "tsp": ("teaspoon", "teaspoons"), "tbsp": ("tablespoon", "tablespoons"),
@@ -83,11 +90,12 @@ NUMBERED = (
     "Chapter Part Book Volume Vol Act Scene Section Appendix Phase Type Title Article Class Level Stage Figure Table"
     " War Canto Lesson Unit Division Grade Mark Bowl Psalm Season Episode Category"
 ).split()
+LETTERED = frozenset(f"{' '.join(NUMBERED)} Plan Vitamin Group Team Hepatitis Option Exhibit Gate Room".split())
 REGNAL = (
     "Henry Louis Charles George Edward James William Richard John Philip Philippe Francis Frederick Friedrich Peter"
     " Paul Pius Leo Benedict Gregory Clement Innocent Alexander Napoleon Nicholas Elizabeth Mary Catherine Ivan Otto"
     " Ferdinand Alfonso Christian Gustav Victor Rudolf Sixtus Urban Julius Adrian Boniface Celestine Ramses Ptolemy"
-    " Xerxes Darius Wilhelm Leopold Joseph Carlos Albert Baldwin Margaret Robert Malcolm David Constantine"
+    " Xerxes Darius Wilhelm Leopold Joseph Carlos Albert Baldwin Margaret Constantine"
 ).split()
 SYMBOLS = {
     "&": "and", "@": "at", "+": "plus", "=": "equals", "×": "times", "÷": "divided by", "±": "plus or minus",
@@ -109,6 +117,7 @@ GREEK = dict(
 FOLDED = {
     "ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D",
     "ð": "th", "Ð": "Th", "þ": "th", "Þ": "Th", "ı": "i", "ŋ": "ng", "Ŋ": "Ng", "ħ": "h", "Ħ": "H", "ſ": "s",
+    "²": "^2", "³": "^3", "℃": "°C", "℉": "°F",
     "ŧ": "t", "Ŧ": "T", "ʼ": "'", "‘": "'", "’": "'", "‛": "'", "`": "'", "´": "'", "′": "'", "″": '"', "‐": "-",
     "‑": "-", "‒": "–", "―": "—", "«": "“", "»": "”", "„": "“", "‟": "“", "。": ".", "、": ",", "…": "…",
     "‹": "“", "›": "”", "⁄": "/",

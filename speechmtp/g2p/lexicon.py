@@ -46,8 +46,7 @@ class Lexicon:
             vowel: whether the next sound is a vowel; None before punctuation and at the end
             to_next: the next word is "to"
         """
-        own = self.own.get(word) or self.own.get(word.lower())
-        if own is not None:
+        if own := self._own(word):
             return own
         level = 0.0 if word == word.lower() else 2.0 if word == word.upper() else 0.5
         said = self._function_word(word, tag, vowel, to_next)
@@ -114,6 +113,9 @@ class Lexicon:
             said = self._word(lower, tag, level, vowel)
         return said
 
+    def _own(self, word: str) -> str | None:
+        return self.own.get(word) or self.own.get(word.lower())
+
     @staticmethod
     def _find(entries: Mapping[str, Entry], word: str) -> Entry | None:
         """An entry by its word; "Word" and "word" stand for each other where only one is listed."""
@@ -127,7 +129,7 @@ class Lexicon:
 
     def _readable(self, word: str, names: bool = True) -> bool:
         """Whether the word is listed, or letters that are to be spelled."""
-        if word in self.own or self.known(word, names):
+        if self._own(word) or self.known(word, names):
             return True
         if not (word.isascii() and word.isalpha()):
             return False
@@ -135,8 +137,7 @@ class Lexicon:
 
     def _look_up(self, word: str, tag: str, level: float, vowel: bool | None) -> str | None:
         """Phones of a readable word; a name in capitals that no entry stresses is spelled."""
-        own = self.own.get(word)
-        if own is not None:
+        if own := self._own(word):
             return own
         name = False
         if word == word.upper() and self._find(self.gold, word) is None:
@@ -158,7 +159,7 @@ class Lexicon:
         """A listed stem with the ending -s, -ed or -ing; "wanted" is from "want", not from the name "Wante"."""
         for names in (False, True):
             for stems, ending in (
-                (self._stems_s(word), _add_s),
+                (self._stems_s(word), with_s),
                 (self._stems_ed(word), _add_ed),
                 (self._stems_ing(word), _add_ing),
             ):
@@ -199,7 +200,8 @@ class Lexicon:
         return stems
 
 
-def _add_s(stem: str) -> str:
+def with_s(stem: str) -> str:
+    """Phones of a word with the ending -s or 's."""
     return stem + ("s" if stem[-1] in "ptkfθ" else "ᵻz" if stem[-1] in "szʃʒʧʤ" else "z")
 
 

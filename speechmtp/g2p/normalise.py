@@ -15,6 +15,7 @@ from speechmtp.g2p.abbreviations import (
     SYMBOLS,
     TITLES,
     UNITS,
+    WEEK,
     WORDS,
 )
 from speechmtp.g2p.folding import fold
@@ -42,6 +43,10 @@ def _title(match: "re.Match[str]") -> str:
     return TITLES[match[0].rstrip(".")] + ("." if match.end() == len(match.string.rstrip()) else "")
 
 
+def _weekdays(match: "re.Match[str]") -> str:
+    return f"{WEEK[match['first']]} to {WEEK[match['last']]}"
+
+
 def _letters(match: "re.Match[str]") -> str:
     """AT&T: each side letter by letter."""
     return " and ".join(".".join(part) for part in match[0].split("&"))
@@ -60,10 +65,9 @@ def _roman(match: "re.Match[str]") -> str | None:
 
 def _regnal(match: "re.Match[str]") -> str | None:
     number = numbers.roman(match["it"])
-    # A lone "I" is more often the pronoun, unless a title stands before or the clause ends after it.
-    if number is None or (
-        number == 1 and not match["title"] and not re.match(r"\s*(?:[,.;:!?)]|$|of )", match.string[match.end() :])
-    ):
+    # A lone letter is more often a word or an initial, unless a title stands before or the clause ends after it.
+    lone = len(match["it"]) == 1 and not match["title"]
+    if number is None or (lone and not re.match(r"\s*(?:[,.;:!?)]|$|of )", match.string[match.end() :])):
         return None
     return f"the {numbers.ordinal(number)}"
 
@@ -154,6 +158,9 @@ _UNIT = f"(?P<joint>[ -]?)(?P<unit>{either(UNITS)})"
 _GREEK = "α-ωΑ-Ω"
 RULES: list[Rule] = [
     *web.RULES,
+    _rule(r"-+>", " to "),
+    _rule(r"(?<=[apAP][mM]|m\.)\s?[-–]\s?(?=\d)", " to "),
+    _rule(rf"\b(?P<first>{either(WEEK)})\.?\s?[-–]\s?(?P<last>{either(WEEK)})\b", _weekdays),
     _rule(r"(?<=[.!?…])(?:\s*\.)+(?=\s|$)|\.{3,}|(?<=\s)\.(?: \.)+", "…"),
     _rule(r"(?<=\d)\s?–\s?(?=[$£€]?\d)", "-"),
     _rule(r"\s?--+\s?|\s?–\s?(?=\D)", "—"),
@@ -207,6 +214,7 @@ RULES: list[Rule] = [
     _rule(r"\*+(?=\w)|(?<=\w)\*+|(?<=[.!?,;:])\*+|_+", " "),
     _rule(f"(?<![{_GREEK}])[{_GREEK}](?![{_GREEK}])", lambda match: f" {GREEK[match[0].lower()]} "),
     _rule(f"[{re.escape(''.join(SYMBOLS))}]", _symbol),
+    _rule("–", "—"),
     _rule(r"[\[{]", "("),
     _rule(r"[\]}]", ")"),
     _rule(r"(?<![A-Za-z'])-+|-+(?![A-Za-z'])", " "),

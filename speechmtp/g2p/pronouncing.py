@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from speechmtp.g2p import assets
 from speechmtp.g2p import stress as accent
-from speechmtp.g2p.lexicon import Lexicon
+from speechmtp.g2p.lexicon import Lexicon, with_s
 from speechmtp.g2p.tokens import Token
 
 _SPOKEN = {
@@ -50,13 +50,16 @@ class Pronouncing:
             token.tag = tag
         vowel: bool | None = None
         to_next = False
-        for token in reversed(found):
+        for i in range(len(found) - 1, -1, -1):
+            token, before = found[i], found[i - 1] if i else None
             if token.kind == "mark":
                 vowel = vowel if token.text in '"“”()' else None
                 to_next = False
                 continue
             if token.fixed is not None:
                 token.phones = token.fixed.phones
+            elif token.text == "'s" and before is not None and before.fixed is not None and before.fixed.phones:
+                token.phones = with_s(before.fixed.phones).removeprefix(before.fixed.phones)
             elif token.kind == "word":
                 token.phones = self.word(token.text, token.tag, vowel, to_next)
             vowel = next((one in accent.VOWELS for one in token.phones if one in _SOUNDS), vowel)
@@ -64,7 +67,12 @@ class Pronouncing:
 
     def word(self, text: str, tag: str, vowel: bool | None, to_next: bool = False) -> str:
         """Phones of a word, never none; see `Lexicon.say` for the arguments."""
-        said = self.lexicon.own.get(text) or _SPOKEN.get(text.lower()) or self.lexicon.say(text, tag, vowel, to_next)
+        said = (
+            _ENDINGS.get(text)
+            or self.lexicon.own.get(text)
+            or _SPOKEN.get(text.lower())
+            or self.lexicon.say(text, tag, vowel, to_next)
+        )
         if said is None:
             said = self._parts(text, tag, vowel)
         return said.replace("ɾ", "T").replace("ʔ", "t")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from speechmtp.g2p.abbreviations import ENDING, MONTH, NUMBERED, TITLES, UNITS, WORDS
+from speechmtp.g2p.abbreviations import ENDING, LETTERED, MONTH, NUMBERED, TITLES, UNITS, WORDS
 
 LONGEST = 1500  # characters; a longer sentence is cut at a blank
 _WRAPPED = 50  # lines are taken as wrapped if the widest of a paragraph has so many characters
@@ -70,15 +70,18 @@ def _ends(text: str, match: "re.Match[str]", start: int, end: int) -> bool:
     written = f"{word}."
     if written in ENDING and not (word == "St" and _saint(text, match.start(), start)):
         return first.isupper()
-    if word in TITLES or written in WORDS or word in ("No", "Nos", "p", "pp"):
+    if word in TITLES or (written in WORDS and written not in ENDING):
         return False
-    if first.isdigit() and (word in UNITS or word in ("no", "nos", "in")):  # 5 ft. 11 in.
+    if first.isdigit() and (word in UNITS or word.lower() in ("no", "nos", "p", "in")):  # No. 5, 5 ft. 11 in.
         return False
     if word in MONTH or word in NUMBERED:
         return not first.isdigit() or word in MONTH.values()
     if re.fullmatch(r"(?:[A-Za-z]\.)+[A-Za-z]", word):  # U.S. Army
         return match[0] != "." and first.isupper()
-    return not re.fullmatch(r"[A-HJ-Z]", word)
+    if not re.fullmatch(r"[A-HJ-Z]", word):
+        return True
+    earlier = text[max(start, match.start() - 30) : match.start() - 1].split()
+    return bool(earlier) and earlier[-1].capitalize() in LETTERED  # plan B
 
 
 def _saint(text: str, place: int, start: int) -> bool:

@@ -53,6 +53,9 @@ def tokens(traced: Traced) -> list[Token]:
 def _edges(one: str, start: int, text: str) -> Iterator[Token]:
     """A word without the apostrophes at its edges, which stand alone; a sentence's last period too."""
     end = start + len(one)
+    if start and text[start - 1] == FIXED and one.startswith("'"):  # 's of a word whose phones are given
+        yield Token(one, start, end, "word")
+        return
     if one.startswith("'") and one.lower() not in _ELIDED:
         yield Token("'", start, start + 1, "mark")
         start, one = start + 1, one[1:]

@@ -143,6 +143,7 @@ def test_the_front_end_needs_no_torch() -> None:
         ("So did I. She too.", ["So did I.", "She too."]),
         ("See fig. 3 and No. 4. Done!", ["See fig. 3 and No. 4.", "Done!"]),
         ("Main St. is near St. Paul. On Main St. He sat.", ["Main St. is near St. Paul.", "On Main St.", "He sat."]),
+        ("No. I said no. Take plan B. He met B. Lee.", ["No.", "I said no.", "Take plan B.", "He met B. Lee."]),
         ("What?! Yes!!! Ok...", ["What?!", "Yes!!!", "Ok..."]),
         ("你好。再见！ok", ["你好。", "再见！", "ok"]),
     ],

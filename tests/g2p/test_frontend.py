@@ -151,6 +151,8 @@ def test_own_words_win_over_all_rules() -> None:
     (sentence,) = read("Kokoro and KOKORO, C++ and the US read kokoro.", front_end)
     assert sentence.phones == "kˈOkəɹO ænd kˈOkəɹO, sˈi ænd ði ˈʌs ɹˈɛd kˈOkəɹO."
     assert sentence.words[3].text == "C++"
+    (sentence,) = read("Kokoro's and C++'s.", front_end)
+    assert sentence.phones == "kˈOkəɹOz ænd sˈiz."
 
 
 def test_wrong_arguments_are_named() -> None:

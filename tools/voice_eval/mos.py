@@ -11,7 +11,9 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.progress import track
 
 
+@lru_cache(maxsize=1)
 def distillmos() -> Callable[[np.ndarray], float]:
     """The predictor of DistillMOS, of samples [N] at 16 kHz."""
     import torch
@@ -50,7 +53,7 @@ def dnsmos() -> Callable[[np.ndarray], float]:
     return predict
 
 
-def measure(files: dict[str, Any]) -> dict[str, Any]:
+def measure(files: Mapping[str, Path]) -> dict[str, Any]:
     """Both predictions of every file, and their means."""
     predictors = {"distillmos": distillmos(), "dnsmos": dnsmos()}
     found: dict[str, dict[str, float]] = {name: {} for name in predictors}

@@ -11,6 +11,7 @@ project's with normaliser `whisper-en`, pooled over sentences, with 95 % interva
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from speechmtp.text.normalize import get_normalizer
 NORMALIZER = "whisper-en"
 
 
+@lru_cache(maxsize=1)
 def moonshine() -> Callable[[np.ndarray], str]:
     """This project's recogniser, of samples [N] at 16 kHz."""
     import speechmtp
@@ -34,6 +36,7 @@ def moonshine() -> Callable[[np.ndarray], str]:
     return lambda samples: str(recogniser.transcribe(samples, 16000))
 
 
+@lru_cache(maxsize=1)
 def whisper() -> Callable[[np.ndarray], str]:
     """Whisper tiny.en, of samples [N] at 16 kHz."""
     from faster_whisper import WhisperModel

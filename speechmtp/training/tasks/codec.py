@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from speechmtp.codec import signal
-from speechmtp.codec.unit25 import QUANTUM, Unit25Codec, Unit25Config
+from speechmtp.codec.unit25 import AHEAD, QUANTUM, TOKENS, Unit25Codec, Unit25Config
 from speechmtp.config import Range, Seed, Size, check_fields
 from speechmtp.training.loop import LoopConfig, finished, load_finished, run_phase
 from speechmtp.training.optim import OptimConfig
@@ -51,7 +51,7 @@ def render(codec: Unit25Codec, batch: CodecBatch) -> Tensor:
     features = codec.encoder(batch.view)
     rows = len(batch.units)
     row = torch.arange(rows, device=features.device)[:, None, None]
-    hertz, curves = codec.curves(batch.tokens)
+    hertz, curves = codec.curves(batch.tokens, _codes(codec, batch))
     inputs = torch.cat([features[row, batch.units], curves], -1)
     parts, _ = codec.decoder(inputs, batch.mask, codec.decoder.start(rows), codec.config.ahead)
     line = torch.cat([hertz[:, :, :QUANTUM].flatten(1), hertz[:, -1, QUANTUM : QUANTUM + 1]], 1)
@@ -64,6 +64,18 @@ def render(codec: Unit25Codec, batch: CodecBatch) -> Tensor:
     before = noise.new_zeros(rows, signal.OVERLAP - 1, signal.HOP)
     blocks, _ = signal.overlap_add(spectrum, before)
     return blocks[:, WARM:].flatten(1) / signal.FULL
+
+
+def _codes(codec: Unit25Codec, batch: CodecBatch) -> Tensor | None:
+    """The codes of learned digits [B, Q, 8, D] around every quantum, from the recordings; None without digits."""
+    if codec.digits is None:
+        return None
+    codes, _ = codec.digits(batch.samples)
+    quanta = batch.tokens.shape[1]
+    at = torch.arange(quanta, device=codes.device)[:, None] * TOKENS + torch.arange(
+        -1, TOKENS + AHEAD, device=codes.device
+    )
+    return codes[:, at.clamp(0, codes.shape[1] - 1)]
 
 
 def compared(batch: CodecBatch) -> Tensor:
