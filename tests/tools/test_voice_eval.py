@@ -139,7 +139,7 @@ def test_the_best_opinion_wins_among_those_that_can_be_understood(tools: Any, tm
 
 def test_the_chosen_voice_has_heads_and_sampling(tools: Any, tmp_path: Path) -> None:
     model, heads = tmp_path / "model", tmp_path / "heads"
-    for folder, text in ((model, "format_version: 1\n"), (heads, "kind: chain\n")):
+    for folder, text in ((model, "format_version: 1\n"), (heads, "heads: {kind: chain}\n")):
         folder.mkdir()
         (folder / "config.yaml").write_text(text)
     (heads / "heads.safetensors").write_text("weights")

@@ -74,7 +74,7 @@ def write_voice(model: Path, heads: Path | None, out: Path, chosen: Try, strateg
 
     shutil.copytree(model, out, dirs_exist_ok=True)
     if heads is not None:
-        kind = read_yaml(heads / "config.yaml").get("kind", "heads")
+        kind = read_yaml(heads / "config.yaml")["heads"]["kind"]
         names = ("config.yaml", "heads.safetensors", "card.md")
         target = out / "heads" / str(kind)
         target.mkdir(parents=True, exist_ok=True)
