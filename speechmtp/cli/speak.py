@@ -15,7 +15,7 @@ from speechmtp.errors import ConfigError, DataError
 from speechmtp.models.locate import VOICES
 
 if TYPE_CHECKING:
-    from speechmtp.synthesis import Speech, Synthesiser
+    from speechmtp.synthesis import Mark, Speech, Synthesiser
 
 OUT = "speech.wav"
 MOST = 64 << 20  # bytes of text
@@ -130,7 +130,8 @@ def _speak(args: argparse.Namespace, voice: "Synthesiser", out: str, text: str) 
     from speechmtp.progress import counter
 
     began = time.perf_counter()
-    marks, skipped, samples, calls, tokens = [], dict[str, None](), 0, 0, 0
+    marks: list[Mark] = []
+    skipped, samples, calls, tokens = dict[str, None](), 0, 0, 0
     with counter("speaking") as tell:
         for speech in _written(args, voice, out, text):
             marks += speech.marks

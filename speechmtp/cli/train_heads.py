@@ -57,6 +57,7 @@ def run_heads(args: argparse.Namespace) -> int:
     target = distributed.own_device(args.device)
     rank, _ = distributed.start(target)
     base = load_without_heads(args.model).to(target, torch.float32)
+    config = _as_drawn(config, base)
     _check_data(args, base)
     inputs = {**_facts(args, base), **(folder_facts("start", Path(args.start)) if args.start else {})}
     check_inputs(out, TRAIN, config, inputs)
@@ -78,6 +79,16 @@ def run_heads(args: argparse.Namespace) -> int:
     if rank == 0:
         _write(args, base, heads, config, figures, out)
     return 0
+
+
+def _as_drawn(config: "HeadsTrainConfig", base: "Bundle") -> "HeadsTrainConfig":
+    """The configuration, with a loss of the law that a model with sampling of its own draws its tokens from."""
+    from dataclasses import replace
+
+    sampling = base.config.sampling
+    if sampling is None or sampling.temperature == 0:
+        return config
+    return replace(config, loss=replace(config.loss, temperature=sampling.temperature, top_k=sampling.top_k))
 
 
 def check_training(args: argparse.Namespace) -> None:

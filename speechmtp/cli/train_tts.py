@@ -62,7 +62,7 @@ def run_tts(args: argparse.Namespace) -> int:
     if rank == 0:
         keep_inputs(out, CONFIG, config, inputs)
     precision = pick_precision(config.precision, device)
-    voice, figures = train_voice(config, *sets, out / "training", precision, args.resume, device)
+    voice, figures = train_voice(config, sets[0], sets[1], out / "training", precision, args.resume, device)
     if rank == 0:
         print(json.dumps({name: round(value, 3) for name, value in figures.items()}), flush=True)
         bundle = Bundle(

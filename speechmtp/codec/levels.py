@@ -25,13 +25,15 @@ Digit = Annotated[int, Range(2, 64)]
 @dataclass(frozen=True)
 class LevelConfig:
     """The levels: `f0` counts unvoiced, and the others are evenly spaced in log F0 from `f0_low` to `f0_high` Hz, both
-    included; `energy` are the log energies in nats, rising: wide steps where speech seldom is. `digits` are the numbers
-    of values of the learned digits, at most three."""
+    included; `energy` are the log energies in nats, rising: wide steps where speech seldom is. `energy_read` are those
+    that the decoder is given in their place, if it was trained on energies of another kind (none: the same). `digits`
+    are the numbers of values of the learned digits, at most three."""
 
     f0: Levels = 17
     f0_low: Annotated[float, Range(20, 2000)] = 135.0
     f0_high: Annotated[float, Range(20, 2000)] = 310.0
     energy: tuple[float, ...] = ENERGIES
+    energy_read: tuple[float, ...] = ()
     digits: tuple[Digit, ...] = ()
 
     def __post_init__(self) -> None:
@@ -39,6 +41,9 @@ class LevelConfig:
         rising = len(self.energy) > 1 and all(a < b for a, b in pairwise(self.energy))
         if self.f0_low >= self.f0_high or not rising or len(self.digits) > 3:
             raise ConfigError(f"codec.levels: {self}; expected rising ranges and at most three digits")
+        if len(self.energy_read) not in (0, len(self.energy)):
+            found = f"{len(self.energy_read)} values of energy_read for {len(self.energy)} levels"
+            raise ConfigError(f"codec.levels: {found}; expected none, or as many")
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -60,6 +65,11 @@ class LevelConfig:
     def energy_table(self) -> np.ndarray:
         """Log energy of every level [E], float64."""
         return np.array(self.energy)
+
+    @property
+    def read_table(self) -> np.ndarray:
+        """Log energy [E], float64, that the decoder is given for every level."""
+        return np.array(self.energy_read or self.energy)
 
     def join(self, digits: Sequence[np.ndarray]) -> np.ndarray:
         """Ids [...] from the values of all digits, each [...], int64. DataError for values out of range."""

@@ -84,7 +84,7 @@ class Unit25Codec(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
         log_f0 = np.log(np.maximum(config.levels.f0_table, 1.0))
         self.register_buffer("log_f0", torch.from_numpy(log_f0).float(), persistent=False)
-        self.register_buffer("log_energy", torch.from_numpy(config.levels.energy_table).float(), persistent=False)
+        self.register_buffer("log_energy", torch.from_numpy(config.levels.read_table).float(), persistent=False)
 
     @property
     def size(self) -> int:

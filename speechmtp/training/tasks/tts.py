@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ class SpokenBatch:
     def of(cls, rows: Sequence[Spoken]) -> "SpokenBatch":
         """Pad utterances."""
 
-        def padded(values: Iterable[Sequence[int]], padding: int) -> Tensor:
+        def padded(values: Iterable[Sequence[int] | np.ndarray], padding: int) -> Tensor:
             lists = [torch.as_tensor(row, dtype=torch.long) for row in values]
             return nn.utils.rnn.pad_sequence(lists, batch_first=True, padding_value=padding)
 

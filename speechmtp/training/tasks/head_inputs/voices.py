@@ -10,18 +10,19 @@ import torch
 from speechmtp.batching import batches_by_size
 from speechmtp.data.kaldi import DataDir
 from speechmtp.decoding.runner import Runner
-from speechmtp.decoding.sampling import RowSampling, SamplingConfig
-from speechmtp.decoding.strategies import parse_strategy
+from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.held_out import HeldOut
 from speechmtp.heads.contract import HeadSet, TrainBatch
 from speechmtp.models.bases.voice import Voice
+from speechmtp.training.draws import draw_texts
 from speechmtp.training.multi_token import Sequences
 from speechmtp.training.tasks.head_inputs.contract import HeadInput, HeadInputs, Note
 from speechmtp.training.tasks.tts import SpokenBatch, SpokenBatches, sequences_of
 from speechmtp.training.tasks.tts_data import Spoken, read_codes, read_spans
 
-ROWS = 32  # utterances whose tokens are drawn together
+ROWS = 16  # utterances whose tokens are drawn together
+PART = 256  # utterances whose hints are in memory
 TOKENS = 400  # speech tokens of an utterance in a batch of `rows` utterances, at most
 
 
@@ -56,18 +57,19 @@ def _recorded(model: Voice, data: DataDir) -> list[Spoken]:
 @torch.inference_mode()
 def drawn(model: Voice, rows: Sequence[Spoken], sampling: SamplingConfig, note: Note) -> list[Spoken]:
     """The utterances with tokens that the trunk draws for their units and durations, each with noise of its own."""
-    runner, plain = Runner(model.trunk, {}, model.name), parse_strategy("ar")
-    found: dict[int, Spoken] = {}
-    for indices in batches_by_size([len(row.tokens) for row in rows], ROWS):
+    found = list[Spoken]()
+    for start in range(0, len(rows), PART):  # hints of all utterances at a time would take much memory
+        part = rows[start : start + PART]
         requests = []
-        for index in indices:
-            row = rows[index]
-            units = [torch.as_tensor(part, device=model.device) for part in (row.ids, row.words, row.frames)]
-            requests.append(replace(model.read(*units), noise_key=index))
-        tokens, _ = runner.run(requests, [plain] * len(requests), RowSampling.of(sampling))
-        found |= {index: replace(rows[index], tokens=own) for index, own in zip(indices, tokens)}
+        for index, row in enumerate(part, start):
+            ids, words, frames = (
+                torch.as_tensor(part, device=model.device) for part in (row.ids, row.words, row.frames)
+            )
+            requests.append(replace(model.read(ids, words, frames), noise_key=index))
+        tokens = draw_texts(Runner(model.trunk, {}, model.name), requests, sampling, rows=ROWS)
+        found += [replace(row, tokens=own) for row, own in zip(part, tokens)]
         note(len(found), len(rows))
-    return [found[index] for index in range(len(rows))]
+    return found
 
 
 @dataclass
