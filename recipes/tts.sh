@@ -35,9 +35,10 @@ codec=""                # codec folder (default: that of the embedded voice, or 
 codec_config=""         # configuration of a codec's training; empty: none is trained
 codec_init=none         # codec whose weights a training begins with; none: random ones
 train_config=conf/train.yaml  # model and training configuration
-train_args=""           # further options of speechmtp train tts
+train_args="--storage int8" # further options of speechmtp train tts
 heads_config=conf/heads.yaml  # configuration of the heads
 heads_args=""           # further options of speechmtp train heads
+strategy=verify:depth=3 # the voice's own
 temperatures="0.5 0.7 0.8 1.0" # that are compared on dev
 top_ks="0 20 50"        # that are compared on dev; 0 leaves all tokens
 dev_lines=20            # sentences of dev that are spoken for each of them
@@ -179,16 +180,7 @@ if begin_stage 8 train "durations, hints and trunk"; then
     --out "$exp/voice" "${codec_words[@]}" "${train_words[@]}"
 fi
 
-if begin_stage 9 heads "heads, trained on tokens that the trunk draws"; then
-  inputs_of with_tokens "$data/$train_set" "$data/$dev_set"
-  stage_note "the log is $exp/log/heads.log"
-  step --resumable "${ins[@]}" --in "$heads_config" --in "$exp/voice/model" --out "$exp/heads" \
-    --makes "$exp/heads/config.yaml" --via "$train_cmd" --log "$exp/log/heads.log" -- \
-    speechmtp train heads --model "$exp/voice/model" --config "$heads_config" --train "$data/$train_set" \
-    --dev "$data/$dev_set" --out "$exp/heads" "${heads_words[@]}"
-fi
-
-if begin_stage 10 tune "temperature and top-k, chosen on $dev_set"; then
+if begin_stage 9 tune "temperature and top-k, chosen on $dev_set"; then
   lines=$data/tune.txt
   step --in "$data/$dev_set/text" --out "$lines" --out "$rows/tune/recordings" -- \
     "$PYTHON" "$eval_tools/lines.py" "$data/$dev_set" "$lines" --first "$dev_lines" --recordings "$rows/tune/recordings"
@@ -205,9 +197,21 @@ if begin_stage 10 tune "temperature and top-k, chosen on $dev_set"; then
   measure "$lines" "${tried[@]}"
   inputs=()
   for row in "${tried[@]}"; do inputs+=(--in "$row.measures"); done
-  step "${inputs[@]}" --in "$model" --in "$exp/heads" --out "$exp/model" --out "$exp/tune.md" -- \
-    "$PYTHON" "$eval_tools/choose.py" --model "$model" --heads "$exp/heads" "${options[@]}" \
-    --recordings "$rows/tune/recordings.measures" --out "$exp/model" --table "$exp/tune.md"
+  step "${inputs[@]}" --in "$model" --out "$exp/tuned" --out "$exp/tune.md" -- \
+    "$PYTHON" "$eval_tools/choose.py" --model "$model" "${options[@]}" \
+    --recordings "$rows/tune/recordings.measures" --out "$exp/tuned" --table "$exp/tune.md"
+fi
+
+if begin_stage 10 heads "heads, trained on tokens that the trunk draws"; then
+  inputs_of with_tokens "$data/$train_set" "$data/$dev_set"
+  stage_note "the log is $exp/log/heads.log"
+  step --resumable "${ins[@]}" --in "$heads_config" --in "$exp/tuned" --out "$exp/heads" \
+    --makes "$exp/heads/config.yaml" --via "$train_cmd" --log "$exp/log/heads.log" -- \
+    speechmtp train heads --model "$exp/tuned" --config "$heads_config" --train "$data/$train_set" \
+    --dev "$data/$dev_set" --out "$exp/heads" "${heads_words[@]}"
+  step --in "$exp/tuned" --in "$exp/heads" --out "$exp/model" -- \
+    "$PYTHON" "$eval_tools/with_heads.py" --model "$exp/tuned" --heads "$exp/heads" --strategy "$strategy" \
+    --out "$exp/model"
 fi
 
 names=("codec round trip=round_trip") # rows of the table besides the teacher's

@@ -36,8 +36,8 @@ NORMS = {
     "text.norm": "encoder.norm",
     "dec_norm": "decoder.dec_norm",
 }
-# The decoder was trained on Kokoro's own curves of energy, which are lower where speech is loud than what is measured in
-# its audio: their means where each level was measured, in 64 utterances of tts/kokoro/dev.
+# The decoder was trained on Kokoro's own curves of energy, which are lower where speech is loud than what is measured
+# in its audio: their means where each level was measured, in 64 utterances of tts/kokoro/dev.
 ENERGY_READ = (-9.23, -6.71, -3.81, -0.97, 1.2, 3.05, 4.45, 5.45, 6.3, 7.0, 7.6, 8.05)
 
 

@@ -137,19 +137,25 @@ def test_the_best_opinion_wins_among_those_that_can_be_understood(tools: Any, tm
         choose.parse_try("warm=x")
 
 
-def test_the_chosen_voice_has_heads_and_sampling(tools: Any, tmp_path: Path) -> None:
+def test_the_chosen_voice_has_sampling_then_heads(tools: Any, tmp_path: Path) -> None:
     model, heads = tmp_path / "model", tmp_path / "heads"
     for folder, text in ((model, "format_version: 1\n"), (heads, "heads: {kind: chain}\n")):
         folder.mkdir()
         (folder / "config.yaml").write_text(text)
-    (heads / "heads.safetensors").write_text("weights")
+    for name in ("heads.safetensors", "card.md"):
+        (heads / name).write_text("weights")
     row = measured(tools, tmp_path / "row", RIGHT)
-    words = ["--try", f"0.8,20={row}", "--recordings", str(row), "--model", str(model), "--heads", str(heads)]
-    out = tmp_path / "out"
-    assert tools("choose").main([*words, "--out", str(out), "--table", str(tmp_path / "tune.md")]) == 0
+    words = ["--try", f"0.8,20={row}", "--recordings", str(row), "--model", str(model)]
+    tuned, out = tmp_path / "tuned", tmp_path / "out"
+    assert tools("choose").main([*words, "--out", str(tuned), "--table", str(tmp_path / "tune.md")]) == 0
+    assert read_yaml(tuned / "config.yaml")["sampling"] == {"temperature": "0.8", "top_k": "20"}
+    assert "F0 sd 3.00" in (tmp_path / "tune.md").read_text()
+    words = ["--model", str(tuned), "--heads", str(heads), "--out", str(out), "--strategy"]
+    assert tools("with_heads").main([*words, "verify:depth=2"]) == 0
     config = read_yaml(out / "config.yaml")
-    assert config["sampling"] == {"temperature": "0.8", "top_k": "20"} and config["strategy"] == "verify"
-    assert (out / "heads/chain/heads.safetensors").exists() and "F0 sd 3.00" in (tmp_path / "tune.md").read_text()
+    assert config["strategy"] == "verify:depth=2" and config["sampling"]["top_k"] == "20"
+    assert (out / "heads/chain/heads.safetensors").exists()
+    assert tools("with_heads").main([*words, "nothing"]) == 2
 
 
 def test_text_outside_the_markers_is_kept(tools: Any, tmp_path: Path) -> None:

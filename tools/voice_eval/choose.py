@@ -1,7 +1,7 @@
-"""A voice's temperature and top-k, by what was measured of development sentences; the voice with them and its heads.
+"""A voice's temperature and top-k, by what was measured of development sentences; the voice with them.
 
     python tools/voice_eval/choose.py --try 0.7,20=rows/t0.7_k20 --try 0.8,20=rows/t0.8_k20 \\
-        --recordings rows/recordings --model exp/voice/model --heads exp/heads --out exp/model --table exp/tune.md
+        --recordings rows/recordings --model exp/voice/model --out exp/tuned --table exp/tune.md
 
 Of the tries whose word errors, pooled over recognisers, are at most one point above the fewest, the one with the best
 mean DistillMOS is taken; where opinions were not predicted, the one whose F0 spreads most like that of the recordings.
@@ -13,11 +13,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from table import RECOGNISERS, Row, row_of
 
-from speechmtp.config import read_yaml
+from speechmtp.config import read_yaml, write_yaml
 from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.scoring.tables import Column, render_markdown
 
@@ -68,24 +67,11 @@ def best_of(tries: Sequence[Try], spread: float | None) -> Try:
     return min(near, key=lambda one: abs((one.spread or 0.0) - (spread or 0.0)))
 
 
-def write_voice(model: Path, heads: Path | None, out: Path, chosen: Try, strategy: str) -> None:
-    """Copy a model folder with its heads, and with the chosen sampling as the voice's own."""
-    import yaml
-
+def write_voice(model: Path, out: Path, chosen: Try) -> None:
+    """Copy a model folder, with the chosen sampling as the voice's own."""
     shutil.copytree(model, out, dirs_exist_ok=True)
-    if heads is not None:
-        kind = read_yaml(heads / "config.yaml")["heads"]["kind"]
-        names = ("config.yaml", "heads.safetensors", "card.md")
-        target = out / "heads" / str(kind)
-        target.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            if (heads / name).exists():
-                shutil.copy(heads / name, target / name)
-    config: dict[str, Any] = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
-    config["sampling"] = {"temperature": chosen.temperature, "top_k": chosen.top_k}
-    if heads is not None and strategy:
-        config["strategy"] = strategy
-    (out / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    config = read_yaml(out / "config.yaml") | {"sampling": {"temperature": chosen.temperature, "top_k": chosen.top_k}}
+    write_yaml(out / "config.yaml", config)
 
 
 def table(tries: Sequence[Try], chosen: Try, recordings: Row) -> str:
@@ -108,15 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--try", dest="tries", action="append", required=True, metavar="TEMPERATURE,TOP_K=FOLDER")
     parser.add_argument("--recordings", required=True, metavar="FOLDER", help="measures of the recordings")
     parser.add_argument("--model", required=True, metavar="DIR")
-    parser.add_argument("--heads", default="", metavar="DIR", help="head folder that becomes the voice's own")
-    parser.add_argument("--strategy", default="verify", help="the voice's own with heads")
     parser.add_argument("--out", required=True, metavar="DIR", help="model folder that is written")
     parser.add_argument("--table", required=True, metavar="MD")
     args = parser.parse_args(argv)
     try:
         tries, recordings = [parse_try(text) for text in args.tries], row_of("recordings", args.recordings)
         chosen = best_of(tries, recordings.pitch.get("sd_st"))
-        write_voice(Path(args.model), Path(args.heads) if args.heads else None, Path(args.out), chosen, args.strategy)
+        write_voice(Path(args.model), Path(args.out), chosen)
     except (SpeechMTPError, OSError) as error:
         print(f"choose: error: {error}", file=sys.stderr)
         return 2
