@@ -1,4 +1,4 @@
-"""a real recording with the default model, the spelled examples with every strategy, and what to type next"""
+"""a real recording with the default model, spelled examples with every strategy, a voice, and what to type next"""
 
 import argparse
 import json
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from speechmtp.data.kaldi import DataDir
     from speechmtp.decoding.strategies import Strategy
 
+SAID = "Hello! I am the voice of speechmtp. On May 3rd I learned to say several tokens at once."
 SHOWN = ("ar", "verify", "threshold", "ctc", "ctc-only", "oracle")
 
 
@@ -23,11 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="MODEL", default="an4", help=f"for the spelled examples: {SPEECH_MODEL}; without it an4"
     )
     parser.add_argument("--strategies", metavar="LIST", help=f"default: {','.join(SHOWN)}, as far as the model can")
+    parser.add_argument("--out", metavar="DIR", default="demo", help="folder of the speech (default demo)")
     add_run_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the real recording's text, the spelled examples by every strategy, their table and the next commands."""
+    """Prints the real recording's text, the spelled examples by every strategy and their table, what the voice wrote and
+    how it is read back, and the next commands."""
     import speechmtp
     from speechmtp.cli.checks import open_recogniser
     from speechmtp.data.kaldi import read_data_dir
@@ -39,8 +42,10 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(speechmtp.__file__).parent / "assets" / "examples"
     _show_reading(args, folder / "speech")
     _show_spelled(args, recogniser, strategies, read_data_dir(folder, folder))
+    _show_speaking(args)
     print(
         f"\nNext:\n  {sys.argv[0]} transcribe recording.wav\n      your own recording, of any length\n"
+        f"  {sys.argv[0]} speak 'Good morning.' --out morning.mp3\n      your own text, of any length\n"
         f"  {sys.argv[0]} compare DATA --model {args.model} --strategies all --out cmp\n      a Kaldi data directory\n"
         "  cd egs/an4/asr1 && ./run.sh --data-args '--download true'\n"
         "      train the model yourself, from raw corpus to table (or SPEECHMTP_CORPORA=FOLDER ./run.sh)"
@@ -76,6 +81,37 @@ def _show_reading(args: argparse.Namespace, folder: Path) -> None:
         )
     credit = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     print(f"  {credit['source']}")
+
+
+def _show_speaking(args: argparse.Namespace) -> None:
+    """Speak a text to a file, draw its spectrogram, and print how the default model reads it back."""
+    import time
+
+    from speechmtp.api import load, load_voice
+    from speechmtp.errors import DataError
+    from speechmtp.scoring.plot_speech import plot_speech
+    from speechmtp.text.lines import one_line
+
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    voice = load_voice(device=args.device)
+    began = time.perf_counter()
+    speech = voice.synthesize(SAID, seed=args.seed)
+    spent, trace = time.perf_counter() - began, speech.trace
+    speech.save(folder / "speech.wav")
+    print(
+        f"\nspeak: {SAID}\n  {folder / 'speech.wav'}: {speech.seconds:.1f} s of audio in {spent:.2f} s, "
+        f"{trace.emitted} tokens in {trace.calls} calls, {voice.default_strategy.label}"
+    )
+    picture = folder / "speech.png"
+    try:
+        words = [(mark.text, mark.start, mark.stop) for mark in speech.marks]
+        plot_speech(speech.audio, speech.rate, words, picture, "speech.wav, voice heart")
+        print(f"  {picture}: its spectrogram")
+    except DataError as error:  # without matplotlib
+        print(f"  {one_line(str(error))}")
+    heard = load("default", args.device, args.dtype).transcribe(speech.audio, speech.rate, jobs=1)
+    print(f"  read back by default: {one_line(str(heard))}")
 
 
 def _show_spelled(

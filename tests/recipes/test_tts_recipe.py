@@ -63,7 +63,7 @@ def recipe(tmp_path: Path) -> Path:
     """The recipe folder, with a corpus of four utterances, two of which lost words, and one of another voice."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     shutil.copytree(ROOT / "egs/kokoro", tmp_path / "egs/kokoro", ignore=shutil.ignore_patterns("data", "exp"))
-    for name in ("lines", "phones", "others", "measure", "pitch", "choose", "results"):
+    for name in ("lines", "phones", "others", "measure", "pitch", "choose", "with_heads", "results"):
         (tmp_path / "tools/voice_eval").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"tools/voice_eval/{name}.py").write_text(TOOL)
     for name in ("train", "dev"):
