@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the real recording's text, the spelled examples by every strategy and their table, what the voice wrote and
-    how it is read back, and the next commands."""
+    """Prints the real recording's text, the spelled examples by every strategy and their table, what the voice says
+    and how it is read back, and the next commands."""
     import speechmtp
     from speechmtp.cli.checks import open_recogniser
     from speechmtp.data.kaldi import read_data_dir
