@@ -39,8 +39,8 @@ train_args="--storage int8" # further options of speechmtp train tts
 heads_config=conf/heads.yaml  # configuration of the heads
 heads_args=""           # further options of speechmtp train heads
 strategy=verify:depth=3 # the voice's own
-temperatures="0.5 0.7 0.8 1.0" # that are compared on dev
-top_ks="0 20 50"        # that are compared on dev; 0 leaves all tokens
+temperatures="0.6 0.8 1.0" # that are compared on dev
+top_ks="20"             # that are compared on dev; 0 leaves all tokens
 dev_lines=20            # sentences of dev that are spoken for each of them
 seeds="0 1 2"           # seeds of the voice's rows
 style=""                # the teacher's voice (see tools/voice_eval/others.py); empty: dev is spoken, its recordings are the teacher
