@@ -47,8 +47,10 @@ def test_the_real_recording_is_credited() -> None:
     assert 4 < soundfile.info(EXAMPLES / "speech" / "reading.flac").duration < 8
 
 
-def test_demo_shows_the_recording_first_and_the_spelled_examples_after(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--strategies", "ar,ctc", "--threads", "1"]) == 0
+def test_demo_shows_the_recording_first_and_the_spelled_examples_after_and_speaks(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["demo", "--strategies", "ar,ctc", "--threads", "1", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     first, rest = printed.split("\nan4 on a synthesiser's voice, spelled letters and numbers:\n")
     said, written, times, credit = first.splitlines()
@@ -66,7 +68,11 @@ def test_demo_shows_the_recording_first_and_the_spelled_examples_after(capsys: p
     assert re.findall(r"^(\w+)\.flac: said", rest, re.M) == SPELLED
     assert "  ar   FOUR TWO SEVEN NINE\n  ctc  FOUR TWO SEVEN NINE\n" in rest
     assert "4 utterances, 8.5 s of audio" in rest
-    assert rest.index("4 utterances") < rest.index("Next:")
+    assert rest.index("4 utterances") < rest.index("\nspeak: ") < rest.index("Next:")
+    assert soundfile.info(tmp_path / "speech.wav").duration > 4
+    assert (tmp_path / "speech.png").read_bytes().startswith(b"\x89PNG")
+    [heard] = re.findall(r"^  read back by default: (.+)$", rest, re.M)
+    assert {"voice", "learned", "several", "time"} <= set(normalize(heard).split())
 
 
 def test_demo_refuses_a_strategy_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.held_out import HeldOut
 from speechmtp.heads.contract import HeadSet, TrainBatch
+from speechmtp.models.bases.native import use_native
 from speechmtp.models.bases.voice import Voice
 from speechmtp.training.draws import draw_texts
 from speechmtp.training.multi_token import Sequences
@@ -57,6 +58,7 @@ def _recorded(model: Voice, data: DataDir) -> list[Spoken]:
 @torch.inference_mode()
 def drawn(model: Voice, rows: Sequence[Spoken], sampling: SamplingConfig, note: Note) -> list[Spoken]:
     """The utterances with tokens that the trunk draws for their units and durations, each with noise of its own."""
+    use_native(model.trunk)
     found = list[Spoken]()
     for start in range(0, len(rows), PART):  # hints of all utterances at a time would take much memory
         part = rows[start : start + PART]
