@@ -38,7 +38,7 @@ train_config=conf/train.yaml  # model and training configuration
 train_args="--storage int8" # further options of speechmtp train tts
 heads_config=conf/heads.yaml  # configuration of the heads
 heads_args=""           # further options of speechmtp train heads
-strategy=verify:depth=3 # the voice's own
+strategy=verify:depth=5 # the voice's own
 temperatures="0.6 0.8 1.0" # that are compared on dev
 top_ks="20"             # that are compared on dev; 0 leaves all tokens
 dev_lines=20            # sentences of dev that are spoken for each of them

@@ -25,7 +25,7 @@ from speechmtp.kernels.cpu.int8_linear import quantise
 from speechmtp.models.bases.table import new_model
 from speechmtp.models.encoder import EncoderConfig
 from speechmtp.models.encoder_lm import ModelConfig
-from speechmtp.models.locate import EMBEDDED, OTHER_FORMATS, PICKLED, locate
+from speechmtp.models.locate import EMBEDDED, OTHER_FORMATS, PICKLED, VOICES, locate
 from speechmtp.models.storage import SCALE, file_digest, pack, unpack
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.text.tokenizer import train_tokenizer
@@ -232,7 +232,7 @@ def test_heads_of_the_same_file_are_not_compared_by_weights(bundle, tmp_path, mo
         load_bundle(str(tmp_path / "m"))
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", (*EMBEDDED, *VOICES))
 def test_embedded_heads_name_weights_and_file(name):
     """What stands in the configurations is true, and old readers of the digests of unpacked weights agree."""
     bundle = load_bundle(name)

@@ -102,7 +102,7 @@ def test_every_stage_then_none(recipe: Path) -> None:
         "train tts --config conf/train.yaml --train data/train --dev data/dev --out exp/train/voice --storage int8",
         "train heads --model exp/train/tuned --config conf/heads.yaml --train data/train --dev data/dev "
         "--out exp/train/heads",
-        "with_heads.py --model exp/train/tuned --heads exp/train/heads --strategy verify:depth=3 --out exp/train/model",
+        "with_heads.py --model exp/train/tuned --heads exp/train/heads --strategy verify:depth=5 --out exp/train/model",
         "speak data/tune.txt --lines --voice exp/train/voice/model --out exp/train/rows/tune/t0.8_k20 "
         "--temperature 0.8 --top-k 20",
         "codec decode data/dev --out exp/train/rows/round_trip",

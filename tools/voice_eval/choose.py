@@ -16,7 +16,7 @@ from pathlib import Path
 
 from table import RECOGNISERS, Row, row_of
 
-from speechmtp.config import read_yaml, write_yaml
+from speechmtp.config import write_yaml
 from speechmtp.errors import ConfigError, SpeechMTPError
 from speechmtp.scoring.tables import Column, render_markdown
 
@@ -69,8 +69,12 @@ def best_of(tries: Sequence[Try], spread: float | None) -> Try:
 
 def write_voice(model: Path, out: Path, chosen: Try) -> None:
     """Copy a model folder, with the chosen sampling as the voice's own."""
+    import yaml
+
     shutil.copytree(model, out, dirs_exist_ok=True)
-    config = read_yaml(out / "config.yaml") | {"sampling": {"temperature": chosen.temperature, "top_k": chosen.top_k}}
+    config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8")) | {
+        "sampling": {"temperature": chosen.temperature, "top_k": chosen.top_k}
+    }
     write_yaml(out / "config.yaml", config)
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechmtp.config import read_yaml, write_yaml
+from speechmtp.config import write_yaml
 from speechmtp.decoding.strategies import parse_strategy
 from speechmtp.errors import SpeechMTPError
 
@@ -18,14 +18,18 @@ FILES = ("config.yaml", "heads.safetensors", "card.md")
 
 def write_voice(model: Path, heads: Sequence[Path], strategy: str, out: Path) -> None:
     """Copy a model folder with these heads, the first being the default, and the strategy as the voice's own."""
+    import yaml
+
     parse_strategy(strategy)
     shutil.copytree(model, out, dirs_exist_ok=True)
     for folder in heads:
-        target = out / "heads" / str(read_yaml(folder / "config.yaml")["heads"]["kind"])
+        made = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        target = out / "heads" / str(made["heads"]["kind"])
         target.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             shutil.copy(folder / name, target / name)
-    write_yaml(out / "config.yaml", read_yaml(out / "config.yaml") | {"strategy": strategy})
+    config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    write_yaml(out / "config.yaml", config | {"strategy": strategy})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
