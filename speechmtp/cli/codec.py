@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encode.add_argument("--out", metavar="FILE", help="JSON that is written; of DATA the table (default DATA/tokens)")
     decode = kinds.add_parser("decode", help="audio of tokens")
     decode.add_argument("tokens", metavar="FILE|DATA", help="JSON that `encode` wrote, or a data directory with tokens")
-    decode.add_argument("--out", required=True, metavar="PATH", help="audio file; of DATA a folder for one of each")
+    decode.add_argument("--out", required=True, metavar="FILE", help="audio file; of DATA a folder for one of each")
     decode.add_argument("--seed", type=int, default=0, help="seed of the noise in speech (default 0)")
     for one in (encode, decode):
         one.add_argument("--codec", metavar="FOLDER", help="codec folder (default: that of the voice heart)")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from speechmtp.data.kaldi import DataDir
     from speechmtp.decoding.strategies import Strategy
 
-SAID = "Hello! I am the voice of speechmtp. On May 3rd I learned to say several tokens at once."
+SAID = "Good morning. I am a voice that draws several tokens at a time, and one seed always says the same."
 SHOWN = ("ar", "verify", "threshold", "ctc", "ctc-only", "oracle")
 
 
