@@ -232,7 +232,7 @@ def test_heads_of_the_same_file_are_not_compared_by_weights(bundle, tmp_path, mo
         load_bundle(str(tmp_path / "m"))
 
 
-@pytest.mark.parametrize("name", (*EMBEDDED, *VOICES))
+@pytest.mark.parametrize("name", [*EMBEDDED, *VOICES])
 def test_embedded_heads_name_weights_and_file(name):
     """What stands in the configurations is true, and old readers of the digests of unpacked weights agree."""
     bundle = load_bundle(name)
