@@ -10,20 +10,19 @@ if TYPE_CHECKING:
     from speechmtp.errors import SpeechMTPError
     from speechmtp.examples import example
     from speechmtp.shared import transcribe, transcribe_many
-    from speechmtp.synthesis import Speech, Synthesiser
+    from speechmtp.synthesis import Speech
     from speechmtp.transcripts import Segment, Transcript
     from speechmtp.words.word import Word
 
 __version__ = "0.1.0"
 __all__ = [
-    "Recogniser", "Segment", "Speech", "SpeechMTPError", "Synthesiser", "Transcript", "Word", "__version__", "example",
+    "Recogniser", "Segment", "Speech", "SpeechMTPError", "Transcript", "Word", "__version__", "example",
     "load", "load_voice", "transcribe", "transcribe_many",
 ]  # fmt: skip
 
 _MODULES = {
     "SpeechMTPError": "errors", "Segment": "transcripts", "Transcript": "transcripts", "transcribe": "shared",
     "transcribe_many": "shared", "example": "examples", "Word": "words.word", "Speech": "synthesis",
-    "Synthesiser": "synthesis",
 }  # fmt: skip
 
 

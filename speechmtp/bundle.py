@@ -36,7 +36,7 @@ from speechmtp.heads.folder import (
     trunk_settings,
 )
 from speechmtp.models.bases.adapters import adapter_base, merge_adapter
-from speechmtp.models.bases.contract import EncoderDecoderModel, FeatureModel, SpeechModel, TextModel
+from speechmtp.models.bases.contract import EncoderDecoderModel, FeatureModel, SpeechModel, TextModel, UnitModel
 from speechmtp.models.bases.table import claimed, expect, kind_in, load_model, settings_in, titles
 from speechmtp.models.character_ctc import CharacterCtcHead
 from speechmtp.models.locate import EMBEDDED, locate
@@ -112,6 +112,12 @@ class Bundle:
         """The model, if it reads only token ids; CheckpointError otherwise."""
         expect(self.model, "texts")
         return cast(TextModel, self.model)
+
+    @property
+    def unit_model(self) -> UnitModel:
+        """The model, if it turns units into speech tokens; CheckpointError otherwise."""
+        expect(self.model, "units")
+        return cast(UnitModel, self.model)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Bundle":
         """Move all weights to a device and dtype; return this bundle."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from speechmtp.g2p.frontend import FrontEnd
 from speechmtp.g2p.symbols import PAD, SYMBOLS
 from speechmtp.g2p.units import Sentence
 from speechmtp.loaded_model import LoadedModel
-from speechmtp.models.bases.voice import Voice
+from speechmtp.models.bases.contract import UnitModel
 from speechmtp.types import Request, Trace, sum_traces
 
 Markup = Literal["text", "ssml"]
@@ -90,9 +90,9 @@ class Synthesiser(LoadedModel):
     frontend: FrontEnd = field(default_factory=FrontEnd)
 
     @property
-    def voice(self) -> Voice:
+    def model(self) -> UnitModel:
         """The model of durations, hints and trunk."""
-        return cast(Voice, self.bundle.model)
+        return self.bundle.unit_model
 
     @property
     def codec(self) -> Codec:
@@ -141,11 +141,11 @@ class Synthesiser(LoadedModel):
         framed = [units[0], *units, units[-1]]  # silence before and after belongs to the first and the last word
         ids = torch.tensor([PAD, *(SYMBOLS[unit.symbol] for unit in units), PAD], device=self.device)
         words = torch.tensor([unit.word for unit in framed], device=self.device)
-        usual = self.voice.durations(ids[None], words[None])[0].double().cpu().numpy()
+        usual = self.model.durations(ids[None], words[None])[0].double().cpu().numpy()
         rates = [speed * unit.speed for unit in framed]
         fixed = [None, *(unit.seconds for unit in units), None]
         frames = torch.from_numpy(_whole_frames(usual, rates, fixed)).to(self.device)
-        request = replace(self.voice.read(ids, words, frames), noise_key=number)
+        request = replace(self.model.read(ids, words, frames), noise_key=number)
         return Planned(sentence, number, Spans(*(part.cpu().numpy() for part in (ids, words, frames))), request)
 
     def samples(self, planned: Planned, tokens: Sequence[int], seed: int = 0) -> np.ndarray:

@@ -10,22 +10,23 @@ from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.heads.block import BlockHeadsConfig
 from speechmtp.heads.chain import ChainHeadsConfig
 from speechmtp.heads.table import build_heads
-from speechmtp.models.bases.voice import Voice, VoiceSettings
+from speechmtp.models.bases.unit_lm import UnitLM
+from speechmtp.models.bases.unit_settings import UnitModelSettings
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.models.unit_encoder import UnitEncoderConfig
 from speechmtp.synthesis import Synthesiser
 
-SETTINGS = VoiceSettings(
+SETTINGS = UnitModelSettings(
     trunk=ScratchTrunkConfig(width=32, layers=2, heads=2, ff_width=64),
     units=UnitEncoderConfig(width=16, layers=2, heads=2, ff_width=32),
 )
 SAMPLING = SamplingConfig(temperature=0.9, top_k=40)
 
 
-def small_voice(seed: int = 0) -> Voice:
+def small_voice(seed: int = 0) -> UnitLM:
     """A voice with random weights, whose hints and embeddings are large enough to matter."""
     torch.manual_seed(seed)
-    voice = Voice(SETTINGS).eval()
+    voice = UnitLM(SETTINGS).eval()
     with torch.no_grad():
         voice.trunk.model.get_input_embeddings().weight.mul_(8)
         voice.hints.join[-1].weight.mul_(8)

@@ -11,7 +11,7 @@ from speechmtp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from speechmtp.data.kaldi import DataDir
-    from speechmtp.models.bases.voice import Voice
+    from speechmtp.models.bases.contract import UnitModel
     from speechmtp.training.tasks.tts import TtsConfig
     from speechmtp.training.tasks.tts_data import Spoken
 
@@ -87,7 +87,9 @@ def _fact(path: Path) -> str:
     return file_digest(path)[:16]
 
 
-def _card(args: argparse.Namespace, config: "TtsConfig", voice: "Voice", figures: dict[str, float], count: int) -> str:
+def _card(
+    args: argparse.Namespace, config: "TtsConfig", voice: "UnitModel", figures: dict[str, float], count: int
+) -> str:
     size = sum(p.numel() for p in voice.parameters())
     lines = "\n".join(f"- {name}: {value:.3f}" for name, value in figures.items() if name != "score")
     return (

@@ -27,7 +27,8 @@ def _fold(one: str) -> str:
         return str(unicodedata.decimal(one))
     plain = "".join(FOLDED.get(part, part) for part in unicodedata.normalize("NFKD", one))
     plain = "".join(part for part in plain if not unicodedata.combining(part))
-    return plain if plain.isascii() else one
+    # A letter that folds to a blank stays, so that it is told of.
+    return plain if plain.isascii() and (plain.strip() or not one.isalpha()) else one
 
 
 def fold(traced: Traced) -> Traced:

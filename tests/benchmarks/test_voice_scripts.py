@@ -16,7 +16,8 @@ from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import DataError
 from speechmtp.heads.chain import ChainHeadsConfig
 from speechmtp.heads.table import build_heads
-from speechmtp.models.bases.voice import Voice, VoiceSettings
+from speechmtp.models.bases.unit_lm import UnitLM
+from speechmtp.models.bases.unit_settings import UnitModelSettings
 from speechmtp.models.trunk import ScratchTrunkConfig
 from speechmtp.models.unit_encoder import UnitEncoderConfig
 from speechmtp.synthesis import Synthesiser
@@ -39,7 +40,7 @@ class Hum:
 def voice() -> Synthesiser:
     """An untrained voice with untrained heads, which says a unit in 25 ms."""
     torch.manual_seed(0)
-    model = Voice(VoiceSettings(trunk=TRUNK, units=UNITS, tokens=30)).eval()
+    model = UnitLM(UnitModelSettings(trunk=TRUNK, units=UNITS, tokens=30)).eval()
     with torch.no_grad():
         model.trunk.requires_grad_(False)
         for weight in model.trunk.parameters():

@@ -77,7 +77,7 @@ def requests_of(bundle: Bundle, recogniser: Recogniser) -> list[Request]:
 
 
 def test_every_kind_has_a_row() -> None:
-    assert set(ROWS) == set(KINDS)
+    assert set(ROWS) == set(KINDS) - {"unit_lm"}  # which hears nothing and has no text: tests/test_synthesis.py
     assert {kind.input_kind for kind in KINDS.values()} == set(get_args(InputKind)) == set(HEAD_INPUTS)
 
 

@@ -11,7 +11,7 @@ from small_voice import SAMPLING, SETTINGS
 from speechmtp.codec.contract import Spans
 from speechmtp.data.kaldi import read_data_dir
 from speechmtp.errors import DataError
-from speechmtp.models.bases.voice import Voice
+from speechmtp.models.bases.unit_lm import UnitLM
 from speechmtp.training.loop import LoopConfig
 from speechmtp.training.optim import OptimConfig
 from speechmtp.training.tasks.head_inputs.voices import drawn
@@ -91,7 +91,7 @@ def test_batches_hold_every_utterance_once_an_epoch() -> None:
 
 def test_sequences_are_laid_out_as_decoding_lays_them() -> None:
     torch.manual_seed(0)
-    voice = Voice(SETTINGS).double().eval()
+    voice = UnitLM(SETTINGS).double().eval()
     batch = SpokenBatch.of(ROWS[:3])
     with torch.no_grad():
         sequences = sequences_of(voice, batch)
@@ -108,7 +108,7 @@ def test_sequences_are_laid_out_as_decoding_lays_them() -> None:
 
 def test_drawn_tokens_are_of_the_planned_length_and_vary() -> None:
     torch.manual_seed(0)
-    voice = Voice(SETTINGS).eval()
+    voice = UnitLM(SETTINGS).eval()
     one, two = (drawn(voice, ROWS, SAMPLING, lambda done, total: None) for _ in range(2))
     assert [len(row.tokens) for row in one] == [len(row.tokens) for row in ROWS]
     assert [row.tokens for row in one] == [row.tokens for row in two]

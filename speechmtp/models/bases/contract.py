@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from speechmtp.audio.features import FbankConfig
 from speechmtp.errors import CheckpointError, ConfigError
 from speechmtp.models.alignment import AttentionAlignment, Lag
+from speechmtp.models.bases.unit_settings import UnitModelSettings
+from speechmtp.models.durations import Durations
 from speechmtp.models.encoder_lm import EncoderLM
 from speechmtp.models.storage import Storage
 from speechmtp.models.trunk import Trunk
+from speechmtp.models.unit_hints import UnitHints
 from speechmtp.text.tokenizer import Tokenizer
 from speechmtp.types import Prompt, Request, TokenRules, TokenSpelling
 
@@ -238,3 +241,30 @@ class TextModel(SpeechModel):
     @abstractmethod
     def read(self, ids: Sequence[int], limit: int | None = None, draft: SpeechModel | None = None) -> Request:
         """Return the request to continue token ids by at most `limit` tokens."""
+
+
+class UnitModel(SpeechModel):
+    """A model that turns units and their durations into speech tokens, and hears no audio. `durations` and `hints` are
+    computed from units; `start` [C] is the entry in front of the first token."""
+
+    input_kind: ClassVar[InputKind] = "units"
+    config: UnitModelSettings
+    durations: Durations
+    hints: UnitHints
+    start: nn.Parameter
+
+    @abstractmethod
+    def tokens_in(self, frames: int) -> int:
+        """Return the number of tokens of so many frames; the last one may be cut."""
+
+    @abstractmethod
+    def read(self, ids: Tensor, words: Tensor, frames: Tensor, rules: TokenRules | None = None) -> Request:
+        """Return the request for units `ids`, `words` and their durations `frames` [P], int64."""
+
+    def listen(self, samples: Tensor, language: str = "", task: str = "", draft: SpeechModel | None = None) -> Request:
+        """Raise ConfigError, since the model hears no audio."""
+        raise ConfigError(f"{self.name}: {self.title}, which hears no audio; use it with `speechmtp speak`")
+
+    def silence(self, language: str = "", task: str = "") -> Request:
+        """Raise ConfigError as `listen` does."""
+        return self.listen(torch.zeros(0), language, task)

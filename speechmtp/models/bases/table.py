@@ -8,12 +8,13 @@ from speechmtp.audio.features import FbankConfig
 from speechmtp.config import from_dict
 from speechmtp.errors import CheckpointError, ConfigError, SpeechMTPError
 from speechmtp.models.bases.causal_lm import CausalLM
-from speechmtp.models.bases.contract import FeatureModel, InputKind, SpeechModel
+from speechmtp.models.bases.contract import FeatureModel, InputKind, SpeechModel, UnitModel
 from speechmtp.models.bases.folders import check_sizes, model_type
 from speechmtp.models.bases.moonshine import Moonshine
 from speechmtp.models.bases.qwen2_audio import Qwen2Audio
 from speechmtp.models.bases.speech_lm import SpeechLM, SpeechLMSettings
-from speechmtp.models.bases.voice import Voice
+from speechmtp.models.bases.unit_lm import UnitLM
+from speechmtp.models.bases.unit_settings import UnitModelSettings
 from speechmtp.models.bases.whisper import Whisper
 from speechmtp.models.encoder_lm import ModelConfig
 from speechmtp.text.tokenizer import Tokenizer
@@ -26,7 +27,7 @@ KINDS: Mapping[str, type[SpeechModel]] = {
         Whisper,
         Qwen2Audio,
         CausalLM,
-        Voice,
+        UnitLM,
     )
 }
 TRAINED, OTHERS = SpeechLM, CausalLM  # defaults: config.yaml without a kind, transformers folders of no other kind
@@ -81,6 +82,11 @@ def load_model(folder: Path, config: Any, features: FbankConfig | None, name: st
 def new_model(sizes: ModelConfig, tokenizer: Tokenizer, features: FbankConfig) -> FeatureModel:
     """Build a speech LLM with random weights, the kind that is trained from scratch."""
     return TRAINED(SpeechLMSettings.of(sizes), tokenizer, features)
+
+
+def new_unit_model(sizes: UnitModelSettings) -> UnitModel:
+    """Build a model of speech tokens with random weights."""
+    return UnitLM(sizes)
 
 
 def titles(*kinds: InputKind) -> str:

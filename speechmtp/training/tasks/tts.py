@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from speechmtp.batching import batches_by_size
 from speechmtp.config import Range, Seed, Share, Size, check_fields
 from speechmtp.data.batch import seeded
-from speechmtp.models.bases.voice import Voice, VoiceSettings
+from speechmtp.models.bases.contract import UnitModel
+from speechmtp.models.bases.table import new_unit_model
+from speechmtp.models.bases.unit_settings import UnitModelSettings
 from speechmtp.training.loop import LoopConfig, finished, load_finished, run_phase
 from speechmtp.training.losses import in_chunks, rows_ce
 from speechmtp.training.multi_token import Sequences
@@ -32,7 +34,7 @@ class TtsConfig:
 
     seed: Seed = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    model: VoiceSettings = field(default_factory=VoiceSettings)
+    model: UnitModelSettings = field(default_factory=UnitModelSettings)
     steps: Annotated[int, Range(1)] = 8000
     batch_tokens: Size = 2000
     corrupt: Share = 0.05
@@ -110,7 +112,7 @@ class SpokenBatches:
         return self._epochs[number]
 
 
-def sequences_of(model: Voice, batch: SpokenBatch, corrupt: float = 0.0, dropout: float = 0.0) -> Sequences:
+def sequences_of(model: UnitModel, batch: SpokenBatch, corrupt: float = 0.0, dropout: float = 0.0) -> Sequences:
     """Lay out utterances as in decoding: the start entry, then the tokens, each with the hint of the token after it."""
     tokens, known = batch.tokens, batch.tokens >= 0
     size = tokens.shape[1]
@@ -136,7 +138,7 @@ class TtsPhase:
     name = "tts"
 
     def __init__(
-        self, config: TtsConfig, model: Voice, train: SpokenBatches, dev: SpokenBatches, precision: torch.dtype
+        self, config: TtsConfig, model: UnitModel, train: SpokenBatches, dev: SpokenBatches, precision: torch.dtype
     ) -> None:
         self.steps, self.optim, self.module = config.steps, config.optim, model
         self._config, self._model, self._train, self._dev, self._precision = config, model, train, dev, precision
@@ -192,11 +194,11 @@ class TtsPhase:
 def train_voice(
     config: TtsConfig, train: Sequence[Spoken], dev: Sequence[Spoken], out: Path, precision: torch.dtype,
     resume: bool = False, device: torch.device | None = None,
-) -> tuple[Voice, dict[str, float]]:  # fmt: skip
+) -> tuple[UnitModel, dict[str, float]]:  # fmt: skip
     """Train a voice in folder `out`, with its final weights selected on `dev`; returns it and its development
     metrics."""
     torch.manual_seed(config.seed)
-    model = Voice(config.model).to(device)
+    model = new_unit_model(config.model).to(device)
     phase = TtsPhase(
         config, model, SpokenBatches(train, config.batch_tokens, config.seed),
         SpokenBatches(dev, config.batch_tokens, config.seed), precision,

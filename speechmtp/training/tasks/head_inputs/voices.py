@@ -3,7 +3,6 @@ temperature and the truncation that the voice speaks with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import torch
 
@@ -14,8 +13,8 @@ from speechmtp.decoding.sampling import SamplingConfig
 from speechmtp.errors import ConfigError
 from speechmtp.evaluation.held_out import HeldOut
 from speechmtp.heads.contract import HeadSet, TrainBatch
+from speechmtp.models.bases.contract import UnitModel
 from speechmtp.models.bases.native import use_native
-from speechmtp.models.bases.voice import Voice
 from speechmtp.training.draws import draw_texts
 from speechmtp.training.multi_token import Sequences
 from speechmtp.training.tasks.head_inputs.contract import HeadInput, HeadInputs, Note
@@ -30,7 +29,7 @@ TOKENS = 400  # speech tokens of an utterance in a batch of `rows` utterances, a
 def voice_input(asked: HeadInputs, note: Note) -> HeadInput:
     """Training data and development set from data directories. With targets `own` the tokens are the trunk's, drawn
     once for each of the `passes`, else those of the recordings. ConfigError for a mode that trains the trunk."""
-    model, config = cast(Voice, asked.bundle.model), asked.config
+    model, config = asked.bundle.unit_model, asked.config
     if config.mode != "frozen":
         raise ConfigError(f"heads: mode {config.mode}: a voice's trunk is trained by `train tts`; use mode=frozen")
     sampling = asked.bundle.config.sampling or SamplingConfig()
@@ -46,7 +45,7 @@ def voice_input(asked: HeadInputs, note: Note) -> HeadInput:
     return data, VoiceHeldOut(model.trunk, list, model.rules, [], None, None, model, held_out, sampling)
 
 
-def _recorded(model: Voice, data: DataDir) -> list[Spoken]:
+def _recorded(model: UnitModel, data: DataDir) -> list[Spoken]:
     """The utterances of a data directory, with the tokens of its table, if it has one."""
     if (data.path / "tokens").exists():
         codes = read_codes(data, model.config.tokens)
@@ -56,7 +55,7 @@ def _recorded(model: Voice, data: DataDir) -> list[Spoken]:
 
 
 @torch.inference_mode()
-def drawn(model: Voice, rows: Sequence[Spoken], sampling: SamplingConfig, note: Note) -> list[Spoken]:
+def drawn(model: UnitModel, rows: Sequence[Spoken], sampling: SamplingConfig, note: Note) -> list[Spoken]:
     """The utterances with tokens that the trunk draws for their units and durations, each with noise of its own."""
     use_native(model.trunk)
     found = list[Spoken]()
@@ -78,7 +77,7 @@ def drawn(model: Voice, rows: Sequence[Spoken], sampling: SamplingConfig, note: 
 class VoiceHeadData:
     """Batches of utterances with their tokens."""
 
-    model: Voice
+    model: UnitModel
     batches: SpokenBatches
 
     def batch(self, number: int) -> SpokenBatch:
@@ -103,7 +102,7 @@ class VoiceHeldOut(HeldOut):
     """Utterances with tokens that the trunk drew. Figures are of sampling: how likely a draft of each depth is to be
     accepted by rejection, and the tokens per call that this predicts."""
 
-    model: Voice | None = None
+    model: UnitModel | None = None
     rows: Sequence[Spoken] = ()
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
