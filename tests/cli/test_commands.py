@@ -127,7 +127,8 @@ def test_python_example_of_the_interface_runs():
     assert found.failed == 0
 
 
-def test_readme_python_runs():
+def test_readme_python_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # it saves a file
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     assert blocks
     for block in blocks:
