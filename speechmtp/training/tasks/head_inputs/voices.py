@@ -23,7 +23,7 @@ from speechmtp.training.tasks.tts_data import Spoken, read_codes, read_spans
 
 ROWS = 16  # utterances whose tokens are drawn together
 PART = 256  # utterances whose hints are in memory
-TOKENS = 400  # speech tokens of an utterance in a batch of `rows` utterances, at most
+TOKENS = 100  # of an utterance, about: a batch of `rows` has as many tokens as that many utterances
 
 
 def voice_input(asked: HeadInputs, note: Note) -> HeadInput:
@@ -40,8 +40,7 @@ def voice_input(asked: HeadInputs, note: Note) -> HeadInput:
         for number in range(config.passes):
             rows += drawn(model, silent, replace(sampling, seed=config.prompts_seed + number), note)
     held_out = drawn(model, _recorded(model, dev), replace(sampling, seed=config.prompts_seed + config.passes), note)
-    batch_tokens = config.rows * TOKENS // 4
-    data = VoiceHeadData(model, SpokenBatches(rows, batch_tokens, config.seed))
+    data = VoiceHeadData(model, SpokenBatches(rows, config.rows * TOKENS, config.seed))
     return data, VoiceHeldOut(model.trunk, list, model.rules, [], None, None, model, held_out, sampling)
 
 
