@@ -18,7 +18,7 @@ from speechmtp.g2p.symbols import PAD, SYMBOLS
 from speechmtp.g2p.units import Sentence
 from speechmtp.loaded_model import LoadedModel
 from speechmtp.models.bases.contract import UnitModel
-from speechmtp.types import Request, Trace, sum_traces
+from speechmtp.types import Request, TokenRules, Trace, sum_traces
 
 Markup = Literal["text", "ssml"]
 SLOWEST, FASTEST = 0.7, 1.4
@@ -145,7 +145,8 @@ class Synthesiser(LoadedModel):
         rates = [speed * unit.speed for unit in framed]
         fixed = [None, *(unit.seconds for unit in units), None]
         frames = torch.from_numpy(_whole_frames(usual, rates, fixed)).to(self.device)
-        request = replace(self.model.read(ids, words, frames), noise_key=number)
+        rules = TokenRules((), may_repeat=self.codec.silent)
+        request = replace(self.model.read(ids, words, frames, rules), noise_key=number)
         return Planned(sentence, number, Spans(*(part.cpu().numpy() for part in (ids, words, frames))), request)
 
     def samples(self, planned: Planned, tokens: Sequence[int], seed: int = 0) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Speech from text with a small voice of random weights: lengths, times, seeds, drafts, streams and errors."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from small_voice import SAMPLING, save_small_voice, small_synthesiser
+from torch import Tensor
 
 import speechmtp
 from speechmtp.codec.contract import FRAME, RATE
@@ -79,6 +81,29 @@ def test_a_text_that_cannot_be_read_is_silent_and_says_so(voice: Synthesiser) ->
     assert speech.seconds == 0 and speech.skipped
     mixed = voice.synthesize("Hello 你好 there.")
     assert mixed.seconds > 0 and mixed.skipped and [mark.text for mark in mixed.marks] == ["Hello", "there"]
+
+
+@dataclass(frozen=True)
+class Always:
+    """A processor that leaves one token."""
+
+    token: int
+    reads_prefix: bool = False
+
+    def __call__(self, logits: Tensor, index: Tensor, prefixes: Callable[[], object]) -> Tensor:
+        """Logits of this token alone."""
+        only = torch.full_like(logits, torch.finfo(logits.dtype).min)
+        only[..., self.token] = 0
+        return only
+
+
+def test_a_held_silence_is_no_repetition_and_a_held_vowel_is(voice: Synthesiser) -> None:
+    [one] = voice.plan("Hello. [pause 2s]")
+    assert one.request is not None
+    for token, flags in ((0, ()), (17, ()), (voice.codec.size - 1, ("repetition",))):
+        request = replace(one.request, processors=(Always(token),))
+        [found] = voice.decode([request], voice.chosen("ar"), SAMPLING)
+        assert set(found.tokens) == {token} and found.trace.flags == flags
 
 
 def test_marks_leave_out_silence(voice: Synthesiser) -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_data_options, add_loop_options, add_out_option
-from speechmtp.errors import ConfigError, DataError
+from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
     from speechmtp.codec.unit25 import Unit25Codec
-    from speechmtp.data.kaldi import DataDir
     from speechmtp.training.tasks.codec import CodecTrainConfig
 
 CONFIG = "config.yaml"  # the configuration of a training
@@ -39,9 +38,10 @@ def run_codec(args: argparse.Namespace) -> int:
     from speechmtp.config import load_config
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.training import distributed
-    from speechmtp.training.inputs import keep_inputs
+    from speechmtp.training.inputs import keep_inputs, tables_fact
     from speechmtp.training.tasks.codec import CodecTrainConfig, train_codec
     from speechmtp.training.tasks.codec_data import read_recordings
+    from speechmtp.training.tasks.tts_data import TABLES
 
     config = load_config(CodecTrainConfig, args.config, args.overrides)
     check_device(args)
@@ -57,11 +57,8 @@ def run_codec(args: argparse.Namespace) -> int:
     sets, inputs = [], {"init": _digest(args.init)}
     for name in ("train", "dev"):
         data = read_data_dir(getattr(args, name), args.root, need_text=False, allow_pipes=args.allow_pipes)
-        tokens = data.path / "tokens"
-        if not tokens.is_file():
-            raise DataError(f"{data.path}: no table tokens; run `speechmtp codec encode {data.path}`")
-        sets.append(read_recordings(data, tokens, codec.size))
-        inputs[name] = _facts(data)
+        inputs[name] = tables_fact(data, TABLES)
+        sets.append(read_recordings(data, data.path / "tokens", codec.size))
     keep_inputs(out, CONFIG, config, inputs)
     figures = train_codec(config, codec, sets[0], sets[1], out / "training", args.resume, args.allow_pipes, device)
     save_codec(codec, out / "model", _card(args, config, codec, figures, len(sets[0])), args.storage)
@@ -85,12 +82,6 @@ def _digest(init: str) -> str:
     from speechmtp.models.storage import file_digest
 
     return "none" if init == "none" else file_digest(Path(init) / WEIGHTS)
-
-
-def _facts(data: "DataDir") -> str:
-    from speechmtp.models.storage import file_digest
-
-    return " ".join(file_digest(data.path / name)[:16] for name in ("phones", "frames", "tokens"))
 
 
 def _card(

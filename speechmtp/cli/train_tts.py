@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechmtp.cli.options import add_data_options, add_loop_options, add_out_option
-from speechmtp.errors import ConfigError, DataError
+from speechmtp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from speechmtp.data.kaldi import DataDir
     from speechmtp.models.bases.contract import UnitModel
     from speechmtp.training.tasks.tts import TtsConfig
     from speechmtp.training.tasks.tts_data import Spoken
@@ -40,10 +39,10 @@ def run_tts(args: argparse.Namespace) -> int:
     from speechmtp.config import load_config
     from speechmtp.data.kaldi import read_data_dir
     from speechmtp.training import distributed
-    from speechmtp.training.inputs import keep_inputs
+    from speechmtp.training.inputs import keep_inputs, tables_fact, text_fact
     from speechmtp.training.tasks.asr import pick_precision
     from speechmtp.training.tasks.tts import TtsConfig, train_voice
-    from speechmtp.training.tasks.tts_data import read_spoken
+    from speechmtp.training.tasks.tts_data import TABLES, read_spoken
 
     out, config = Path(args.out), load_config(TtsConfig, args.config, args.overrides)
     check_device(args)
@@ -54,11 +53,11 @@ def run_tts(args: argparse.Namespace) -> int:
     codec_folder = Path(args.codec) if args.codec else default_codec()
     codec = load_codec(codec_folder)
     config = replace(config, model=replace(config.model, tokens=codec.size))
-    sets, inputs = list[list["Spoken"]](), {"codec": _fact(codec_folder / "model.safetensors")}
+    sets, inputs = list[list["Spoken"]](), {"codec": text_fact(codec_folder / "model.safetensors")}
     for name in ("train", "dev"):
         data = read_data_dir(getattr(args, name), args.root, need_text=False, allow_pipes=args.allow_pipes)
+        inputs[name] = tables_fact(data, TABLES)
         sets.append(read_spoken(data, codec.size))
-        inputs[name] = _facts(data)
     if rank == 0:
         keep_inputs(out, CONFIG, config, inputs)
     precision = pick_precision(config.precision, device)
@@ -72,19 +71,6 @@ def run_tts(args: argparse.Namespace) -> int:
         save_bundle(bundle, out / "model", args.storage)
         print(f"model: {out / 'model'}")
     return 0
-
-
-def _facts(data: "DataDir") -> str:
-    for name in ("phones", "frames", "tokens"):
-        if not (data.path / name).is_file():
-            raise DataError(f"{data.path}: no table {name}; a voice learns from phones, frames and tokens")
-    return " ".join(_fact(data.path / name) for name in ("phones", "frames", "tokens"))
-
-
-def _fact(path: Path) -> str:
-    from speechmtp.models.storage import file_digest
-
-    return file_digest(path)[:16]
 
 
 def _card(

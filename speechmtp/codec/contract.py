@@ -69,6 +69,10 @@ class Codec(Protocol):
     def size(self) -> int:
         """The number of token ids."""
 
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """The ids of silence, which may be held for long."""
+
     def decode(self, tokens: Sequence[int], spans: Spans | None = None, seed: int = 0) -> np.ndarray:
         """Decode token ids, without end tokens, to samples [N], float32 in [-1, 1]. Codecs whose tokens do not tell
         what is said need its spans. The same seed gives the same samples."""

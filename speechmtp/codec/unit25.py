@@ -91,6 +91,13 @@ class Unit25Codec(nn.Module):
         """The number of token ids."""
         return self.config.levels.size
 
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """The ids of silence: unvoiced, and of less than 0 nats."""
+        f0, energy = self.levels(range(self.size))
+        quiet = (f0 == 0) & (self.config.levels.energy_table[energy] < 0)
+        return tuple(np.flatnonzero(quiet).tolist())
+
     def token(self, f0_level: int, energy_level: int) -> int:
         """The id of a token with these levels, and the middle of learned digits."""
         digits = [f0_level, energy_level, *(size // 2 for size in self.config.levels.digits)]

@@ -14,7 +14,7 @@ from typing import Any
 
 from speechmtp.config import load_config, to_dict, write_yaml
 from speechmtp.data.kaldi import DataDir, Utterance
-from speechmtp.errors import CheckpointError
+from speechmtp.errors import CheckpointError, DataError
 from speechmtp.models.storage import file_digest
 
 INPUTS = "inputs.json"
@@ -112,6 +112,15 @@ def _size(path: str) -> int:
 def text_fact(path: str | Path) -> str:
     """Return the digest of a text file."""
     return f"sha256 {file_digest(Path(path))[:16]}"
+
+
+def tables_fact(data: DataDir, names: Sequence[str]) -> str:
+    """Return the digests of tables of a data directory. DataError for one that is missing."""
+    for name in names:
+        if not (data.path / name).is_file():
+            mend = f"run `speechmtp codec encode {data.path}`" if name == "tokens" else "a voice learns from it"
+            raise DataError(f"{data.path}: no table {name}; {mend}")
+    return " ".join(text_fact(data.path / name) for name in names)
 
 
 def vocabulary_fact(tokenizer: Any) -> str:

@@ -31,6 +31,8 @@ class Hum:
 
     rate = 24000
 
+    silent: tuple[int, ...] = ()
+
     def decode(self, tokens: Any, spans: Any, seed: int = 0) -> np.ndarray:
         """Samples [N]."""
         return np.full(300 * int(spans.frames.sum()), 0.1, dtype=np.float32)

@@ -11,6 +11,7 @@ from speechmtp.data.kaldi import DataDir
 from speechmtp.errors import DataError
 from speechmtp.g2p.symbols import PAD, SYMBOLS
 
+TABLES = ("phones", "frames", "tokens")  # what is learnt from
 FRAMES = 2  # frames of 12.5 ms in one of a data directory's `frames` of 25 ms
 
 
